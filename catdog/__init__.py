@@ -1,0 +1,21 @@
+"""A binary image classifier by transfer learning, tracked and registered with MLflow.
+
+The modules in reading order; each imports only from those above it:
+config, images, sample, download, prepare, data, model, evaluate, train, figures,
+classifier, tracking, registry.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+NEGATIVE, POSITIVE = CLASSES = ("cat", "dog")
+"""Class 0 and class 1. The one logit answers: how much does this look like class 1, a dog?"""
+
+
+class CatdogError(Exception):
+    """Something the user can put right.
+
+    The text says what happened, to which file or parameter, and what to type next.
+    Scripts print it and exit with status 2; every other exception is a bug of ours.
+    """

@@ -1,0 +1,182 @@
+"""Every parameter, declared once: field = command-line flag = `-P` name = MLflow parameter.
+
+Each dataclass below is what one entry point of MLproject accepts. Nothing here touches
+the disk or imports more than the parser, so that a wrong flag is answered at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import tyro
+
+from catdog import CatdogError
+
+Help = tyro.conf.arg
+
+
+@dataclass(frozen=True)
+class Range:
+    """The allowed values of a number: `low <= value <= high`, both ends inside."""
+
+    low: float
+    high: float
+
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+Format = Literal["text", "json", "jsonl", "csv"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, and where prepared ones are kept."""
+
+    dataset: Annotated[
+        str,
+        Help(
+            help="auto (Kaggle with a token, else the drawn sample), kaggle, "
+            "kaggle:OWNER/NAME, sample, or the path of an archive or a folder"
+        ),
+    ] = "auto"
+    data_dir: Annotated[str, Help(help="folder for downloads and prepared pictures")] = "data"
+    seed: Annotated[
+        int,
+        Range(0, 2**31 - 1),
+        Help(help="of the drawn sample, the split, the head's first weights and the shuffling"),
+    ] = 0
+
+
+@dataclass(frozen=True)
+class DownloadConfig(DataConfig):
+    """Fetch the pictures: Kaggle's archive, or draw the sample."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig(DataConfig):
+    """Unpack, check and sort the pictures into training/, validation/ and test/."""
+
+    val_fraction: Annotated[
+        float,
+        Range(0.01, 0.9),
+        Help(help="share of each class held back for validation"),
+    ] = 0.2
+
+
+@dataclass(frozen=True)
+class TrainConfig(DataConfig):
+    """Train the head on the frozen backbone, and register the best model."""
+
+    epochs: Annotated[
+        int, Range(1, 10_000), Help(help="passes over the training pictures, at most")
+    ] = 10
+    batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures in an optimizer step")] = 32
+    learning_rate: Annotated[float, Range(1e-8, 10), Help(help="of the optimizer (AdamW)")] = 0.001
+    weight_decay: Annotated[float, Range(0, 10), Help(help="of the optimizer (AdamW)")] = 0.01
+    patience: Annotated[
+        int,
+        Range(1, 10_000),
+        Help(help="epochs without a better validation loss before training stops"),
+    ] = 3
+    min_delta: Annotated[
+        float,
+        Range(0, 10),
+        Help(help="by how much the validation loss must fall to count as better"),
+    ] = 0.0
+    backbone: Annotated[str, Help(help="name of a timm model, resnet18 say")] = (
+        "tf_efficientnet_lite0"
+    )
+    weights: Annotated[
+        str,
+        Help(help="pretrained, none (random), or a file of the backbone's weights"),
+    ] = "pretrained"
+    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    workers: Annotated[
+        int,
+        Range(-1, 256),
+        Help(help="processes that decode pictures; 0: none but the main one, -1: one per core"),
+    ] = -1
+    registered_model_name: Annotated[str, Help(help="name in the model registry")] = "catdog"
+
+
+@dataclass(frozen=True)
+class MainConfig(TrainConfig, PrepareConfig):
+    """Download, prepare and train, as one MLflow run."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a registered model on a labelled folder DIR/{cat,dog}."""
+
+    data: Annotated[str, Help(help="folder with a sub-folder of pictures for each class")]
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
+        "models:/catdog/Production"
+    )
+    format: Annotated[Literal["text", "json"], Help(help="of the answer")] = "text"
+    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 32
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Label new photos with a registered model."""
+
+    images: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        Help(help="files, folders or globs; none: the test pictures of the model's data set"),
+    ] = ()
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
+        "models:/catdog/Production"
+    )
+    format: Annotated[Format, Help(help="of the answer: a table for people, or for programs")] = (
+        "text"
+    )
+    output: Annotated[str, Help(help="file for the answer; - is the terminal")] = "-"
+    data_dir: Annotated[str, Help(help="where prepared pictures are kept")] = "data"
+    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 32
+
+
+Config = TypeVar("Config")
+
+
+def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Config:
+    """Read a config from the command line (`sys.argv` without `argv`).
+
+    Flags may be spelled with `_` or `-`. A misspelled flag or a value of the wrong type
+    ends the program with status 2 and a message.
+
+    Raises:
+        CatdogError: a value is outside its range; the text names it and the range.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    config = tyro.cli(
+        config_class, args=arguments, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
+    )
+    check_ranges(config)
+    return config
+
+
+def check_ranges(config: Any) -> None:
+    """Raise CatdogError when a number of `config` lies outside the range declared for it."""
+    for name, limits in _ranges(type(config)).items():
+        value = getattr(config, name)
+        if not limits.low <= value <= limits.high:
+            raise CatdogError(
+                f"{name}={value} is out of range: "
+                f"give a number from {limits.low:g} to {limits.high:g}, as in -P {name}=... "
+                f"or --{name} ..."
+            )
+
+
+def _ranges(config_class: type) -> dict[str, Range]:
+    hints = get_type_hints(config_class, include_extras=True)
+    return {
+        field.name: extra
+        for field in fields(config_class)
+        for extra in getattr(hints[field.name], "__metadata__", ())
+        if isinstance(extra, Range)
+    }

@@ -1,0 +1,117 @@
+"""Bytes of a picture file → an upright RGB picture. The only place that decodes.
+
+Needs Pillow alone: preparing data and reading a photo must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from catdog import CatdogError
+
+SUFFIXES = frozenset(
+    ".avif .bmp .gif .heic .heif .jfif .jpeg .jpg .jp2 .jpe .mpo .png .ppm .tif .tiff .webp".split()
+)
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""
+
+
+class UnreadableImageError(CatdogError):
+    """The bytes are not a picture that we can read whole."""
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decode a picture's bytes into an upright RGB image.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit depth is scaled
+    to 8, and of an animation the first frame is taken.
+
+    Raises:
+        UnreadableImageError: empty, not a picture, truncated, or over `MAX_PIXELS`.
+    """
+    image = _open(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
+
+
+def check(content: bytes) -> tuple[int, int]:
+    """Decode the picture to its last byte and return its upright (width, height) in pixels.
+
+    Cheaper than `decode`: a JPEG is reconstructed at an eighth of its size, but every
+    byte of it is still read, so damage is found all the same.
+
+    Raises:
+        UnreadableImageError: as `decode` does.
+    """
+    image = _open(content)
+    width, height = image.size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+            image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
+    return (height, width) if turned else (width, height)
+
+
+def read(path: Path) -> Image.Image:
+    """Decode the picture at `path`; see `decode`.
+
+    Raises:
+        UnreadableImageError: naming the file, when it is missing or does not decode.
+    """
+    try:
+        return decode(Path(path).read_bytes())
+    except OSError as error:
+        raise UnreadableImageError(f"{path}: {error.strerror or error}") from error
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{path}: {error}") from error
+
+
+def is_image_name(path: Path | str) -> bool:
+    """Whether the name looks like a picture's; hidden files (`._cat.jpg`) do not."""
+    name = Path(path).name
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _open(content: bytes) -> Image.Image:
+    if not content:
+        raise UnreadableImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"too large: {error}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadableImageError("not a picture in a format that can be read") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(
+            f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}"
+        )
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit values at 255 when it converts, which turns photos white.
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    elif image.mode == "I":
+        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
