@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,6 +53,13 @@ class Prediction:
     confidence: float
     p_dog: float
     error: str = ""
+
+
+def to_prediction(logit: float) -> Prediction:
+    """The answer that a logit stands for."""
+    p_dog = float(probability(logit))
+    label = int(predicted_labels(logit))
+    return Prediction(label=CLASSES[label], confidence=p_dog if label else 1.0 - p_dog, p_dog=p_dog)
 
 
 class Classifier:
@@ -114,26 +119,29 @@ class Classifier:
 
         What can't be read as a picture gets a `Prediction` with an `error`.
         """
-        decoded = [self._decode(content) for content in contents]
-        pictures = [item for item in decoded if isinstance(item, Tensor)]
-        logits = iter(self._logits(pictures)) if pictures else iter(())
         return [
-            _prediction(next(logits))
-            if isinstance(item, Tensor)
-            else Prediction("", float("nan"), float("nan"), error=item)
-            for item in decoded
+            Prediction("", float("nan"), float("nan"), error=str(answer))
+            if isinstance(answer, UnreadableImageError)
+            else to_prediction(answer)
+            for answer in self.logits(contents)
         ]
 
-    def _decode(self, content: bytes) -> Tensor | str:
+    def logits(self, contents: Sequence[bytes]) -> list[float | UnreadableImageError]:
+        """For each picture file its logit, or the error that reading it gave."""
+        decoded = [self._decode(content) for content in contents]
+        pictures = [item for item in decoded if isinstance(item, Tensor)]
+        logits = iter(self._forward(pictures) if pictures else [])
+        return [next(logits) if isinstance(item, Tensor) else item for item in decoded]
+
+    def _decode(self, content: bytes) -> Tensor | UnreadableImageError:
         try:
             return self._transform(to_tensor(content))
         except UnreadableImageError as error:
-            return str(error)
+            return error
 
-    def _logits(self, pictures: list[Tensor]) -> NDArray[np.float64]:
+    def _forward(self, pictures: list[Tensor]) -> list[float]:
         with torch.inference_mode():
-            logits = self.network(torch.stack(pictures).to(self.device))
-        return logits.double().cpu().numpy()
+            return self.network(torch.stack(pictures).to(self.device)).double().tolist()
 
 
 class ServedClassifier:
@@ -159,11 +167,3 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     """What MLflow calls to load the registered model; `model_config` may name a device."""
     device = (model_config or {}).get("device") or "auto"
     return ServedClassifier(Classifier.load(Path(path), device=device))
-
-
-def _prediction(logit: np.float64) -> Prediction:
-    p_dog = float(probability(logit))
-    label = int(predicted_labels(logit))
-    return Prediction(
-        label=CLASSES[label], confidence=p_dog if label else 1.0 - p_dog, p_dog=p_dog
-    )

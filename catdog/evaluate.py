@@ -10,6 +10,7 @@ from sklearn import metrics
 
 Labels = NDArray[np.int64]
 Logits = NDArray[np.float64]
+Probabilities = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,18 @@ class Scores:
     confusion: Confusion
     count: int
 
+    def to_dict(self) -> dict[str, float]:
+        """The scores under the names that `scripts/evaluate.py` answers with."""
+        return {
+            "accuracy": self.accuracy,
+            "log_loss": self.loss,
+            "roc_auc": self.roc_auc,
+            **self.confusion.to_dict(),
+            "count": self.count,
+        }
 
-def probability(logits: Logits) -> NDArray[np.float64]:
+
+def probability(logits: Logits | float) -> Probabilities:
     """Of each logit, the probability of a dog, in [0, 1].
 
     >>> probability(np.array([0.0, 800.0, -800.0])).tolist()
@@ -61,7 +72,7 @@ def probability(logits: Logits) -> NDArray[np.float64]:
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, dtype=np.float64)))
 
 
-def predicted_labels(logits: Logits) -> Labels:
+def predicted_labels(logits: Logits | float) -> Labels:
     """Of each logit, the label: 1 (dog) above zero, else 0 (cat)."""
     return (np.asarray(logits) > 0).astype(np.int64)
 

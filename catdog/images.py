@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from catdog import CatdogError
 
 SUFFIXES = frozenset(
-    ".avif .bmp .gif .heic .heif .jfif .jpeg .jpg .jp2 .jpe .mpo .png .ppm .tif .tiff .webp".split()
+    [".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2", ".jpe", ".mpo", ".png", ".ppm", ".tif", ".tiff", ".webp"]
 )
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""

@@ -94,7 +94,7 @@ def empty_network(backbone: str, preprocessing: Preprocessing) -> Network:
 
 def check_backbone(name: str) -> None:
     """Raise CatdogError, with names that are like it, when timm has no model `name`."""
-    if timm.is_model(name.split(".")[0]):
+    if timm.is_model(name.split(".", maxsplit=1)[0]):
         return
     close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()."

@@ -63,6 +63,11 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
     return _register(config, prepared, network, result, say)
 
 
+def run_name(config: TrainConfig, dataset: str) -> str:
+    """A name for the run that can be told from its neighbours in the MLflow UI."""
+    return f"{config.backbone}-{dataset}-lr{config.learning_rate:g}-seed{config.seed}"
+
+
 def _batches(
     config: TrainConfig, prepared: Prepared, network: Network, device: torch.device
 ) -> tuple[Batches, Batches]:
@@ -117,9 +122,7 @@ def _log_epoch(epoch: Epoch, say: Say) -> None:
         f"val loss {epoch.val.loss:.4f}, val accuracy {epoch.val.accuracy:.4f}, "
         f"{epoch.images_per_second:.0f} images/s{'  (best)' if epoch.is_best else ''}"
     )
-    confusion = figures.confusion_figure(
-        epoch.val.confusion, f"validation, epoch {epoch.number}"
-    )
+    confusion = figures.confusion_figure(epoch.val.confusion, f"validation, epoch {epoch.number}")
     tracking.log_epoch(epoch, confusion)
 
 
@@ -135,9 +138,7 @@ def _log_result(result: Fit, say: Say) -> None:
         figures.confusion_figure(best.val.confusion, f"validation, kept epoch {best.number}"),
         "confusion_matrix.png",
     )
-    tracking.log_figure(
-        figures.learning_curves(result.epochs, best.number), "learning_curves.png"
-    )
+    tracking.log_figure(figures.learning_curves(result.epochs, best.number), "learning_curves.png")
 
 
 def _register(
@@ -159,9 +160,7 @@ def _register(
         logged = tracking.log_model(
             folder, example.read_bytes(), step=best.number, tags=candidate.to_tags()
         )
-    version, decision = registry.register(
-        logged.model_uri, config.registered_model_name, candidate
-    )
+    version, decision = registry.register(logged.model_uri, config.registered_model_name, candidate)
     _tell(version, decision, best, say)
     return version
 

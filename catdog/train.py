@@ -154,9 +154,7 @@ def fit(
     return Fit(tuple(history), best, stopped_early=len(history) < epochs)
 
 
-def train_epoch(
-    model: nn.Module, batches: Batches, train_step: TrainStep
-) -> tuple[Labels, Logits]:
+def train_epoch(model: nn.Module, batches: Batches, train_step: TrainStep) -> tuple[Labels, Logits]:
     """Learn from every batch once; the labels and the logits `(N,)` met on the way."""
     model.train()
     device = next(model.parameters()).device

@@ -9,10 +9,11 @@ from catdog.config import TrainConfig
 
 def main(config: TrainConfig) -> int:
     """Train on the data set that prepare has sorted."""
-    from catdog import pipeline, tracking
     from catdog.download import locate
-    from catdog.model import check_backbone, pick_device
     from catdog.prepare import load_prepared
+
+    from catdog import pipeline, tracking
+    from catdog.model import check_backbone, pick_device
 
     check_backbone(config.backbone)
     pick_device(config.device)
