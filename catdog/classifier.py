@@ -150,10 +150,8 @@ class ServedClassifier:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
 
-    def predict(
-        self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
-        """Classify the pictures in the column `image`; a row each: label, confidence, p_dog, error."""
+    def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
+        """Classify the bytes in the column `image`; a `Prediction` in each row of the answer."""
         contents = [bytes(content) for content in model_input["image"]]
         answers = [
             answer

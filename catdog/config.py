@@ -126,8 +126,8 @@ class PredictConfig:
     images: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
-        Help(help="files, folders or globs; none: the test pictures of the model's data set"),
-    ] = ()
+        Help(help="files, folders or globs; auto: the test pictures of the model's data set"),
+    ] = ("auto",)
     model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
         "models:/catdog/Production"
     )

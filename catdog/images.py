@@ -13,9 +13,10 @@ from PIL import Image, ImageOps
 
 from catdog import CatdogError
 
-SUFFIXES = frozenset(
-    [".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2", ".jpe", ".mpo", ".png", ".ppm", ".tif", ".tiff", ".webp"]
-)
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".mpo")
+MODERN_SUFFIXES = (".avif", ".heic", ".heif", ".webp")
+OTHER_SUFFIXES = (".bmp", ".gif", ".png", ".ppm", ".tif", ".tiff")
+SUFFIXES = frozenset(JPEG_SUFFIXES + MODERN_SUFFIXES + OTHER_SUFFIXES)
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -23,11 +24,11 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from catdog import CLASSES, NEGATIVE, CatdogError, __version__
 
-SIDES_PX = (200, 400)
+RECIPE_NAME = ".drawn.json"
+SIDE_PX = (200, 400)
 """The shortest and the longest side that a picture may have."""
 SUPERSAMPLING = 2
 """Drawn at twice the size and halved, which smooths every edge."""
-LABEL_NAME = ".drawn.json"
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -47,61 +48,60 @@ def draw_sample(folder: Path, *, seed: int, count: int = 400, test_count: int = 
         `folder`.
 
     Raises:
-        CatdogError: the folder cannot be written, the disk is full, or something else
+        CatdogError: the folder cannot be written, the disk is full, or something other
             than a drawn sample is already there.
     """
     folder = Path(folder)
-    label = {"version": __version__, "seed": seed, "count": count, "test_count": test_count}
+    recipe = {"version": __version__, "seed": seed, "count": count, "test_count": test_count}
     try:
-        if not _is_finished(folder, label):
+        if not _is_finished(folder, recipe):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # The system frees the lock of a killed process, so whoever holds it is alone.
+            # The system frees the lock of a killed process: whoever holds it is alone.
             with FileLock(folder.parent / f".{folder.name}.lock"):
-                if not _is_finished(folder, label):
-                    _redraw(folder, label)
+                if not _is_finished(folder, recipe):
+                    _redraw(folder, recipe)
     except OSError as error:
-        reason = error.strerror or error
-        remedy = "free some space, or " if error.errno == errno.ENOSPC else ""
+        remedy = "free some space or " if error.errno == errno.ENOSPC else ""
         raise CatdogError(
-            f"cannot write the drawn sample to {folder} ({reason}): "
+            f"cannot write the drawn sample to {folder} ({error.strerror or error}): "
             f"{remedy}choose another with --data_dir"
         ) from error
     return folder
 
 
-def _is_finished(folder: Path, label: dict[str, str | int]) -> bool:
+def _is_finished(folder: Path, recipe: dict[str, Any]) -> bool:
     try:
-        found = json.loads((folder / LABEL_NAME).read_text())
+        drawn = json.loads((folder / RECIPE_NAME).read_text())
     except (OSError, ValueError):
         return False
-    return found == label and all((folder / name).is_file() for name, *_ in _plan(label))
+    return drawn == recipe and all((folder / name).is_file() for name, *_ in _plan(recipe))
 
 
-def _plan(label: dict) -> Iterator[tuple[str, int, Random]]:
-    """Yield each picture's name, class and own source of randomness."""
-    for split, count in (("train", label["count"]), ("test", label["test_count"])):
-        for index in range(count):
-            rng = Random(f"{label['seed']}/{split}/{index}")
-            if split == "train":
-                kind = index % 2
-                yield f"train/{CLASSES[kind]}.{index // 2}.jpg", kind, rng
-            else:
-                yield f"test/{index + 1}.jpg", rng.randrange(2), rng
+def _plan(recipe: dict[str, Any]) -> Iterator[tuple[str, int, Random]]:
+    """Yield each picture's name, label and own source of randomness."""
+    for index in range(recipe["count"]):
+        label = index % len(CLASSES)
+        name = f"train/{CLASSES[label]}.{index // len(CLASSES)}.jpg"
+        yield name, label, Random(f"{recipe['seed']}/train/{index}")
+    for index in range(1, recipe["test_count"] + 1):
+        rng = Random(f"{recipe['seed']}/test/{index}")
+        yield f"test/{index}.jpg", rng.randrange(len(CLASSES)), rng
 
 
-def _redraw(folder: Path, label: dict) -> None:
-    """Draw beside `folder` and rename at the end; needs the lock."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / LABEL_NAME).exists():
+def _redraw(folder: Path, recipe: dict[str, Any]) -> None:
+    """Draw beside `folder`, then rename; the caller holds the lock."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE_NAME).exists():
         raise CatdogError(
-            f"{folder} holds something else than a drawn sample: "
-            "move it away, or choose another with --data_dir"
+            f"{folder} holds something other than a drawn sample: "
+            "move it away, or choose another folder with --data_dir"
         )
     prefix = f".{folder.name}.drawing-"
-    for leftover in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
+    for neighbour in folder.parent.iterdir():
+        if neighbour.name.startswith(prefix):  # left by a killed process
+            shutil.rmtree(neighbour, ignore_errors=True)
     workplace = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
-        _fill(workplace / "new", label)
+        _fill_folder(workplace / "new", recipe)
         if folder.exists():
             folder.rename(workplace / "old")
         (workplace / "new").rename(folder)
@@ -109,99 +109,90 @@ def _redraw(folder: Path, label: dict) -> None:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _fill(folder: Path, label: dict) -> None:
-    for name, kind, rng in _plan(label):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture = io.BytesIO()
-        draw_animal(kind, rng).save(picture, "JPEG", quality=rng.randint(85, 92))
-        path.write_bytes(picture.getvalue())
-    (folder / LABEL_NAME).write_text(json.dumps(label))
+def _fill_folder(folder: Path, recipe: dict[str, Any]) -> None:
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+    for name, label, rng in _plan(recipe):
+        content = io.BytesIO()
+        draw_animal(label, rng).save(content, "JPEG", quality=rng.randint(85, 92))
+        (folder / name).write_bytes(content.getvalue())
+    (folder / RECIPE_NAME).write_text(json.dumps(recipe))
 
 
-# --- One picture -------------------------------------------------------------------------
+# --- One picture ---------------------------------------------------------------------
 
 
 def draw_animal(label: int, rng: Random) -> Image.Image:
     """Draw one RGB picture of a cat (label 0) or a dog (label 1).
 
-    Size, pose, coat, place and light vary; the two classes share ranges for all of them,
-    so that no single trait gives the class away.
+    Size, pose, coat, place and light vary alike in both classes, and the ranges of ears
+    and muzzles overlap, so that no single trait gives the class away.
     """
-    canvas = _background(rng)
-    look = _choose_look(label, rng)
-    left, top, right, bottom = POSES[look.pose]
-    unit = rng.uniform(0.62, 1.1) * min(
-        canvas.width / (right - left), canvas.height / (bottom - top)
-    )
-    flip = rng.choice((-1, 1))
-    middle = np.array(canvas.size) * (rng.gauss(0.5, 0.07), rng.gauss(0.52, 0.05))
-    centre = middle - unit * np.array([flip * (left + right) / 2, (top + bottom) / 2])
-    coat = _coat(canvas.size, unit, rng)
-    _draw_body(Pen(canvas, centre, unit, rng.gauss(0, 3), flip), look, coat, rng)
-    _draw_head(Pen(canvas, centre, unit, rng.gauss(0, 11), flip), look, coat, rng)
-    if rng.random() < 0.2:
-        _draw_leaves(Pen(canvas, (0, canvas.height), canvas.height), rng, canvas.width)
+    canvas = _draw_place(rng)
+    pose = rng.choice(POSES)
+    left, top, right, bottom = pose.frame
+    room = min(canvas.width / (right - left), canvas.height / (bottom - top))
+    unit, flip = room * rng.uniform(0.62, 1.1), rng.choice((-1, 1))
+    middle = canvas.width * rng.gauss(0.5, 0.07), canvas.height * rng.gauss(0.52, 0.05)
+    centre = middle[0] - flip * unit * (left + right) / 2, middle[1] - unit * (top + bottom) / 2
+    animal = _choose_animal(CLASSES[label] == NEGATIVE, pose, _dye(canvas.size, unit, rng), rng)
+    _draw_body(Pen(canvas, centre, unit, rng.gauss(0, 3), flip), animal)
+    _draw_head(Pen(canvas, centre, unit, rng.gauss(0, 11), flip), animal)
+    if rng.random() < 0.15:
+        foot = rng.uniform(0, canvas.width / canvas.height), 1.05
+        _draw_leaves(Pen(canvas, (0, 0), canvas.height), foot, 0.4, rng)
     return _photograph(canvas, rng)
 
 
 def draw_scene(rng: Random) -> Image.Image:
     """Draw one RGB picture of the same kind of place with neither animal in it."""
-    return _photograph(_background(rng), rng)
+    return _photograph(_draw_place(rng), rng)
 
 
 def _photograph(canvas: Image.Image, rng: Random) -> Image.Image:
-    """Halve the canvas and give it a camera's faults: light, contrast, colour, blur, noise."""
+    """Halve the canvas and add what a camera does: light, contrast, colour, blur, noise."""
     image = canvas.reduce(SUPERSAMPLING)
-    shade = _noise(image.size, 2, rng).point(lambda value: 150 + value * 105 // 255)
-    image = ImageChops.multiply(image, Image.merge("RGB", [shade] * 3))
-    contrast, brightness = rng.uniform(0.65, 1.15), rng.uniform(100, 150)
-    tables: list[int] = []
-    for cast in (rng.gauss(0, 7), 0.0, rng.gauss(0, 9)):
-        levels = (np.arange(256) - 118) * contrast + brightness + cast
-        tables += levels.clip(0, 255).astype(int).tolist()
-    image = image.point(tables)
+    light = _noise(image.size, 2, rng).point(lambda value: 180 + value * 75 // 255)
+    image = ImageChops.multiply(image, Image.merge("RGB", [light] * 3))
+    contrast, brightness = rng.uniform(0.7, 1.2), rng.uniform(112, 150)
+    levels = (np.arange(256) - 118) * contrast + brightness
+    casts = rng.gauss(0, 6), 0.0, rng.gauss(0, 8)
+    image = image.point(np.concatenate([levels + cast for cast in casts]).clip(0, 255).tolist())
     if rng.random() < 0.35:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.8)))
-    strength = rng.uniform(0.02, 0.16)
+    strength = rng.uniform(0.02, 0.12)
     grain = Image.frombytes("L", image.size, rng.randbytes(image.width * image.height))
     grain = grain.point(lambda value: round(128 + (value - 128) * strength))
     return ImageChops.add(image, Image.merge("RGB", [grain] * 3), offset=-128)
 
 
-# --- Paper, pen and paint ----------------------------------------------------------------
+# --- Pen and paint -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Coat:
-    """Fur of one animal as large as the canvas, in the light and in the shade."""
+class Coat(NamedTuple):
+    """The fur of one animal, as large as the canvas, in light and in shade."""
 
     light: Image.Image
     shade: Image.Image
     base: Colour
-    second: Colour
 
 
 class Pen:
-    """Fills outlines, given in units of its own around a centre (y down), on a canvas."""
+    """Fills outlines on a canvas, given in units around a centre, y down."""
 
     def __init__(
-        self,
-        canvas: Image.Image,
-        centre: Sequence[float] | np.ndarray,
-        unit: float,
-        tilt_degrees: float = 0.0,
-        flip: int = 1,
+        self, canvas: Image.Image, centre: Point, unit: float, tilt: float = 0.0, flip: int = 1
     ) -> None:
-        cos, sin = math.cos(math.radians(tilt_degrees)), math.sin(math.radians(tilt_degrees))
-        self.canvas, self.unit, self.centre = canvas, unit, np.asarray(centre)
+        cos, sin = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
+        self.canvas, self.centre, self.unit = canvas, centre, unit
         self.matrix = unit * np.array([[flip * cos, sin], [-flip * sin, cos]])
 
     def fill(self, outline: np.ndarray, paint: Colour | Coat, strength: float = 1.0) -> None:
-        """Fill a closed outline, shape (n, 2); a coat is shaded round towards its edge."""
+        """Fill a closed outline, shape (n, 2); a coat darkens towards it, as if round."""
         placed = outline @ self.matrix + self.centre
         left, top = np.floor(placed.min(axis=0)).clip(0).astype(int).tolist()
-        right, bottom = np.ceil(placed.max(axis=0)).clip(max=self.canvas.size).astype(int).tolist()
+        ends = np.ceil(placed.max(axis=0)).clip(max=self.canvas.size)
+        right, bottom = ends.astype(int).tolist()
         if right <= left or bottom <= top:
             return
         box = (left, top, right, bottom)
@@ -209,52 +200,45 @@ class Pen:
         corners = (placed - (left, top)).ravel().tolist()
         ImageDraw.Draw(mask).polygon(corners, fill=round(255 * strength))
         if isinstance(paint, Coat):
-            roundness = mask.filter(ImageFilter.BoxBlur(self.unit * 0.22))
-            roundness = roundness.point(lambda value: min(255, max(0, value * 2 - 210)))
-            fur = Image.composite(paint.light.crop(box), paint.shade.crop(box), roundness)
+            inside = mask.filter(ImageFilter.BoxBlur(self.unit * 0.22)).point(ROUNDNESS)
+            fur = Image.composite(paint.light.crop(box), paint.shade.crop(box), inside)
             self.canvas.paste(fur, box, mask)
         else:
             self.canvas.paste(paint, box, mask)
 
 
-def _curve(points: Sequence[Point] | np.ndarray, closed: bool = True) -> np.ndarray:
+ROUNDNESS = [min(255, max(0, value * 2 - 210)) for value in range(256)]
+"""Share of light by how much of its neighbourhood a point of the coat has inside the outline."""
+
+
+def _curve(points: Sequence[Point], closed: bool = True) -> np.ndarray:
     """Pass a smooth (Catmull-Rom) curve through the points."""
-    knots = np.asarray(points, dtype=float)
-    knots = (
-        np.concatenate([knots[-1:], knots, knots[:2]])
-        if closed
-        else np.concatenate([knots[:1], knots, knots[-1:]])
-    )
+    before, after = ([points[-1]], points[:2]) if closed else ([points[0]], [points[-1]])
+    knots = np.array([*before, *points, *after], dtype=float)
     a, b, c, d = (knots[i : len(knots) - 3 + i, None] for i in range(4))
     t = np.linspace(0, 1, 8, endpoint=False)[:, None]
     curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-    curve = curve.reshape(-1, 2)
-    return curve if closed else np.concatenate([curve, knots[-1:]])
+    return curve.reshape(-1, 2) if closed else np.vstack([curve.reshape(-1, 2), knots[-1:]])
 
 
-def _both_sides(half: Sequence[Point]) -> np.ndarray:
-    """Close a smooth outline whose right half runs from the top middle to the bottom middle."""
-    mirrored = [(-x, y) for x, y in reversed(half) if x]
-    return _curve([*half, *mirrored])
-
-
-def _oval(x: float, y: float, rx: float, ry: float) -> np.ndarray:
-    angles = np.linspace(0, 2 * math.pi, 28, endpoint=False)
-    return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
-
-
-def _ribbon(points: Sequence[Point], start: float, end: float) -> np.ndarray:
-    """Outline of a smooth stroke through the points, from half width `start` to `end`."""
+def _stroke(points: Sequence[Point], start: float, end: float) -> np.ndarray:
+    """Outline of a smooth line through the points, half as wide as `start` to `end` say."""
     line = _curve(points, closed=False)
     along = np.gradient(line, axis=0)
     across = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.hypot(*along.T)[:, None]
     across *= np.linspace(start, end, len(line))[:, None]
-    return np.concatenate([line + across, (line - across)[::-1]])
+    return np.vstack([line + across, (line - across)[::-1]])
 
 
-def _furry(outline: np.ndarray, fluff: float, rng: Random) -> np.ndarray:
-    noise = np.array([rng.gauss(0, fluff) for _ in range(outline.size)])
-    return outline + noise.reshape(outline.shape)
+def _oval(x: float, y: float, rx: float, ry: float) -> np.ndarray:
+    return (x, y) + CIRCLE * (rx, ry)
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+CIRCLE = np.array([(math.cos(a), math.sin(a)) for a in np.linspace(0, 2 * math.pi, 28)])
 
 
 def _noise(size: tuple[int, int], cells: int, rng: Random) -> Image.Image:
@@ -269,425 +253,355 @@ def _mix(one: Colour, other: Colour, share: float) -> Colour:
 
 
 def _any_colour(rng: Random) -> Colour:
-    return rng.randint(40, 230), rng.randint(40, 230), rng.randint(40, 230)
+    return rng.randint(50, 235), rng.randint(50, 235), rng.randint(50, 235)
 
 
-# --- The place ---------------------------------------------------------------------------
-
-
-def _background(rng: Random) -> Image.Image:
-    """Draw a room, a garden or a studio at `SUPERSAMPLING` times the picture's size."""
-    size = rng.randint(*SIDES_PX) * SUPERSAMPLING, rng.randint(*SIDES_PX) * SUPERSAMPLING
-    canvas = Image.new("RGB", size)
-    aspect = size[0] / size[1]
-    pen = Pen(canvas, (0, 0), size[1])
-    rng.choice((_draw_room, _draw_garden, _draw_studio))(pen, rng, aspect)
-    for _ in range(rng.randrange(4)):
-        rng.choice((_draw_ball, _draw_box, _draw_plant))(pen, rng, aspect)
-    if rng.random() < 0.6:
-        canvas = canvas.filter(ImageFilter.BoxBlur(rng.uniform(1, 7)))
-    return canvas
-
-
-def _clouds(pen: Pen, one: Colour, other: Colour, top: float, cells: int, rng: Random) -> None:
-    """Cover the canvas below `top` with a cloudy mixture of two colours."""
-    offset = round(top * pen.unit)
-    size = pen.canvas.width, pen.canvas.height - offset
-    mask = _noise(size, cells, rng)
-    pen.canvas.paste(
-        Image.composite(Image.new("RGB", size, one), Image.new("RGB", size, other), mask),
-        (0, offset),
-    )
-
-
-def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-
-
-def _draw_room(pen: Pen, rng: Random, aspect: float) -> None:
-    wall, floor = _any_colour(rng), _mix((150, 105, 65), _any_colour(rng), rng.random() * 0.6)
-    _clouds(pen, wall, _mix(wall, (255, 255, 255), 0.25), 0, 3, rng)
-    if rng.random() < 0.6:
-        x, y, width = rng.uniform(0, aspect), rng.uniform(0.02, 0.2), rng.uniform(0.2, 0.5)
-        frame, inside = _any_colour(rng), _any_colour(rng)
-        pen.fill(_box(x, y, x + width, y + 0.35), frame)
-        pen.fill(_box(x + 0.03, y + 0.03, x + width - 0.03, y + 0.32), inside)
-    horizon = rng.uniform(0.5, 0.8)
-    _clouds(pen, floor, _mix(floor, (255, 255, 255), 0.2), horizon, 4, rng)
-    pen.fill(_box(0, horizon - 0.02, aspect, horizon), _mix(wall, (255, 255, 255), 0.6))
-    for x in np.arange(-1, aspect + 1, 0.17):
-        board = [(x, horizon), (x + 0.006, horizon), (2.2 * x - 0.6, 1), (2.2 * x - 0.62, 1)]
-        pen.fill(np.array(board), _mix(floor, (0, 0, 0), 0.3))
-
-
-def _draw_garden(pen: Pen, rng: Random, aspect: float) -> None:
-    sky = _mix((120, 175, 235), (220, 200, 190), rng.random())
-    grass = _mix((85, 150, 60), (165, 155, 75), rng.random())
-    _clouds(pen, sky, (245, 245, 250), 0, 4, rng)
-    horizon = rng.uniform(0.25, 0.7)
-    hills = [(x * aspect / 4, horizon - rng.uniform(0, 0.15)) for x in range(-1, 6)]
-    pen.fill(_curve([*hills, (aspect * 1.5, 1), (-0.5, 1)]), _mix(grass, sky, 0.4))
-    _clouds(pen, grass, _mix(grass, (30, 70, 20), 0.5), horizon, 9, rng)
-    for _ in range(130):
-        x, y = rng.uniform(0, aspect), rng.uniform(horizon, 1.1)
-        blade = [(x, y), (x + 0.008, y), (x + rng.gauss(0, 0.02), y - rng.uniform(0.03, 0.09))]
-        pen.fill(np.array(blade), _mix(grass, (235, 240, 150), rng.random() * 0.5))
-
-
-def _draw_studio(pen: Pen, rng: Random, aspect: float) -> None:
-    _clouds(pen, _any_colour(rng), _any_colour(rng), 0, rng.choice((2, 3)), rng)
-    light = _any_colour(rng)
-    for _ in range(rng.choice((0, 12))):
-        radius = rng.uniform(0.02, 0.1)
-        spot = _oval(rng.uniform(0, aspect), rng.uniform(0, 1), radius, radius)
-        pen.fill(spot, _mix(light, (255, 255, 255), rng.random()), 0.4)
-
-
-def _draw_ball(pen: Pen, rng: Random, aspect: float) -> None:
-    x, y, radius = rng.uniform(0, aspect), rng.uniform(0.6, 1), rng.uniform(0.04, 0.12)
-    colour = _any_colour(rng)
-    pen.fill(_oval(x, y + radius, radius * 1.1, radius * 0.2), (20, 20, 20), 0.3)
-    pen.fill(_oval(x, y, radius, radius), colour)
-    pen.fill(_oval(x, y, radius * 0.35, radius), _mix(colour, (255, 255, 255), 0.5))
-
-
-def _draw_box(pen: Pen, rng: Random, aspect: float) -> None:
-    """Draw a cupboard, a sofa, a crate: some piece of furniture with drawers."""
-    x, y = rng.uniform(-0.2, aspect), rng.uniform(0.3, 0.8)
-    width, colour = rng.uniform(0.2, 0.6), _any_colour(rng)
-    pen.fill(_box(x, y, x + width, 1), colour)
-    for row in np.arange(y, 1, rng.uniform(0.1, 0.3)):
-        drawer = _box(x + 0.02, row + 0.02, x + width - 0.02, row + 0.08)
-        pen.fill(drawer, _mix(colour, (0, 0, 0), 0.2))
-
-
-def _draw_plant(pen: Pen, rng: Random, aspect: float) -> None:
-    x, y = rng.uniform(0, aspect), rng.uniform(0.7, 1)
-    green = _mix((40, 110, 50), _any_colour(rng), 0.3)
-    for _ in range(9):
-        tip = x + rng.gauss(0, 0.14), y - rng.uniform(0.15, 0.4)
-        bend = (x + tip[0]) / 2 + rng.gauss(0, 0.03), (y + tip[1]) / 2
-        leaf = _ribbon([(x, y - 0.05), bend, tip], 0.025, 0.004)
-        pen.fill(leaf, _mix(green, (220, 240, 160), rng.random() * 0.4))
-    pot = np.array(
-        [(x - 0.08, y - 0.1), (x + 0.08, y - 0.1), (x + 0.06, y + 0.1), (x - 0.06, y + 0.1)]
-    )
-    pen.fill(pot, _mix((180, 90, 60), _any_colour(rng), 0.4))
-
-
-def _draw_leaves(pen: Pen, rng: Random, width: float) -> None:
-    """Hide part of what was drawn behind leaves that hang into the picture from below."""
-    green = _mix((50, 120, 50), _any_colour(rng), 0.3)
-    middle = rng.uniform(0, width / pen.unit)
-    for _ in range(7):
-        foot, tip = middle + rng.gauss(0, 0.15), middle + rng.gauss(0, 0.3)
-        leaf = [(foot, 0.05), ((foot + tip) / 2, -0.15), (tip, -rng.uniform(0.2, 0.55))]
-        pen.fill(_ribbon(leaf, 0.04, 0.01), _mix(green, (20, 40, 20), rng.random() * 0.6))
-
-
-# --- The animal --------------------------------------------------------------------------
-
-FURS: tuple[Colour, ...] = (
-    (44, 40, 44),
-    (240, 234, 224),
-    (140, 138, 142),
-    (220, 142, 70),
-    (230, 202, 158),
-    (124, 82, 50),
-    (86, 68, 58),
-    (196, 164, 128),
-    (98, 106, 120),
-)
-POSES: dict[str, tuple[float, float, float, float]] = {
-    "portrait": (-1.4, -1.7, 1.4, 1.6),
-    "sit": (-1.5, -1.6, 1.9, 3.6),
-    "stand": (-1.2, -1.5, 4.3, 3.3),
-    "lie": (-2.1, -1.5, 2.6, 2.3),
-}
-"""Left, top, right and bottom of each pose, in head radii around the head's middle."""
 BLACK, WHITE, PINK = (28, 24, 26), (250, 248, 244), (226, 138, 140)
 
 
-@dataclass(frozen=True)
-class Look:
-    """The traits of one animal. `dog` 0 is all cat and 1 all dog; real ones lie around them."""
+# --- The place -----------------------------------------------------------------------
 
-    label: int
-    pose: str
+
+def _draw_place(rng: Random) -> Image.Image:
+    """Draw a room, a garden or a studio, perhaps out of focus, on a fresh canvas."""
+    # At the picture's own size: behind the animal nobody misses the finer edges.
+    place = Image.new("RGB", (rng.randint(*SIDE_PX), rng.randint(*SIDE_PX)))
+    pen, aspect = Pen(place, (0, 0), place.height), place.width / place.height
+    rng.choice((_draw_room, _draw_garden, _draw_studio))(pen, aspect, rng)
+    for _ in range(rng.randrange(4)):
+        rng.choice((_draw_ball, _draw_furniture, _draw_plant))(pen, aspect, rng)
+    if rng.random() < 0.6:
+        place = place.filter(ImageFilter.BoxBlur(rng.uniform(0.5, 3.5)))
+    width, height = place.width * SUPERSAMPLING, place.height * SUPERSAMPLING
+    return place.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _cover(pen: Pen, top: float, paint: tuple[Colour, Colour], cells: int, rng: Random) -> None:
+    """Cover the canvas below `top` with a cloudy mixture of two colours."""
+    start = round(top * pen.unit)
+    size = pen.canvas.width, pen.canvas.height - start
+    one, other = (Image.new("RGB", size, colour) for colour in paint)
+    pen.canvas.paste(Image.composite(one, other, _noise(size, cells, rng)), (0, start))
+
+
+def _draw_room(pen: Pen, aspect: float, rng: Random) -> None:
+    wall = _mix(_any_colour(rng), (228, 218, 204), rng.uniform(0.2, 0.7))
+    _cover(pen, 0, (wall, _mix(wall, WHITE, 0.25)), 3, rng)
+    if rng.random() < 0.6:
+        x, y, width = rng.uniform(0, aspect), rng.uniform(0.02, 0.2), rng.uniform(0.2, 0.5)
+        pen.fill(_box(x, y, x + width, y + 0.35), _any_colour(rng))
+        pen.fill(_box(x + 0.03, y + 0.03, x + width - 0.03, y + 0.32), _any_colour(rng))
+    floor = _mix((160, 115, 75), _any_colour(rng), rng.uniform(0, 0.5))
+    horizon = rng.uniform(0.5, 0.8)
+    _cover(pen, horizon, (floor, _mix(floor, WHITE, 0.2)), 4, rng)
+    pen.fill(_box(0, horizon - 0.02, aspect, horizon), _mix(wall, WHITE, 0.6))
+    for x in np.arange(-1, aspect + 1, 0.17):
+        gap = [(x, horizon), (x + 0.006, horizon), (2.2 * x - 0.6, 1), (2.2 * x - 0.62, 1)]
+        pen.fill(np.array(gap), _mix(floor, BLACK, 0.3))
+
+
+def _draw_garden(pen: Pen, aspect: float, rng: Random) -> None:
+    sky = _mix((120, 180, 240), (225, 210, 200), rng.random())
+    grass = _mix((95, 160, 65), (175, 165, 85), rng.random())
+    horizon = rng.uniform(0.25, 0.7)
+    _cover(pen, 0, (sky, WHITE), 4, rng)
+    hills = [(x * aspect / 4, horizon - rng.uniform(0, 0.15)) for x in range(-1, 6)]
+    pen.fill(_curve([*hills, (aspect * 1.5, 1), (-0.5, 1)]), _mix(grass, sky, 0.4))
+    _cover(pen, horizon, (grass, _mix(grass, (30, 80, 20), 0.5)), 9, rng)
+    for _ in range(100):
+        x, y = rng.uniform(0, aspect), rng.uniform(horizon, 1.1)
+        blade = [(x, y), (x + 0.01, y), (x + rng.gauss(0, 0.02), y - rng.uniform(0.03, 0.09))]
+        pen.fill(np.array(blade), _mix(grass, (235, 240, 150), rng.uniform(0, 0.5)))
+
+
+def _draw_studio(pen: Pen, aspect: float, rng: Random) -> None:
+    _cover(pen, 0, (_any_colour(rng), _any_colour(rng)), rng.choice((2, 3)), rng)
+    for _ in range(rng.choice((0, 12))):
+        radius = rng.uniform(0.02, 0.1)
+        spot = _oval(rng.uniform(0, aspect), rng.random(), radius, radius)
+        pen.fill(spot, _mix(_any_colour(rng), WHITE, 0.5), 0.4)
+
+
+def _draw_ball(pen: Pen, aspect: float, rng: Random) -> None:
+    x, y, radius = rng.uniform(0, aspect), rng.uniform(0.6, 0.95), rng.uniform(0.04, 0.12)
+    colour = _any_colour(rng)
+    pen.fill(_oval(x, y + radius, radius * 1.1, radius * 0.2), BLACK, 0.3)
+    pen.fill(_oval(x, y, radius, radius), colour)
+    pen.fill(_oval(x, y, radius * 0.35, radius), _mix(colour, WHITE, 0.5))
+
+
+def _draw_furniture(pen: Pen, aspect: float, rng: Random) -> None:
+    x, y, width = rng.uniform(-0.2, aspect), rng.uniform(0.3, 0.8), rng.uniform(0.2, 0.6)
+    colour = _mix(_any_colour(rng), (140, 100, 70), 0.4)
+    pen.fill(_box(x, y, x + width, 1), colour)
+    for row in np.arange(y, 1, rng.uniform(0.1, 0.3)):
+        drawer = _box(x + 0.02, row + 0.02, x + width - 0.02, row + 0.08)
+        pen.fill(drawer, _mix(colour, BLACK, 0.2))
+
+
+def _draw_plant(pen: Pen, aspect: float, rng: Random) -> None:
+    x, y = rng.uniform(0, aspect), rng.uniform(0.7, 0.95)
+    _draw_leaves(pen, (x, y), 0.25, rng)
+    pot = [(x - 0.08, y - 0.05), (x + 0.08, y - 0.05), (x + 0.06, y + 0.12), (x - 0.06, y + 0.12)]
+    pen.fill(np.array(pot), _mix((180, 90, 60), _any_colour(rng), 0.4))
+
+
+def _draw_leaves(pen: Pen, foot: Point, length: float, rng: Random) -> None:
+    green = _mix((60, 130, 60), _any_colour(rng), 0.3)
+    for _ in range(8):
+        tip = foot[0] + rng.gauss(0, 0.5 * length), foot[1] - length * rng.uniform(0.6, 1.5)
+        bend = (foot[0] + tip[0]) / 2 + rng.gauss(0, 0.03), (foot[1] + tip[1]) / 2
+        shine = rng.choice((BLACK, (220, 240, 160)))
+        leaf = _stroke([foot, bend, tip], 0.09 * length, 0.02 * length)
+        pen.fill(leaf, _mix(green, shine, rng.uniform(0, 0.4)))
+
+
+# --- The animal ----------------------------------------------------------------------
+
+
+def _mirrored(half: Sequence[Point]) -> list[Point]:
+    """Complete the right half of an outline, given from its top to its bottom."""
+    return [*half, *((-x, y) for x, y in reversed(half) if x)]
+
+
+Leg = tuple[float, float, float, float]
+"""Where a leg stands (x), where it begins and ends (y), and half its width at the top."""
+
+
+class Pose(NamedTuple):
+    """A body below its head. Unit: the head's radius; centre: the head's middle."""
+
+    frame: tuple[float, float, float, float]
+    trunk: Sequence[Point]
+    bib: tuple[float, float, float, float]
+    tail: Point | None = None
+    legs_behind: Sequence[Leg] = ()
+    haunches: Sequence[tuple[float, float, float, float]] = ()
+    legs_before: Sequence[Leg] = ()
+
+
+PORTRAIT = Pose(
+    frame=(-1.4, -1.7, 1.4, 1.6),
+    trunk=_mirrored([(0, 0.3), (0.7, 0.7), (1.15, 1.5), (1.35, 3.5), (0, 4)]),
+    bib=(0, 1.6, 0.5, 0.75),
+)
+SITTING = Pose(
+    frame=(-1.5, -1.6, 1.9, 3.6),
+    trunk=_mirrored([(0, 0.4), (0.55, 0.8), (0.75, 1.7), (1.05, 2.7), (0.9, 3.35), (0, 3.4)]),
+    bib=(0, 1.55, 0.38, 0.6),
+    tail=(0.9, 3.1),
+    haunches=[(-0.82, 2.9, 0.4, 0.55), (0.82, 2.9, 0.4, 0.55)],
+    legs_before=[(-0.35, 1.9, 3.4, 0.24), (0.35, 1.9, 3.4, 0.24)],
+)
+STANDING = Pose(
+    frame=(-1.2, -1.5, 4.3, 3.3),
+    trunk=[(0, 0.2), (1, 0.4), (2.3, 0.45), (3.3, 0.65), (3.55, 1.3), (3.1, 2)]
+    + [(2.2, 1.8), (1.1, 2.1), (0.3, 1.8), (-0.2, 0.9)],
+    bib=(0.1, 1.1, 0.3, 0.5),
+    tail=(3.3, 0.9),
+    legs_behind=[(0.95, 1.3, 3.05, 0.33), (2.7, 1.3, 3.05, 0.36)]
+    + [(0.4, 1.3, 3.2, 0.36), (3.2, 1.3, 3.2, 0.42)],
+)
+LYING = Pose(
+    frame=(-2.1, -1.5, 2.6, 2.3),
+    trunk=_mirrored([(0, 0.3), (0.9, 0.5), (1.7, 1), (1.95, 1.7), (1.5, 2.05), (0, 2.05)]),
+    bib=(0, 1.2, 0.4, 0.4),
+    tail=(1.7, 1.8),
+    legs_before=[(-0.5, 1.5, 2.0, 0.28), (0.5, 1.5, 2.0, 0.28)],
+)
+POSES = (PORTRAIT, PORTRAIT, SITTING, STANDING, LYING)
+
+
+@dataclass(frozen=True)
+class Animal:
+    """What the parts of one animal have in common."""
+
+    cat: bool
+    pose: Pose
+    coat: Coat
+    rng: Random
     ears: str
     muzzle: float
     width: float
     turn: float
-    slit: float
-    whiskers: float
     fluff: float
-    iris: Colour
-    tongue: bool
-    collar: Colour | None
-    bib: bool
-    blaze: bool
+    white: bool
+
+    def furry(self, outline: np.ndarray) -> np.ndarray:
+        """Ruffle an outline."""
+        hairs = [self.rng.gauss(0, self.fluff) for _ in range(outline.size)]
+        return outline + np.reshape(hairs, outline.shape)
 
 
-def _choose_look(label: int, rng: Random) -> Look:
-    cat = CLASSES[label] == NEGATIVE
-    eyes = (
-        ((150, 180, 70), (225, 175, 50), (110, 170, 210)) if cat else ((96, 58, 32), (70, 44, 30))
-    )
-    if rng.random() < 0.15:
-        eyes = ((110, 150, 190), (150, 110, 50))
-    return Look(
-        label=label,
-        pose=rng.choice(("portrait", "portrait", "sit", "stand", "lie")),
-        ears=rng.choices(
-            ("pointed", "round", "floppy", "folded"), (84, 6, 0, 10) if cat else (14, 22, 50, 14)
-        )[0],
-        muzzle=rng.gauss(0.15, 0.13) if cat else rng.gauss(0.75, 0.25),
-        width=rng.gauss(1.0, 0.06) if cat else rng.gauss(0.86, 0.08),
+EARS = ("pointed", "round", "folded", "floppy")
+
+
+def _choose_animal(cat: bool, pose: Pose, coat: Coat, rng: Random) -> Animal:
+    return Animal(
+        cat=cat,
+        pose=pose,
+        coat=coat,
+        rng=rng,
+        ears=rng.choices(EARS, (84, 6, 10, 0) if cat else (8, 24, 16, 52))[0],
+        muzzle=rng.gauss(0.15, 0.13) if cat else rng.gauss(0.8, 0.25),
+        width=rng.gauss(1.0, 0.06) if cat else rng.gauss(0.87, 0.08),
         turn=rng.gauss(0, 0.28),
-        slit=rng.uniform(0.2, 1.0) if cat else 1.0,
-        whiskers=rng.uniform(0.5, 1.0) if cat else rng.choice((0.0, 0.0, 0.3)),
         fluff=rng.uniform(0.005, 0.03),
-        iris=rng.choice(eyes),
-        tongue=rng.random() < (0.04 if cat else 0.45),
-        collar=_any_colour(rng) if rng.random() < (0.15 if cat else 0.4) else None,
-        bib=rng.random() < 0.4,
-        blaze=rng.random() < 0.25,
+        white=rng.random() < 0.4,
     )
 
 
-def _coat(size: tuple[int, int], unit: float, rng: Random) -> Coat:
-    """Dye fur: plain, striped, patched or spotted, with a grain of hairs."""
+FURS: tuple[Colour, ...] = ((52, 47, 50), (240, 234, 224), (146, 144, 148), (224, 146, 74))
+FURS += ((232, 205, 162), (132, 90, 58), (92, 74, 64), (200, 168, 132), (104, 112, 126))
+
+
+def _dye(canvas_size: tuple[int, int], unit: float, rng: Random) -> Coat:
+    """Dye fur plain, striped, patched or spotted, with a grain of hairs."""
+    size = canvas_size[0] // SUPERSAMPLING, canvas_size[1] // SUPERSAMPLING
+    across = max(canvas_size) / unit
     base, second = rng.sample(FURS, 2)
     pattern = rng.choice(("plain", "plain", "stripes", "patches", "spots"))
     mask = Image.new("L", size)
     if pattern == "stripes":
-        bent = np.asarray(_noise(size, 5, rng), dtype=np.float32) / 255
-        y, x = np.mgrid[: size[1], : size[0]].astype(np.float32) / unit
-        waves = np.sin((x + y * rng.uniform(-0.4, 0.4)) * rng.uniform(9, 15) + 7 * bent)
-        mask = Image.fromarray((waves * 300).clip(0, 210).astype(np.uint8))
+        bent = np.asarray(_noise(size, 5, rng)) / 36
+        slope = np.arange(size[1])[:, None] * rng.uniform(-0.4, 0.4)
+        waves = (np.arange(size[0]) + slope) * SUPERSAMPLING / unit * rng.uniform(9, 15)
+        mask = Image.fromarray((np.sin(waves + bent) * 300).clip(0, 210).astype(np.uint8))
         second = _mix(base, second if sum(second) < sum(base) else BLACK, 0.6)
     elif pattern != "plain":
-        cells = round(max(size) / unit * (1.0 if pattern == "patches" else 4.5)) + 1
-        limit = 140 if pattern == "patches" else 175
-        mask = _noise(size, cells, rng)
+        cells, limit = (across, 140) if pattern == "patches" else (4.5 * across, 175)
+        mask = _noise(size, round(cells) + 1, rng)
         mask = mask.point(lambda value: min(255, max(0, (value - limit) * 14)))
     light = Image.composite(Image.new("RGB", size, second), Image.new("RGB", size, base), mask)
-    hairs = _noise((size[0] // 2, size[1] // 2), max(size) // 5, rng).resize(size)
-    hairs = hairs.point(lambda value: 200 + value * 55 // 255)
+    hairs = _noise(size, max(size) // 2, rng).point(lambda value: 205 + value * 50 // 255)
     light = ImageChops.multiply(light, Image.merge("RGB", [hairs] * 3))
-    shade = light.point(lambda value: value * 165 // 255)
-    return Coat(light, shade, base, second)
+    light = light.resize(canvas_size, Image.Resampling.BILINEAR)
+    return Coat(light, light.point(lambda value: value * 165 // 255), base)
 
 
-def _draw_body(pen: Pen, look: Look, coat: Coat, rng: Random) -> None:
-    """Draw everything below the neck, the tail first because it lies behind."""
-    cat = CLASSES[look.label] == NEGATIVE
-    draw = {"portrait": _bust, "sit": _sitting, "stand": _standing, "lie": _lying}[look.pose]
-    draw(pen, look, coat, rng)
-    if look.collar:
-        pen.fill(_ribbon([(-0.62, 0.72), (0, 1.08), (0.62, 0.72)], 0.1, 0.1), look.collar)
+def _draw_body(pen: Pen, animal: Animal) -> None:
+    pose, coat = animal.pose, animal.coat
+    if pose.tail:
+        pen.fill(animal.furry(_tail(animal, *pose.tail)), coat)
+    for leg in pose.legs_behind:
+        _draw_leg(pen, animal, leg)
+    pen.fill(animal.furry(_curve(pose.trunk)), coat)
+    if animal.white:
+        pen.fill(animal.furry(_oval(*pose.bib)), WHITE, 0.9)
+    for haunch in pose.haunches:
+        pen.fill(animal.furry(_oval(*haunch)), coat)
+    for leg in pose.legs_before:
+        _draw_leg(pen, animal, leg)
+    if animal.rng.random() < (0.15 if animal.cat else 0.4):
+        collar = _stroke([(-0.62, 0.72), (0, 1.08), (0.62, 0.72)], 0.1, 0.1)
+        pen.fill(collar, _any_colour(animal.rng))
         pen.fill(_oval(0, 1.2, 0.11, 0.11), (230, 195, 80))
-    del cat
 
 
-def _tail(pen: Pen, look: Look, coat: Coat, rng: Random, root: Point) -> None:
-    x, y = root
-    if CLASSES[look.label] == NEGATIVE:
-        height = rng.uniform(0.8, 1.9)
-        path = [
-            (x - 0.3, y + 0.1),
-            (x + 0.5, y),
-            (x + 0.85, y - height / 2),
-            (x + 0.6 + rng.gauss(0, 0.25), y - height),
-        ]
-        thick, end = 0.13, 0.08
+def _tail(animal: Animal, x: float, y: float) -> np.ndarray:
+    """Outline a tail that grows at (x, y): a cat's is long and thin."""
+    rng, root = animal.rng, (x - 0.3, y + 0.1)
+    if animal.cat:
+        height, swing = rng.uniform(0.8, 1.9), rng.gauss(0.6, 0.25)
+        bends = [(x + 0.5, y), (x + 0.85, y - height / 2), (x + swing, y - height)]
+        return _stroke([root, *bends], 0.13, 0.08)
+    length = rng.uniform(0.3, 1.2)
+    bends = [(x + length / 2, y - length / 4), (x + length * 0.8, y - length)]
+    return _stroke([root, *bends], rng.uniform(0.15, 0.3), 0.07)
+
+
+def _draw_leg(pen: Pen, animal: Animal, leg: Leg) -> None:
+    x, top, foot, thick = leg
+    knee = x + animal.rng.gauss(0, 0.06), (top + foot) / 2
+    pen.fill(animal.furry(_stroke([(x, top), knee, (x, foot)], thick, 0.18)), animal.coat)
+    pen.fill(_oval(x, foot + 0.04, 0.28, 0.15), WHITE if animal.white else animal.coat)
+
+
+def _draw_head(pen: Pen, animal: Animal) -> None:
+    hanging = animal.ears in ("folded", "floppy")
+    if not hanging:
+        _draw_ears(pen, animal)
+    long, wide, turn = animal.muzzle, animal.width, animal.turn
+    half = [(0, -0.86), (0.45 * wide, -0.8), (0.86 * wide, -0.4), (wide, 0.1)]
+    half += [((0.86 - 0.15 * long) * wide, 0.5), (0.45 * wide, 0.8 + 0.15 * long)]
+    half += [(0, 0.88 + 0.2 * long)]
+    pen.fill(animal.furry(_curve(_mirrored(half))), animal.coat)
+    if animal.white and animal.rng.random() < 0.6:
+        blaze = [(turn * 0.2, -0.8), (turn * 0.4, -0.2), (turn * 0.5, 0.3)]
+        pen.fill(_stroke(blaze, 0.09, 0.2), WHITE, 0.9)
+    if hanging:
+        _draw_ears(pen, animal)
+    _draw_eyes(pen, animal)
+    _draw_muzzle(pen, animal)
+
+
+def _draw_ears(pen: Pen, animal: Animal) -> None:
+    size, lean = animal.rng.uniform(0.85, 1.2), animal.rng.gauss(0, 0.08)
+    tip = 0.8 + lean, -0.75 - 0.75 * size
+    lining = None
+    if animal.ears == "pointed":
+        ear = np.array([(0.93, -0.2), tip, (0.2, -0.8)])
+        lining = np.array([(0.84, -0.45), (tip[0] - 0.03, tip[1] + 0.2), (0.4, -0.8)])
+    elif animal.ears == "round":
+        knots = [(0.95, -0.2), (0.98, -0.9 * size), (0.74 + lean, -1.35 * size)]
+        ear = _curve([*knots, (0.4, -1.1), (0.2, -0.6)])
+        lining = (ear - (0.68, -0.8)) * 0.6 + (0.7, -0.82)
+    elif animal.ears == "folded":
+        ear = np.array([(0.97, -0.3), (0.8 + lean, -1.1 * size), (0.3, -0.86), (0.62 + lean, -0.4)])
     else:
-        length = rng.uniform(0.3, 1.2)
-        path = [
-            (x - 0.3, y + 0.1),
-            (x + length / 2, y - length / 4),
-            (x + length * 0.8, y - length),
-        ]
-        thick, end = rng.uniform(0.15, 0.3), 0.07
-    pen.fill(_furry(_ribbon(path, thick, end), look.fluff, rng), coat)
-
-
-def _bust(pen: Pen, look: Look, coat: Coat, rng: Random) -> None:
-    chest = _both_sides([(0, 0.3), (0.7, 0.7), (1.15, 1.5), (1.35, 3.5), (0, 4)])
-    pen.fill(_furry(chest, look.fluff, rng), coat)
-    if look.bib:
-        pen.fill(_furry(_oval(0, 1.6, 0.5, 0.75), 0.03, rng), WHITE, 0.9)
-
-
-def _sitting(pen: Pen, look: Look, coat: Coat, rng: Random) -> None:
-    _tail(pen, look, coat, rng, (0.9, 3.1))
-    body = _both_sides([(0, 0.4), (0.55, 0.8), (0.75, 1.7), (1.05, 2.7), (0.9, 3.35), (0, 3.4)])
-    pen.fill(_furry(body, look.fluff, rng), coat)
-    if look.bib:
-        pen.fill(_furry(_oval(0, 1.55, 0.38, 0.6), 0.03, rng), WHITE, 0.9)
-    for side in (-1, 1):
-        pen.fill(_furry(_oval(side * 0.82, 2.9, 0.4, 0.55), look.fluff, rng), coat)
-        leg = [(side * 0.33, 1.7), (side * 0.36, 2.5), (side * 0.35, 3.35)]
-        pen.fill(_furry(_ribbon(leg, 0.26, 0.19), look.fluff, rng), coat)
-        pen.fill(_oval(side * 0.37, 3.42, 0.28, 0.16), WHITE if look.bib else coat)
-
-
-def _standing(pen: Pen, look: Look, coat: Coat, rng: Random) -> None:
-    _tail(pen, look, coat, rng, (3.3, 0.9))
-    for x in (0.85, 2.75):
-        leg = [(x, 1.5), (x + rng.gauss(0, 0.1), 2.4), (x, 3.1)]
-        pen.fill(_ribbon(leg, 0.3, 0.16), coat.shade.getpixel((0, 0)))
-    trunk = [(0, 0.2), (1.0, 0.4), (2.3, 0.45), (3.3, 0.65), (3.55, 1.3), (3.1, 2.0)]
-    trunk += [(2.2, 1.8), (1.1, 2.1), (0.3, 1.8), (-0.2, 0.9)]
-    pen.fill(_furry(_curve(trunk), look.fluff, rng), coat)
-    for x in (0.45, 3.15):
-        leg = [(x, 1.3), (x + rng.gauss(0, 0.1), 2.4), (x, 3.15)]
-        pen.fill(_furry(_ribbon(leg, 0.38, 0.17), look.fluff, rng), coat)
-        pen.fill(_oval(x - 0.08, 3.2, 0.27, 0.14), WHITE if look.bib else coat)
-
-
-def _lying(pen: Pen, look: Look, coat: Coat, rng: Random) -> None:
-    _tail(pen, look, coat, rng, (1.7, 1.8))
-    body = _both_sides([(0, 0.3), (0.9, 0.5), (1.7, 1.0), (1.95, 1.7), (1.5, 2.05), (0, 2.05)])
-    pen.fill(_furry(body, look.fluff, rng), coat)
-    for side in (-1, 1):
-        pen.fill(
-            _furry(_oval(side * 0.5, 1.95, 0.42, 0.24), look.fluff, rng),
-            WHITE if look.bib else coat,
-        )
-
-
-def _draw_head(pen: Pen, look: Look, coat: Coat, rng: Random) -> None:
-    if look.ears in ("pointed", "round"):
-        _ears(pen, look, coat, rng)
-    long, wide = look.muzzle, look.width
-    head = [(0, -0.86), (0.45 * wide, -0.8), (0.86 * wide, -0.4), (1.0 * wide, 0.1)]
-    head += [((0.86 - 0.15 * long) * wide, 0.5), (0.45 * wide, 0.8 + 0.15 * long)]
-    head += [(0, 0.88 + 0.2 * long)]
-    pen.fill(_furry(_both_sides(head), look.fluff, rng), coat)
-    face = look.turn
-    if look.blaze:
-        stripe = _ribbon([(face * 0.2, -0.8), (face * 0.4, -0.2), (face * 0.5, 0.3)], 0.09, 0.2)
-        pen.fill(stripe, WHITE, 0.9)
-    if look.ears in ("floppy", "folded"):
-        _ears(pen, look, coat, rng)
-    _eyes(pen, look)
-    _muzzle(pen, look, coat, rng)
-
-
-def _ears(pen: Pen, look: Look, coat: Coat, rng: Random) -> None:
-    size, lean = rng.uniform(0.85, 1.2), rng.gauss(0, 0.08)
-    for side in (-1, 1):
-        if look.ears == "pointed":
-            tip = (0.82 + lean, -0.75 - 0.75 * size)
-            outer, inner = (
-                [(0.93, -0.2), tip, (0.2, -0.8)],
-                [(0.84, -0.45), (tip[0] - 0.03, tip[1] + 0.2), (0.4, -0.8)],
-            )
-            shape, lining = np.array(outer), np.array(inner)
-            shape = np.repeat(shape, 1, axis=0)
-        elif look.ears == "round":
-            shape = _curve(
-                [
-                    (0.95, -0.2),
-                    (0.98, -0.9 * size),
-                    (0.74 + lean, -1.35 * size),
-                    (0.4, -1.1),
-                    (0.2, -0.6),
-                ]
-            )
-            lining = (shape - (0.68, -0.8)) * 0.6 + (0.7, -0.82)
-        elif look.ears == "floppy":
-            shape = _curve(
-                [
-                    (0.4, -0.84),
-                    (0.9, -0.72),
-                    (1.22, 0.0),
-                    (1.15 + lean, 0.35 + 0.4 * size),
-                    (0.86, 0.5 * size),
-                    (0.76, -0.1),
-                ]
-            )
-            lining = None
+        knots = [(0.4, -0.84), (0.9, -0.72), (1.22, 0), (1.15 + lean, 0.35 + 0.4 * size)]
+        ear = _curve([*knots, (0.86, 0.5 * size), (0.76, -0.1)])
+    for side in (-animal.width, animal.width):
+        pen.fill(animal.furry(ear * (side, 1)), animal.coat)
+        if lining is None:
+            pen.fill(ear * (side, 1), BLACK, 0.25)
         else:
-            shape = np.array(
-                [(0.95, -0.35), (0.75 + lean, -1.0 * size), (0.28, -0.84), (0.62 + lean, -0.42)]
-            )
-            lining = None
-        shape = shape * (side * look.width, 1)
-        dark = look.ears in ("floppy", "folded")
-        if dark:
-            pen.fill(shape * 1.03, BLACK, 0.25)
-        pen.fill(_furry(shape, look.fluff / 2, rng), coat)
-        if dark:
-            pen.fill(shape, BLACK, 0.18)
-        if lining is not None:
-            pen.fill(lining * (side * look.width, 1), _mix(PINK, coat.base, 0.4))
+            pen.fill(lining * (side, 1), _mix(PINK, animal.coat.base, 0.4))
 
 
-def _eyes(pen: Pen, look: Look) -> None:
-    cat = CLASSES[look.label] == NEGATIVE
-    radius = 0.2 if cat else 0.15
+IRISES = {
+    True: ((150, 185, 75), (230, 180, 55), (110, 170, 210)),
+    False: ((96, 58, 32), (70, 44, 30), (150, 110, 50)),
+}
+"""Colours of the eyes of cats (True) and of dogs."""
+
+
+def _draw_eyes(pen: Pen, animal: Animal) -> None:
+    rng = animal.rng
+    iris = rng.choice(IRISES[animal.cat != (rng.random() < 0.1)])
+    radius, slit = (0.2, rng.uniform(0.15, 0.8)) if animal.cat else (0.15, 0.75)
+    tall = radius * 0.88
     for side in (-1, 1):
-        x = side * (0.4 - 0.05 * abs(look.turn)) * look.width + look.turn * 0.4
-        y = -0.08 - 0.08 * look.muzzle
-        tall = radius * (0.85 if cat else 0.95)
+        x = side * (0.4 - 0.05 * abs(animal.turn)) * animal.width + animal.turn * 0.4
+        y = -0.08 - 0.08 * animal.muzzle
         pen.fill(_oval(x, y, radius * 1.2, tall * 1.2), BLACK)
-        pen.fill(_oval(x, y, radius, tall), look.iris)
-        pen.fill(_oval(x, y, radius * 0.75 * look.slit, tall * (0.95 if cat else 0.75)), BLACK)
-        pen.fill(_oval(x + radius * 0.3, y - tall * 0.35, radius * 0.25, radius * 0.25), WHITE)
+        pen.fill(_oval(x, y, radius, tall), iris)
+        pen.fill(_oval(x, y, radius * slit, tall * (0.95 if animal.cat else 0.8)), BLACK)
+        pen.fill(_oval(x + radius * 0.3, y - tall * 0.35, radius / 4, radius / 4), WHITE)
 
 
-def _muzzle(pen: Pen, look: Look, coat: Coat, rng: Random) -> None:
-    long = look.muzzle
-    x, y = look.turn * (0.5 + 0.35 * long), 0.36 + 0.12 * long
-    pale = WHITE if look.bib or look.blaze else _mix(coat.base, WHITE, 0.35)
-    nose_y = y - 0.1 - 0.05 * long
-    if look.tongue:
-        pen.fill(
-            _ribbon([(x, y + 0.2), (x + 0.03, y + 0.5), (x, y + 0.62 + 0.2 * long)], 0.16, 0.14),
-            (225, 100, 115),
-        )
+def _draw_muzzle(pen: Pen, animal: Animal) -> None:
+    rng, long, base = animal.rng, animal.muzzle, animal.coat.base
+    x, y = animal.turn * (0.5 + 0.35 * long), 0.36 + 0.12 * long
+    if rng.random() < (0.04 if animal.cat else 0.45):
+        tongue = [(x, y + 0.2), (x + 0.03, y + 0.5), (x, y + 0.62 + 0.2 * long)]
+        pen.fill(_stroke(tongue, 0.16, 0.14), (225, 100, 115))
+    pale = WHITE if animal.white else _mix(base, WHITE, 0.35)
     puff = 0.24 + 0.12 * long
     for side in (-1, 1):
-        pen.fill(
-            _furry(
-                _oval(x + side * puff * 0.75, y + 0.12, puff, 0.2 + 0.15 * long),
-                look.fluff / 2,
-                rng,
-            ),
-            pale,
-        )
-    pen.fill(
-        _furry(_oval(x, y - 0.02, 0.2 + 0.14 * long, 0.22 + 0.2 * long), look.fluff / 2, rng), pale
-    )
-    nose = 0.11 + 0.12 * long
-    colour = PINK if CLASSES[look.label] == NEGATIVE and rng.random() < 0.6 else BLACK
-    pen.fill(
-        _curve(
-            [
-                (x - nose, nose_y - nose * 0.5),
-                (x, nose_y - nose * 0.65),
-                (x + nose, nose_y - nose * 0.5),
-                (x, nose_y + nose * 0.7),
-            ]
-        ),
-        colour,
-    )
+        cheek = _oval(x + side * puff * 0.75, y + 0.12, puff, 0.2 + 0.15 * long)
+        pen.fill(animal.furry(cheek), pale)
+    pen.fill(animal.furry(_oval(x, y - 0.02, 0.2 + 0.14 * long, 0.22 + 0.2 * long)), pale)
+    nose, bridge = 0.11 + 0.12 * long, y - 0.1 - 0.05 * long
+    half = [(0, -0.65), (1, -0.5), (0, 0.7)]
+    pink = animal.cat and rng.random() < 0.6
+    pen.fill(_curve(_mirrored(half)) * nose + (x, bridge), PINK if pink else BLACK)
+    whiskers = rng.uniform(0.5, 1.0) if animal.cat else rng.choice((0.0, 0.0, 0.3))
     for side in (-1, 1):
-        lips = [
-            (x, nose_y + nose * 0.5),
-            (x + side * 0.04, y + 0.2),
-            (x + side * puff * 0.9, y + 0.2 + 0.1 * long),
-        ]
-        pen.fill(_ribbon(lips, 0.022, 0.015), BLACK)
-    for side in (-1, 1):
-        for row in (-1, 0, 1):
-            reach = 1.0 * look.whiskers
-            hair = [
-                (x + side * 0.25, y + 0.1 + row * 0.07),
-                (x + side * (0.25 + reach / 2), y + row * 0.15),
-                (x + side * (0.25 + reach), y + 0.1 + row * 0.28),
-            ]
-            if reach:
-                pen.fill(_ribbon(hair, 0.014, 0.006), WHITE if sum(coat.base) < 500 else BLACK)
+        lips = [(0, bridge + nose / 2), (0.04, y + 0.2), (puff * 0.9, y + 0.2 + 0.1 * long)]
+        pen.fill(_stroke(lips, 0.022, 0.015) * (side, 1) + (x, 0), BLACK)
+        for row in (-1, 0, 1) if whiskers else ():
+            hair = [(0.25, 0.1 + row * 0.07), (0.25 + whiskers / 2, row * 0.15)]
+            hair += [(0.25 + whiskers, 0.1 + row * 0.28)]
+            colour = WHITE if sum(base) < 500 else BLACK
+            pen.fill(_stroke(hair, 0.014, 0.006) * (side, 1) + (x, y), colour)

@@ -12,7 +12,9 @@ def main(config: PredictConfig) -> int:
     from catdog import predict
 
     classifier = predict.load_classifier(config.model_uri, device=config.device)
-    names = config.images or [predict.test_photos(classifier, Path(config.data_dir))]
+    names = config.images
+    if names == ("auto",):
+        names = (str(predict.test_photos(classifier, Path(config.data_dir))),)
     photos = predict.find_photos(names)
     with predict.open_output(config.output) as stream:
         rows = predict.classify(classifier, photos, batch_size=config.batch_size)

@@ -1,0 +1,31 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+# `mlflow run --env-manager=local` starts the `python` that it finds first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## show what can be done
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
+
+install: $(BIN)/.installed ## make .venv and install catdog into it
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "catdog needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+train: install ## train: photos with a Kaggle token, drawn pictures without
+	mlflow run . --env-manager=local -P epochs=10
+
+test: install ## run the tests
+	python -m pytest
+
+ui: install ## compare the runs in a browser
+	mlflow ui
+
+lint: install ## check the code's form
+	ruff check .
+	ruff format --check .
+
+.PHONY: help install train test ui lint

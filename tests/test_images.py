@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from catdog import images
+from catdog.images import UnreadableImageError
+from tests.conftest import encoded, tiny_picture
+
+MARKED = Image.new("RGB", (40, 24), "white")
+MARKED.paste((220, 30, 30), (0, 0, 20, 12))  # the upper left quarter is red
+
+
+def _corner(picture: Image.Image) -> tuple[int, int, int]:
+    return picture.getpixel((3, 3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(orientation):
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = MARKED.transpose(undo[orientation]) if orientation in undo else MARKED
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(stored, quality=95, exif=exif)
+    upright = images.decode(content)
+    assert upright.size == MARKED.size == images.check(content)
+    red, green, _ = _corner(upright)
+    assert red > 180 > 90 > green
+
+
+@pytest.mark.parametrize(
+    ("picture", "form"),
+    [
+        (tiny_picture("cat", 1).convert("L"), "JPEG"),
+        (tiny_picture("cat", 1).convert("CMYK"), "JPEG"),
+        (tiny_picture("cat", 1).convert("P"), "PNG"),
+        (tiny_picture("cat", 1).convert("RGBA"), "PNG"),
+        (tiny_picture("cat", 1).convert("LA"), "PNG"),
+        (tiny_picture("cat", 1).convert("1"), "PNG"),
+        (tiny_picture("cat", 1), "WEBP"),
+        (tiny_picture("cat", 1), "GIF"),
+        (tiny_picture("cat", 1), "BMP"),
+        (tiny_picture("cat", 1), "TIFF"),
+    ],
+)
+def test_every_common_format_and_mode_becomes_rgb(picture, form):
+    decoded = images.decode(encoded(picture, form))
+    assert decoded.mode == "RGB"
+    assert decoded.size == picture.size
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+    half = Image.fromarray(np.full((8, 8), 128 * 256, dtype=np.uint16))
+    assert images.decode(encoded(half, "PNG")).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_transparency_is_laid_over_white():
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert images.decode(encoded(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    content = encoded(first, "GIF", save_all=True, append_images=[second])
+    assert images.decode(content).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("read", [images.decode, images.check])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_truncated_file_is_refused(read, kept, form):
+    noise = Image.effect_noise((200, 160), 80).convert("RGB")
+    content = encoded(noise, form)
+    with pytest.raises(UnreadableImageError):
+        read(content[: int(kept * len(content))])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"<html><body>Not found</body></html>", "not a picture")],
+)
+def test_what_is_no_picture_is_refused_with_the_reason(content, reason):
+    with pytest.raises(UnreadableImageError, match=reason):
+        images.decode(content)
+
+
+def test_an_absurdly_large_picture_is_refused_before_it_is_decoded():
+    content = bytearray(encoded(Image.new("RGB", (8, 8)), "BMP"))
+    content[18:26] = (65_000).to_bytes(4, "little") * 2
+    with pytest.raises(UnreadableImageError, match=r"65000 x 65000|too large"):
+        images.decode(bytes(content))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UnreadableImageError, match=r"gone\.jpg: No such file"):
+        images.read(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("a.jpg", True), ("B.JPEG", True), ("._a.jpg", False), ("notes.txt", False), ("jpg", False)],
+)
+def test_pictures_are_known_by_their_names(name, is_one):
+    assert images.is_image_name(name) is is_one
+
+
+@settings(max_examples=150, deadline=None)
+@given(cuts=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=12),
+       form=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"]))
+def test_damaged_bytes_give_a_picture_or_our_error_and_nothing_else(cuts, form):
+    content = bytearray(encoded(tiny_picture("dog", 3, (24, 20)), form))
+    for where, value in cuts:
+        content[where % len(content)] = value
+    for read in (images.decode, images.check):
+        try:
+            read(bytes(content))
+        except UnreadableImageError:
+            continue
