@@ -59,7 +59,7 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
         on_epoch=lambda epoch: _log_epoch(epoch, say),
         watch=_progress,
     )
-    _log_result(result, say)
+    _log_result(result, prepared, say)
     return _register(config, prepared, network, result, say)
 
 
@@ -126,7 +126,7 @@ def _log_epoch(epoch: Epoch, say: Say) -> None:
     tracking.log_epoch(epoch, confusion)
 
 
-def _log_result(result: Fit, say: Say) -> None:
+def _log_result(result: Fit, prepared: Prepared, say: Say) -> None:
     best = result.best
     why = "no better epoch came" if result.stopped_early else "all epochs are done"
     say(
@@ -134,6 +134,9 @@ def _log_result(result: Fit, say: Say) -> None:
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
     )
     tracking.log_fit(result)
+    samples = LabelledFolder(prepared.validation).samples
+    paths = [Path(path).relative_to(prepared.folder).as_posix() for path, _ in samples]
+    tracking.log_predictions(paths, best.val_labels, best.val_logits)
     tracking.log_figure(
         figures.confusion_figure(best.val.confusion, f"validation, kept epoch {best.number}"),
         "confusion_matrix.png",

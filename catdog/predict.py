@@ -15,7 +15,7 @@ from typing import TextIO
 
 import numpy as np
 
-from catdog import CatdogError, registry, tracking
+from catdog import CatdogError, registry
 from catdog.classifier import Classifier, to_prediction
 from catdog.data import LabelledFolder
 from catdog.evaluate import Scores, score
@@ -44,7 +44,6 @@ def load_classifier(model_uri: str, *, device: str = "auto") -> Classifier:
         CatdogError: the URI names none, or the device is not there.
     """
     pick_device(device)
-    tracking.connect()
     return Classifier.load(registry.fetch(model_uri), device=device)
 
 

@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError
+from catdog import CatdogError, tracking
 
 PRODUCTION, STAGING = "Production", "Staging"
 ALIAS = "production"
@@ -125,15 +125,22 @@ def fetch(model_uri: str) -> Path:
     Raises:
         CatdogError: it stands for none; the text lists the versions that exist.
     """
+    if Path(model_uri).is_dir():
+        return _saved_in(Path(model_uri))
+    tracking.connect()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             folder = Path(mlflow.artifacts.download_artifacts(model_uri))
     except (MlflowException, OSError) as error:
         raise CatdogError(f"{model_uri} does not name a model. {_advice(model_uri)}") from error
-    inside = folder / "data"
-    parts = list(inside.iterdir()) if inside.is_dir() else []
-    return parts[0] if len(parts) == 1 and parts[0].is_dir() else folder
+    return _saved_in(folder)
+
+
+def _saved_in(folder: Path) -> Path:
+    """What `Classifier.save` wrote: in an MLflow model, the one folder below `data/`."""
+    inside = [path for path in folder.glob("data/*") if path.is_dir()]
+    return inside[0] if len(inside) == 1 else folder
 
 
 def _in_stage(client: MlflowClient, name: str, stage: str) -> ModelVersion | None:

@@ -7,8 +7,9 @@ import os
 import platform
 import signal
 import subprocess
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,7 @@ from mlflow.types.schema import ColSpec, Schema
 
 import catdog
 from catdog import CatdogError
+from catdog.evaluate import Labels, Logits, probability
 from catdog.train import Epoch, Fit
 
 EXPERIMENT = "catdog"
@@ -116,16 +118,17 @@ def log_data(
     """
     rows = pd.read_csv(manifest, keep_default_na=False)
     for split, digest in digests.items():
-        dataset = mlflow.data.from_pandas(
-            rows[rows["split"] == split].reset_index(drop=True),
-            source=str(manifest.resolve()),
-            targets="label",
-            name=f"{name}-{split}",
-            # MLflow's own digest reads the first 10,000 rows only.
-            digest=digest[:DIGEST_LENGTH],
-        )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # integers in a schema may hold no missing value
+            # That integer columns can't hold missing values, and that a path is a path.
+            warnings.simplefilter("ignore", UserWarning)
+            dataset = mlflow.data.from_pandas(
+                rows[rows["split"] == split].reset_index(drop=True),
+                source=str(manifest.resolve()),
+                targets="label",
+                name=f"{name}-{split}",
+                # MLflow's own digest reads the first 10,000 rows only.
+                digest=digest[:DIGEST_LENGTH],
+            )
             mlflow.log_input(dataset, context=split)
     mlflow.log_artifact(str(manifest), "data")
     mlflow.set_tags(
@@ -166,6 +169,17 @@ def log_fit(fit: Fit) -> None:
     )
     mlflow.set_tag("early_stopped", str(fit.stopped_early).lower())
     mlflow.log_dict(best.val.confusion.to_dict(), "confusion_matrix.json")
+
+
+def log_predictions(paths: Sequence[str], labels: Labels, logits: Logits) -> None:
+    """Log the kept epoch's answer for each validation picture, as a table."""
+    table = pd.DataFrame(
+        {"path": paths, "label": labels, "logit": logits, "p_dog": probability(logits)}
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "validation.parquet"
+        table.to_parquet(path)
+        mlflow.log_artifact(str(path), "predictions")
 
 
 def log_figure(figure: Figure, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,21 @@ def encoded(picture: Image.Image, form: str = "JPEG", **options: object) -> byte
     stream = io.BytesIO()
     picture.save(stream, form, **options)
     return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def tracking_store(tmp_path, monkeypatch):
+    """A store of the test's own, named by MLFLOW_TRACKING_URI; made when first used."""
+    for name in ("RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME", "REGISTRY_URI"):
+        monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    yield uri
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None:
+        mlflow.end_run()
+        mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture

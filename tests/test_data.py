@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from catdog import CatdogError, data
+from catdog.data import (
+    LabelledFolder,
+    Preprocessing,
+    evaluation_transform,
+    make_batches,
+    normalisation,
+    training_transform,
+)
+from catdog.images import UnreadableImageError
+from tests.conftest import encoded, tiny_picture
+
+SMALL = Preprocessing(32, 28, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+def test_preprocessing_survives_being_saved():
+    assert Preprocessing.from_dict(SMALL.to_dict()) == SMALL
+
+
+def test_a_picture_is_an_rgb_uint8_tensor_of_its_pixels():
+    picture = tiny_picture("cat", 0, (20, 10))
+    tensor = data.to_tensor(encoded(picture, "PNG"))
+    assert tensor.dtype == torch.uint8
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), np.asarray(picture))
+
+
+@pytest.mark.parametrize("size", [(48, 40), (300, 20), (9, 200), (1, 1)])
+@pytest.mark.parametrize("make", [evaluation_transform, training_transform])
+def test_every_picture_becomes_a_square_of_the_crop_size(size, make):
+    tensor = data.to_tensor(encoded(tiny_picture("dog", 0, size), "PNG"))
+    result = make(SMALL)(tensor)
+    assert result.shape == (3, 28, 28)
+    assert result.dtype == torch.uint8
+
+
+def test_a_long_strip_is_cut_before_it_would_be_resized_to_gigabytes():
+    strip = encoded(Image.new("RGB", (20_000, 2)), "PNG")
+    assert data.to_tensor(strip).shape == (3, 2, 16)
+
+
+def test_evaluation_looks_at_the_centre_and_always_the_same():
+    tensor = data.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    transform = evaluation_transform(SMALL)
+    assert torch.equal(transform(tensor), transform(tensor))
+
+
+def test_augmentation_changes_from_one_look_to_the_next():
+    tensor = data.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    transform = training_transform(SMALL)
+    assert not torch.equal(transform(tensor), transform(tensor))
+
+
+def test_normalisation_subtracts_the_mean_and_divides_by_std():
+    white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    channels = normalisation(SMALL)(white)[0, :, 0, 0]
+    assert channels.tolist() == pytest.approx([0.5 / 0.2, 0.6 / 0.3, 0.7 / 0.4])
+
+
+def test_labels_follow_the_class_names(tmp_path, draw_folder):
+    folder = LabelledFolder(draw_folder(tmp_path, 2))
+    assert [(path.split("/")[-2], label) for path, label in folder.samples] == [
+        ("cat", 0),
+        ("cat", 0),
+        ("dog", 1),
+        ("dog", 1),
+    ]
+
+
+def test_a_class_without_pictures_is_named(tmp_path, draw_folder):
+    draw_folder(tmp_path, 1)
+    (tmp_path / "dog" / "0.jpg").unlink()
+    with pytest.raises(CatdogError, match=r"needs pictures in both cat/ and dog/"):
+        LabelledFolder(tmp_path)
+    (tmp_path / "dog").rmdir()
+    with pytest.raises(CatdogError, match="no folder dog"):
+        LabelledFolder(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_while_training_is_named(tmp_path, draw_folder, workers):
+    folder = LabelledFolder(draw_folder(tmp_path, 1), evaluation_transform(SMALL))
+    (tmp_path / "cat" / "0.jpg").unlink()
+    batches = make_batches(folder, batch_size=2, shuffle=False, seed=0, workers=workers)
+    with pytest.raises(UnreadableImageError, match=r"0\.jpg: No such file"):
+        next(iter(batches))
+
+
+def test_the_order_of_shuffled_batches_is_decided_by_the_seed(tmp_path, draw_folder):
+    folder = LabelledFolder(draw_folder(tmp_path, 12), evaluation_transform(SMALL))
+
+    def labels(seed: int) -> list[int]:
+        batches = make_batches(folder, batch_size=5, shuffle=True, seed=seed, workers=0)
+        return torch.cat([labels for _, labels in batches]).tolist()
+
+    assert labels(1) == labels(1)
+    assert labels(1) != labels(2)
+    assert sorted(labels(1)) == [0] * 12 + [1] * 12

@@ -1,0 +1,316 @@
+"""The real `mlflow run`, read back from its store; slow, so each run serves many tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from tests.conftest import ROOT, tiny_picture
+
+pytestmark = pytest.mark.project
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project, as a fresh clone would be."""
+
+    root: Path
+
+    @property
+    def client(self) -> MlflowClient:
+        uri = f"sqlite:///{self.root}/mlflow.db"
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def start(self, *command: str, status: int = 0, cwd: Path | None = None, **extra: str):
+        """Run a command in a newcomer's environment and check its exit status."""
+        hidden = ("MLFLOW_", "KAGGLE_", "PYTEST_")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+        environment |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
+            "HOME": str(self.root / "home"),
+            "PYTHONPATH": str(self.root),
+            **extra,
+        }
+        ended = subprocess.run(
+            command,
+            cwd=cwd or self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert ended.returncode == status, ended.stdout + ended.stderr
+        return ended
+
+    def mlflow_run(self, *parameters: str, entry_point: str = "main", status: int = 0):
+        pairs = [word for parameter in parameters for word in ("-P", parameter)]
+        return self.start(
+            *("mlflow", "run", ".", "--env-manager=local", "-e", entry_point, *pairs), status=status
+        )
+
+    def script(self, name: str, *arguments: str, **options):
+        return self.start(sys.executable, f"scripts/{name}.py", *arguments, **options)
+
+    def runs(self) -> list[Run]:
+        """All runs, the newest first."""
+        return self.client.search_runs(["0"])
+
+
+def _copy(target: Path) -> Project:
+    for name in ("catdog", "scripts"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, target / name, ignore=ignore)
+    for name in ("MLproject", "conda.yaml"):
+        shutil.copy(ROOT / name, target / name)
+    (target / "home").mkdir()
+    return Project(target)
+
+
+def _draw(folder: Path, count: int, *, labelled: bool = True) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        for name in ("cat", "dog"):
+            path = folder / (f"{name}.{number}.jpg" if labelled else f"{number}{name}.jpg")
+            tiny_picture(name, number if labelled else number + 1000, (240, 200)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """A project in which `mlflow run` has trained twice on tiny pictures."""
+    project = _copy(tmp_path_factory.mktemp("project"))
+    _draw(project.root / "pets" / "train", 15)
+    _draw(project.root / "pets" / "test", 2, labelled=False)
+    project.mlflow_run("dataset=pets", "epochs=2", "learning_rate=1e-2")
+    project.mlflow_run("dataset=pets", "epochs=1", "learning_rate=0.0000001", "seed=0")
+    return project
+
+
+@pytest.fixture
+def first_run(project) -> Run:
+    """The first of the two runs."""
+    return project.runs()[-1]
+
+
+def test_both_runs_are_finished_in_the_experiment_catdog(project):
+    assert [run.info.status for run in project.runs()] == ["FINISHED", "FINISHED"]
+    assert project.client.get_experiment("0").name == "catdog"
+
+
+def test_every_parameter_is_logged(first_run):
+    assert first_run.data.params["epochs"] == "2"
+    assert first_run.data.params["learning_rate"] == "1e-2"
+    assert first_run.data.params["val_fraction"] == "0.2"
+    assert first_run.data.params["backbone"] == "tf_efficientnet_lite0"
+
+
+def test_metrics_have_the_epoch_as_their_step(project, first_run):
+    for name in ("train_loss", "val_loss", "val_accuracy", "val_true_positives", "epoch_seconds"):
+        history = project.client.get_metric_history(first_run.info.run_id, name)
+        assert [metric.step for metric in history] == [1, 2], name
+
+
+def test_the_run_keeps_its_pictures_and_tables(project, first_run):
+    client = project.client
+    names = {item.path for item in client.list_artifacts(first_run.info.run_id)}
+    assert names >= {
+        "augmented_batch.png",
+        "config.json",
+        "confusion_matrix.json",
+        "confusion_matrix.png",
+        "data",
+        "images",
+        "learning_curves.png",
+        "predictions",
+        "sample_images.png",
+    }
+
+
+def test_artifacts_lie_in_mlruns_beside_the_store(project, first_run):
+    assert first_run.info.artifact_uri.startswith(str(project.root / "mlruns"))
+
+
+def test_the_first_version_is_in_production_and_a_worse_one_in_staging(project):
+    versions = project.client.search_model_versions("name = 'catdog'")
+    stages = {version.version: version.current_stage for version in versions}
+    accuracies = [run.data.metrics["best_val_accuracy"] for run in reversed(project.runs())]
+    assert accuracies[0] > accuracies[1]
+    assert {int(version): stage for version, stage in stages.items()} == {
+        1: "Production",
+        2: "Staging",
+    }
+    assert project.runs()[0].data.tags["stage_reason"].startswith("validation accuracy")
+    alias = project.client.get_model_version_by_alias("catdog", "production")
+    assert int(alias.version) == 1
+
+
+def test_a_fresh_process_answers_as_the_training_process_did(project, first_run, tmp_path):
+    store = f"sqlite:///{project.root}/mlflow.db"
+    mlflow.set_tracking_uri(store)
+    uri = f"runs:/{first_run.info.run_id}/predictions/validation.parquet"
+    expected = pd.read_parquet(mlflow.artifacts.download_artifacts(uri))
+    assert len(expected) == 6
+    photos = [str(project.root / "data" / "pets" / path) for path in expected["path"]]
+    code = (
+        "import json, sys, mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model('models:/catdog/Production')\n"
+        "photos = [open(path, 'rb').read() for path in json.load(sys.stdin)]\n"
+        "answers = model.predict(pd.DataFrame({'image': photos}))\n"
+        "json.dump(answers.to_dict('list'), open('answers.json', 'w'))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment
+        | {"MLFLOW_TRACKING_URI": store, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        input=json.dumps(photos),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    assert answers["p_dog"] == pytest.approx(expected["p_dog"].tolist(), abs=1e-4)
+    assert answers["error"] == [""] * 6
+
+
+def test_no_file_of_the_registered_model_is_a_pickle(project):
+    version = project.client.get_model_version("catdog", "1")
+    mlflow.set_tracking_uri(f"sqlite:///{project.root}/mlflow.db")
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/catdog/{version.version}"))
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"MLmodel", "model.json", "weights.safetensors", "requirements.txt"} <= names
+    assert not {name for name in names if name.endswith((".pkl", ".pth", ".pt", ".bin"))}
+    pins = (folder / "requirements.txt").read_text().split()
+    assert all("==" in pin and "+" not in pin for pin in pins)
+
+
+def test_predict_labels_the_test_photos_of_the_data_set(project):
+    ended = project.script("predict", "--model-uri", "models:/catdog/Production")
+    header, *rows = ended.stdout.splitlines()
+    assert header.split() == ["label", "confidence", "p_dog", "path"]
+    assert len(rows) == 4
+    for row in rows:
+        assert row.split()[0] == ("cat" if "cat" in row.split()[-1] else "dog")
+
+
+def test_predict_from_another_folder_finds_the_same_store(project, tmp_path):
+    photo = project.root / "pets" / "test" / "0dog.jpg"
+    ended = project.start(
+        sys.executable,
+        str(project.root / "scripts" / "predict.py"),
+        *("--model-uri", "models:/catdog@production", "--format", "json", str(photo)),
+        cwd=tmp_path,
+    )
+    (row,) = json.loads(ended.stdout)
+    assert row["label"] == "dog"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_ends_with_status_1_after_labelling_the_others(project, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    photo = project.root / "pets" / "test" / "0cat.jpg"
+    output = tmp_path / "answers.csv"
+    ended = project.script(
+        "predict",
+        *(str(tmp_path / "broken.jpg"), str(photo), "--format", "csv", "--output", str(output)),
+        status=1,
+    )
+    table = pd.read_csv(output)
+    assert table["label"].tolist()[1] == "cat"
+    assert table["error"].tolist()[0] == "the file is empty"
+    assert "1 of 2 photos labelled" in ended.stderr
+
+
+def test_evaluate_scores_a_labelled_folder(project):
+    folder = project.root / "data" / "pets" / "validation"
+    ended = project.script("evaluate", "--data", str(folder), "--format", "json")
+    scores = json.loads(ended.stdout)
+    assert scores["count"] == 6
+    best = project.runs()[-1].data.metrics
+    assert scores["accuracy"] == pytest.approx(best["best_val_accuracy"])
+    assert scores["log_loss"] == pytest.approx(best["best_val_loss"], abs=1e-4)
+
+
+def test_evaluate_and_predict_are_entry_points_too(project):
+    folder = project.root / "data" / "pets" / "validation"
+    before = len(project.runs())
+    assert "accuracy" in project.mlflow_run(f"data={folder}", entry_point="evaluate").stdout
+    assert "0cat.jpg" in project.mlflow_run(entry_point="predict").stdout
+    for run in project.runs()[: len(project.runs()) - before]:
+        project.client.delete_run(run.info.run_id)
+
+
+def test_the_steps_one_by_one_give_what_main_gives(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets" / "train", 6)
+    for step in ("download", "prepare"):
+        project.script(step, "--dataset", "pets")
+    project.script("train", "--dataset", "pets", "--epochs", "1")
+    (run,) = project.runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["registered_version"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "said"),
+    [
+        ("epochs=0", "error: epochs=0 is out of range"),
+        ("epochs=ten", "Error parsing --epochs"),
+        ("backbone=resnet_18", "error: backbone=resnet_18 is not the name of a timm model"),
+        ("dataset=nowhere", "error: "),
+        ("device=tpu", "--device"),
+        ("epoch=3", "Unrecognized options: --epoch"),
+    ],
+)
+def test_a_wrong_parameter_is_one_sentence_and_no_run_stays_running(tmp_path, parameter, said):
+    project = _copy(tmp_path)
+    ended = project.mlflow_run(parameter, status=1)  # the status of `mlflow run` itself
+    assert said in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [run.info.status for run in project.runs()] == ["FAILED"]
+
+
+def _break_empty(root: Path) -> None:
+    (root / "pets").mkdir()
+
+
+def _break_one_class(root: Path) -> None:
+    _draw(root / "pets", 3)
+    for path in (root / "pets").glob("dog.*"):
+        path.unlink()
+
+
+def _break_corrupt(root: Path) -> None:
+    for path in _draw(root / "pets", 3).iterdir():
+        path.write_bytes(b"\xff\xd8 nothing")
+
+
+def _break_data_folder(root: Path) -> None:
+    _draw(root / "pets", 3)
+    (root / "data").write_text("a file where the folder should be")
+
+
+@pytest.mark.parametrize(
+    "spoil", [_break_empty, _break_one_class, _break_corrupt, _break_data_folder]
+)
+def test_bad_input_ends_with_status_2_and_a_failed_run(tmp_path, spoil):
+    project = _copy(tmp_path)
+    spoil(tmp_path)
+    ended = project.script("main", "--dataset", "pets", status=2)
+    assert ended.stderr.count("error: ") == 1
+    assert "Traceback" not in ended.stderr
+    assert {run.info.status for run in project.runs()} <= {"FAILED"}

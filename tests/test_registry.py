@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import dataclasses
+
+import mlflow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.tracking import MlflowClient
+
+from catdog import CatdogError, registry
+from catdog.registry import PRODUCTION, STAGING, Candidate, decide
+
+PHOTOS = Candidate(0.98, "abc", drawn=False)
+DRAWN = Candidate(0.99, "def", drawn=True)
+
+
+def test_the_first_version_becomes_production():
+    assert decide(PHOTOS, None, empty=True).stage == PRODUCTION
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "stage"), [(0.99, PRODUCTION), (0.98, PRODUCTION), (0.97, STAGING)]
+)
+def test_on_the_same_pictures_the_better_or_equal_version_wins(accuracy, stage):
+    decision = decide(dataclasses.replace(PHOTOS, best_val_accuracy=accuracy), PHOTOS)
+    assert decision.stage == stage
+    assert f"{accuracy:.4f}" in decision.reason
+    assert "0.9800" in decision.reason
+
+
+def test_versions_validated_on_other_pictures_are_not_comparable():
+    decision = decide(
+        dataclasses.replace(PHOTOS, best_val_accuracy=1.0), Candidate(0.5, "x", False)
+    )
+    assert decision.stage == STAGING
+    assert "not comparable" in decision.reason
+
+
+def test_a_version_that_does_not_say_how_good_it_is_stays():
+    assert decide(PHOTOS, None).stage == STAGING
+
+
+candidates = st.builds(Candidate, st.floats(0, 1), st.sampled_from(["a", "b"]), drawn=st.booleans())
+
+
+@given(challenger=candidates, champion=candidates)
+def test_drawn_pictures_never_replace_photos(challenger, champion):
+    if challenger.drawn and not champion.drawn:
+        assert decide(challenger, champion).stage == STAGING
+
+
+@given(challenger=candidates, champion=candidates)
+def test_photos_always_replace_drawn_pictures(challenger, champion):
+    if champion.drawn and not challenger.drawn:
+        assert decide(challenger, champion).stage == PRODUCTION
+
+
+@given(candidate=candidates)
+def test_the_tags_of_a_version_hold_all_that_decides(candidate):
+    assert Candidate.from_tags(candidate.to_tags()) == candidate
+
+
+def test_foreign_tags_describe_no_candidate():
+    assert Candidate.from_tags({"owner": "somebody"}) is None
+    assert Candidate.from_tags(PHOTOS.to_tags() | {"best_val_accuracy": "good"}) is None
+
+
+@pytest.fixture
+def store(tmp_path, tracking_store):
+    """A real SQLite store and registry, with one logged model."""
+    mlflow.set_tracking_uri(tracking_store)
+    saved = tmp_path / "classifier"
+    saved.mkdir()
+    (saved / "model.json").write_text("{}")
+    with mlflow.start_run():
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="catdog.classifier",
+            data_path=str(saved),
+            pip_requirements=["mlflow"],
+        )
+    return info.model_uri
+
+
+def test_stage_and_alias_of_production_move_together(store):
+    client = MlflowClient()
+    first, _ = registry.register(store, "pets", PHOTOS)
+    better = dataclasses.replace(PHOTOS, best_val_accuracy=0.99)
+    second, decision = registry.register(store, "pets", better)
+    worse, refused = registry.register(store, "pets", PHOTOS)
+    stages = {
+        version.version: version.current_stage
+        for version in client.search_model_versions("name = 'pets'")
+    }
+    assert (decision.stage, refused.stage) == (PRODUCTION, STAGING)
+    assert stages == {first.version: "Archived", second.version: PRODUCTION, worse.version: STAGING}
+    assert client.get_model_version_by_alias("pets", "production").version == second.version
+    tags = client.get_model_version("pets", worse.version).tags
+    assert tags["stage_reason"] == refused.reason
+
+
+def test_a_uri_that_names_nothing_is_answered_with_what_exists(store):
+    with pytest.raises(
+        CatdogError, match=r"holds no version of 'pets': train one with: mlflow run"
+    ):
+        registry.fetch("models:/pets/Production")
+    registry.register(store, "pets", PHOTOS)
+    with pytest.raises(CatdogError, match=r"these versions of 'pets': 1 \(Production\)"):
+        registry.fetch("models:/pets/7")
+    with pytest.raises(CatdogError, match="does not name a model"):
+        registry.fetch("runs:/0123456789abcdef/model")
+    with pytest.raises(CatdogError, match="does not name a model"):
+        registry.fetch("no/such/folder")
+
+
+@pytest.mark.parametrize("named", ["Production", "1", "latest", "@production"])
+def test_stages_versions_and_aliases_name_a_model(store, named):
+    registry.register(store, "pets", PHOTOS)
+    uri = f"models:/pets{named}" if named.startswith("@") else f"models:/pets/{named}"
+    assert (registry.fetch(uri) / "model.json").read_text() == "{}"

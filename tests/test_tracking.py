@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from catdog import CatdogError, figures, tracking
+from catdog.evaluate import score
+from catdog.train import Epoch, Fit
+from tests.conftest import ROOT
+
+
+def _epoch(number: int) -> Epoch:
+    labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
+    scores = score(labels, logits)
+    return Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
+
+
+def _only_run():
+    client = MlflowClient()
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(ids)
+    return run
+
+
+def test_a_run_of_a_script_goes_to_the_experiment_catdog():
+    with tracking.start_run("first"):
+        pass
+    run = _only_run()
+    assert MlflowClient().get_experiment(run.info.experiment_id).name == "catdog"
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "first")
+
+
+def test_the_experiment_that_mlflow_run_uses_is_called_catdog(monkeypatch, tracking_store):
+    mlflow.set_tracking_uri(tracking_store)
+    begun = MlflowClient().create_run("0")  # as `mlflow run` does before it starts the script
+    monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
+    with tracking.start_run("named") as run:
+        assert run.info.run_id == begun.info.run_id
+    assert MlflowClient().get_experiment("0").name == "catdog"
+
+
+def test_a_default_experiment_with_other_peoples_runs_keeps_its_name(tracking_store):
+    mlflow.set_tracking_uri(tracking_store)
+    MlflowClient().create_run("0")
+    MlflowClient().create_run("0")
+    with tracking.start_run("ours") as run:
+        assert MlflowClient().get_experiment("0").name == "Default"
+        assert MlflowClient().get_experiment(run.info.experiment_id).name == "catdog"
+
+
+def test_the_experiment_can_be_named_by_the_environment(monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "pets")
+    with tracking.start_run("x") as run:
+        assert MlflowClient().get_experiment(run.info.experiment_id).name == "pets"
+
+
+def test_a_script_from_another_folder_finds_the_projects_store(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "MLproject").touch()
+    monkeypatch.setattr(tracking, "ROOT", project)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with tracking.start_run("x") as run:
+        mlflow.log_text("here", "note.txt")
+        assert run.info.artifact_uri.startswith(str(project / "mlruns"))
+    assert (project / "mlflow.db").is_file()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_store_that_can_not_be_opened_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/mlflow.db")
+    with pytest.raises(CatdogError, match=r"the MLflow store sqlite:////proc/no/mlflow\.db can't"):
+        tracking.connect()
+
+
+def test_a_failed_run_ends_as_failed_and_an_interrupted_one_as_killed():
+    with pytest.raises(ZeroDivisionError), tracking.start_run("x"):
+        _ = 1 / 0
+    assert _only_run().info.status == "FAILED"
+    MlflowClient().delete_run(_only_run().info.run_id)
+    with pytest.raises(KeyboardInterrupt), tracking.start_run("x"):
+        raise KeyboardInterrupt
+    assert _only_run().info.status == "KILLED"
+
+
+def test_sigterm_ends_a_run_as_killed():
+    code = (
+        "from catdog import tracking; import time\n"
+        "with tracking.start_run('x'):\n    print('started', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    assert _only_run().info.status == "KILLED"
+
+
+def test_parameters_that_mlflow_run_has_logged_do_not_collide(monkeypatch, tracking_store):
+    mlflow.set_tracking_uri(tracking_store)
+    begun = MlflowClient().create_run("0")
+    MlflowClient().log_param(begun.info.run_id, "learning_rate", "1e-3")
+    monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
+    with tracking.start_run("x"):
+        tracking.log_params({"learning_rate": 0.001, "epochs": 3, "seed": 0})
+    run = _only_run()
+    assert run.data.params == {"learning_rate": "1e-3", "epochs": "3", "seed": "0"}
+    config = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/config.json")
+    assert config == {"learning_rate": 0.001, "epochs": 3, "seed": 0}
+
+
+def test_an_epoch_is_logged_at_its_number_with_cells_and_picture():
+    with tracking.start_run("x") as active:
+        for number in (1, 2):
+            epoch = _epoch(number)
+            figure = figures.confusion_figure(epoch.val.confusion, "validation")
+            tracking.log_epoch(epoch, figure)
+    client = MlflowClient()
+    for name, value in {
+        "train_loss": _epoch(1).train.loss,
+        "val_accuracy": 0.75,
+        "learning_rate": 0.001,
+        "epoch_seconds": 2.0,
+        "images_per_second": 50.0,
+        "val_true_negatives": 1,
+        "val_false_positives": 1,
+        "val_false_negatives": 0,
+        "val_true_positives": 2,
+    }.items():
+        history = client.get_metric_history(active.info.run_id, name)
+        assert [(metric.step, metric.value) for metric in history] == [(1, value), (2, value)], name
+    pictures = client.list_artifacts(active.info.run_id, "images")
+    assert sum("confusion_matrix" in picture.path for picture in pictures) >= 2
+
+
+def test_the_kept_epoch_is_logged_under_names_of_its_own():
+    with tracking.start_run("x"):
+        tracking.log_fit(Fit((_epoch(1), _epoch(2), _epoch(3)), _epoch(2), stopped_early=True))
+    run = _only_run()
+    assert run.data.metrics["best_epoch"] == 2
+    assert run.data.metrics["stopped_epoch"] == 3
+    assert run.data.metrics["best_val_accuracy"] == 0.75
+    assert run.data.tags["early_stopped"] == "true"
+    cells = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/confusion_matrix.json")
+    assert cells["true_positives"] == 2
+
+
+def test_the_data_sets_carry_our_digests(tmp_path):
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(
+        "path,label,split,sha256,width,height\n"
+        "training/cat/1.jpg,cat,training,aa,4,3\n"
+        "validation/dog/2.jpg,dog,validation,bb,4,3\n"
+    )
+    with tracking.start_run("x"):
+        tracking.log_data(
+            manifest,
+            name="pets",
+            origin="/x/pets.zip",
+            digests={"training": "a" * 64, "validation": "b" * 64},
+            drawn=False,
+        )
+    run = _only_run()
+    logged = {
+        item.tags[0].value: (item.dataset.name, item.dataset.digest)
+        for item in run.inputs.dataset_inputs
+    }
+    assert logged == {
+        "training": ("pets-training", "a" * 36),
+        "validation": ("pets-validation", "b" * 36),
+    }
+    assert run.data.tags["data"] == "photos"
+    assert run.data.tags["validation_digest"] == "b" * 64
+
+
+def test_device_versions_and_commit_are_tagged():
+    with tracking.start_run("x"):
+        tracking.log_environment("CPU (as asked)")
+    tags = _only_run().data.tags
+    assert tags["device"] == "CPU (as asked)"
+    assert tags["torch_version"]
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    assert tags["git_commit"] == (commit or "unknown")
