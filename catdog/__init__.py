@@ -1,8 +1,8 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
 The modules in reading order; each imports only from those above it:
-config, images, sample, download, prepare, data, model, evaluate, train, figures,
-classifier, tracking, registry.
+config, command, images, drawing, sample, download, prepare, data, model, evaluate, train,
+figures, classifier, tracking, registry, predict, pipeline.
 """
 
 from __future__ import annotations

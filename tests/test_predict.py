@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -128,7 +129,7 @@ def test_an_output_file_is_replaced_only_when_the_answer_is_whole(tmp_path):
 def test_a_device_file_is_written_to_and_not_replaced():
     with predict.open_output(os.devnull) as stream:
         stream.write("gone")
-    assert not os.path.isfile(os.devnull)
+    assert not Path(os.devnull).is_file()
 
 
 def test_an_output_in_a_missing_folder_is_one_sentence(tmp_path):

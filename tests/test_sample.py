@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catdog import CLASSES, CatdogError, images
-from catdog.sample import SIDE_PX, draw_animal, draw_sample, draw_scene
+from catdog.drawing import SIDE_PX, draw_animal, draw_scene
+from catdog.sample import draw_sample
 
 
 def contents(folder: Path) -> dict[str, bytes]:
