@@ -1,0 +1,515 @@
+"""Step 2: an archive or a folder → training/, validation/, test/ and what is known of each file.
+
+In: the user's source, which is never changed. Out, below one folder: the pictures by split
+and class, `manifest.csv`, `quarantine.csv`, and last of all `prepared.json`, without which
+nothing counts as finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from filelock import FileLock
+
+from catdog import CLASSES, CatdogError, images
+from catdog.archive import Picture, is_archive_name, pictures
+
+FORMAT = 1
+MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
+TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
+MANAGED = (*SPLITS, MANIFEST, QUARANTINE)
+STAGING = ".preparing"
+"""Stands in the folder while it is being prepared, and so marks what is there as ours."""
+
+SPLIT_WORDS = {
+    TRAINING: ("train", "training", "training_set", "train_set"),
+    VALIDATION: ("val", "valid", "validation", "validation_set", "val_set"),
+    TEST: ("test", "test1", "testing", "test_set"),
+}
+PREFIX = re.compile(rf"({'|'.join(CLASSES)})s?(?=[ ._(\d-])", re.IGNORECASE)
+"""The class in Kaggle's file names: cat.0.jpg, dog_12.jpg."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished prepared data set.
+
+    `digest` is of the manifest, `validation_digest` of the labels and contents of the
+    validation pictures alone: equal digests mean that accuracies can be compared.
+    """
+
+    folder: Path
+    origin: str
+    digest: str
+    validation_digest: str
+    counts: dict[str, dict[str, int]]
+    quarantined: int
+
+    @property
+    def training(self) -> Path:
+        """Folder of the training pictures, one sub-folder for each class."""
+        return self.folder / TRAINING
+
+    @property
+    def validation(self) -> Path:
+        """Folder of the validation pictures, one sub-folder for each class."""
+        return self.folder / VALIDATION
+
+    @property
+    def test(self) -> Path:
+        """Folder of the pictures to label."""
+        return self.folder / TEST
+
+    @property
+    def manifest(self) -> Path:
+        """CSV with a row for each picture: path, label, split, sha256, width, height."""
+        return self.folder / MANIFEST
+
+    @property
+    def quarantine(self) -> Path:
+        """CSV with a row for each file that was left out: path and reason."""
+        return self.folder / QUARANTINE
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the pictures are the drawn sample."""
+        return self.origin.startswith("sample:")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One readable picture: where it was, where its bytes wait, and what is known of it."""
+
+    source: str
+    staged: Path
+    label: str
+    split: str
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass
+class Sorting:
+    """What became of the source's pictures: kept items, and reasons for the others."""
+
+    items: list[Item] = field(default_factory=list)
+    quarantine: list[tuple[str, str]] = field(default_factory=list)
+
+
+def prepare(
+    source: Path,
+    folder: Path,
+    *,
+    origin: str,
+    val_fraction: float,
+    seed: int,
+    say: Say = lambda _: None,
+) -> Prepared:
+    """Sort the pictures of `source` into `folder`.
+
+    Labels come from the nearest folder named after a class, else from the file name
+    (`cat.0.jpg`); pictures without a label are kept from a folder named `test`. A folder
+    named `validation` is taken as it is; otherwise each class gives up `val_fraction` of
+    its pictures, chosen by their content and `seed`, so that a renamed file stays where it
+    is. Files with the same bytes stand on the same side.
+
+    Does nothing when the source and the parameters are those of the finished folder.
+
+    Args:
+        source: an archive or a folder; only read.
+        folder: where to put the prepared data set.
+        origin: where the source came from, to be remembered.
+        val_fraction: share of each class for validation.
+        seed: of the split.
+        say: told of progress, in lines for people.
+
+    Raises:
+        CatdogError: the source has no usable pictures of both classes or is refused, or
+            the folder is somebody else's, can't be written, or is on a full disk.
+    """
+    _check_places(source, folder)
+    with _disk_trouble_is_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            wanted = {
+                "format": FORMAT,
+                "origin": origin,
+                "val_fraction": val_fraction,
+                "seed": seed,
+                "source": _fingerprint(source),
+            }
+            finished = _read_marker(folder)
+            if finished and wanted == {key: finished.get(key) for key in wanted}:
+                prepared = load_prepared(folder)
+                say(f"Already prepared: {_summary(prepared)}")
+                return prepared
+            prepared = _prepare_afresh(source, folder, wanted, say)
+    say(f"Prepared: {_summary(prepared)}")
+    return prepared
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """Read a finished prepared data set.
+
+    Raises:
+        CatdogError: there is none, or its manifest was changed since.
+    """
+    marker = _read_marker(folder)
+    if marker is None:
+        raise CatdogError(
+            f"{folder} holds no prepared data set: run scripts/download.py and "
+            "scripts/prepare.py first, with the same --dataset and --data_dir."
+        )
+    prepared = Prepared(
+        folder=folder,
+        origin=marker["origin"],
+        digest=marker["digest"],
+        validation_digest=marker["validation_digest"],
+        counts=marker["counts"],
+        quarantined=marker["quarantined"],
+    )
+    if not prepared.manifest.is_file() or _digest_of(prepared.manifest) != prepared.digest:
+        raise CatdogError(
+            f"{prepared.manifest} was changed or deleted after it was prepared: "
+            f"delete {folder / MARKER} and run scripts/prepare.py again."
+        )
+    return prepared
+
+
+def _prepare_afresh(source: Path, folder: Path, wanted: dict[str, Any], say: Say) -> Prepared:
+    _remove_old(folder)
+    staging = folder / STAGING
+    staging.mkdir()
+    try:
+        sorting = _stage(source, staging, say)
+        sorting = _settle_duplicates(sorting)
+        _check_classes(sorting, source)
+        items = _split(sorting.items, wanted["val_fraction"], wanted["seed"], say)
+        _place(items, folder)
+        _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(sorting.quarantine))
+        marker = wanted | {
+            "digest": _digest_of(folder / MANIFEST),
+            "validation_digest": _validation_digest(items),
+            "counts": _counts(items),
+            "quarantined": len(sorting.quarantine),
+        }
+        part = staging / MARKER
+        part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+        part.replace(folder / MARKER)
+    except BaseException:
+        _remove_old(folder)
+        raise
+    shutil.rmtree(staging)
+    return load_prepared(folder)
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove what an earlier preparation left here, and never anything else."""
+    ours = (folder / MARKER).exists() or (folder / STAGING).exists()
+    present = [name for name in MANAGED if (folder / name).exists()]
+    if present and not ours:
+        raise CatdogError(
+            f"{folder / present[0]} was not made by catdog and is left alone: "
+            "choose another folder with --data_dir."
+        )
+    # The staging folder goes last: until then it says that the rest is ours.
+    for name in (MARKER, *MANAGED, STAGING):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _stage(source: Path, staging: Path, say: Say) -> Sorting:
+    """Copy every readable picture below `staging`, checking as many at once as there are cores."""
+    sorting = Sorting()
+    waiting: deque[Future[Item | tuple[str, str]]] = deque()
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        for number, picture in enumerate(pictures(source)):
+            waiting.append(pool.submit(_check_and_copy, picture, staging / f"{number}"))
+            if len(waiting) > 8 * cores:  # pictures in memory at once
+                _sort_in(waiting.popleft().result(), sorting)
+            if number and number % 5_000 == 0:
+                say(f"Checked {number:,} pictures")
+        while waiting:
+            _sort_in(waiting.popleft().result(), sorting)
+    return sorting
+
+
+def _sort_in(result: Item | tuple[str, str], sorting: Sorting) -> None:
+    if isinstance(result, Item):
+        sorting.items.append(result)
+    else:
+        sorting.quarantine.append(result)
+
+
+def _check_and_copy(picture: Picture, target: Path) -> Item | tuple[str, str]:
+    name, content = picture
+    label, split = _label_of(name), _split_of(name)
+    if not label and split != TEST:
+        return name, f"neither {CLASSES[0]} nor {CLASSES[1]} in its folder's or its own name"
+    try:
+        width, height = images.check(content)
+    except images.UnreadableImageError as error:
+        return name, str(error)
+    target.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Item(name, target, label, split, sha256, width, height)
+
+
+def _label_of(name: str) -> str:
+    path = PurePosixPath(name)
+    for part in reversed(path.parts[:-1]):
+        for label in CLASSES:
+            if part.lower() in (label, f"{label}s"):
+                return label
+    prefix = PREFIX.match(path.name)
+    return prefix.group(1).lower() if prefix else ""
+
+
+def _split_of(name: str) -> str:
+    """The split that the nearest telling folder or archive names; "" when none does."""
+    for part in reversed(PurePosixPath(name).parts[:-1]):
+        stem = part.lower().split(".")[0] if is_archive_name(part) else part.lower()
+        for split, words in SPLIT_WORDS.items():
+            if stem in words:
+                return split
+    return ""
+
+
+def _settle_duplicates(sorting: Sorting) -> Sorting:
+    """Leave out bytes that carry two labels, and training copies of validation pictures."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    validated: set[str] = set()
+    for item in sorting.items:
+        if item.split != TEST:
+            labels[item.sha256].add(item.label)
+        if item.split == VALIDATION:
+            validated.add(item.sha256)
+    settled = Sorting(quarantine=list(sorting.quarantine))
+    for item in sorting.items:
+        if item.split == TEST:
+            settled.items.append(item)
+        elif len(labels[item.sha256]) > 1:
+            both = " and as ".join(sorted(labels[item.sha256]))
+            settled.quarantine.append((item.source, f"the same bytes are labelled as {both}"))
+        elif item.split != VALIDATION and item.sha256 in validated:
+            reason = "the same bytes stand among the validation pictures"
+            settled.quarantine.append((item.source, reason))
+        else:
+            settled.items.append(item)
+    return settled
+
+
+def _check_classes(sorting: Sorting, source: Path) -> None:
+    """Refuse a source that can't be split into training and validation of both classes."""
+    labelled = [item for item in sorting.items if item.split != TEST]
+    distinct = {
+        label: len({item.sha256 for item in labelled if item.label == label}) for label in CLASSES
+    }
+    if not labelled:
+        reason = _commonest(sorting.quarantine)
+        raise CatdogError(
+            f"{source} holds no picture to learn from{reason}. Give pictures in folders named "
+            f"{CLASSES[0]}/ and {CLASSES[1]}/, or named {CLASSES[0]}.1.jpg and {CLASSES[1]}.1.jpg."
+        )
+    for label, other in (CLASSES, CLASSES[::-1]):
+        if distinct[label] == 0:
+            raise CatdogError(
+                f"{source} holds {distinct[other]:,} pictures of a {other} and none of a {label}: "
+                f"add pictures of both, in folders named {CLASSES[0]}/ and {CLASSES[1]}/."
+            )
+    for label in CLASSES:
+        _check_both_sides(labelled, label, distinct[label], source)
+
+
+def _check_both_sides(labelled: Sequence[Item], label: str, distinct: int, source: Path) -> None:
+    sides = {item.split == VALIDATION for item in labelled if item.label == label}
+    given = any(item.split == VALIDATION for item in labelled)
+    if (given and len(sides) < 2) or distinct < 2:
+        raise CatdogError(
+            f"{source} has too few different pictures of a {label}: "
+            "at least one is needed for training and another for validation."
+        )
+
+
+def _commonest(quarantine: Sequence[tuple[str, str]]) -> str:
+    if not quarantine:
+        return ""
+    (reason, count), *_ = Counter(reason for _, reason in quarantine).most_common(1)
+    return f": {len(quarantine):,} were left out, {count:,} of them because of: {reason}"
+
+
+def _split(items: Sequence[Item], val_fraction: float, seed: int, say: Say) -> list[Item]:
+    """Give each labelled item its side; test pictures keep theirs."""
+    if any(item.split == VALIDATION for item in items):
+        say("The source brings validation pictures of its own: val_fraction is not used.")
+        return [replace(item, split=item.split or TRAINING) for item in items]
+    chosen: set[str] = set()
+    for label in CLASSES:
+        sizes = Counter(item.sha256 for item in items if item.label == label and item.split != TEST)
+        chosen |= _choose_validation(sizes, val_fraction, seed)
+    return [
+        item
+        if item.split == TEST
+        else replace(item, split=VALIDATION if item.sha256 in chosen else TRAINING)
+        for item in items
+    ]
+
+
+def _choose_validation(sizes: Counter[str], val_fraction: float, seed: int) -> set[str]:
+    """Choose digests for validation whose copies make up `val_fraction` of all copies.
+
+    At least one digest is chosen and at least one is left. The order comes from a hash of
+    seed and content, so that neither names nor the order of files matter.
+    """
+    order = sorted(sizes, key=lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).digest())
+    target = max(1, round(sizes.total() * val_fraction))
+    chosen: set[str] = set()
+    count = 0
+    for sha256 in order[:-1]:
+        if count >= target:
+            break
+        chosen.add(sha256)
+        count += sizes[sha256]
+    return chosen
+
+
+def _place(items: Iterable[Item], folder: Path) -> None:
+    """Move staged pictures to their split and class, and write the manifest."""
+    for split in (TRAINING, VALIDATION):
+        for label in CLASSES:
+            (folder / split / label).mkdir(parents=True)
+    (folder / TEST).mkdir()
+    taken: set[str] = set()
+    rows = []
+    for item in items:
+        parent = item.split if item.split == TEST else f"{item.split}/{item.label}"
+        path = _free_name(parent, PurePosixPath(item.source).name, taken)
+        item.staged.rename(folder / path)
+        rows.append((path, item.label, item.split, item.sha256, item.width, item.height))
+    header = ("path", "label", "split", "sha256", "width", "height")
+    _write_csv(folder / MANIFEST, header, sorted(rows))
+
+
+def _free_name(parent: str, name: str, taken: set[str]) -> str:
+    """A path below `parent` that no system takes for one that is there already."""
+    safe = re.sub(r"[^\w.()+ -]", "_", name)
+    stem, suffix = PurePosixPath(safe).stem[:80], PurePosixPath(safe).suffix
+    path, copy = f"{parent}/{stem}{suffix}", 2
+    while path.casefold() in taken:
+        path, copy = f"{parent}/{stem}-{copy}{suffix}", copy + 1
+    taken.add(path.casefold())
+    return path
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _counts(items: Iterable[Item]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
+    for item in items:
+        counts[item.split][item.label] = counts[item.split].get(item.label, 0) + 1
+    return counts
+
+
+def _validation_digest(items: Iterable[Item]) -> str:
+    lines = sorted(f"{item.label},{item.sha256}" for item in items if item.split == VALIDATION)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fingerprint(source: Path) -> str:
+    """Changes when the source does: the bytes of an archive, the listing of a folder."""
+    if source.is_file():
+        return _digest_of(source)
+    listing = sorted(
+        (path.relative_to(source).as_posix(), status.st_size, status.st_mtime_ns)
+        for path in _files_below(source)
+        for status in [path.stat()]
+    )
+    return hashlib.sha256(repr(listing).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _read_marker(folder: Path) -> dict[str, Any] | None:
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) and marker.get("format") == FORMAT else None
+
+
+def _check_places(source: Path, folder: Path) -> None:
+    if not source.exists():
+        raise CatdogError(
+            f"{source} does not exist: run scripts/download.py first, with the same --dataset "
+            "and --data_dir, or give an archive or a folder of pictures."
+        )
+    from_, to = source.resolve(), folder.resolve()
+    inside = [to / name for name in MANAGED]
+    overlap = (
+        from_ == to
+        or from_ in to.parents
+        or any(place == from_ or place in from_.parents for place in inside)
+    )
+    if from_.is_dir() and overlap:
+        raise CatdogError(
+            f"{folder} can't be prepared from {source}, one lies in the other: "
+            "choose another folder with --data_dir."
+        )
+
+
+def _summary(prepared: Prepared) -> str:
+    def total(split: str) -> int:
+        return sum(prepared.counts[split].values())
+
+    left_out = f", {prepared.quarantined:,} left out (see {prepared.quarantine})"
+    return (
+        f"{total(TRAINING):,} training, {total(VALIDATION):,} validation and "
+        f"{total(TEST):,} test pictures in {prepared.folder}"
+        f"{left_out if prepared.quarantined else ''}"
+    )
+
+
+@contextmanager
+def _disk_trouble_is_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise CatdogError(
+                f"the disk is full, nothing was prepared in {folder}: "
+                "free some space or choose another folder with --data_dir."
+            ) from error
+        raise CatdogError(
+            f"preparing {folder} failed at {error.filename or folder} "
+            f"({error.strerror or error}): check that it can be read and written, or choose "
+            "another folder with --data_dir."
+        ) from error
