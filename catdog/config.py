@@ -73,7 +73,7 @@ class TrainConfig(DataConfig):
         int, Range(1, 10_000), Help(help="passes over the training pictures, at most")
     ] = 10
     batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures in an optimizer step")] = 32
-    learning_rate: Annotated[float, Range(1e-8, 10), Help(help="of the optimizer (AdamW)")] = 0.001
+    learning_rate: Annotated[float, Range(1e-8, 10), Help(help="of the optimizer (AdamW)")] = 0.002
     weight_decay: Annotated[float, Range(0, 10), Help(help="of the optimizer (AdamW)")] = 0.01
     patience: Annotated[
         int,

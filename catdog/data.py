@@ -92,7 +92,7 @@ def training_transform(preprocessing: Preprocessing) -> Transform:
         [
             v2.RandomResizedCrop(
                 preprocessing.crop_px,
-                scale=(0.5, 1.0),
+                scale=(0.7, 1.0),
                 interpolation=InterpolationMode(preprocessing.interpolation),
                 antialias=True,
             ),

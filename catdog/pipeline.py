@@ -65,7 +65,7 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
 
 def run_name(config: TrainConfig, dataset: str) -> str:
     """A name for the run that can be told from its neighbours in the MLflow UI."""
-    return f"{config.backbone}-{dataset}-lr{config.learning_rate:g}-seed{config.seed}"
+    return f"{dataset}-lr{config.learning_rate:g}-seed{config.seed}-{config.backbone}"
 
 
 def _batches(

@@ -49,7 +49,7 @@ class Project:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=1500,
             check=False,
         )
         assert ended.returncode == status, ended.stdout + ended.stderr
@@ -346,3 +346,14 @@ def test_an_interrupted_training_ends_as_killed(tmp_path):
     (run,) = project.runs()
     assert run.info.status == "KILLED"
     assert project.client.search_registered_models() == []
+
+
+@pytest.mark.timeout(1800)
+def test_photos_are_learned_to_985_in_a_thousand(tmp_path, photos):
+    project = _copy(tmp_path)
+    project.mlflow_run(f"dataset={photos}", "epochs=10")
+    (run,) = project.runs()
+    assert run.data.metrics["best_val_accuracy"] >= 0.985
+    assert run.data.tags["data"] == "photos"
+    ended = project.script("predict", "--format", "jsonl", "--model-uri", "models:/catdog/1")
+    assert len(ended.stdout.splitlines()) == 1001

@@ -55,6 +55,19 @@ def test_a_default_experiment_with_other_peoples_runs_keeps_its_name(tracking_st
         assert MlflowClient().get_experiment(run.info.experiment_id).name == "catdog"
 
 
+def test_the_experiment_is_shown_as_one_of_training_and_keeps_what_people_set():
+    with tracking.start_run("x") as run:
+        pass
+    client = MlflowClient()
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tags["mlflow.experiment.primaryMetric.name"] == "val_loss"
+    client.set_experiment_tag(run.info.experiment_id, "mlflow.note.content", "mine")
+    with tracking.start_run("y"):
+        pass
+    assert client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"] == "mine"
+
+
 def test_the_experiment_can_be_named_by_the_environment(monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "pets")
     with tracking.start_run("x") as run:

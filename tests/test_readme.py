@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import get_type_hints
+
+from catdog.config import MainConfig
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_parameters_is_the_one_of_the_code():
+    hints = get_type_hints(MainConfig, include_extras=True)
+    rows = []
+    for field in fields(MainConfig):
+        (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
+        rows.append(f"| `{field.name}` | `{field.default}` | {told} |")
+    table = "\n".join(rows)
+    assert table in README, f"paste this into the README:\n{table}"
+
+
+def test_every_picture_and_script_of_the_readme_is_there():
+    named = re.findall(r"\]\((docs/[^)]+)\)", README) + re.findall(r"scripts/\w+\.py", README)
+    assert len(named) > 4
+    for name in named:
+        assert (ROOT / name).is_file(), name
+
+
+def test_every_make_target_of_the_readme_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"make (\w+)", README))
+    assert {"train", "ui", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
