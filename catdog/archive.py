@@ -116,6 +116,16 @@ def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Picture]:
                 yield inner, archive.extractfile(member).read()
             elif is_archive_name(member.name):
                 yield from _spooled(archive.extractfile(member), inner, depth)
+        _check_tar_end(archive)
+
+
+def _check_tar_end(archive: tarfile.TarFile) -> None:
+    """Raise when the tar just ends: tarfile takes that for its end, and skips gzip's checksum."""
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise EOFError("it was cut off")
+    while archive.fileobj.read(1 << 20):
+        pass
 
 
 def _spooled(packed: IO[bytes], name: str, depth: int) -> Iterator[Picture]:

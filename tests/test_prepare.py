@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import warnings
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog import CatdogError
+from catdog import prepare as module
+from catdog.prepare import load_prepared, prepare
+from tests.conftest import ROOT, encoded, tiny_picture
+
+
+def _fill(folder: Path, *names: str) -> Path:
+    """Draw a picture for each name, of the class in it; every picture has other bytes."""
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        label = "dog" if "dog" in name.lower() else "cat"
+        path.write_bytes(encoded(tiny_picture(label, number)))
+    return folder
+
+
+def _kaggle(folder: Path, count: int = 5) -> Path:
+    names = [f"train/{label}.{n}.jpg" for label in ("cat", "dog") for n in range(count)]
+    return _fill(folder, *names, "test/1.jpg", "test/2.jpg")
+
+
+def _prepare(source: Path, folder: Path, **options):
+    options = {"origin": "here", "val_fraction": 0.4, "seed": 0} | options
+    return prepare(source, folder, **options)
+
+
+def _rows(prepared) -> list[dict[str, str]]:
+    with prepared.manifest.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _reasons(prepared) -> dict[str, str]:
+    with prepared.quarantine.open(newline="", encoding="utf-8") as stream:
+        return {row["path"]: row["reason"] for row in csv.DictReader(stream)}
+
+
+def _snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+LAYOUTS = {
+    "kaggle": ["train/cat.{}.jpg", "train/dog.{}.jpg", "test/{}.jpg"],
+    "kaggle twice": ["train/train/cat.{}.jpg", "train/train/dog.{}.jpg", "test1/test1/{}.jpg"],
+    "folders": ["cat/{}.jpg", "dog/{}.jpg", "test/{}.jpg"],
+    "microsoft": ["PetImages/Cat/{}.jpg", "PetImages/Dog/{}.jpg", "test/{}.jpg"],
+    "plural": ["training_set/training_set/cats/cat.{}.jpg", "training_set/DOGS/{}.jpg"],
+    "flat": ["cat.{}.jpg", "dog_{}.jpg"],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("packed", ["folder", "zip", "tar.gz", "zip of zips"])
+def test_every_layout_gives_the_same_folders(tmp_path, layout, packed):
+    names = [name.format(n) for name in LAYOUTS[layout] for n in range(1, 6)]
+    source = _pack(_fill(tmp_path / "raw", *names), packed)
+    prepared = _prepare(source, tmp_path / "data")
+    tests = 5 if len(LAYOUTS[layout]) == 3 else 0
+    assert prepared.counts == {
+        "training": {"cat": 3, "dog": 3},
+        "validation": {"cat": 2, "dog": 2},
+        "test": {"": tests} if tests else {},
+    }
+    for split in ("training", "validation"):
+        for label in ("cat", "dog"):
+            count = prepared.counts[split][label]
+            assert len(list((prepared.folder / split / label).iterdir())) == count
+    assert len(list(prepared.test.iterdir())) == tests
+
+
+def _pack(folder: Path, packed: str) -> Path:
+    if packed == "folder":
+        return folder
+    target = folder.parent / f"raw.{packed.split(maxsplit=1)[0]}"
+    if packed == "tar.gz":
+        with tarfile.open(target, "w:gz") as opened:
+            for path in sorted(folder.iterdir()):
+                opened.add(path, path.name)
+        return target
+    with zipfile.ZipFile(target, "w") as opened:
+        for part in sorted(folder.iterdir()):
+            if packed == "zip" or part.is_file():
+                for path in [part, *sorted(part.rglob("*"))]:
+                    opened.write(path, path.relative_to(folder))
+            else:
+                opened.writestr(f"{part.name}.zip", _zipped(part, folder))
+    return target
+
+
+def _zipped(part: Path, base: Path) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as inner:
+        for path in sorted(part.rglob("*")):
+            inner.write(path, path.relative_to(base))
+    return stream.getvalue()
+
+
+def test_the_manifest_tells_the_truth_about_every_file(tmp_path):
+    prepared = _prepare(_kaggle(tmp_path / "raw"), tmp_path / "data")
+    rows = _rows(prepared)
+    found = {
+        path.relative_to(prepared.folder).as_posix()
+        for split in ("training", "validation", "test")
+        for path in (prepared.folder / split).rglob("*")
+        if path.is_file()
+    }
+    assert {row["path"] for row in rows} == found
+    for row in rows:
+        content = (prepared.folder / row["path"]).read_bytes()
+        assert row["sha256"] == hashlib.sha256(content).hexdigest()
+        assert (row["width"], row["height"]) == ("48", "40")
+        assert row["path"].startswith(row["split"])
+        assert row["label"] == ("" if row["split"] == "test" else row["path"].split("/")[1])
+
+
+def test_the_bytes_of_the_pictures_are_kept(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    before = {hashlib.sha256(path.read_bytes()).hexdigest() for path in source.rglob("*.jpg")}
+    assert {row["sha256"] for row in _rows(_prepare(source, tmp_path / "data"))} == before
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_each_class_gives_up_the_same_share(tmp_path, fraction):
+    names = [f"cat/{n}.jpg" for n in range(20)] + [f"dog/{n}.jpg" for n in range(8)]
+    source = _fill(tmp_path / "raw", *names)
+    counts = _prepare(source, tmp_path / "data", val_fraction=fraction).counts
+    assert counts["validation"] == {"cat": round(20 * fraction), "dog": max(1, round(8 * fraction))}
+    assert counts["training"]["cat"] == 20 - counts["validation"]["cat"]
+
+
+def _validation_digests(prepared) -> set[str]:
+    return {row["sha256"] for row in _rows(prepared) if row["split"] == "validation"}
+
+
+def test_the_split_follows_the_seed_and_the_contents_but_not_the_names(tmp_path):
+    source = _kaggle(tmp_path / "raw", 12)
+    first = _prepare(source, tmp_path / "a")
+    again = _prepare(source, tmp_path / "b")
+    other = _prepare(source, tmp_path / "c", seed=1)
+    assert _validation_digests(first) == _validation_digests(again)
+    assert _validation_digests(first) != _validation_digests(other)
+    for number, path in enumerate(sorted((source / "train").iterdir())):
+        path.rename(path.with_name(f"{path.name[:3]}.renamed{number}.jpg"))
+    renamed = _prepare(source, tmp_path / "d")
+    assert _validation_digests(renamed) == _validation_digests(first)
+    assert renamed.validation_digest == first.validation_digest
+    assert renamed.digest != first.digest
+    assert other.validation_digest != first.validation_digest
+
+
+def test_validation_pictures_of_the_source_are_taken_as_they_are(tmp_path):
+    names = [f"train/{label}/{n}.jpg" for label in ("cat", "dog") for n in range(4)]
+    names += [f"val/{label}/{n}.jpg" for label in ("cat", "dog") for n in range(3)]
+    said: list[str] = []
+    source = _fill(tmp_path / "raw", *names)
+    prepared = _prepare(source, tmp_path / "data", say=said.append)
+    assert prepared.counts["validation"] == {"cat": 3, "dog": 3}
+    assert any("val_fraction is not used" in line for line in said)
+
+
+def test_equal_bytes_never_stand_on_both_sides(tmp_path):
+    source = _kaggle(tmp_path / "raw", 6)
+    for n in range(6):
+        for copy in range(3):
+            content = (source / "train" / f"dog.{n}.jpg").read_bytes()
+            (source / "train" / f"dog.{n}{copy}0.jpg").write_bytes(content)
+    prepared = _prepare(source, tmp_path / "data", val_fraction=0.5)
+    sides: dict[str, set[str]] = {}
+    for row in _rows(prepared):
+        sides.setdefault(row["sha256"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in sides.values())
+    assert prepared.counts["training"]["dog"] + prepared.counts["validation"]["dog"] == 24
+
+
+def test_a_training_copy_of_a_validation_picture_is_left_out(tmp_path):
+    names = [
+        f"{split}/{label}/{n}.jpg"
+        for split in ("train", "val")
+        for label in ("cat", "dog")
+        for n in range(3)
+    ]
+    source = _fill(tmp_path / "raw", *names)
+    content = (source / "val" / "cat" / "0.jpg").read_bytes()
+    (source / "train" / "cat" / "copy.jpg").write_bytes(content)
+    reasons = _reasons(_prepare(source, tmp_path / "data"))
+    assert reasons == {"train/cat/copy.jpg": "the same bytes stand among the validation pictures"}
+
+
+def test_bytes_with_two_labels_are_left_out(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    content = (source / "train" / "cat.0.jpg").read_bytes()
+    (source / "train" / "dog.9.jpg").write_bytes(content)
+    reasons = _reasons(_prepare(source, tmp_path / "data"))
+    assert set(reasons) == {"train/cat.0.jpg", "train/dog.9.jpg"}
+    assert set(reasons.values()) == {"the same bytes are labelled as cat and as dog"}
+
+
+def test_what_does_not_decode_is_listed_with_the_reason_and_the_rest_is_kept(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    (source / "train" / "cat.6.jpg").write_bytes(b"")
+    (source / "train" / "cat.7.jpg").write_text("<html>sign in</html>")
+    (source / "train" / "dog.6.jpg").write_bytes(encoded(tiny_picture("dog", 1))[:-200])
+    (source / "train" / "bird.jpg").write_bytes(encoded(tiny_picture("dog", 77)))
+    prepared = _prepare(source, tmp_path / "data")
+    reasons = _reasons(prepared)
+    assert reasons["train/cat.6.jpg"] == "the file is empty"
+    assert reasons["train/cat.7.jpg"].startswith("not a picture")
+    assert reasons["train/dog.6.jpg"].startswith("does not decode")
+    assert reasons["train/bird.jpg"].startswith("neither cat nor dog")
+    assert prepared.quarantined == len(reasons) == 4
+    assert sum(prepared.counts["training"].values()) == 6
+
+
+def test_names_that_collide_on_some_system_do_not_overwrite_each_other(tmp_path):
+    stream = io.BytesIO()
+    members = ["a/cat/1.jpg", "b/cat/1.jpg", "b/cat/1.JPG", "c/cat/1.jpg", "c/cat/1.jpg"]
+    members += ["dog/é.jpg", "dog/E:x.jpg", "dog/\udcff.jpg".encode("utf-8", "replace").decode()]
+    with zipfile.ZipFile(stream, "w") as opened:
+        for number, name in enumerate(members):
+            content = encoded(tiny_picture("dog" if "dog" in name else "cat", number))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a name stands in the archive twice
+                opened.writestr(name, content)
+    (tmp_path / "raw.zip").write_bytes(stream.getvalue())
+    prepared = _prepare(tmp_path / "raw.zip", tmp_path / "data")
+    paths = [row["path"].casefold() for row in _rows(prepared)]
+    assert len(paths) == len(set(paths)) == len(members)
+
+
+def test_running_again_does_nothing_until_source_or_parameters_change(tmp_path):
+    source, folder = _kaggle(tmp_path / "raw"), tmp_path / "data"
+    first = _prepare(source, folder)
+    before = _snapshot(folder)
+    said: list[str] = []
+    assert _prepare(source, folder, say=said.append) == first
+    assert _snapshot(folder) == before
+    assert said[-1].startswith("Already prepared")
+    assert _prepare(source, folder, val_fraction=0.2).digest != first.digest
+    assert _prepare(source, folder) == first
+    _fill(source, "train/cat.99.jpg")
+    assert _prepare(source, folder).digest != first.digest
+
+
+def test_the_source_is_never_changed(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    (source / "train" / "cat.6.jpg").write_bytes(b"broken")
+    before = _snapshot(source)
+    _prepare(source, tmp_path / "data")
+    assert _snapshot(source) == before
+
+
+@pytest.mark.parametrize("name", ["training/mine.txt", "manifest.csv", "test/holiday.jpg"])
+def test_what_the_user_keeps_in_the_folder_is_left_alone(tmp_path, name):
+    folder = tmp_path / "data"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(CatdogError, match="was not made by catdog and is left alone"):
+        _prepare(_kaggle(tmp_path / "raw"), folder)
+    assert (folder / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(("source", "folder"), [("pets", "pets"), ("pets", "pets/data")])
+def test_source_and_folder_may_not_lie_in_each_other(tmp_path, source, folder):
+    _kaggle(tmp_path / source)
+    before = _snapshot(tmp_path / source)
+    with pytest.raises(CatdogError, match="one lies in the other"):
+        _prepare(tmp_path / source, tmp_path / folder)
+    assert _snapshot(tmp_path / source) == before
+
+
+def test_killed_half_way_nothing_looks_finished_and_the_next_run_completes(tmp_path):
+    source = _kaggle(tmp_path / "raw", 40)
+    undisturbed = _prepare(source, tmp_path / "other")
+    code = (
+        "import sys, time; from pathlib import Path; from catdog import prepare as m\n"
+        "real = m._check_and_copy\n"
+        "def slow(*a):\n    time.sleep(0.05); return real(*a)\n"
+        "m._check_and_copy = slow\n"
+        "m.prepare(Path(sys.argv[1]), Path(sys.argv[2]), origin='here', val_fraction=0.4, seed=0)"
+    )
+    folder = tmp_path / "data"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(source), str(folder)]
+    with subprocess.Popen(command, env=environment) as process:
+        deadline = time.monotonic() + 30
+        while not (folder / ".preparing" / "9").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert (folder / ".preparing").exists()
+    with pytest.raises(CatdogError, match="holds no prepared data set"):
+        load_prepared(folder)
+    finished = _prepare(source, folder)
+    assert (finished.digest, finished.counts) == (undisturbed.digest, undisturbed.counts)
+    assert not (folder / ".preparing").exists()
+
+
+@pytest.mark.parametrize("where", ["_place", "_write_csv", "_validation_digest"])
+def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path, monkeypatch, where):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source, folder = _kaggle(tmp_path / "raw"), tmp_path / "data"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, where, full)
+        with pytest.raises(CatdogError, match="the disk is full, nothing was prepared"):
+            _prepare(source, folder)
+    with pytest.raises(CatdogError, match="holds no prepared data set"):
+        load_prepared(folder)
+    assert _prepare(source, folder).counts["test"] == {"": 2}
+
+
+def test_an_edited_manifest_is_told(tmp_path):
+    prepared = _prepare(_kaggle(tmp_path / "raw"), tmp_path / "data")
+    assert load_prepared(prepared.folder) == prepared
+    prepared.manifest.write_text(prepared.manifest.read_text().replace("cat", "dog"))
+    with pytest.raises(CatdogError, match="was changed or deleted after it was prepared"):
+        load_prepared(prepared.folder)
+
+
+def _one_class(folder: Path) -> None:
+    _fill(folder, "cat/1.jpg", "cat/2.jpg")
+
+
+def _one_dog(folder: Path) -> None:
+    _fill(folder, "cat/1.jpg", "cat/2.jpg", "dog/1.jpg")
+
+
+def _all_corrupt(folder: Path) -> None:
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder.mkdir(), "holds no picture to learn from. Give pictures"),
+        (_one_class, "holds 2 pictures of a cat and none of a dog"),
+        (_one_dog, "too few different pictures of a dog"),
+        (_all_corrupt, "3 were left out, 3 of them because of: the file is empty"),
+    ],
+)
+def test_a_source_that_can_not_be_learned_from_is_one_sentence(tmp_path, make, said):
+    make(tmp_path / "raw")
+    with pytest.raises(CatdogError, match=said):
+        _prepare(tmp_path / "raw", tmp_path / "data")
+    with pytest.raises(CatdogError, match="holds no prepared data set"):
+        load_prepared(tmp_path / "data")
+
+
+def test_a_folder_that_can_not_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(CatdogError, match="choose another folder with --data_dir"):
+        _prepare(_kaggle(tmp_path / "raw"), tmp_path / "file" / "data")
+
+
+@given(
+    sizes=st.dictionaries(
+        st.text("abcdef0123456789", min_size=4, max_size=4),
+        st.integers(1, 4),
+        min_size=2,
+        max_size=30,
+    ),
+    fraction=st.floats(0.01, 0.9),
+    seed=st.integers(0, 9),
+)
+def test_validation_takes_its_share_and_never_all_or_nothing(sizes, fraction, seed):
+    chosen = module._choose_validation(Counter(sizes), fraction, seed)
+    taken, total = sum(sizes[digest] for digest in chosen), sum(sizes.values())
+    assert 0 < len(chosen) < len(sizes)
+    target = max(1, round(total * fraction))
+    assert taken < target + max(sizes.values())
+    assert taken >= min(target, total - max(sizes.values()))
+
+
+def test_real_photos_are_all_prepared(tmp_path, photos):
+    prepared = _prepare(photos, tmp_path / "data", val_fraction=0.2)
+    assert prepared.counts["training"] == {"cat": 801, "dog": 801}
+    assert prepared.counts["validation"] == {"cat": 200, "dog": 200}
+    assert prepared.counts["test"] == {"": 1001}
+    assert prepared.quarantined == 0
