@@ -9,11 +9,10 @@ from catdog.config import MainConfig
 
 def main(config: MainConfig) -> int:
     """From a data set's name to a registered classifier."""
-    from catdog.download import SAMPLE_NOTICE, fetch, locate
-    from catdog.prepare import prepare
-
     from catdog import pipeline, tracking
+    from catdog.download import SAMPLE_NOTICE, fetch, locate
     from catdog.model import check_backbone, pick_device
+    from catdog.prepare import prepare
 
     check_backbone(config.backbone)
     pick_device(config.device)

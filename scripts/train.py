@@ -9,11 +9,10 @@ from catdog.config import TrainConfig
 
 def main(config: TrainConfig) -> int:
     """Train on the data set that prepare has sorted."""
-    from catdog.download import locate
-    from catdog.prepare import load_prepared
-
     from catdog import pipeline, tracking
+    from catdog.download import locate
     from catdog.model import check_backbone, pick_device
+    from catdog.prepare import load_prepared
 
     check_backbone(config.backbone)
     pick_device(config.device)
