@@ -72,6 +72,14 @@ class TrainConfig(DataConfig):
     epochs: Annotated[
         int, Range(1, 10_000), Help(help="passes over the training pictures, at most")
     ] = 10
+    views: Annotated[
+        int,
+        Range(0, 1_000),
+        Help(
+            help="views of each picture whose features are computed, once: the plain one, then "
+            "augmented ones; 0: a new augmentation, and the backbone, in every epoch"
+        ),
+    ] = 1
     batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures in an optimizer step")] = 32
     learning_rate: Annotated[float, Range(1e-8, 10), Help(help="of the optimizer (AdamW)")] = 0.002
     weight_decay: Annotated[float, Range(0, 10), Help(help="of the optimizer (AdamW)")] = 0.01
@@ -93,11 +101,6 @@ class TrainConfig(DataConfig):
         Help(help="pretrained, none (random), or a file of the backbone's weights"),
     ] = "pretrained"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
-    workers: Annotated[
-        int,
-        Range(-1, 256),
-        Help(help="processes that decode pictures; 0: none but the main one, -1: one per core"),
-    ] = -1
     registered_model_name: Annotated[str, Help(help="name in the model registry")] = "catdog"
 
 
@@ -138,6 +141,16 @@ class PredictConfig:
     data_dir: Annotated[str, Help(help="where prepared pictures are kept")] = "data"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
     batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 32
+
+
+@dataclass(frozen=True)
+class ClearCacheConfig:
+    """Delete cached features that have not been used for a while."""
+
+    data_dir: Annotated[str, Help(help="folder for downloads and prepared pictures")] = "data"
+    days: Annotated[
+        float, Range(0, 36_500), Help(help="keep what was used in this many days; 0: nothing")
+    ] = 30.0
 
 
 Config = TypeVar("Config")

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from catdog import CLASSES
-from catdog.evaluate import Confusion
+from catdog.evaluate import Confusion, Scores
 from catdog.train import Epoch
 
 TRAIN_COLOUR, VAL_COLOUR = "#8a8f98", "#1f6feb"
@@ -41,8 +41,13 @@ def confusion_figure(confusion: Confusion, title: str) -> Figure:
     return figure
 
 
-def learning_curves(epochs: Sequence[Epoch], best_epoch: int) -> Figure:
-    """Loss and accuracy by epoch, training beside validation, the kept epoch marked."""
+def learning_curves(
+    epochs: Sequence[Epoch], best_epoch: int, baseline: Scores | None = None
+) -> Figure:
+    """Loss and accuracy by epoch, training beside validation, the kept epoch marked.
+
+    A `baseline` is drawn as a level line: is training worth it?
+    """
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     numbers = [epoch.number for epoch in epochs]
@@ -52,8 +57,13 @@ def learning_curves(epochs: Sequence[Epoch], best_epoch: int) -> Figure:
     )
     for axes, name, pairs in panels:
         train, val = zip(*pairs, strict=True)
-        axes.plot(numbers, train, marker="o", color=TRAIN_COLOUR, label="training (augmented)")
+        axes.plot(numbers, train, marker="o", color=TRAIN_COLOUR, label="training")
         axes.plot(numbers, val, marker="o", color=VAL_COLOUR, label="validation")
+        if baseline:
+            level = baseline.loss if axes is loss_axes else baseline.accuracy
+            axes.axhline(
+                level, color="#bf8700", linestyle=":", label="ImageNet's classes, untrained"
+            )
         axes.axvline(best_epoch, color="#2da44e", linestyle="--", label=f"kept: epoch {best_epoch}")
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)

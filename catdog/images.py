@@ -66,6 +66,15 @@ def check(content: bytes) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def check_size(content: bytes) -> None:
+    """Read the picture's header, and no more than that.
+
+    Raises:
+        UnreadableImageError: empty, not a picture, or over `MAX_PIXELS`.
+    """
+    _open(content)
+
+
 def read(path: Path) -> Image.Image:
     """Decode the picture at `path`; see `decode`.
 

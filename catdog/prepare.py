@@ -85,6 +85,11 @@ class Prepared:
         """CSV with a row for each file that was left out: path and reason."""
         return self.folder / QUARANTINE
 
+    def rows(self, split: str) -> list[dict[str, str]]:
+        """The manifest's rows of one split."""
+        with self.manifest.open(encoding="utf-8", newline="") as stream:
+            return [row for row in csv.DictReader(stream) if row["split"] == split]
+
     @property
     def drawn(self) -> bool:
         """Whether the pictures are the drawn sample."""

@@ -28,7 +28,7 @@ from mlflow.types.schema import ColSpec, Schema
 
 import catdog
 from catdog import CatdogError
-from catdog.evaluate import Labels, Logits, probability
+from catdog.evaluate import Labels, Logits, Scores, probability
 from catdog.train import Epoch, Fit
 
 EXPERIMENT = "catdog"
@@ -179,6 +179,25 @@ def log_fit(fit: Fit) -> None:
     )
     mlflow.set_tag("early_stopped", str(fit.stopped_early).lower())
     mlflow.log_dict(best.val.confusion.to_dict(), "confusion_matrix.json")
+
+
+def log_features(engine: str, *, computed: int, found: int, seconds: float) -> None:
+    """Log what the one pass through the backbone cost."""
+    mlflow.set_tag("feature_engine", engine)
+    mlflow.log_metrics(
+        {"features_computed": computed, "features_found": found, "feature_seconds": seconds}
+    )
+
+
+def log_baseline(scores: Scores) -> None:
+    """Log how good the validation answers are without any training."""
+    mlflow.log_metrics(
+        {
+            "baseline_accuracy": scores.accuracy,
+            "baseline_log_loss": scores.loss,
+            "baseline_roc_auc": scores.roc_auc,
+        }
+    )
 
 
 def log_predictions(paths: Sequence[str], labels: Labels, logits: Logits) -> None:

@@ -133,7 +133,7 @@ def test_an_encrypted_archive_is_told(tmp_path):
         _read(tmp_path, bytes(content))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize(
     ("pack", "name"), [(_zip, "pets.zip"), (_tar, "pets.tar.gz"), (_plain_tar, "pets.tar")]
 )

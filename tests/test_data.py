@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from catdog import CatdogError, data
+from catdog import CatdogError, data, images
 from catdog.data import (
     LabelledFolder,
     Preprocessing,
@@ -55,6 +57,29 @@ def test_augmentation_changes_from_one_look_to_the_next():
     tensor = data.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
     transform = training_transform(SMALL)
     assert not torch.equal(transform(tensor), transform(tensor))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_both_decoders_give_the_same_pixels(mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(tiny_picture("cat", 5, (61, 47)).convert(mode), quality=85, exif=exif)
+    expected = np.asarray(images.decode(content))
+    assert np.array_equal(data.to_tensor(content).permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_truncated_jpeg_is_refused_and_not_filled_with_grey():
+    content = encoded(Image.effect_noise((200, 160), 80).convert("RGB"))
+    with pytest.raises(UnreadableImageError, match="does not decode"):
+        data.to_tensor(content[: len(content) * 9 // 10])
+
+
+def test_an_augmented_view_is_decided_by_its_random_numbers_alone():
+    tensor = data.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    first = data.augmented(tensor, SMALL, Random(1))
+    assert torch.equal(first, data.augmented(tensor, SMALL, Random(1)))
+    assert not torch.equal(first, data.augmented(tensor, SMALL, Random(2)))
 
 
 def test_normalisation_subtracts_the_mean_and_divides_by_std():

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from catdog import CatdogError
 from catdog.model import (
     PACKAGED,
+    ImageNetClassifier,
     build_network,
     check_backbone,
     empty_network,
@@ -73,6 +74,21 @@ def test_the_frozen_backbone_stays_in_eval_mode_while_the_head_trains():
     network = build_network(TINY, weights="none").train()
     assert network.head.training
     assert not any(module.training for module in network.backbone.modules())
+
+
+def test_the_baseline_is_the_log_ratio_of_the_mean_probabilities_of_dogs_and_cats():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1000, 7, generator=generator)
+    bias, features = torch.randn(1000, generator=generator), torch.randn(5, 7, generator=generator)
+    shares = (features @ weight.T + bias).softmax(1)
+    expected = (shares[:, 151:269].mean(1) / shares[:, 281:286].mean(1)).log()
+    found = ImageNetClassifier(weight, bias).dog_logits(features)
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_only_pretrained_weights_with_imagenets_classes_have_a_baseline(packaged):
+    assert packaged.imagenet.weight.shape == (1000, 1280)
+    assert build_network(PACKAGED, weights="none").imagenet is None
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -123,6 +123,25 @@ def test_metrics_have_the_epoch_as_their_step(project, first_run):
         assert [metric.step for metric in history] == [1, 2], name
 
 
+def test_the_second_run_computes_no_feature_anew(project):
+    second, first = project.runs()
+    assert (first.data.metrics["features_computed"], first.data.metrics["features_found"]) == (
+        30,
+        0,
+    )
+    assert second.data.metrics["features_computed"] == 0
+    assert second.data.tags["feature_engine"] == "onnxruntime"
+
+
+def test_a_network_is_trained_on_pictures_when_no_views_are_kept(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets", 12)
+    project.script("main", "--dataset", "pets", "--epochs", "2", "--views", "0")
+    (run,) = project.runs()
+    assert run.data.metrics["best_val_accuracy"] > 0.7
+    assert not (tmp_path / "data" / "features").exists()
+
+
 def test_the_run_keeps_its_pictures_and_tables(project, first_run):
     client = project.client
     names = {item.path for item in client.list_artifacts(first_run.info.run_id)}
@@ -354,6 +373,8 @@ def test_photos_are_learned_to_985_in_a_thousand(tmp_path, photos):
     project.mlflow_run(f"dataset={photos}", "epochs=10")
     (run,) = project.runs()
     assert run.data.metrics["best_val_accuracy"] >= 0.985
+    assert run.data.metrics["baseline_accuracy"] > 0.95
+    assert run.data.metrics["features_computed"] == 2002
     assert run.data.tags["data"] == "photos"
     ended = project.script("predict", "--format", "jsonl", "--model-uri", "models:/catdog/1")
     assert len(ended.stdout.splitlines()) == 1001

@@ -1,0 +1,279 @@
+"""Pictures → features through the frozen backbone, each computed once in its life.
+
+In: the rows of a manifest. Out: an array of features, read from a cache where they are
+known and computed where they are not. A feature is known by the picture's content, the
+view of it, the preprocessing and the backbone's weights, so that another learning rate,
+split, seed or name computes nothing anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from threading import Semaphore
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from catdog import CatdogError
+from catdog.data import Batches, augmented, evaluation_transform, to_tensor
+from catdog.engine import Engine, Features
+from catdog.model import Network
+
+RECIPE = 1
+"""Raised when decoding, resizing or augmenting change, so that old features are not used."""
+
+SHARD_ROWS = 1024
+"""What a kill can lose at most: about ten seconds of work on two cores."""
+
+Watch = Callable[[Iterable[int], str], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A prepared picture: where it is, its label (0 or 1), and the digest of its bytes."""
+
+    path: Path
+    label: int
+    sha256: str
+
+    def key(self, view: int) -> bytes:
+        """What its feature is known by within a cache; view 0 is the plain picture."""
+        return bytes.fromhex(self.sha256) + view.to_bytes(2, "big")
+
+
+class FeatureCache:
+    """Features on disk, in shards that are written whole and never changed.
+
+    Several processes may use one folder: each writes shards of its own, and a shard
+    appears only when it is complete. A damaged one is removed, and so computed again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._rows: dict[bytes, tuple[int, int]] = {}
+        self._shards: list[Features] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # when it was last used decides what is old
+        for keys in sorted(folder.glob("*.keys.npy")):
+            self._open(keys)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows
+
+    def gather(self, keys: Sequence[bytes]) -> Features:
+        """The features `(len(keys), D) float32` of keys that are all known."""
+        places = np.array([self._rows[key] for key in keys])
+        result = np.empty((len(keys), self._shards[0].shape[1]), dtype=np.float32)
+        for number in np.unique(places[:, 0]):
+            here = places[:, 0] == number
+            result[here] = self._shards[number][places[here, 1]]
+        return result
+
+    def append(self, keys: Sequence[bytes], features: Features) -> None:
+        """Write a shard of features `(len(keys), D) float32`."""
+        name = f"{zlib.crc32(np.ascontiguousarray(features)):08x}-{uuid.uuid4().hex}"
+        packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
+        # A shard counts once its keys are there, so they come last.
+        self._write(f"{name}.features.npy", features)
+        self._open(self._write(f"{name}.keys.npy", packed))
+
+    @property
+    def bytes_used(self) -> int:
+        """How large the folder is."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+    def _write(self, name: str, array: NDArray) -> Path:
+        part, target = self.folder / f".{name}", self.folder / name
+        with part.open("wb") as stream:
+            np.save(stream, array)
+        return part.replace(target)
+
+    def _open(self, path: Path) -> None:
+        stored = path.with_name(path.name.replace(".keys.", ".features."))
+        try:
+            keys, features = np.load(path), np.load(stored, mmap_mode="r")
+            whole = len(keys) == len(features) and zlib.crc32(features) == int(path.name[:8], 16)
+        except (OSError, ValueError, EOFError):
+            whole = False
+        if not whole:
+            path.unlink(missing_ok=True)
+            stored.unlink(missing_ok=True)
+            return
+        self._shards.append(features)
+        for row, key in enumerate(keys):
+            self._rows[key.tobytes()] = (len(self._shards) - 1, row)
+
+
+def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache:
+    """The cache for this backbone, its weights, its preprocessing and this precision."""
+    known_by = hashlib.sha256()
+    known_by.update(json.dumps(network.preprocessing.to_dict(), sort_keys=True).encode())
+    known_by.update(f"{RECIPE} {engine.precision}".encode())
+    for name, tensor in network.backbone.state_dict().items():
+        known_by.update(name.encode())
+        known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    try:
+        return FeatureCache(features_folder(data_dir) / known_by.hexdigest()[:16])
+    except OSError as error:
+        raise CatdogError(
+            f"the feature cache in {features_folder(data_dir)} can't be written "
+            f"({error.strerror or error}): choose another folder with --data_dir."
+        ) from error
+
+
+def features_folder(data_dir: Path) -> Path:
+    """Where all feature caches lie."""
+    return data_dir / "features"
+
+
+def clear_caches(data_dir: Path, *, days: float) -> int:
+    """Delete caches that were not used for `days` days; return how many bytes that freed."""
+    freed = 0
+    oldest = time.time() - days * 86_400
+    for folder in features_folder(data_dir).glob("*"):
+        if folder.is_dir() and folder.stat().st_mtime <= oldest:
+            freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            shutil.rmtree(folder)
+    return freed
+
+
+def extract(
+    pictures: Sequence[Picture],
+    network: Network,
+    engine: Engine,
+    cache: FeatureCache,
+    *,
+    views: int = 1,
+    watch: Watch = lambda chunks, _: chunks,
+) -> tuple[Features, int]:
+    """The features of `views` views of each picture, `(views, N, D) float32`.
+
+    View 0 is the picture as evaluation sees it, the others are augmented, always the same
+    way for the same picture. Only what the cache does not know is computed.
+
+    Returns:
+        The features, and how many of them were computed.
+
+    Raises:
+        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
+    """
+    wanted = {picture.key(view): (picture, view) for view in range(views) for picture in pictures}
+    missing = [(picture, view) for key, (picture, view) in wanted.items() if key not in cache]
+    if missing:
+        _compute(missing, network, engine, cache, watch)
+    keys = [picture.key(view) for view in range(views) for picture in pictures]
+    return cache.gather(keys).reshape(views, len(pictures), -1), len(missing)
+
+
+def _compute(
+    missing: Sequence[tuple[Picture, int]],
+    network: Network,
+    engine: Engine,
+    cache: FeatureCache,
+    watch: Watch,
+) -> None:
+    """Decode and compute side by side, and write a shard whenever enough is there."""
+    starts = range(0, len(missing), engine.batch)
+    free = Semaphore(engine.callers)
+    plain = evaluation_transform(network.preprocessing)
+
+    def one_chunk(start: int) -> Features:
+        chunk = missing[start : start + engine.batch]
+        images = torch.stack([_look(picture, view, network, plain) for picture, view in chunk])
+        with free:
+            return engine.compute(images)
+
+    waiting: list[Features] = []
+    written = done = 0
+    for computed in watch(_in_order(one_chunk, starts), "features"):
+        waiting.append(computed)
+        done += len(computed)
+        if done - written >= SHARD_ROWS or done == len(missing):
+            keys = [picture.key(view) for picture, view in missing[written:done]]
+            cache.append(keys, np.concatenate(waiting))
+            waiting, written = [], done
+
+
+def _in_order(work: Callable[[int], Features], starts: Sequence[int]) -> Iterator[Features]:
+    threads = torch.get_num_threads()
+    # Each worker keeps to one core; resizing on all of them at once would only wait.
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        yield from pool.map(work, starts)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _look(
+    picture: Picture, view: int, network: Network, plain: Callable[[Tensor], Tensor]
+) -> Tensor:
+    try:
+        content = picture.path.read_bytes()
+    except OSError as error:
+        raise CatdogError(
+            f"{picture.path} can't be read ({error.strerror}): run scripts/prepare.py again."
+        ) from error
+    if hashlib.sha256(content).hexdigest() != picture.sha256:
+        raise CatdogError(
+            f"{picture.path} is not the picture that was prepared: delete prepared.json beside "
+            "the manifest and run scripts/prepare.py again."
+        )
+    image = to_tensor(content)
+    if view == 0:
+        return plain(image)
+    return augmented(image, network.preprocessing, Random(f"{picture.sha256}/{view}"))
+
+
+class FeatureBatches:
+    """Features as batches, in a new order each time and with the next view of each picture.
+
+    Iterating gives `(B, D) float32` features and `(B,) int64` labels on the features' device.
+    """
+
+    def __init__(
+        self, features: Tensor, labels: Tensor, *, batch_size: int, seed: int | None
+    ) -> None:
+        """Take features `(views, N, D)` and labels `(N,)`; without a seed, keep their order."""
+        self._features, self._labels = features, labels
+        self._batch_size = batch_size
+        self._random = None if seed is None else torch.Generator().manual_seed(seed)
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._labels) / self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        view = self._features[self._epoch % len(self._features)]
+        self._epoch += 1
+        count = len(self._labels)
+        order = (
+            torch.arange(count)
+            if self._random is None
+            else torch.randperm(count, generator=self._random)
+        )
+        for chosen in order.to(self._labels.device).split(self._batch_size):
+            yield view[chosen], self._labels[chosen]
+
+
+def as_batches(
+    features: Features, pictures: Sequence[Picture], device: torch.device, **options: int | None
+) -> Batches:
+    """Batches of features `(views, N, D)` with the labels of their pictures, on `device`."""
+    labels = torch.tensor([picture.label for picture in pictures])
+    return FeatureBatches(torch.from_numpy(features).to(device), labels.to(device), **options)

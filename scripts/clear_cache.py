@@ -1,0 +1,20 @@
+"""Delete cached features that have not been used for a while."""
+
+import sys
+from pathlib import Path
+
+from catdog import command
+from catdog.config import ClearCacheConfig
+
+
+def main(config: ClearCacheConfig) -> int:
+    """Print how much space was freed."""
+    from catdog.features import clear_caches
+
+    freed = clear_caches(Path(config.data_dir), days=config.days)
+    print(f"freed {freed / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, ClearCacheConfig))
