@@ -98,7 +98,7 @@ def eager(folder: Path, epochs: int) -> float:
     shared = {"batch_size": BATCH, "seed": 0, "workers": os.cpu_count() or 1}
     train_batches = make_batches(train, shuffle=True, **shared)
     val_batches = make_batches(val, shuffle=False, **shared)
-    optimizer = make_optimizer(network, learning_rate=1e-3, weight_decay=0.01)
+    optimizer = make_optimizer((network, 1e-3), weight_decay=0.01)
     step = make_train_step(network, optimizer, nn.BCEWithLogitsLoss())
     torch.manual_seed(0)
     start = time.perf_counter()

@@ -93,6 +93,16 @@ class TrainConfig(DataConfig):
         Range(0, 10),
         Help(help="by how much the validation loss must fall to count as better"),
     ] = 0.0
+    unfreeze: Annotated[
+        str,
+        Help(
+            help="fine-tune the backbone after the head: none, all, or how many of its last blocks"
+        ),
+    ] = "none"
+    finetune_epochs: Annotated[int, Range(1, 10_000), Help(help="of fine-tuning, at most")] = 5
+    finetune_rate: Annotated[
+        float, Range(1e-8, 10), Help(help="learning rate of the backbone while it is fine-tuned")
+    ] = 0.0001
     backbone: Annotated[str, Help(help="name of a timm model, resnet18 say")] = (
         "tf_efficientnet_lite0"
     )

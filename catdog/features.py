@@ -220,9 +220,12 @@ def _in_order(work: Callable[[int], Features], starts: Sequence[int]) -> Iterato
         torch.set_num_threads(threads)
 
 
-def _look(
-    picture: Picture, view: int, network: Network, plain: Callable[[Tensor], Tensor]
-) -> Tensor:
+def read_picture(picture: Picture) -> Tensor:
+    """Decode a prepared picture to `(3, H, W) uint8`.
+
+    Raises:
+        CatdogError: it is gone, unreadable, or not the one that was prepared.
+    """
     try:
         content = picture.path.read_bytes()
     except OSError as error:
@@ -234,7 +237,13 @@ def _look(
             f"{picture.path} is not the picture that was prepared: delete prepared.json beside "
             "the manifest and run scripts/prepare.py again."
         )
-    image = to_tensor(content)
+    return to_tensor(content)
+
+
+def _look(
+    picture: Picture, view: int, network: Network, plain: Callable[[Tensor], Tensor]
+) -> Tensor:
+    image = read_picture(picture)
     if view == 0:
         return plain(image)
     return augmented(image, network.preprocessing, Random(f"{picture.sha256}/{view}"))

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,12 +32,25 @@ from catdog.engine import Features, pick_engine
 from catdog.evaluate import Scores, score
 from catdog.features import Picture, as_batches, extract, features_folder, open_cache
 from catdog.model import Network, build_network, pick_device
+from catdog.pixels import PixelBatches, decode_all
 from catdog.prepare import Prepared
 from catdog.registry import Candidate, Decision
-from catdog.train import EarlyStopping, Epoch, Fit, fit, make_optimizer, seed_everything
+from catdog.train import (
+    EarlyStopping,
+    Epoch,
+    Fit,
+    fit,
+    make_optimizer,
+    make_train_step,
+    seed_everything,
+    warmup_and_cosine,
+)
 
 Say = Callable[[str], None]
 Thing = TypeVar("Thing")
+
+CLIP_NORM = 1.0
+"""Of the gradient while fine-tuning: one odd batch shall not undo the pretraining."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
     _log_data(prepared)
 
     network = build_network(config.backbone, weights=config.weights).to(device)
+    network.blocks(config.unfreeze)  # a wrong value is better told now than after the head
     _log_pictures(network, prepared)
     prepare_lesson = _lesson_on_features if config.views else _lesson_on_pictures
     lesson = prepare_lesson(config, prepared, network, say)
@@ -73,13 +87,15 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
         lesson.train_batches,
         lesson.val_batches,
         optimizer=make_optimizer(
-            lesson.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+            (lesson.model, config.learning_rate), weight_decay=config.weight_decay
         ),
         epochs=config.epochs,
         stopping=EarlyStopping(config.patience, config.min_delta),
         on_epoch=lambda epoch: _log_epoch(epoch, say),
         watch=_progress if lesson.model is network else lambda batches, _: batches,
     )
+    if config.unfreeze != "none":
+        result = _finetune(config, prepared, network, result, say)
     _log_result(result, lesson, say)
     return _register(config, prepared, network, result, say)
 
@@ -143,6 +159,63 @@ def _lesson_on_pictures(
         train_batches=make_batches(train, shuffle=True, **shared),
         val_batches=make_batches(val, shuffle=False, **shared),
         val_paths=[Path(path).relative_to(prepared.folder).as_posix() for path, _ in val.samples],
+    )
+
+
+def _finetune(
+    config: TrainConfig, prepared: Prepared, network: Network, settled: Fit, say: Say
+) -> Fit:
+    """Train head and backbone together, from the settled head on, and keep the best of both."""
+    network.unfreeze(config.unfreeze)
+    learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    say(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
+    train, val = (
+        _pixel_batches(config, prepared, network, split) for split in ("training", "validation")
+    )
+    optimizer = make_optimizer(
+        (network.head, config.learning_rate),
+        (network.backbone, config.finetune_rate),
+        weight_decay=config.weight_decay,
+    )
+    steps = len(train) * config.finetune_epochs
+    stopping = EarlyStopping(config.patience, config.min_delta, started=settled.epochs[-1].number)
+    stopping.offer(settled.best.number, settled.best.val.loss, network)
+    return fit(
+        network,
+        train,
+        val,
+        optimizer=optimizer,
+        epochs=config.finetune_epochs,
+        stopping=stopping,
+        train_step=make_train_step(
+            network,
+            optimizer,
+            nn.BCEWithLogitsLoss(),
+            schedule=warmup_and_cosine(optimizer, steps=steps, warmup=steps // 10),
+            clip_norm=CLIP_NORM,
+            say=say,
+        ),
+        on_epoch=lambda epoch: _log_epoch(epoch, say),
+        watch=_progress,
+        before=settled.epochs,
+    )
+
+
+def _pixel_batches(
+    config: TrainConfig, prepared: Prepared, network: Network, split: str
+) -> PixelBatches:
+    wanted = network.preprocessing
+    learns = split == "training"
+    pictures = _pictures(prepared, split)
+    # What is augmented needs the margin that evaluation cuts off.
+    stored = replace(wanted, crop_px=wanted.resize_px) if learns else wanted
+    return PixelBatches(
+        decode_all(pictures, stored, Path(config.data_dir), watch=_progress),
+        torch.tensor([picture.label for picture in pictures]),
+        next(network.parameters()).device,
+        crop_px=wanted.crop_px,
+        batch_size=config.batch_size,
+        seed=config.seed if learns else None,
     )
 
 

@@ -6,15 +6,19 @@ A batch is pictures for a whole network, or precomputed features for its head al
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from catdog import CatdogError
 from catdog.data import Batches
@@ -55,10 +59,12 @@ class EarlyStopping:
     """Keeps a copy of the best weights, and says when to give up waiting for better.
 
     An epoch is better when its validation loss is more than `min_delta` below the best.
+    Patience is counted from the epoch `started` at the earliest.
     """
 
     patience: int
     min_delta: float = 0.0
+    started: int = 0
     best_epoch: int = 0
     best_loss: float = float("inf")
     _weights: dict[str, Tensor] = field(default_factory=dict)
@@ -73,27 +79,74 @@ class EarlyStopping:
 
     def out_of_patience(self, epoch: int) -> bool:
         """Whether `patience` epochs have passed without a better one."""
-        return epoch - self.best_epoch >= self.patience
+        return epoch - max(self.best_epoch, self.started) >= self.patience
 
     def restore(self, model: nn.Module) -> None:
         """Put the best weights back into `model`."""
         model.load_state_dict(self._weights, strict=False)
 
 
-def make_train_step(model: nn.Module, optimizer: Optimizer, loss_fn: nn.Module) -> TrainStep:
+def make_train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss_fn: nn.Module,
+    *,
+    schedule: LRScheduler | None = None,
+    clip_norm: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> TrainStep:
     """A function that learns from one batch.
 
     It takes inputs `(N, ...)` and labels `(N,) int64`, makes one optimizer step, and returns
     the mean loss `()` and the logits `(N,)` from before the step, both detached.
+
+    On a GPU it computes in bfloat16, which needs no scaling of the loss. When the GPU's
+    memory is too small for a batch, the batch is halved from then on, its parts' gradients are
+    summed to the same step, and `say` is told.
+
+    Args:
+        model: turns inputs into logits `(N,)`.
+        optimizer: of the parameters that shall learn.
+        loss_fn: the mean loss of logits and labels.
+        schedule: of the learning rate, moved on by each step.
+        clip_norm: the largest norm of the gradient that is let pass.
+        say: told when the batch is halved.
     """
+    limit: list[int] = []  # pictures at once, after memory has run out
+
+    def accumulate(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        size = min([len(inputs), *limit])
+        losses, seen = [], []
+        for part, wanted in zip(inputs.split(size), labels.split(size), strict=True):
+            with autocast(part.device):
+                logits = model(part).float()
+            loss = loss_fn(logits, wanted.to(logits.dtype)) * (len(part) / len(inputs))
+            loss.backward()
+            losses.append(loss.detach())
+            seen.append(logits.detach())
+        return torch.stack(losses).sum(), torch.cat(seen)
 
     def train_step(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(inputs)
-        loss = loss_fn(logits, labels.to(logits.dtype))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        while True:
+            try:
+                result = accumulate(inputs, labels)
+                break
+            except torch.OutOfMemoryError:
+                size = min([len(inputs), *limit])
+                if size == 1:
+                    raise
+            # Outside of the handler, which would keep the failed pass's memory alive.
+            limit.append(size // 2)
+            torch.cuda.empty_cache()
+            say(f"Out of GPU memory: {size // 2} pictures at once now, {len(inputs)} in a step")
+        if clip_norm is not None:
+            learning = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(learning, clip_norm)
         optimizer.step()
-        return loss.detach(), logits.detach()
+        if schedule is not None:
+            schedule.step()
+        return result
 
     return train_step
 
@@ -106,8 +159,10 @@ def fit(
     optimizer: Optimizer,
     epochs: int,
     stopping: EarlyStopping,
+    train_step: TrainStep | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     watch: Callable[[Batches, str], Batches] = lambda batches, _: batches,
+    before: Sequence[Epoch] = (),
 ) -> Fit:
     """Train until the validation loss stops improving, and leave the best weights in `model`.
 
@@ -118,15 +173,18 @@ def fit(
         optimizer: of the parameters that shall learn.
         epochs: the most to train.
         stopping: decides which epoch is best and when to stop.
+        train_step: how to learn from a batch; without, `make_train_step`'s with BCE.
         on_epoch: told of each epoch as it ends.
         watch: wraps batches to show progress, given what they are for.
+        before: epochs that went before, whose best `stopping` has been offered.
 
     Raises:
         CatdogError: a loss is not finite; the text names epoch and learning rate.
     """
-    train_step = make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
-    history: list[Epoch] = []
-    for number in range(1, epochs + 1):
+    train_step = train_step or make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
+    history = list(before)
+    last = len(before) + epochs
+    for number in range(len(before) + 1, last + 1):
         learning_rate = optimizer.param_groups[0]["lr"]
         start = time.perf_counter()
         labels, logits = train_epoch(model, watch(train_batches, f"epoch {number}"), train_step)
@@ -151,7 +209,7 @@ def fit(
             break
     stopping.restore(model)
     best = history[stopping.best_epoch - 1]
-    return Fit(tuple(history), best, stopped_early=len(history) < epochs)
+    return Fit(tuple(history), best, stopped_early=len(history) < last)
 
 
 def train_epoch(model: nn.Module, batches: Batches, train_step: TrainStep) -> tuple[Labels, Logits]:
@@ -177,14 +235,39 @@ def predict(model: nn.Module, batches: Batches) -> tuple[Labels, Logits]:
     return _gather(seen)
 
 
-def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float) -> Optimizer:
-    """AdamW over the parameters that may learn; biases and other vectors do not decay."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate)
+def make_optimizer(*parts: tuple[nn.Module, float], weight_decay: float) -> Optimizer:
+    """AdamW over the parameters that may learn, a learning rate for each part of the model.
+
+    Biases, and the scales of normalising layers, do not decay.
+    """
+    groups = []
+    for part, learning_rate in parts:
+        learning = [parameter for parameter in part.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in learning if parameter.ndim > 1]
+        vectors = [parameter for parameter in learning if parameter.ndim <= 1]
+        groups += [
+            {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
+            {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
+        ]
+    return torch.optim.AdamW(groups)
+
+
+def warmup_and_cosine(optimizer: Optimizer, *, steps: int, warmup: int) -> LRScheduler:
+    """Learning rates that rise over `warmup` steps and fall along a cosine to nearly zero."""
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
+
+    return LambdaLR(optimizer, share)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Bfloat16 where a GPU computes it; elsewhere nothing changes, since CPUs are slower at it."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def seed_everything(seed: int) -> None:

@@ -60,7 +60,7 @@ def test_only_the_head_learns_and_the_backbone_does_not_drift():
     network = build_network(TINY, weights="none")
     frozen = {k: v.clone() for k, v in network.backbone.state_dict().items()}
     head = network.head.linear.weight.detach().clone()
-    optimizer = make_optimizer(network, learning_rate=0.1, weight_decay=0.1)
+    optimizer = make_optimizer((network, 0.1), weight_decay=0.1)
     step = make_train_step(network, optimizer, torch.nn.BCEWithLogitsLoss())
     network.train()
     for _ in range(3):
@@ -89,6 +89,42 @@ def test_the_baseline_is_the_log_ratio_of_the_mean_probabilities_of_dogs_and_cat
 def test_only_pretrained_weights_with_imagenets_classes_have_a_baseline(packaged):
     assert packaged.imagenet.weight.shape == (1000, 1280)
     assert build_network(PACKAGED, weights="none").imagenet is None
+
+
+def _learned(unfreeze: str) -> tuple[set[str], set[str]]:
+    """Names of the backbone's tensors that one step changed, and of those it left."""
+    seed_everything(0)
+    network = build_network(TINY, weights="none")
+    network.unfreeze(unfreeze)
+    before = {k: v.clone() for k, v in network.backbone.state_dict().items()}
+    optimizer = make_optimizer((network, 0.1), weight_decay=0.0)
+    step = make_train_step(network.train(), optimizer, torch.nn.BCEWithLogitsLoss())
+    step(_pictures(network), torch.tensor([0, 1, 1]))
+    changed = {k for k, v in network.backbone.state_dict().items() if not torch.equal(v, before[k])}
+    return changed, set(before) - changed
+
+
+def test_only_the_last_blocks_that_were_unfrozen_learn():
+    changed, left = _learned("1")
+    assert changed
+    assert {name.split(".")[0] for name in changed} == {"layer4"}
+    assert any(name.startswith("layer1") for name in left)
+
+
+def test_the_whole_backbone_learns_but_keeps_its_statistics():
+    changed, left = _learned("all")
+    assert {name.split(".")[0] for name in changed} >= {"conv1", "layer1", "layer4"}
+    statistics = {name for name in changed | left if "running_" in name or "num_batches" in name}
+    assert statistics <= left
+    assert statistics
+
+
+@pytest.mark.parametrize("what", ["0", "99", "some", "-1"])
+def test_blocks_that_there_are_not_can_not_be_unfrozen(what):
+    with pytest.raises(
+        CatdogError, match=r"give none, all, or how many of the backbone's \d+ blocks"
+    ):
+        build_network(TINY, weights="none").unfreeze(what)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

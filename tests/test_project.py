@@ -142,6 +142,18 @@ def test_a_network_is_trained_on_pictures_when_no_views_are_kept(tmp_path):
     assert not (tmp_path / "data" / "features").exists()
 
 
+def test_the_backbone_is_fine_tuned_after_the_head(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets", 12)
+    fine = ("--unfreeze", "1", "--finetune_epochs", "2", "--patience", "9")
+    ended = project.script("main", "--dataset", "pets", "--epochs", "2", *fine)
+    assert "Fine-tuning unfreeze=1" in ended.stderr
+    (run,) = project.runs()
+    steps = project.client.get_metric_history(run.info.run_id, "val_loss")
+    assert [metric.step for metric in steps] == [1, 2, 3, 4]
+    assert run.data.tags["registered_version"] == "1"
+
+
 def test_the_run_keeps_its_pictures_and_tables(project, first_run):
     client = project.client
     names = {item.path for item in client.list_artifacts(first_run.info.run_id)}
@@ -297,6 +309,7 @@ def spare(tmp_path_factory) -> Project:
         ("epochs=0", "error: epochs=0 is out of range"),
         ("epochs=ten", "Error parsing --epochs"),
         ("backbone=resnet_18", "error: backbone=resnet_18 is not the name of a timm model"),
+        ("unfreeze=some", "error: unfreeze=some is not possible"),
         ("dataset=nowhere", "error: dataset=nowhere does not exist"),
         ("epoch=3", "Unrecognized options: --epoch"),
     ],

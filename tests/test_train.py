@@ -14,6 +14,7 @@ from catdog.train import (
     make_train_step,
     predict,
     seed_everything,
+    warmup_and_cosine,
 )
 
 
@@ -33,7 +34,7 @@ def _separable(count: int = 48, batch: int = 10) -> list[tuple[torch.Tensor, tor
 
 
 def _fit(model: nn.Module, *, epochs: int = 5, patience: int = 99, rate: float = 0.05, **options):
-    optimizer = make_optimizer(model, learning_rate=rate, weight_decay=0.0)
+    optimizer = make_optimizer((model, rate), weight_decay=0.0)
     stopping = EarlyStopping(patience)
     batches = _separable()
     return fit(
@@ -162,8 +163,100 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_learning_rate():
 
 def test_biases_do_not_decay_and_frozen_parameters_are_left_alone():
     model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))
-    decaying, others = make_optimizer(model, learning_rate=0.1, weight_decay=0.3).param_groups
+    decaying, others = make_optimizer((model, 0.1), weight_decay=0.3).param_groups
     assert decaying["params"] == [model[1].weight]
     assert decaying["weight_decay"] == 0.3
     assert others["params"] == [model[1].bias]
     assert others["weight_decay"] == 0.0
+
+
+def test_parts_learn_at_their_own_rates():
+    body, head = nn.Linear(2, 2), nn.Linear(2, 1)
+    optimizer = make_optimizer((head, 0.1), (body, 0.001), weight_decay=0.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, 0.001, 0.001]
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine():
+    model = _Line()
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    schedule = warmup_and_cosine(optimizer, steps=100, warmup=10)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1 / 11)
+    assert max(rates) == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[-1] < 0.001
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_gradient_is_clipped():
+    model = _Line()
+    before = model.weight.detach().clone()
+    step = make_train_step(
+        model, torch.optim.SGD(model.parameters(), 1.0), nn.BCEWithLogitsLoss(), clip_norm=0.01
+    )
+    step(torch.full((4, 2), 1e4), torch.tensor([0, 0, 1, 1]))
+    assert (model.weight - before).norm() <= 0.0101
+
+
+class _Forgetful(_Line):
+    """A model for which more than `room` pictures are too many at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.sizes: list[int] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if len(inputs) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.sizes.append(len(inputs))
+        return super().forward(inputs)
+
+
+def _stepped(model: nn.Module, **options) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        model.weight.fill_(0.3)
+        model.bias.fill_(0.1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    step = make_train_step(model, optimizer, nn.BCEWithLogitsLoss(), **options)
+    return model, *step(*_separable(count=13, batch=13)[0])
+
+
+def test_too_little_memory_halves_the_batch_and_changes_nothing_else():
+    said: list[str] = []
+    plain, loss, logits = _stepped(_Line())
+    small, small_loss, small_logits = _stepped(_Forgetful(room=4), say=said.append)
+    assert torch.allclose(plain.weight, small.weight, atol=1e-6)
+    assert torch.allclose(loss, small_loss, atol=1e-6)
+    assert torch.allclose(logits, small_logits, atol=1e-6)
+    assert small.sizes == [3, 3, 3, 3, 1]
+    assert said == [
+        "Out of GPU memory: 6 pictures at once now, 13 in a step",
+        "Out of GPU memory: 3 pictures at once now, 13 in a step",
+    ]
+
+
+def test_one_picture_that_is_too_large_is_not_tried_for_ever():
+    with pytest.raises(torch.OutOfMemoryError):
+        _stepped(_Forgetful(room=0))
+
+
+def test_epochs_count_on_and_the_best_of_before_is_kept_when_nothing_is_better():
+    seed_everything(0)
+    model = _Line()
+    settled = _fit(model, epochs=4, rate=0.3)
+    kept = model.weight.detach().clone()
+    stopping = EarlyStopping(patience=2, started=4)
+    stopping.offer(settled.best.number, settled.best.val.loss, model)
+    wild = make_optimizer((model, 50.0), weight_decay=0.0)
+    batches = _separable()
+    result = fit(
+        model, batches, batches, optimizer=wild, epochs=9, stopping=stopping, before=settled.epochs
+    )
+    assert [epoch.number for epoch in result.epochs] == [1, 2, 3, 4, 5, 6]
+    assert result.best == settled.best
+    assert torch.equal(model.weight, kept)

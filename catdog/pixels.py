@@ -1,0 +1,154 @@
+"""Decoded pictures in one memory-mapped file, for training that looks at them in every epoch.
+
+In: prepared pictures. Out: `(N, 3, S, S) uint8`, each as evaluation crops it, so that a JPEG is
+decoded once. Augmentation then happens on the device that trains, a batch at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from catdog.data import Preprocessing, evaluation_transform
+from catdog.features import RECIPE, Picture, features_folder, read_picture
+
+Pixels = NDArray[np.uint8]
+Watch = Callable[[Iterable[None], str], Iterable[None]]
+
+GPU_SHARE = 0.4
+"""Of a GPU's free memory, what pictures may take; training needs the rest."""
+
+
+def decode_all(
+    pictures: Sequence[Picture],
+    preprocessing: Preprocessing,
+    data_dir: Path,
+    *,
+    watch: Watch = lambda done, _: done,
+) -> Pixels:
+    """All pictures as `(N, 3, S, S) uint8`, S = crop_px, memory-mapped; decoded once.
+
+    Raises:
+        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
+    """
+    known_by = hashlib.sha256(f"{RECIPE} {preprocessing}".encode())
+    for picture in pictures:
+        known_by.update(bytes.fromhex(picture.sha256))
+    path = features_folder(data_dir) / known_by.hexdigest()[:16] / "pixels.npy"
+    if not path.exists():
+        _decode_into(path, pictures, preprocessing, watch)
+    os.utime(path.parent)  # when it was last used decides what is old
+    return np.load(path, mmap_mode="r")
+
+
+def _decode_into(
+    path: Path, pictures: Sequence[Picture], preprocessing: Preprocessing, watch: Watch
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    side = preprocessing.crop_px
+    pixels = open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(pictures), 3, side, side))
+    transform = evaluation_transform(preprocessing)
+
+    def decode(row: int) -> None:
+        pixels[row] = transform(read_picture(pictures[row])).numpy()
+
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        for _ in watch(pool.map(decode, range(len(pictures))), "decode"):
+            pass
+        pixels.flush()
+        part.replace(path)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        part.unlink(missing_ok=True)
+
+
+class PixelBatches:
+    """Batches of pictures `uint8` with labels `(B,) int64`, on the device.
+
+    With a seed they come augmented to `(B, 3, crop_px, crop_px)`, in a new order each time;
+    without, as they are.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        labels: Tensor,
+        device: torch.device,
+        *,
+        crop_px: int,
+        batch_size: int,
+        seed: int | None,
+    ) -> None:
+        """Take pixels `(N, 3, S, S)`; they move to the GPU as a whole when they fit."""
+        self._pixels = _on_gpu(pixels, device)
+        self._labels, self._device = labels, device
+        self._crop_px, self._batch_size = crop_px, batch_size
+        self._augment = seed is not None
+        self._random = torch.Generator().manual_seed(seed or 0)
+
+    def __len__(self) -> int:
+        return len(self._labels.split(self._batch_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        count = len(self._labels)
+        order = torch.arange(count)
+        if self._augment:
+            order = torch.randperm(count, generator=self._random)
+        for chosen in order.split(self._batch_size):
+            images = self._take(chosen)
+            if self._augment:
+                images = augment(images, self._crop_px, self._random)
+            yield images, self._labels[chosen].to(self._device)
+
+    def _take(self, chosen: Tensor) -> Tensor:
+        if isinstance(self._pixels, Tensor):
+            return self._pixels[chosen.to(self._device)]
+        batch = torch.from_numpy(self._pixels[chosen.numpy()])
+        if self._device.type == "cuda":
+            batch = batch.pin_memory()
+        return batch.to(self._device, non_blocking=True)
+
+
+def augment(pixels: Tensor, crop_px: int, generator: torch.Generator) -> Tensor:
+    """Augment a whole batch where it is: crop, mirror, light and colour, one draw a picture.
+
+    From `(B, 3, R, R) uint8` to `(B, 3, crop_px, crop_px) uint8`. A crop keeps 70 to 100 % of
+    the area, as `catdog.data.augmented` does.
+    """
+    count = len(pixels)
+    draw = torch.rand(7, count, generator=generator).to(pixels.device)
+    shrink = (0.7 + 0.3 * draw[0]).sqrt()
+    stretch = (4 / 3) ** (draw[1] - 0.5)
+    width, height = (shrink * stretch).clamp(max=1), (shrink / stretch).clamp(max=1)
+    mirror = torch.where(draw[2] < 0.5, -1.0, 1.0)
+    place = torch.zeros(count, 2, 3, device=pixels.device)
+    place[:, 0, 0], place[:, 0, 2] = width * mirror, (1 - width) * (2 * draw[3] - 1)
+    place[:, 1, 1], place[:, 1, 2] = height, (1 - height) * (2 * draw[4] - 1)
+    grid = functional.affine_grid(place, [count, 3, crop_px, crop_px], align_corners=False)
+    cropped = functional.grid_sample(
+        pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    light, colour = (0.8 + 0.4 * draw[5:7])[..., None, None, None]
+    grey = cropped.mean(1, keepdim=True)
+    return ((grey + (cropped - grey) * colour) * light).clamp(0, 255).round().to(torch.uint8)
+
+
+def _on_gpu(pixels: Pixels, device: torch.device) -> Pixels | Tensor:
+    if device.type != "cuda":
+        return pixels
+    free, _ = torch.cuda.mem_get_info(device)
+    if pixels.nbytes > GPU_SHARE * free:
+        return pixels
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
