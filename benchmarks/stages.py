@@ -1,0 +1,132 @@
+"""Decoding alone, the forward pass alone, and both overlapped, each against its limit.
+
+    python benchmarks/stages.py ARCHIVE [--count 2000] [--repeats 3]
+
+The limit of the overlapped pass is what the two parts would take on the same cores one after
+the other. Every figure is the best of `repeats`, taken in turns so that a noisy machine is
+noisy for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from catdog import images
+from catdog.data import evaluation_transform, to_tensor
+from catdog.engine import Engine, onnx_engine, torch_engine
+from catdog.features import FeatureCache, Picture, extract
+from catdog.model import Network, build_network
+from catdog.prepare import prepare
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    archive: tyro.conf.Positional[str]
+    count: int = 2000
+    repeats: int = 3
+
+
+def main(options: Options) -> None:
+    """Measure every stage and print a table."""
+    cores = os.cpu_count() or 1
+    network = build_network("tf_efficientnet_lite0").eval()
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(options.archive)
+        prepared = prepare(source, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
+        rows = (prepared.rows("training") + prepared.rows("validation"))[: options.count]
+        pictures = [
+            Picture(prepared.folder / row["path"], row["label"] == "dog", row["sha256"])
+            for row in rows
+        ]
+        stages = _stages(pictures, network, cores, Path(scratch))
+        best = dict.fromkeys(stages, float("inf"))
+        for _ in range(options.repeats):
+            for name, stage in stages.items():
+                best[name] = min(best[name], stage())
+    _print_table(best, len(pictures), cores)
+
+
+def _stages(
+    pictures: list[Picture], network: Network, cores: int, scratch: Path
+) -> dict[str, Callable[[], float]]:
+    contents = [picture.path.read_bytes() for picture in pictures]
+    plain = evaluation_transform(network.preprocessing)
+    torch.set_num_threads(1)
+    decoded = torch.stack([plain(to_tensor(content)) for content in contents])
+    onnx, eager = onnx_engine(network, cores=cores), torch_engine(network)
+    return {
+        "decode + resize, Pillow, 1 core": lambda: _pillow(contents),
+        "decode + resize, 1 core": lambda: _timed(
+            lambda: [plain(to_tensor(content)) for content in contents]
+        ),
+        "decode + resize, all cores": lambda: _decode_on_all(contents, plain, cores),
+        "forward, PyTorch eager": lambda: _eager(eager, decoded, cores),
+        "forward, ONNX Runtime": lambda: _forward(onnx, decoded, cores),
+        "both overlapped (catdog)": lambda: _overlapped(pictures, network, onnx, scratch),
+    }
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _pillow(contents: list[bytes]) -> float:
+    def look(content: bytes) -> object:
+        picture = images.decode(content)
+        scale = 256 / min(picture.size)
+        return picture.resize([round(side * scale) for side in picture.size], 3)
+
+    return _timed(lambda: [look(content) for content in contents])
+
+
+def _decode_on_all(contents: list[bytes], plain: Callable, cores: int) -> float:
+    with ThreadPoolExecutor(cores) as pool:
+        return _timed(lambda: list(pool.map(lambda c: plain(to_tensor(c)), contents)))
+
+
+def _eager(engine: Engine, decoded: torch.Tensor, cores: int) -> float:
+    torch.set_num_threads(cores)
+    few = decoded[: max(64, len(decoded) // 8)]  # it is slow, and equally so for each picture
+    seconds = _timed(lambda: [engine.compute(batch) for batch in few.split(engine.batch)])
+    torch.set_num_threads(1)
+    return seconds * len(decoded) / len(few)
+
+
+def _forward(engine: Engine, decoded: torch.Tensor, cores: int) -> float:
+    with ThreadPoolExecutor(cores) as pool:
+        return _timed(lambda: list(pool.map(engine.compute, decoded.split(engine.batch))))
+
+
+def _overlapped(pictures: list[Picture], network: Network, engine: Engine, scratch: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        cache = FeatureCache(Path(folder))
+        return _timed(lambda: extract(pictures, network, engine, cache))
+
+
+def _print_table(seconds: dict[str, float], count: int, cores: int) -> None:
+    print(f"| {count:,} pictures, {cores} cores | seconds | pictures/s |")
+    print("|---|---|---|")
+    for name, value in seconds.items():
+        print(f"| {name} | {value:.2f} | {count / value:.0f} |")
+    forward, overlapped = seconds["forward, ONNX Runtime"], seconds["both overlapped (catdog)"]
+    decode = seconds["decode + resize, all cores"]
+    inside = forward / (overlapped - decode)
+    print(f"\nForward inside of the pipeline, decoding taken off: {inside:.2f} of its speed alone")
+    print(f"Both overlapped take {overlapped / (forward + decode):.2f} of both added up")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, use_underscores=True))
