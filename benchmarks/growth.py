@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from chart import lines
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Options:
     archive: tyro.conf.Positional[str]
     counts: tuple[int, ...] = (500, 2000, 8000, 25000)
     count: int = 0
+    picture: str = "docs/benchmark_growth.png"
 
 
 def measure(archive: Path, count: int, scratch: Path) -> dict[str, float]:
@@ -106,6 +108,7 @@ def main(options: Options) -> None:
         return
     print("| pictures | feature pass, s | pictures/s | ten epochs, s | peak memory, MB |")
     print("|---|---|---|---|---|")
+    passes, peaks = [], []
     for count in options.counts:
         command = [sys.executable, __file__, options.archive, "--count", str(count)]
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -115,6 +118,15 @@ def main(options: Options) -> None:
             f"| {found['epochs']:.2f} | {found['peak_mb']:.0f} |",
             flush=True,
         )
+        passes.append(found["features"])
+        peaks.append(found["peak_mb"] / 10)
+    lines(
+        list(options.counts),
+        {"feature pass, seconds": passes, "peak memory, units of 10 MB": peaks},
+        Path(options.picture),
+        title="Growth",
+        unit="seconds; 10 MB",
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Every contestant gets the same prepared pictures, the same backbone with the same weights,
 a process of its own, and trains the same number of epochs. The loops that do the same work
 in each epoch are measured for `measured_epochs` and their epoch time is multiplied; catdog
-and the bare forward pass are measured whole. fastai takes part when it is installed.
+and the bare forward passes are measured whole. fastai takes part when it is installed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from chart import bars
 
 BACKBONE = "tf_efficientnet_lite0"
 BATCH = 32
@@ -36,6 +37,7 @@ class Options:
     measured_epochs: int = 1
     contestant: str = "all"
     folder: str = ""
+    picture: str = "docs/benchmark_whole_job.png"
 
 
 def article(folder: Path, epochs: int) -> float:
@@ -185,14 +187,23 @@ def catdog_again(folder: Path, epochs: int) -> float:
         return catdog(folder, epochs, cache=Path(cache), rate=0.001)
 
 
-def forward(folder: Path, _epochs: int) -> float:
+def onnx_forward(folder: Path, _epochs: int) -> float:
     """Nothing but ONNX Runtime's forward pass over the same pictures, decoded before."""
+    return _forward(folder, "onnx_engine")
+
+
+def openvino_forward(folder: Path, _epochs: int) -> float:
+    """Nothing but OpenVINO's forward pass over the same pictures, decoded before."""
+    return _forward(folder, "openvino_engine")
+
+
+def _forward(folder: Path, make: str) -> float:
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
 
+    from catdog import engine as engines
     from catdog.data import evaluation_transform, load
-    from catdog.engine import onnx_engine
     from catdog.model import build_network
 
     network = build_network(BACKBONE).eval()
@@ -201,7 +212,7 @@ def forward(folder: Path, _epochs: int) -> float:
         path for split in ("training", "validation") for path in (folder / split).rglob("*.jpg")
     )
     cores = os.cpu_count() or 1
-    engine = onnx_engine(network, cores=cores)
+    engine = getattr(engines, make)(network, cores=cores)
     images = torch.stack([plain(load(path)) for path in paths])
     chunks = images.split(engine.batch)
     with ThreadPoolExecutor(cores) as pool:
@@ -219,7 +230,8 @@ PER_EPOCH: dict[str, Callable[[Path, int], float]] = {
 WHOLE: dict[str, Callable[[Path, int], float]] = {
     "catdog": catdog,
     "catdog, second run": catdog_again,
-    "ONNX Runtime's forward alone": forward,
+    "OpenVINO's forward alone": openvino_forward,
+    "ONNX Runtime's forward alone": onnx_forward,
 }
 
 
@@ -244,6 +256,8 @@ def main(options: Options) -> None:
             seconds[name] = measured * (options.epochs if name in PER_EPOCH else 1)
             print(f"{name}: {seconds[name]:.1f} s", file=sys.stderr, flush=True)
     _print_table(seconds, options)
+    title = f"The whole job, {options.epochs} epochs"
+    bars(seconds, Path(options.picture), title=title, unit="seconds")
 
 
 def _measure(name: str, folder: Path, options: Options) -> float:
@@ -257,7 +271,7 @@ def _measure(name: str, folder: Path, options: Options) -> float:
 
 
 def _print_table(seconds: dict[str, float], options: Options) -> None:
-    print(f"| {options.epochs} epochs | seconds | times catdog | times the forward pass |")
+    print(f"| {options.epochs} epochs | seconds | times catdog | times ONNX Runtime's forward |")
     print("|---|---|---|---|")
     for name, value in seconds.items():
         note = f" ({options.measured_epochs} measured)" if name in PER_EPOCH else ""

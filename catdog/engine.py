@@ -1,7 +1,8 @@
 """The frozen backbone at the speed of the device: pictures in, features out.
 
-On a CPU that is ONNX Runtime, which is some three times as fast as PyTorch's eager mode,
-used only when its features agree with PyTorch's. On a GPU it is PyTorch in bfloat16.
+On a CPU that is OpenVINO, some eight times as fast as PyTorch's eager mode, else ONNX
+Runtime; either is used only when its features agree with PyTorch's. On a GPU it is PyTorch
+in bfloat16.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -45,17 +47,50 @@ def pick_engine(network: Network, say: Callable[[str], None], *, cores: int) -> 
     if next(network.parameters()).device.type == "cuda":
         return cuda_engine(network)
     if next(network.parameters()).device.type == "cpu":
-        try:
-            engine = onnx_engine(network, cores=cores)
-        except Exception as error:  # whatever the exporter or the runtime stumbles on
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            say(f"ONNX Runtime can't run this backbone ({reason[0][:120]}): using PyTorch.")
-        else:
-            difference = largest_difference(network, engine)
-            if difference <= TOLERANCE:
+        for name, make in (("OpenVINO", openvino_engine), ("ONNX Runtime", onnx_engine)):
+            engine = _if_it_agrees(name, make, network, say, cores)
+            if engine is not None:
                 return engine
-            say(f"ONNX Runtime's features differ by {difference:.1e}: using PyTorch.")
+        say("Features are computed by PyTorch, which takes several times as long.")
     return torch_engine(network)
+
+
+def openvino_engine(network: Network, *, cores: int) -> Engine:
+    """The backbone in OpenVINO, compiled for one picture at a time, a core for each.
+
+    One at a time is faster than any batch on a core's own cache, and makes a feature the same
+    in whatever company the picture comes.
+    """
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(_export(network))
+    size = network.preprocessing.crop_px
+    model.reshape([1, 3, size, size])
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            # Left to itself it computes in bfloat16 where the processor can.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "NUM_STREAMS": cores,
+            "INFERENCE_NUM_THREADS": cores,
+        },
+    )
+    requests: SimpleQueue = SimpleQueue()
+    for _ in range(cores):
+        requests.put(compiled.create_infer_request())
+
+    def compute(images: Tensor) -> Features:
+        request = requests.get()
+        try:
+            # The output belongs to the request, which writes its next answer over it.
+            rows = [request.infer([image], share_inputs=True)[0].copy() for image in _ones(images)]
+        finally:
+            requests.put(request)
+        return np.concatenate(rows)
+
+    return Engine("openvino", compute, callers=cores, batch=8)
 
 
 def onnx_engine(network: Network, *, cores: int) -> Engine:
@@ -102,6 +137,26 @@ def cuda_engine(network: Network) -> Engine:
     return Engine("pytorch-cuda-bf16", compute, callers=2, batch=256, precision="bfloat16")
 
 
+def _if_it_agrees(
+    name: str,
+    make: Callable[..., Engine],
+    network: Network,
+    say: Callable[[str], None],
+    cores: int,
+) -> Engine | None:
+    try:
+        engine = make(network, cores=cores)
+        difference = largest_difference(network, engine)
+    except Exception as error:  # whatever the exporter or the runtime stumbles on
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        say(f"{name} can't run this backbone ({reason[0][:120]}).")
+        return None
+    if difference > TOLERANCE:
+        say(f"{name} is not used: its features differ from PyTorch's by {difference:.1e}.")
+        return None
+    return engine
+
+
 def largest_difference(network: Network, engine: Engine) -> float:
     """How far the engine's features are from PyTorch's on a batch of noise, at most."""
     size = network.preprocessing.crop_px
@@ -110,6 +165,10 @@ def largest_difference(network: Network, engine: Engine) -> float:
     with torch.inference_mode():
         expected = network.features(images.to(next(network.parameters()).device)).cpu().numpy()
     return float(np.abs(engine.compute(images) - expected).max())
+
+
+def _ones(images: Tensor) -> list[NDArray[np.uint8]]:
+    return [image[None] for image in images.contiguous().numpy()]
 
 
 class _Backbone(nn.Module):

@@ -212,7 +212,8 @@ def _in_order(work: Callable[[int], Features], starts: Sequence[int]) -> Iterato
     threads = torch.get_num_threads()
     # Each worker keeps to one core; resizing on all of them at once would only wait.
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    # One more than there are cores decodes while the others wait for the engine.
+    pool = ThreadPoolExecutor((os.cpu_count() or 1) + 1)
     try:
         yield from pool.map(work, starts)
     finally:

@@ -249,7 +249,7 @@ def make_optimizer(*parts: tuple[nn.Module, float], weight_decay: float) -> Opti
             {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
             {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
         ]
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def warmup_and_cosine(optimizer: Optimizer, *, steps: int, warmup: int) -> LRScheduler:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +10,13 @@ import torch
 from torch import nn
 
 from catdog import engine as module
-from catdog.engine import largest_difference, onnx_engine, pick_engine, torch_engine
+from catdog.engine import (
+    largest_difference,
+    onnx_engine,
+    openvino_engine,
+    pick_engine,
+    torch_engine,
+)
 from catdog.model import PACKAGED, Network, build_network
 
 
@@ -21,18 +29,44 @@ def _images(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8)
 
 
-def test_onnx_runtime_gives_pytorchs_features(network):
-    engine = onnx_engine(network, cores=2)
+@pytest.mark.parametrize("make", [openvino_engine, onnx_engine])
+def test_a_runtime_gives_pytorchs_features(network, make):
+    engine = make(network, cores=2)
     assert largest_difference(network, engine) < module.TOLERANCE
     images = _images(5)  # another number than the example of the export
     expected = network.features(images).numpy()
     assert np.abs(engine.compute(images) - expected).max() < module.TOLERANCE
 
 
-def test_on_a_cpu_onnx_runtime_is_picked(network):
+def test_a_feature_is_the_same_to_the_last_bit_in_whatever_company(network):
+    engine = openvino_engine(network, cores=2)
+    images = _images(6)
+    together = engine.compute(images)
+    alone = np.concatenate([engine.compute(image[None]) for image in images])
+    assert np.array_equal(together, alone)
+
+
+def test_calls_side_by_side_do_not_mix_their_answers(network):
+    engine = openvino_engine(network, cores=2)
+    chunks = _images(24).split(2)
+    expected = [engine.compute(chunk) for chunk in chunks]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(engine.compute, chunks))
+    assert np.array_equal(np.concatenate(found), np.concatenate(expected))
+
+
+def test_on_a_cpu_openvino_is_picked(network):
+    said: list[str] = []
+    assert pick_engine(network, said.append, cores=2).name == "openvino"
+    assert said == []
+
+
+def test_onnx_runtime_stands_in_where_openvino_is_not_installed(network, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
     said: list[str] = []
     assert pick_engine(network, said.append, cores=2).name == "onnxruntime"
-    assert said == []
+    assert len(said) == 1
+    assert said[0].startswith("OpenVINO can't run this backbone (")
 
 
 def test_pytorch_is_picked_with_a_line_when_the_export_fails(network, monkeypatch):
@@ -43,24 +77,28 @@ def test_pytorch_is_picked_with_a_line_when_the_export_fails(network, monkeypatc
     said: list[str] = []
     engine = pick_engine(network, said.append, cores=2)
     assert engine.name == "pytorch-cpu"
-    assert said == ["ONNX Runtime can't run this backbone (no such operator): using PyTorch."]
+    assert said == [
+        "OpenVINO can't run this backbone (no such operator).",
+        "ONNX Runtime can't run this backbone (no such operator).",
+        "Features are computed by PyTorch, which takes several times as long.",
+    ]
     images = _images(2)
     assert np.array_equal(engine.compute(images), network.features(images).numpy())
 
 
-def test_pytorch_is_picked_with_a_line_when_the_features_differ(network, monkeypatch):
-    right = onnx_engine(network, cores=1)
+def test_an_engine_is_not_used_when_its_features_differ(network, monkeypatch):
+    right = openvino_engine(network, cores=1)
     wrong = dataclasses.replace(right, compute=lambda images: right.compute(images) + 0.01)
-    monkeypatch.setattr(module, "onnx_engine", lambda *_args, **_options: wrong)
+    monkeypatch.setattr(module, "openvino_engine", lambda *_args, **_options: wrong)
     said: list[str] = []
-    assert pick_engine(network, said.append, cores=2).name == "pytorch-cpu"
-    assert said[0].startswith("ONNX Runtime's features differ by 1.0e-02")
+    assert pick_engine(network, said.append, cores=2).name == "onnxruntime"
+    assert said[0].startswith("OpenVINO is not used: its features differ from PyTorch's by 1.0e-02")
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
 def test_backbones_of_every_kind_are_exported(name):
     network = build_network(name, weights="none").eval()
-    assert pick_engine(network, pytest.fail, cores=1).name == "onnxruntime"
+    assert pick_engine(network, pytest.fail, cores=1).name == "openvino"
 
 
 def test_a_backbone_whose_way_depends_on_the_picture_is_computed_by_pytorch():
@@ -73,7 +111,7 @@ def test_a_backbone_whose_way_depends_on_the_picture_is_computed_by_pytorch():
     network.backbone = Fickle()
     said: list[str] = []
     assert pick_engine(network.eval(), said.append, cores=1).name == "pytorch-cpu"
-    assert len(said) == 1
+    assert len(said) == 3
 
 
 @pytest.mark.gpu

@@ -130,7 +130,7 @@ def test_the_second_run_computes_no_feature_anew(project):
         0,
     )
     assert second.data.metrics["features_computed"] == 0
-    assert second.data.tags["feature_engine"] == "onnxruntime"
+    assert second.data.tags["feature_engine"] == "openvino"
 
 
 def test_a_network_is_trained_on_pictures_when_no_views_are_kept(tmp_path):
