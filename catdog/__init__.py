@@ -1,8 +1,9 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
 The modules in reading order; each imports only from those above it:
-config, command, images, drawing, sample, download, prepare, data, model, evaluate, train,
-figures, classifier, tracking, registry, predict, pipeline.
+config, command, images, drawing, sample, others, download, prepare, device, workers, data, model,
+engine, features, pixels, calibration, familiarity, evaluate, train, classifier, explain, figures,
+tracking, registry, parity, photos, answers, predict, pipeline, export.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ __version__ = "0.1.0"
 
 NEGATIVE, POSITIVE = CLASSES = ("cat", "dog")
 """Class 0 and class 1. The one logit answers: how much does this look like class 1, a dog?"""
+
+NEITHER = "neither"
+"""The label of a photo that looks like none of those the model was made for."""
 
 
 class CatdogError(Exception):

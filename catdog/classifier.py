@@ -1,110 +1,235 @@
-"""Bytes of a photo in, label and probability out: the one way a picture is classified.
+"""Bytes of a photo in, label, probability and familiarity out: the one way to classify.
 
-The registry holds what `Classifier.save` writes, a JSON file and safetensors: nothing in
-it runs code when it is read. MLflow loads the same class through `_load_pyfunc`.
+The registry holds what `Classifier.save` writes: JSON, safetensors and the backbone in ONNX.
+Nothing in them runs code when they are read, and each has its digest in the JSON. MLflow loads
+the same class through `_load_pyfunc`.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from threading import Semaphore
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import pandas as pd
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from catdog import CLASSES, CatdogError
+from catdog import CLASSES, NEITHER, CatdogError
+from catdog.calibration import probability
 from catdog.data import Preprocessing, evaluation_transform, to_tensor
-from catdog.evaluate import predicted_labels, probability
+from catdog.device import pick_device
+from catdog.engine import Engine, Features, Portable, fastest, torch_engine
+from catdog.familiarity import Familiarity
 from catdog.images import UnreadableImageError
-from catdog.model import Network, empty_network, pick_device
+from catdog.workers import in_order
 
-FORMAT = 1
-MODEL_FILE, WEIGHTS_FILE = "model.json", "weights.safetensors"
-SERVED_BATCH = 32
-"""Photos classified at once when a caller of the served model sends many."""
+if TYPE_CHECKING:  # timm is needed only to fine-tune, to explain, and on a GPU
+    import pandas as pd
+
+    from catdog.model import Network
+
+FORMAT = 2
+MODEL_FILE, BACKBONE_FILE = "model.json", "backbone.onnx"
+WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
+CARD_FILE = "model_card.md"
+
+Item = TypeVar("Item")
+Failure = UnreadableImageError | OSError
 
 
 @dataclass(frozen=True)
 class About:
-    """What a saved model says of itself."""
+    """What a saved model says of itself.
+
+    `temperature` divides its logits; below the familiarity `reject_below` a photo is neither.
+    """
 
     backbone: str
     dataset: str
     origin: str
     best_epoch: int
     best_val_accuracy: float
+    temperature: float = 1.0
+    reject_below: float = 0.0
     classes: tuple[str, ...] = CLASSES
     format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """The one neuron on top of the features: weight `(D,)` and bias, in double precision."""
+
+    weight: NDArray[np.float64]
+    bias: float
+
+    def logits(self, features: Features) -> NDArray[np.float64]:
+        """Features `(N, D)` → logits `(N,)`."""
+        return features.astype(np.float64) @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to answer.
+
+    Attributes:
+        reject: whether "neither" may be the answer.
+        threshold: the probability of a dog above which a photo is called one.
+        tta: whether the logit is the mean of the photo's and its mirror image's.
+    """
+
+    reject: bool = True
+    threshold: float = 0.5
+    tta: bool = False
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one photo. After an `error` the label is empty and the numbers nan.
 
-    `confidence` is the probability of `label`; `p_dog` that of a dog.
+    `p_dog` is the probability of a dog if it is one of the two animals; `familiarity` the share
+    of validation photos that look less like what the model was made for. `confidence` is that
+    of the label: its probability, or for "neither" what is missing of the familiarity.
     """
 
     label: str
     confidence: float
     p_dog: float
+    familiarity: float
     error: str = ""
 
 
-def to_prediction(logit: float) -> Prediction:
-    """The answer that a logit stands for."""
-    p_dog = float(probability(logit))
-    label = int(predicted_labels(logit))
-    return Prediction(label=CLASSES[label], confidence=p_dog if label else 1.0 - p_dog, p_dog=p_dog)
+@dataclass(frozen=True)
+class Seen:
+    """What the model makes of a photo before it is put into words; the logit is calibrated."""
+
+    logit: float
+    familiarity: float
+
+
+def to_prediction(seen: Seen, about: About, options: Options = Options()) -> Prediction:
+    """The answer that a logit and a familiarity stand for."""
+    p_dog = float(probability(seen.logit))
+    if options.reject and seen.familiarity < about.reject_below:
+        return Prediction(NEITHER, 1.0 - seen.familiarity, p_dog, seen.familiarity)
+    label = int(p_dog > options.threshold)
+    confidence = p_dog if label else 1.0 - p_dog
+    return Prediction(about.classes[label], confidence, p_dog, seen.familiarity)
 
 
 class Classifier:
-    """A trained network with everything needed to read a photo."""
+    """Everything between the bytes of a photo and the answer."""
 
-    def __init__(self, network: Network, about: About) -> None:
-        self.network = network.eval()
-        self.about = about
-        self._transform = evaluation_transform(network.preprocessing)
+    def __init__(
+        self,
+        about: About,
+        preprocessing: Preprocessing,
+        engine: Engine,
+        head: HeadWeights,
+        familiarity: Familiarity,
+        network: Callable[[], Network],
+    ) -> None:
+        """`network` gives the same backbone and head in PyTorch, when they are asked for."""
+        self.about, self.preprocessing, self.engine = about, preprocessing, engine
+        self.head, self.familiarity, self.network = head, familiarity, network
+        self._transform = evaluation_transform(preprocessing)
+        self._free = Semaphore(engine.callers)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return next(self.network.parameters()).device
+    def predict(
+        self,
+        contents: Sequence[bytes],
+        options: Options = Options(),
+    ) -> list[Prediction]:
+        """Classify picture files given as bytes, in their order.
 
-    def save(self, folder: Path) -> None:
-        """Write `model.json` and `weights.safetensors` into `folder`, which is made."""
+        What can't be read as a picture gets a `Prediction` with an `error`.
+        """
+        return [answer for _, answer in self.stream(contents, bytes, options)]
+
+    def stream(
+        self,
+        items: Iterable[Item],
+        read: Callable[[Item], bytes],
+        options: Options = Options(),
+        *,
+        batch_size: int | None = None,
+    ) -> Iterator[tuple[Item, Prediction]]:
+        """Classify any number of pictures on all cores, in their order, in flat memory.
+
+        Args:
+            items: whatever `read` reads, taken a few ahead of the answers.
+            read: gives the bytes of an item, in a thread of its own; an OSError or an
+                UnreadableImageError of it becomes the `error` of the answer.
+            options: how to answer.
+            batch_size: pictures at once; without, what the engine likes.
+        """
+        for item, seen in self._see(items, read, tta=options.tta, batch_size=batch_size):
+            if isinstance(seen, Seen):
+                yield item, to_prediction(seen, self.about, options)
+            else:
+                yield item, _failed(seen)
+
+    def logits(self, contents: Sequence[bytes]) -> list[float | Failure]:
+        """For each picture file its calibrated logit, or the error that reading it gave."""
+        return [
+            seen.logit if isinstance(seen, Seen) else seen
+            for _, seen in self._see(contents, bytes, tta=False, batch_size=None)
+        ]
+
+    def save(self, folder: Path) -> str:
+        """Write the model into `folder`, which is made; return its digest, in hex."""
+        from safetensors.torch import save_file as save_tensors
+
         folder.mkdir(parents=True, exist_ok=True)
-        described = asdict(self.about) | {"preprocessing": self.network.preprocessing.to_dict()}
-        (folder / MODEL_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        weights = {
-            name: tensor.detach().cpu().contiguous()
-            for name, tensor in self.network.state_dict().items()
+        network = self.network()
+        weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+        save_tensors(weights, folder / WEIGHTS_FILE)
+        arrays = {"head.weight": self.head.weight, "head.bias": np.array([self.head.bias])}
+        arrays |= self.familiarity.to_arrays()
+        if self.engine.portable is not None:
+            (folder / BACKBONE_FILE).write_bytes(self.engine.portable.onnx)
+            arrays["engine.expected"] = self.engine.portable.expected
+        save_file(
+            {name: np.ascontiguousarray(a) for name, a in arrays.items()}, folder / ARRAYS_FILE
+        )
+        described = asdict(self.about) | {
+            "preprocessing": self.preprocessing.to_dict(),
+            "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
         }
-        save_file(weights, folder / WEIGHTS_FILE)
+        (folder / MODEL_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        return _digest(folder / MODEL_FILE)
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto") -> Self:
+    def load(
+        cls, folder: Path, *, device: str = "auto", say: Callable[[str], None] = lambda _: None
+    ) -> Self:
         """Read what `save` wrote.
 
         Raises:
-            CatdogError: a file is missing or damaged, the format is of a newer catdog, or the
-                device is not there.
+            CatdogError: a file is missing, damaged or changed, the format is of a newer catdog,
+                or the device is not there.
         """
+        where, _ = pick_device(device)
         try:
             described = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-            if described["format"] != FORMAT:
-                raise CatdogError(
-                    f"{folder / MODEL_FILE} is of format {described['format']}, this catdog reads "
-                    f"{FORMAT}: use the catdog version that trained the model."
-                )
+            _check_format(described, folder)
+            _check_files(described.pop("files"), folder)
             preprocessing = Preprocessing.from_dict(described.pop("preprocessing"))
             about = About(**{**described, "classes": tuple(described["classes"])})
-            network = empty_network(about.backbone, preprocessing)
-            network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            arrays = load_file(folder / ARRAYS_FILE)
+            network = functools.cache(lambda: _load_network(folder, about, preprocessing))
+            head = HeadWeights(arrays["head.weight"], float(arrays["head.bias"][0]))
+            familiarity = Familiarity.from_arrays(arrays)
+            portable = _portable(folder, arrays, preprocessing)
         except CatdogError:
             raise
         except Exception as error:  # a damaged file shows in as many ways as there are parsers
@@ -112,36 +237,45 @@ class Classifier:
                 f"{folder} does not hold a whole catdog model ({error}): "
                 "name a version of the registry, or a folder that catdog saved."
             ) from error
-        return cls(network.to(pick_device(device)[0]), about)
+        engine = None
+        if portable is not None and where.type == "cpu":
+            engine = fastest(portable, say, cores=os.cpu_count() or 1)
+        if engine is None:
+            engine = torch_engine(network().to(where))
+        return cls(about, preprocessing, engine, head, familiarity, network)
 
-    def predict(self, contents: Sequence[bytes]) -> list[Prediction]:
-        """Classify one batch of picture files given as bytes, in their order.
+    def _see(
+        self,
+        items: Iterable[Item],
+        read: Callable[[Item], bytes],
+        *,
+        tta: bool,
+        batch_size: int | None,
+    ) -> Iterator[tuple[Item, Seen | Failure]]:
+        def look(chunk: list[Item]) -> list[tuple[Item, Seen | Failure]]:
+            decoded = [self._decode(item, read) for item in chunk]
+            pictures = [item for item in decoded if isinstance(item, Tensor)]
+            answers = iter(self._compute(torch.stack(pictures), tta=tta) if pictures else ())
+            seen = (next(answers) if isinstance(item, Tensor) else item for item in decoded)
+            return list(zip(chunk, seen, strict=True))
 
-        What can't be read as a picture gets a `Prediction` with an `error`.
-        """
-        return [
-            Prediction("", float("nan"), float("nan"), error=str(answer))
-            if isinstance(answer, UnreadableImageError)
-            else to_prediction(answer)
-            for answer in self.logits(contents)
-        ]
+        for answers in in_order(look, _chunks(items, batch_size or self.engine.batch)):
+            yield from answers
 
-    def logits(self, contents: Sequence[bytes]) -> list[float | UnreadableImageError]:
-        """For each picture file its logit, or the error that reading it gave."""
-        decoded = [self._decode(content) for content in contents]
-        pictures = [item for item in decoded if isinstance(item, Tensor)]
-        logits = iter(self._forward(pictures) if pictures else [])
-        return [next(logits) if isinstance(item, Tensor) else item for item in decoded]
-
-    def _decode(self, content: bytes) -> Tensor | UnreadableImageError:
+    def _decode(self, item: Item, read: Callable[[Item], bytes]) -> Tensor | Failure:
         try:
-            return self._transform(to_tensor(content))
-        except UnreadableImageError as error:
+            return self._transform(to_tensor(read(item)))
+        except (UnreadableImageError, OSError) as error:
             return error
 
-    def _forward(self, pictures: list[Tensor]) -> list[float]:
-        with torch.inference_mode():
-            return self.network(torch.stack(pictures).to(self.device)).double().tolist()
+    def _compute(self, pictures: Tensor, *, tta: bool) -> list[Seen]:
+        with self._free:
+            features = self.engine.compute(pictures)
+            mirrored = self.engine.compute(pictures.flip(-1)) if tta else features
+        logits = (self.head.logits(features) + self.head.logits(mirrored)) / 2
+        logits /= self.about.temperature
+        familiarity = self.familiarity.score(features)
+        return [Seen(*pair) for pair in zip(logits.tolist(), familiarity.tolist(), strict=True)]
 
 
 class ServedClassifier:
@@ -150,14 +284,21 @@ class ServedClassifier:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
 
-    def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
-        """Classify the bytes in the column `image`; a `Prediction` in each row of the answer."""
+    def predict(
+        self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Classify the bytes in the column `image`; a `Prediction` in each row of the answer.
+
+        Raises:
+            ValueError: the threshold is not a probability.
+        """
+        import pandas as pd
+
+        options = Options(**(params or {}))
+        if not 0 <= options.threshold <= 1:
+            raise ValueError(f"threshold={options.threshold} must be from 0 to 1")
         contents = [bytes(content) for content in model_input["image"]]
-        answers = [
-            answer
-            for start in range(0, len(contents), SERVED_BATCH)
-            for answer in self.classifier.predict(contents[start : start + SERVED_BATCH])
-        ]
+        answers = self.classifier.predict(contents, options)
         return pd.DataFrame([asdict(answer) for answer in answers])
 
 
@@ -165,3 +306,56 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     """What MLflow calls to load the registered model; `model_config` may name a device."""
     device = (model_config or {}).get("device") or "auto"
     return ServedClassifier(Classifier.load(Path(path), device=device))
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    waiting = iter(items)
+    while chunk := list(islice(waiting, size)):
+        yield chunk
+
+
+def _failed(error: Failure) -> Prediction:
+    nan = float("nan")
+    reason = error.strerror if isinstance(error, OSError) else None
+    return Prediction("", nan, nan, nan, error=reason or str(error) or type(error).__name__)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_format(described: Mapping[str, Any], folder: Path) -> None:
+    if described["format"] != FORMAT:
+        raise CatdogError(
+            f"{folder / MODEL_FILE} is of format {described['format']}, this catdog reads "
+            f"{FORMAT}: use the catdog version that trained the model, or train again."
+        )
+
+
+def _check_files(digests: Mapping[str, str], folder: Path) -> None:
+    for name, digest in digests.items():
+        if _digest(folder / Path(name).name) != digest:
+            raise CatdogError(
+                f"{folder / name} is not the file that was saved with the model: its digest "
+                "differs. Fetch the model again, or name another version."
+            )
+
+
+def _portable(
+    folder: Path, arrays: Mapping[str, NDArray], preprocessing: Preprocessing
+) -> Portable | None:
+    if "engine.expected" not in arrays:
+        return None
+    onnx = (folder / BACKBONE_FILE).read_bytes()
+    return Portable(onnx, arrays["engine.expected"], preprocessing.crop_px)
+
+
+def _load_network(folder: Path, about: About, preprocessing: Preprocessing) -> Network:
+    from safetensors.torch import load_file as load_tensors
+
+    from catdog.model import empty_network
+
+    network = empty_network(about.backbone, preprocessing)
+    network.load_state_dict(load_tensors(folder / WEIGHTS_FILE))
+    return network.eval()

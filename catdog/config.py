@@ -103,6 +103,11 @@ class TrainConfig(DataConfig):
     finetune_rate: Annotated[
         float, Range(1e-8, 10), Help(help="learning rate of the backbone while it is fine-tuned")
     ] = 0.0001
+    keep_share: Annotated[
+        float,
+        Range(0.5, 1.0),
+        Help(help="share of validation photos that must not be called neither"),
+    ] = 0.99
     backbone: Annotated[str, Help(help="name of a timm model, resnet18 say")] = (
         "tf_efficientnet_lite0"
     )

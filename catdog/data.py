@@ -98,15 +98,18 @@ def load(path: str | Path) -> Tensor:
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
     """From `(3, H, W) uint8` to the centre crop `(3, crop_px, crop_px) uint8`."""
-    return v2.Compose(
-        [
-            v2.Resize(
-                preprocessing.resize_px,
-                interpolation=InterpolationMode(preprocessing.interpolation),
-                antialias=True,
-            ),
-            v2.CenterCrop(preprocessing.crop_px),
-        ]
+    return v2.Compose(evaluation_steps(preprocessing))
+
+
+def evaluation_steps(preprocessing: Preprocessing) -> tuple[Transform, Transform]:
+    """The two steps of `evaluation_transform`: resize the whole picture, cut out its centre."""
+    return (
+        v2.Resize(
+            preprocessing.resize_px,
+            interpolation=InterpolationMode(preprocessing.interpolation),
+            antialias=True,
+        ),
+        v2.CenterCrop(preprocessing.crop_px),
     )
 
 

@@ -1,8 +1,10 @@
 """The frozen backbone at the speed of the device: pictures in, features out.
 
 On a CPU that is OpenVINO, some eight times as fast as PyTorch's eager mode, else ONNX
-Runtime; either is used only when its features agree with PyTorch's. On a GPU it is PyTorch
-in bfloat16.
+Runtime; either is used only when its features agree with PyTorch's. On a GPU it is PyTorch.
+
+What the engines of a CPU run is a `Portable`: the same bytes compute the features that the
+head learns from, travel in the registered model, and compute there.
 """
 
 from __future__ import annotations
@@ -13,18 +15,37 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from catdog.model import Network
+if TYPE_CHECKING:  # whoever runs a portable backbone need not wait for timm
+    from catdog.model import Network
 
 Features = NDArray[np.float32]
+Say = Callable[[str], None]
 
 TOLERANCE = 1e-3
 """The largest difference between an engine's feature and PyTorch's that is let pass."""
+
+CHECKED = 4
+"""Pictures of noise on which an engine is compared with PyTorch."""
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A frozen backbone that runs without its Python code.
+
+    `onnx` takes `images`, `(N, 3, S, S) uint8`, and gives `features`, `(N, D) float32`;
+    `expected`, `(CHECKED, D)`, is what PyTorch gives for `noise(size_px)`.
+    """
+
+    onnx: bytes
+    expected: Features
+    size_px: int
 
 
 @dataclass(frozen=True)
@@ -40,22 +61,38 @@ class Engine:
     callers: int
     batch: int
     precision: str = "float32"
+    portable: Portable | None = None
 
 
-def pick_engine(network: Network, say: Callable[[str], None], *, cores: int) -> Engine:
+def pick_engine(network: Network, say: Say, *, cores: int) -> Engine:
     """The fastest engine for the device that `network` is on, checked on one batch."""
-    if next(network.parameters()).device.type == "cuda":
+    device = next(network.parameters()).device
+    if device.type == "cuda":
         return cuda_engine(network)
-    if next(network.parameters()).device.type == "cpu":
-        for name, make in (("OpenVINO", openvino_engine), ("ONNX Runtime", onnx_engine)):
-            engine = _if_it_agrees(name, make, network, say, cores)
-            if engine is not None:
-                return engine
+    if device.type == "cpu":
+        engine = _portable_engine(network, say, cores)
+        if engine is not None:
+            return engine
         say("Features are computed by PyTorch, which takes several times as long.")
     return torch_engine(network)
 
 
-def openvino_engine(network: Network, *, cores: int) -> Engine:
+def fastest(portable: Portable, say: Say, *, cores: int) -> Engine | None:
+    """The fastest of a CPU's engines that gives PyTorch's features here; None when none does."""
+    for name, make in (("OpenVINO", openvino_engine), ("ONNX Runtime", onnx_engine)):
+        try:
+            engine = make(portable, cores=cores)
+            difference = largest_difference(portable, engine)
+        except Exception as error:  # whatever the runtime stumbles on
+            say(f"{name} can't run this backbone ({_first_line(error)}).")
+            continue
+        if difference <= TOLERANCE:
+            return engine
+        say(f"{name} is not used: its features differ from PyTorch's by {difference:.1e}.")
+    return None
+
+
+def openvino_engine(portable: Portable, *, cores: int) -> Engine:
     """The backbone in OpenVINO, compiled for one picture at a time, a core for each.
 
     One at a time is faster than any batch on a core's own cache, and makes a feature the same
@@ -64,9 +101,8 @@ def openvino_engine(network: Network, *, cores: int) -> Engine:
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(_export(network))
-    size = network.preprocessing.crop_px
-    model.reshape([1, 3, size, size])
+    model = core.read_model(portable.onnx)
+    model.reshape([1, 3, portable.size_px, portable.size_px])
     compiled = core.compile_model(
         model,
         "CPU",
@@ -90,10 +126,10 @@ def openvino_engine(network: Network, *, cores: int) -> Engine:
             requests.put(request)
         return np.concatenate(rows)
 
-    return Engine("openvino", compute, callers=cores, batch=8)
+    return Engine("openvino", compute, callers=cores, batch=8, portable=portable)
 
 
-def onnx_engine(network: Network, *, cores: int) -> Engine:
+def onnx_engine(portable: Portable, *, cores: int) -> Engine:
     """The backbone in ONNX Runtime, one thread for each call, a call for each core.
 
     Several single-threaded calls side by side beat one call on all cores (121 against 88
@@ -105,13 +141,13 @@ def onnx_engine(network: Network, *, cores: int) -> Engine:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        _export(network), options, providers=["CPUExecutionProvider"]
+        portable.onnx, options, providers=["CPUExecutionProvider"]
     )
 
     def compute(images: Tensor) -> Features:
         return session.run(None, {"images": images.numpy()})[0]
 
-    return Engine("onnxruntime", compute, callers=cores, batch=8)
+    return Engine("onnxruntime", compute, callers=cores, batch=8, portable=portable)
 
 
 def torch_engine(network: Network) -> Engine:
@@ -126,7 +162,11 @@ def torch_engine(network: Network) -> Engine:
 
 
 def cuda_engine(network: Network) -> Engine:
-    """The backbone in bfloat16 on the GPU, fed from pinned memory."""
+    """The backbone in bfloat16 on the GPU, fed from pinned memory.
+
+    For the features that the head learns from; what is evaluated and served is computed in
+    float32, so that the answers are those of a CPU.
+    """
     device = next(network.parameters()).device
 
     def compute(images: Tensor) -> Features:
@@ -137,34 +177,42 @@ def cuda_engine(network: Network) -> Engine:
     return Engine("pytorch-cuda-bf16", compute, callers=2, batch=256, precision="bfloat16")
 
 
-def _if_it_agrees(
-    name: str,
-    make: Callable[..., Engine],
-    network: Network,
-    say: Callable[[str], None],
-    cores: int,
-) -> Engine | None:
-    try:
-        engine = make(network, cores=cores)
-        difference = largest_difference(network, engine)
-    except Exception as error:  # whatever the exporter or the runtime stumbles on
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        say(f"{name} can't run this backbone ({reason[0][:120]}).")
-        return None
-    if difference > TOLERANCE:
-        say(f"{name} is not used: its features differ from PyTorch's by {difference:.1e}.")
-        return None
-    return engine
-
-
-def largest_difference(network: Network, engine: Engine) -> float:
+def largest_difference(portable: Portable, engine: Engine) -> float:
     """How far the engine's features are from PyTorch's on a batch of noise, at most."""
-    size = network.preprocessing.crop_px
+    return float(np.abs(engine.compute(noise(portable.size_px)) - portable.expected).max())
+
+
+def noise(size_px: int) -> Tensor:
+    """The pictures that engines are compared on, `(CHECKED, 3, size_px, size_px) uint8`."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8, generator=generator)
+    shape = (CHECKED, 3, size_px, size_px)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def export(network: Network) -> Portable:
+    """The backbone of `network` as it stands, in ONNX, with what PyTorch says to check it by.
+
+    Raises:
+        Exception: whatever the exporter stumbles on.
+    """
+    size_px = network.preprocessing.crop_px
+    device = next(network.parameters()).device
     with torch.inference_mode():
-        expected = network.features(images.to(next(network.parameters()).device)).cpu().numpy()
-    return float(np.abs(engine.compute(images) - expected).max())
+        expected = network.features(noise(size_px).to(device)).cpu().numpy()
+    return Portable(_to_onnx(network, size_px), expected, size_px)
+
+
+def _portable_engine(network: Network, say: Say, cores: int) -> Engine | None:
+    try:
+        portable = export(network)
+    except Exception as error:  # the exporter knows as many ways to fail as there are models
+        say(f"ONNX can't hold this backbone ({_first_line(error)}).")
+        return None
+    return fastest(portable, say, cores=cores)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def _ones(images: Tensor) -> list[NDArray[np.uint8]]:
@@ -182,9 +230,9 @@ class _Backbone(nn.Module):
         return self.network.features(images)
 
 
-def _export(network: Network) -> bytes:
-    size = network.preprocessing.crop_px
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+def _to_onnx(network: Network, size_px: int) -> bytes:
+    device = next(network.parameters()).device
+    example = torch.zeros(2, 3, size_px, size_px, dtype=torch.uint8, device=device)
     stream = io.BytesIO()
     silent = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(silent):

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-Labels = NDArray[np.int64]
-Logits = NDArray[np.float64]
-Probabilities = NDArray[np.float64]
+from catdog.calibration import Labels, Logits, log_loss, predicted_labels
 
 
 @dataclass(frozen=True)
@@ -63,20 +61,6 @@ class Scores:
         }
 
 
-def probability(logits: Logits | float) -> Probabilities:
-    """Of each logit, the probability of a dog, in [0, 1].
-
-    >>> probability(np.array([0.0, 800.0, -800.0])).tolist()
-    [0.5, 1.0, 0.0]
-    """
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, dtype=np.float64)))
-
-
-def predicted_labels(logits: Logits | float) -> Labels:
-    """Of each logit, the label: 1 (dog) above zero, else 0 (cat)."""
-    return (np.asarray(logits) > 0).astype(np.int64)
-
-
 def confusion_counts(labels: Labels, predictions: Labels) -> Confusion:
     """Count each kind of right and wrong prediction.
 
@@ -103,15 +87,9 @@ def score(labels: Labels, logits: Logits) -> Scores:
     predictions = predicted_labels(logits)
     both = len(np.unique(labels)) == 2
     return Scores(
-        loss=_binary_cross_entropy(labels, logits),
+        loss=log_loss(labels, logits),
         accuracy=float(metrics.accuracy_score(labels, predictions)),
         roc_auc=float(metrics.roc_auc_score(labels, logits)) if both else float("nan"),
         confusion=confusion_counts(labels, predictions),
         count=int(labels.size),
     )
-
-
-def _binary_cross_entropy(labels: Labels, logits: Logits) -> float:
-    # From logits, as BCEWithLogitsLoss does: scikit-learn's log_loss clips the probability
-    # of a logit beyond 36, and a confident mistake would look milder than it is.
-    return float(np.mean(np.logaddexp(0.0, np.where(labels == 1, -logits, logits))))

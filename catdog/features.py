@@ -17,7 +17,6 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -32,6 +31,7 @@ from catdog import CatdogError
 from catdog.data import Batches, augmented, evaluation_transform, to_tensor
 from catdog.engine import Engine, Features
 from catdog.model import Network
+from catdog.workers import in_order
 
 RECIPE = 1
 """Raised when decoding, resizing or augmenting change, so that old features are not used."""
@@ -199,26 +199,13 @@ def _compute(
 
     waiting: list[Features] = []
     written = done = 0
-    for computed in watch(_in_order(one_chunk, starts), "features"):
+    for computed in watch(in_order(one_chunk, starts), "features"):
         waiting.append(computed)
         done += len(computed)
         if done - written >= SHARD_ROWS or done == len(missing):
             keys = [picture.key(view) for picture, view in missing[written:done]]
             cache.append(keys, np.concatenate(waiting))
             waiting, written = [], done
-
-
-def _in_order(work: Callable[[int], Features], starts: Sequence[int]) -> Iterator[Features]:
-    threads = torch.get_num_threads()
-    # Each worker keeps to one core; resizing on all of them at once would only wait.
-    torch.set_num_threads(1)
-    # One more than there are cores decodes while the others wait for the engine.
-    pool = ThreadPoolExecutor((os.cpu_count() or 1) + 1)
-    try:
-        yield from pool.map(work, starts)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
 
 
 def read_picture(picture: Picture) -> Tensor:

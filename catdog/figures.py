@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from catdog import CLASSES
+from catdog.calibration import expected_calibration_error, probability, reliability
 from catdog.evaluate import Confusion, Scores
+from catdog.judgement import Judgement
 from catdog.train import Epoch
 
 TILE_PX, CAPTION_PX = 165, 22
@@ -73,6 +75,50 @@ def learning_curves(
         axes.grid(alpha=0.25)
     loss_axes.set_ylim(bottom=0)
     accuracy_axes.legend(loc="lower right")
+    return figure
+
+
+def reliability_figure(judgement: Judgement) -> Figure:
+    """How often photos are dogs beside how often they were said to be, before and after."""
+    figure = Figure(figsize=(4.8, 4.4), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=TRAIN_COLOUR, linestyle=":", label="as it should be")
+    ways = (
+        ("before calibration", judgement.logits, TRAIN_COLOUR),
+        ("calibrated", judgement.calibrated, VAL_COLOUR),
+    )
+    for name, logits, colour in ways:
+        p_dog = probability(logits)
+        bins = reliability(judgement.labels, p_dog)
+        error = expected_calibration_error(judgement.labels, p_dog)
+        axes.plot(bins.said, bins.seen, color=colour, label=f"{name}, error {error:.4f}")
+        axes.scatter(bins.said, bins.seen, s=12 + 60 * bins.count / bins.count.max(), color=colour)
+    axes.set_xlabel("probability of a dog, as said")
+    axes.set_ylabel("share that are dogs")
+    axes.legend(loc="upper left")
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def familiarity_figure(judgement: Judgement, reject_below: float) -> Figure:
+    """Familiarity of validation photos beside that of pictures that are neither."""
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    floor = 1e-6  # a logarithmic axis has no room for zero
+    bins = np.logspace(np.log10(floor), 0, 40)
+    known = (judgement.familiarity, VAL_COLOUR, "validation photos")
+    others = (judgement.others, "#bf8700", "neither cat nor dog")
+    for values, colour, name in (known, others):
+        share = np.full(len(values), 1 / len(values))
+        axes.hist(
+            np.maximum(values, floor), bins, weights=share, color=colour, alpha=0.7, label=name
+        )
+    if reject_below > 0:
+        axes.axvline(reject_below, color="#1b1f24", linestyle="--", label="below it: neither")
+    axes.set_xscale("log")
+    axes.set_xlabel(f"familiarity (told apart with a ROC AUC of {judgement.neither_roc_auc:.4f})")
+    axes.set_ylabel("share of pictures")
+    axes.legend(loc="upper center")
     return figure
 
 

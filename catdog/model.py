@@ -72,9 +72,12 @@ class Network(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """`(N, 3, S, S) uint8` → `(N, D) float32`; without gradients while it is frozen."""
         with torch.set_grad_enabled(self._learns and torch.is_grad_enabled()):
-            # On a CPU, channels_last doubles the speed of the eager forward pass.
-            pixels = self._normalise(images).contiguous(memory_format=torch.channels_last)
-            return self.backbone(pixels)
+            return self.backbone(self.normalised(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """`(N, 3, S, S) uint8` → the same shape in float32, as the backbone was trained."""
+        # On a CPU, channels_last doubles the speed of the eager forward pass.
+        return self._normalise(images).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """`(N, 3, S, S) uint8` → logits `(N,) float32`."""
@@ -93,6 +96,13 @@ class ImageNetClassifier:
 
     weight: Tensor
     bias: Tensor
+
+    @property
+    def pets(self) -> Tensor:
+        """Which of the classes are dogs or domestic cats, `(1000,) bool`."""
+        chosen = torch.zeros(len(self.bias), dtype=torch.bool)
+        chosen[DOG_CLASSES] = chosen[CAT_CLASSES] = True
+        return chosen
 
     def dog_logits(self, features: Tensor) -> Tensor:
         """What ImageNet's classes say of a picture, with nothing trained: `(N, D)` → `(N,)`.
@@ -160,27 +170,6 @@ def check_backbone(name: str) -> None:
     close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()."
     raise CatdogError(f"backbone={name} is not the name of a timm model: {hint}")
-
-
-def pick_device(asked: str) -> tuple[torch.device, str]:
-    """The device to use, and in a few words why.
-
-    Raises:
-        CatdogError: the device that was asked for is not there.
-    """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked == "auto":
-        asked = next((name for name, there in present.items() if there), "cpu")
-        why = "the first found of CUDA, MPS and CPU" if asked != "cpu" else "no GPU was found"
-    elif present.get(asked, True):
-        why = "as asked"
-    else:
-        raise CatdogError(
-            f"device={asked} was asked for, but PyTorch {torch.__version__} finds none: "
-            "use device=auto or device=cpu, or install the driver and a PyTorch built for it."
-        )
-    name = torch.cuda.get_device_name() if asked == "cuda" else asked.upper()
-    return torch.device(asked), f"{name} ({why})"
 
 
 def _load_backbone(name: str, weights: str) -> nn.Module:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,8 +18,10 @@ from mlflow.entities.model_registry import ModelVersion
 from torch import nn
 from tqdm import tqdm
 
-from catdog import CLASSES, figures, registry, tracking
-from catdog.classifier import About, Classifier
+import catdog
+from catdog import CLASSES, CatdogError, figures, parity, registry, tracking
+from catdog.card import model_card
+from catdog.classifier import CARD_FILE, About, Classifier, to_prediction
 from catdog.config import TrainConfig
 from catdog.data import (
     Batches,
@@ -28,10 +32,22 @@ from catdog.data import (
     pick_workers,
     training_transform,
 )
-from catdog.engine import Features, pick_engine
+from catdog.device import pick_device
+from catdog.engine import Engine, Features, pick_engine
 from catdog.evaluate import Scores, score
-from catdog.features import Picture, as_batches, extract, features_folder, open_cache
-from catdog.model import Network, build_network, pick_device
+from catdog.export import export
+from catdog.features import (
+    FeatureCache,
+    Picture,
+    as_batches,
+    extract,
+    features_folder,
+    open_cache,
+)
+from catdog.judgement import Judgement, Sample, judge, seen_in_training, serving_engine, spread
+from catdog.model import Network, build_network
+from catdog.others import neither_folder
+from catdog.parity import Answer, FreshProcess, Parity
 from catdog.pixels import PixelBatches, decode_all
 from catdog.prepare import Prepared
 from catdog.registry import Candidate, Decision
@@ -52,16 +68,32 @@ Thing = TypeVar("Thing")
 CLIP_NORM = 1.0
 """Of the gradient while fine-tuning: one odd batch shall not undo the pretraining."""
 
+PARITY_PHOTOS = 32
+"""Validation photos on which the registered version is compared with the training process."""
+
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is trained, on which batches; `baseline` is what ImageNet's classes know untrained."""
+    """What is trained, on which batches; `baseline` is what ImageNet's classes know untrained.
+
+    `engine` has computed the features, where it was features that were learned from.
+    """
 
     model: nn.Module
     train_batches: Batches
     val_batches: Batches
-    val_paths: list[str]
+    engine: Engine | None = None
     baseline: Scores | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: a classifier, how good it is, and the photos that say so."""
+
+    classifier: Classifier
+    judgement: Judgement
+    validation: list[Picture]
+    best: Epoch
 
 
 def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> ModelVersion:
@@ -69,6 +101,16 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
 
     Raises:
         CatdogError: a parameter does not fit, the data has gone, or the registry refuses.
+    """
+    with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
+        return register(config, prepared, train(config, prepared, say), fresh, say)
+
+
+def train(config: TrainConfig, prepared: Prepared, say: Say) -> Trained:
+    """Train on prepared pictures, judge the best model, and log all of it in the active run.
+
+    Raises:
+        CatdogError: a parameter does not fit, or the data has gone.
     """
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
@@ -96,8 +138,10 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
     )
     if config.unfreeze != "none":
         result = _finetune(config, prepared, network, result, say)
+    trained = _judge(config, prepared, network, lesson, result, say)
     _log_result(result, lesson, say)
-    return _register(config, prepared, network, result, say)
+    _log_judgement(trained, prepared, say)
+    return trained
 
 
 def run_name(config: TrainConfig, dataset: str) -> str:
@@ -136,7 +180,7 @@ def _lesson_on_features(
             features["training"], train, device, batch_size=config.batch_size, seed=config.seed
         ),
         val_batches=as_batches(features["validation"], val, device, batch_size=4096, seed=None),
-        val_paths=[picture.path.relative_to(prepared.folder).as_posix() for picture in val],
+        engine=engine,
         baseline=_baseline(network, features["validation"][0], val),
     )
 
@@ -158,7 +202,6 @@ def _lesson_on_pictures(
         model=network,
         train_batches=make_batches(train, shuffle=True, **shared),
         val_batches=make_batches(val, shuffle=False, **shared),
-        val_paths=[Path(path).relative_to(prepared.folder).as_posix() for path, _ in val.samples],
     )
 
 
@@ -234,6 +277,59 @@ def _baseline(network: Network, features: Features, pictures: list[Picture]) -> 
     return score(np.array([picture.label for picture in pictures]), logits)
 
 
+def _judge(
+    config: TrainConfig,
+    prepared: Prepared,
+    network: Network,
+    lesson: Lesson,
+    result: Fit,
+    say: Say,
+) -> Trained:
+    """Score the best weights as they will be served, calibrate them, and learn what is neither."""
+    frozen = lesson.engine is not None and config.unfreeze == "none"
+    exact = frozen and lesson.engine.precision == "float32"
+    engine = lesson.engine if exact else serving_engine(network, say, cores=os.cpu_count() or 1)
+    data_dir = Path(config.data_dir)
+    sample = Sample(
+        _pictures(prepared, "training"),
+        _pictures(prepared, "validation"),
+        [Picture(path, 0, _sha256(path)) for path in neither_folder(data_dir)],
+    )
+    about = About(
+        backbone=config.backbone,
+        dataset=prepared.folder.name,
+        origin=prepared.origin,
+        best_epoch=result.best.number,
+        best_val_accuracy=result.best.val.accuracy,
+    )
+    with _cache(data_dir, network, engine, keep=frozen) as cache:
+        classifier, judgement = judge(
+            network,
+            engine,
+            about,
+            sample,
+            lambda pictures: extract(pictures, network, engine, cache, watch=_progress)[0][0],
+            keep=config.keep_share,
+        )
+    return Trained(classifier, judgement, sample.validation, result.best)
+
+
+@contextlib.contextmanager
+def _cache(
+    data_dir: Path, network: Network, engine: Engine, *, keep: bool
+) -> Iterator[FeatureCache]:
+    """The features' cache; one that goes again for a backbone that no other run will have."""
+    if keep:
+        yield open_cache(data_dir, network, engine)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield FeatureCache(Path(scratch))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _log_data(prepared: Prepared) -> None:
     tracking.log_data(
         prepared.manifest,
@@ -283,7 +379,6 @@ def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
     )
     tracking.log_fit(result)
-    tracking.log_predictions(lesson.val_paths, best.val_labels, best.val_logits)
     if lesson.baseline:
         say(f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}")
         tracking.log_baseline(lesson.baseline)
@@ -295,28 +390,104 @@ def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
     tracking.log_figure(curves, "learning_curves.png")
 
 
-def _register(
-    config: TrainConfig, prepared: Prepared, network: Network, result: Fit, say: Say
-) -> ModelVersion:
-    best = result.best
-    candidate = Candidate(best.val.accuracy, prepared.validation_digest, prepared.drawn)
-    about = About(
-        backbone=config.backbone,
-        dataset=prepared.folder.name,
-        origin=prepared.origin,
-        best_epoch=best.number,
-        best_val_accuracy=best.val.accuracy,
+def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
+    classifier, judgement = trained.classifier, trained.judgement
+    metrics = judgement.metrics(classifier.about)
+    say(
+        f"Calibrated with temperature {metrics['temperature']:.2f}: log-loss "
+        f"{metrics['val_log_loss']:.4f} (before {metrics['val_log_loss_uncalibrated']:.4f}), "
+        f"calibration error {metrics['val_ece']:.4f}"
     )
-    example = next(iter(sorted((prepared.validation / CLASSES[0]).iterdir())))
+    say(
+        f"Neither: {metrics['neither_rejected_share']:.1%} of pictures without the animals are "
+        f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
+    )
+    tracking.log_metrics(metrics)
+    paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
+    answers = [
+        to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
+    ]
+    tracking.log_predictions(paths, judgement.labels, judgement.logits, answers)
+    tracking.log_figure(figures.reliability_figure(judgement), "reliability.png")
+    tracking.log_figure(
+        figures.familiarity_figure(judgement, classifier.about.reject_below), "familiarity.png"
+    )
+
+
+def register(
+    config: TrainConfig, prepared: Prepared, trained: Trained, fresh: FreshProcess, say: Say
+) -> ModelVersion:
+    """Save and register what was trained, prove that it answers alike, and give it its stage.
+
+    Raises:
+        CatdogError: the registry refuses.
+    """
+    best = trained.best
+    candidate = Candidate(best.val.accuracy, prepared.validation_digest, prepared.drawn)
+    sample = spread(trained.validation, PARITY_PHOTOS)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "classifier"
-        Classifier(network, about).save(folder)
-        logged = tracking.log_model(
-            folder, example.read_bytes(), step=best.number, tags=candidate.to_tags()
+        digest = trained.classifier.save(folder)
+        card = model_card(
+            trained.classifier.about,
+            catdog.__version__,
+            {"best_val_accuracy": best.val.accuracy}
+            | trained.judgement.metrics(trained.classifier.about),
         )
-    version, decision = registry.register(logged.model_uri, config.registered_model_name, candidate)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        logged = tracking.log_model(
+            folder, sample[0].path.read_bytes(), step=best.number, tags=candidate.to_tags()
+        )
+        version = registry.add(
+            logged.model_uri, config.registered_model_name, candidate, digest=digest, card=card
+        )
+        exported = _exported(trained.classifier, Path(scratch) / "export", say)
+        proof = _prove(trained, version, sample, exported, fresh, say)
+    decision = registry.place(version, candidate, proven=proof is not None and proof.holds)
     _tell(version, decision, best, say)
     return version
+
+
+def _exported(classifier: Classifier, folder: Path, say: Say) -> Path | None:
+    if classifier.engine.portable is None:
+        return None
+    try:
+        return export(classifier, folder)
+    except CatdogError as error:
+        say(f"No ONNX export is checked: {error}")
+        return None
+
+
+def _prove(
+    trained: Trained,
+    version: ModelVersion,
+    sample: list[Picture],
+    exported: Path | None,
+    fresh: FreshProcess,
+    say: Say,
+) -> Parity | None:
+    """Compare the registered version with the training process; None when it can't be used."""
+    about = trained.classifier.about
+    seen = dict(
+        zip(
+            trained.validation, seen_in_training(trained.classifier, trained.judgement), strict=True
+        )
+    )
+    expected = [
+        Answer(answer.p_dog, answer.familiarity)
+        for answer in (to_prediction(seen[picture], about) for picture in sample)
+    ]
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        found = fresh.answers(uri, [picture.path for picture in sample], exported)
+    except CatdogError as error:
+        say(f"REJECTED: {error}")
+        return None
+    proof = parity.compare(expected, found)
+    tracking.log_parity(proof)
+    ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
+    say(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
+    return proof
 
 
 def _tell(version: ModelVersion, decision: Decision, best: Epoch, say: Say) -> None:

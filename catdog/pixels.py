@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from catdog.data import Preprocessing, evaluation_transform
 from catdog.features import RECIPE, Picture, features_folder, read_picture
+from catdog.workers import in_order
 
 Pixels = NDArray[np.uint8]
 Watch = Callable[[Iterable[None], str], Iterable[None]]
@@ -63,14 +63,12 @@ def _decode_into(
     def decode(row: int) -> None:
         pixels[row] = transform(read_picture(pictures[row])).numpy()
 
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
-        for _ in watch(pool.map(decode, range(len(pictures))), "decode"):
+        for _ in watch(in_order(decode, range(len(pictures))), "decode"):
             pass
         pixels.flush()
         part.replace(path)
     finally:
-        pool.shutdown(cancel_futures=True)
         part.unlink(missing_ok=True)
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from catdog import CatdogError, registry
 from catdog.classifier import Classifier, to_prediction
 from catdog.data import LabelledFolder
+from catdog.device import pick_device
 from catdog.evaluate import Scores, score
 from catdog.images import UnreadableImageError, is_image_name
-from catdog.model import pick_device
 from catdog.prepare import load_prepared
 
 FIELDS = ("path", "label", "confidence", "p_dog", "error")

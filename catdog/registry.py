@@ -14,8 +14,9 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, tracking
 
-PRODUCTION, STAGING = "Production", "Staging"
+PRODUCTION, STAGING, NO_STAGE = "Production", "Staging", "None"
 ALIAS = "production"
+DIGEST_TAG = "model_digest"
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,50 @@ def decide(challenger: Candidate, champion: Candidate | None, *, empty: bool = F
     return Decision(STAGING, f"validation accuracy {ours:.4f} is below {theirs:.4f} in Production")
 
 
-def register(model_uri: str, name: str, candidate: Candidate) -> tuple[ModelVersion, Decision]:
-    """Register a logged model as a new version, and put it where it belongs.
+def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: str) -> ModelVersion:
+    """Register a logged model as a new version, which has no stage yet.
+
+    Args:
+        model_uri: of the logged model.
+        name: in the registry.
+        candidate: how good it is.
+        digest: of the saved classifier; `fetch` compares it.
+        card: the model card, in Markdown, which becomes the version's description.
+
+    Raises:
+        CatdogError: the registry refused.
+    """
+    try:
+        tags = candidate.to_tags() | {DIGEST_TAG: digest}
+        version = mlflow.register_model(model_uri, name, tags=tags)
+        MlflowClient().update_model_version(name, version.version, description=card)
+    except MlflowException as error:
+        raise _refused(name, model_uri, error) from error
+    return version
+
+
+def place(version: ModelVersion, candidate: Candidate, *, proven: bool) -> Decision:
+    """Put a new version where it belongs; one that is not `proven` to answer alike gets no stage.
 
     Raises:
         CatdogError: the registry refused.
     """
     client = MlflowClient()
+    name = version.name
     try:
-        version = mlflow.register_model(model_uri, name, tags=candidate.to_tags())
-        current = _in_stage(client, name, PRODUCTION)
-        champion = Candidate.from_tags(current.tags) if current else None
-        decision = decide(candidate, champion, empty=current is None)
-        move(client, version, decision.stage)
-        client.set_model_version_tag(name, version.version, "stage_reason", decision.reason)
+        if not proven:
+            decision = Decision(NO_STAGE, "a fresh process does not answer as the training did")
+        else:
+            current = _in_stage(client, name, PRODUCTION)
+            champion = Candidate.from_tags(current.tags) if current else None
+            decision = decide(candidate, champion, empty=current is None)
+            move(client, version, decision.stage)
+        status = "approved" if proven else "rejected"
+        for key, value in (("validation_status", status), ("stage_reason", decision.reason)):
+            client.set_model_version_tag(name, version.version, key, value)
     except MlflowException as error:
-        raise CatdogError(
-            f"the model registry refused to register {name}: {error.message}. The trained model "
-            f"is kept in the run as {model_uri}."
-        ) from error
-    return version, decision
+        raise _refused(name, f"models:/{name}/{version.version}", error) from error
+    return decision
 
 
 def move(client: MlflowClient, version: ModelVersion, stage: str) -> None:
@@ -164,3 +189,10 @@ def _advice(model_uri: str) -> str:
         for version in sorted(versions, key=lambda version: int(version.version))
     )
     return f"The registry holds these versions of {name!r}: {listed}. Try models:/{name}/1"
+
+
+def _refused(name: str, model_uri: str, error: MlflowException) -> CatdogError:
+    return CatdogError(
+        f"the model registry refused to register {name}: {error.message}. The trained model "
+        f"is kept in the run as {model_uri}."
+    )

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -24,18 +25,32 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.tracking import MlflowClient
-from mlflow.types.schema import ColSpec, Schema
+from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
 import catdog
 from catdog import CatdogError
-from catdog.evaluate import Labels, Logits, Scores, probability
+from catdog.calibration import Labels, Logits
+from catdog.classifier import Prediction
+from catdog.evaluate import Scores
+from catdog.parity import Parity
 from catdog.train import Epoch, Fit
 
 EXPERIMENT = "catdog"
 ROOT = Path(catdog.__file__).resolve().parents[1]
 """The project's folder, where MLproject, mlflow.db and mlruns/ stand."""
 
-PINNED = ("torch", "torchvision", "timm", "safetensors", "pillow", "numpy", "pandas", "mlflow")
+PINNED = (
+    "mlflow",
+    "torch",
+    "torchvision",
+    "timm",
+    "openvino",
+    "onnxruntime",
+    "safetensors",
+    "pillow",
+    "numpy",
+    "pandas",
+)
 """What the registered model needs to run; written into it with the versions in use."""
 
 EXPERIMENT_TAGS = {
@@ -68,6 +83,15 @@ def connect() -> None:
             _open_store()
     else:
         _open_store()
+
+
+def store_uri() -> str:
+    """The store's URI as another process, in another folder, can use it."""
+    uri = mlflow.get_tracking_uri()
+    scheme, _, path = uri.partition(":///")
+    if scheme == "sqlite" and path and not Path(path).is_absolute():
+        return f"sqlite:///{Path(path).resolve()}"
+    return uri
 
 
 @contextlib.contextmanager
@@ -200,11 +224,28 @@ def log_baseline(scores: Scores) -> None:
     )
 
 
-def log_predictions(paths: Sequence[str], labels: Labels, logits: Logits) -> None:
-    """Log the kept epoch's answer for each validation picture, as a table."""
-    table = pd.DataFrame(
-        {"path": paths, "label": labels, "logit": logits, "p_dog": probability(logits)}
+def log_metrics(metrics: Mapping[str, float]) -> None:
+    """Log numbers about the kept epoch."""
+    mlflow.log_metrics(dict(metrics))
+
+
+def log_parity(parity: Parity) -> None:
+    """Log how far the registered version's answers are from the training process's."""
+    mlflow.log_metrics(
+        {"parity_max_abs_diff": parity.max_abs_diff}
+        | {f"parity_{way}_abs_diff": value for way, value in parity.differences.items()}
     )
+
+
+def log_predictions(
+    paths: Sequence[str], labels: Labels, logits: Logits, answers: Sequence[Prediction]
+) -> None:
+    """Log the answer for each validation picture, as a table: `logits` as the head gives them."""
+    table = pd.DataFrame([asdict(answer) for answer in answers]).drop(columns="error")
+    table = table.rename(columns={"label": "answer"})
+    table.insert(0, "path", list(paths))
+    table.insert(1, "label", labels)
+    table.insert(2, "logit", logits)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "validation.parquet"
         table.to_parquet(path)
@@ -232,7 +273,15 @@ def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str
                 ColSpec("string", "label"),
                 ColSpec("double", "confidence"),
                 ColSpec("double", "p_dog"),
+                ColSpec("double", "familiarity"),
                 ColSpec("string", "error"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("reject", "boolean", True),
+                ParamSpec("threshold", "double", 0.5),
+                ParamSpec("tta", "boolean", False),
             ]
         ),
     )

@@ -21,8 +21,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from catdog import CatdogError
+from catdog.calibration import Labels, Logits
 from catdog.data import Batches
-from catdog.evaluate import Labels, Logits, Scores, score
+from catdog.evaluate import Scores, score
 
 TrainStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

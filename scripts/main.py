@@ -10,8 +10,9 @@ from catdog.config import MainConfig
 def main(config: MainConfig) -> int:
     """From a data set's name to a registered classifier."""
     from catdog import pipeline, tracking
+    from catdog.device import pick_device
     from catdog.download import SAMPLE_NOTICE, fetch, locate
-    from catdog.model import check_backbone, pick_device
+    from catdog.model import check_backbone
     from catdog.prepare import prepare
 
     check_backbone(config.backbone)

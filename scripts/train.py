@@ -10,8 +10,9 @@ from catdog.config import TrainConfig
 def main(config: TrainConfig) -> int:
     """Train on the data set that prepare has sorted."""
     from catdog import pipeline, tracking
+    from catdog.device import pick_device
     from catdog.download import locate
-    from catdog.model import check_backbone, pick_device
+    from catdog.model import check_backbone
     from catdog.prepare import load_prepared
 
     check_backbone(config.backbone)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catdog.evaluate import confusion_counts, predicted_labels, probability, score
+from catdog.calibration import predicted_labels, probability
+from catdog.evaluate import confusion_counts, score
 
 
 def test_dog_is_the_positive_class():

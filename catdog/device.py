@@ -1,0 +1,28 @@
+"""Which device computes, and why."""
+
+from __future__ import annotations
+
+import torch
+
+from catdog import CatdogError
+
+
+def pick_device(asked: str) -> tuple[torch.device, str]:
+    """The device to use, and in a few words why.
+
+    Raises:
+        CatdogError: the device that was asked for is not there.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        asked = next((name for name, there in present.items() if there), "cpu")
+        why = "the first found of CUDA, MPS and CPU" if asked != "cpu" else "no GPU was found"
+    elif present.get(asked, True):
+        why = "as asked"
+    else:
+        raise CatdogError(
+            f"device={asked} was asked for, but PyTorch {torch.__version__} finds none: "
+            "use device=auto or device=cpu, or install the driver and a PyTorch built for it."
+        )
+    name = torch.cuda.get_device_name() if asked == "cuda" else asked.upper()
+    return torch.device(asked), f"{name} ({why})"

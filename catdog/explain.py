@@ -1,0 +1,141 @@
+"""Why the model said so: where in a photo its answer comes from, as a heat map.
+
+The gradient of the logit on the backbone's last map of features, times that map (Draelos and
+Carin, "Use HiResCAM instead of Grad-CAM", 2020); for a backbone that averages its last map, as
+most do, the parts of the map then add up to the logit.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from catdog import CatdogError
+from catdog.classifier import Classifier, Prediction
+from catdog.data import evaluation_steps, to_tensor
+from catdog.model import Network
+
+Heat = NDArray[np.float32]
+
+WARM = (255, 84, 0)
+SHADE = 0.45
+"""How bright the margin stays that the model does not look at."""
+
+CAPTION_PX = 22
+
+
+def save(classifier: Classifier, content: bytes, prediction: Prediction, target: Path) -> None:
+    """Write the photo with its heat map and its answer to `target`.
+
+    Raises:
+        UnreadableImageError: `content` is not a picture.
+        CatdogError: the backbone has no map of features, or `target` can't be written.
+    """
+    drawn = draw(classifier, content, prediction)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(target)
+    except (OSError, ValueError) as error:
+        raise CatdogError(f"{target} can't be written: {error}. Name another folder.") from error
+
+
+def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
+    """The photo, warm where its answer comes from, with the answer written below it.
+
+    The margin that the model does not look at is darker.
+
+    Raises:
+        UnreadableImageError: `content` is not a picture.
+        CatdogError: the backbone has no map of features.
+    """
+    whole, crop, box = _as_seen(classifier, content)
+    heat = heat_map(classifier.network(), crop, towards_dog=prediction.p_dog > 0.5)
+    picture = whole.point(lambda value: int(value * SHADE))
+    picture.paste(_warmed(crop, heat), box)
+    return _captioned(picture, prediction)
+
+
+def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
+    """How much each place of a crop `(3, S, S) uint8` speaks for a dog, or for a cat.
+
+    Returns:
+        `(S, S)`, from 0 to 1 where most of the answer comes from; 0 what speaks against it.
+
+    Raises:
+        CatdogError: the backbone has no map of features.
+    """
+    device = next(network.parameters()).device
+    maps = _maps(network, crop.to(device))
+    with torch.enable_grad():
+        maps.requires_grad_(True)
+        logit = network.head(network.backbone.forward_head(maps))
+        (slope,) = torch.autograd.grad(logit.sum(), maps)
+    spoken = (slope * maps).detach() * (1.0 if towards_dog else -1.0)
+    grid = _on_grid(spoken, network.backbone).clamp(min=0)
+    large = nn.functional.interpolate(
+        grid[None, None].float(), crop.shape[-2:], mode="bicubic", align_corners=False
+    )[0, 0].clamp(min=0)
+    return (large / large.max().clamp(min=1e-12)).cpu().numpy()
+
+
+def _maps(network: Network, crop: Tensor) -> Tensor:
+    if not hasattr(network.backbone, "forward_features"):
+        raise CatdogError("this backbone has no map of features to show: leave out --explain.")
+    with torch.no_grad():
+        return network.backbone.forward_features(network.normalised(crop[None]))
+
+
+def _on_grid(spoken: Tensor, backbone: nn.Module) -> Tensor:
+    """The channels added up, as a map of rows and columns, whatever the backbone's layout."""
+    channels = backbone.num_features
+    if spoken.ndim == 4:
+        channels_last = spoken.shape[-1] == channels and spoken.shape[1] != channels
+        return spoken[0].sum(-1 if channels_last else 0)
+    tokens = spoken[0, getattr(backbone, "num_prefix_tokens", 0) :].sum(-1)
+    side = int(len(tokens) ** 0.5)
+    if side * side != len(tokens):
+        raise CatdogError("this backbone has no square map of features: leave out --explain.")
+    return tokens.reshape(side, side)
+
+
+def _as_seen(classifier: Classifier, content: bytes) -> tuple[Image.Image, Tensor, tuple[int, int]]:
+    """The photo resized as the model does, the crop it looks at, and where that lies."""
+    from torchvision.transforms import v2
+
+    resize, crop = evaluation_steps(classifier.preprocessing)
+    resized = resize(to_tensor(content))
+    seen = crop(resized)
+    height, width = resized.shape[-2:]
+    side = seen.shape[-1]
+    box = round((width - side) / 2), round((height - side) / 2)
+    return v2.functional.to_pil_image(resized), seen, box
+
+
+def _warmed(crop: Tensor, heat: Heat) -> Image.Image:
+    grey = crop.float().mean(0, keepdim=True)
+    muted = (0.55 * crop + 0.45 * grey).permute(1, 2, 0).numpy()
+    share = 0.75 * heat[..., None]
+    return Image.fromarray((muted * (1 - share) + np.array(WARM) * share).astype(np.uint8))
+
+
+def _captioned(picture: Image.Image, prediction: Prediction) -> Image.Image:
+    canvas = Image.new("RGB", (picture.width, picture.height + CAPTION_PX), "white")
+    canvas.paste(picture)
+    told = f"{prediction.label} {prediction.confidence:.1%}, familiar {prediction.familiarity:.2f}"
+    ImageDraw.Draw(canvas).text(
+        (4, picture.height + 3), told, fill="black", font=ImageFont.load_default(13)
+    )
+    return canvas
+
+
+def as_jpeg(picture: Image.Image) -> bytes:
+    """The picture as the bytes of a JPEG."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=88)
+    return stream.getvalue()

@@ -1,0 +1,164 @@
+"""From fitted weights to a classifier that knows how sure it may be, and how sure that is.
+
+The validation photos are scored through the engine that the registered model will use; they
+set the temperature, and the familiarity below which a photo is neither. Pure but for features,
+which are computed or found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn import metrics
+
+from catdog.calibration import (
+    Labels,
+    Logits,
+    Probabilities,
+    cross_fitted,
+    expected_calibration_error,
+    fit_temperature,
+    log_loss,
+    probability,
+)
+from catdog.classifier import About, Classifier, HeadWeights, Seen
+from catdog.engine import Engine, Features, Say, export, pick_engine, torch_engine
+from catdog.familiarity import REFERENCES, Familiarity, PetClassifier, Scores
+from catdog.features import Picture
+from catdog.model import Network
+
+Extract = Callable[[list[Picture]], Features]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a classifier does on validation photos, and on pictures that are neither.
+
+    Attributes:
+        labels: of the validation photos, `(N,)`.
+        logits: as the head gives them, `(N,)`.
+        calibrated: each by a temperature that the photo had no say in, `(N,)`.
+        familiarity: of the validation photos, `(N,)`.
+        others: familiarity of pictures that are neither, `(M,)`.
+    """
+
+    labels: Labels
+    logits: Logits
+    calibrated: Logits
+    familiarity: Scores
+    others: Scores
+
+    @property
+    def p_dog(self) -> Probabilities:
+        """The honest probability of a dog for each validation photo, `(N,)`."""
+        return probability(self.calibrated)
+
+    def metrics(self, about: About) -> dict[str, float]:
+        """Calibration before and after, and how well "neither" is told, by metric name."""
+        before, after = probability(self.logits), self.p_dog
+        return {
+            "temperature": about.temperature,
+            "val_ece": expected_calibration_error(self.labels, after),
+            "val_ece_uncalibrated": expected_calibration_error(self.labels, before),
+            "val_log_loss": log_loss(self.labels, self.calibrated),
+            "val_log_loss_uncalibrated": log_loss(self.labels, self.logits),
+            "val_brier_score": float(np.mean((after - self.labels) ** 2)),
+            "val_brier_score_uncalibrated": float(np.mean((before - self.labels) ** 2)),
+            "val_kept_share": float(np.mean(self.familiarity >= about.reject_below)),
+            "neither_rejected_share": float(np.mean(self.others < about.reject_below)),
+            "neither_roc_auc": self.neither_roc_auc,
+        }
+
+    @property
+    def neither_roc_auc(self) -> float:
+        """How well familiarity tells validation photos from pictures that are neither."""
+        known = np.repeat([1, 0], [len(self.familiarity), len(self.others)])
+        return float(metrics.roc_auc_score(known, np.append(self.familiarity, self.others)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The pictures that a judgement needs."""
+
+    training: list[Picture]
+    validation: list[Picture]
+    others: list[Picture]
+
+
+def serving_engine(network: Network, say: Say, *, cores: int) -> Engine:
+    """The engine that answers for `network`: exact to single precision on whatever device."""
+    device = next(network.parameters()).device
+    if device.type == "cpu":
+        return pick_engine(network, say, cores=cores)
+    try:
+        portable = export(network)
+    except Exception as error:  # then it can be served by PyTorch alone
+        say(f"ONNX can't hold this backbone ({error}): it will be served by PyTorch.")
+        portable = None
+    return replace(torch_engine(network), portable=portable)
+
+
+def judge(
+    network: Network, engine: Engine, about: About, sample: Sample, extract: Extract, *, keep: float
+) -> tuple[Classifier, Judgement]:
+    """A classifier from a fitted network, and how good it is.
+
+    Args:
+        network: backbone and head, with the best weights in them.
+        engine: computes the network's features.
+        about: what the classifier says of itself; temperature and threshold are filled in.
+        sample: the pictures to learn from what is familiar, and to judge by.
+        extract: gives the features `(N, D)` of pictures, by `engine`.
+        keep: the share of validation photos that shall not be called neither.
+    """
+    labels = np.array([picture.label for picture in sample.validation])
+    features = extract(sample.validation)
+    head = HeadWeights(
+        network.head.linear.weight.detach().double().cpu().numpy()[0],
+        float(network.head.linear.bias.detach()),
+    )
+    logits = head.logits(features)
+    familiarity = Familiarity.fit(
+        extract(spread(sample.training, REFERENCES)), features, _pets(network)
+    )
+    about = replace(
+        about, temperature=fit_temperature(labels, logits), reject_below=round(1.0 - keep, 6)
+    )
+    classifier = Classifier(
+        about, network.preprocessing, engine, head, familiarity, network.eval
+    )
+    judgement = Judgement(
+        labels,
+        logits,
+        cross_fitted(labels, logits),
+        familiarity.score(features),
+        familiarity.score(extract(sample.others)),
+    )
+    return classifier, judgement
+
+
+def seen_in_training(classifier: Classifier, judgement: Judgement) -> list[Seen]:
+    """What the classifier makes of each validation photo, from the features of the training."""
+    logits = judgement.logits / classifier.about.temperature
+    pairs = zip(logits.tolist(), judgement.familiarity.tolist(), strict=True)
+    return [Seen(*pair) for pair in pairs]
+
+
+def spread(pictures: list[Picture], count: int) -> list[Picture]:
+    """At most `count` pictures, evenly taken from the whole list."""
+    if len(pictures) <= count:
+        return pictures
+    places = np.linspace(0, len(pictures) - 1, count).round().astype(int)
+    return [pictures[place] for place in places]
+
+
+def _pets(network: Network) -> PetClassifier | None:
+    layer = network.imagenet
+    if layer is None:
+        return None
+    # Half precision halves what it takes in the saved model, and tells the same.
+    weight = layer.weight.to(torch.float16).float().numpy()
+    return PetClassifier(weight, layer.bias.float().numpy(), layer.pets.numpy())

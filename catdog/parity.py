@@ -1,0 +1,124 @@
+"""Proof that the registered model answers as the training process did, on every way to it.
+
+A fresh process, which has never seen the training, loads the version from the registry with the
+code that the version carries, in an empty folder and with pickle forbidden. It answers the same
+photos as an MLflow model, over HTTP, and through the ONNX export; `prove` compares.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from catdog import CatdogError
+
+CHILD = Path(__file__).with_name("reload.py")
+LIMIT = 1e-3
+"""The largest difference of a probability or a familiarity that counts as the same answer."""
+
+PATIENCE_S = 300
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one way said of one photo."""
+
+    p_dog: float
+    familiarity: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far each way's answers are from the training process's, at most."""
+
+    differences: dict[str, float]
+
+    @property
+    def max_abs_diff(self) -> float:
+        """The largest difference of all ways."""
+        return max(self.differences.values())
+
+    @property
+    def holds(self) -> bool:
+        """Whether every way gives the same answers."""
+        return self.max_abs_diff <= LIMIT
+
+
+class FreshProcess:
+    """A process that starts at once, and loads when it is told what.
+
+    Starting takes a few seconds, which pass while the training process logs and saves.
+    """
+
+    def __init__(self, tracking_uri: str) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
+        self._process = subprocess.Popen(
+            # -P: the folder of catdog's modules must not lie on the path.
+            [sys.executable, "-P", str(CHILD)],
+            cwd=self._folder.name,
+            env=environment
+            | {
+                "MLFLOW_TRACKING_URI": tracking_uri,
+                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def answers(
+        self, model_uri: str, photos: Sequence[Path], exported: Path | None
+    ) -> dict[str, list[Answer]]:
+        """What each way says of `photos`.
+
+        Raises:
+            CatdogError: the version could not be loaded, or a way gave no answer.
+        """
+        asked = {
+            "model_uri": model_uri,
+            "photos": [str(photo.resolve()) for photo in photos],
+            "exported": str(exported) if exported else None,
+        }
+        try:
+            out, complaint = self._process.communicate(json.dumps(asked), timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired as error:
+            raise CatdogError(
+                f"{model_uri} gave no answer in a fresh process within {PATIENCE_S} s."
+            ) from error
+        if self._process.returncode != 0:
+            reason = complaint.strip().splitlines()[-1:] or ["no reason given"]
+            raise CatdogError(f"{model_uri} can't be used in a fresh process: {reason[0]}")
+        told = json.loads(out.splitlines()[-1])
+        return {way: [Answer(*pair) for pair in pairs] for way, pairs in told.items()}
+
+    def close(self) -> None:
+        """End the process, if it still runs, and remove its folder."""
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()
+
+
+def compare(expected: Sequence[Answer], found: dict[str, list[Answer]]) -> Parity:
+    """How far `found` is from `expected`, for each way.
+
+    Raises:
+        ValueError: a way answered another number of photos.
+    """
+    return Parity(
+        {
+            way: max(
+                max(abs(a.p_dog - b.p_dog), abs(a.familiarity - b.familiarity))
+                for a, b in zip(expected, answers, strict=True)
+            )
+            for way, answers in found.items()
+        }
+    )

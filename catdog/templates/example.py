@@ -1,0 +1,51 @@
+"""Label photos with this folder alone; needs onnxruntime, numpy and pillow.
+
+    python example.py PHOTO...
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).resolve().parent
+WANTED = json.loads((HERE / "preprocessing.json").read_text(encoding="utf-8"))
+SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
+
+
+def classify(path):
+    """The answer for the photo at `path`: label, p_dog and familiarity."""
+    pixels = prepare(ImageOps.exif_transpose(Image.open(path)))
+    p_dog, familiarity = (float(out[0]) for out in SESSION.run(None, {"images": pixels[None]}))
+    label = WANTED["classes"][int(p_dog > 0.5)]
+    if familiarity < WANTED["reject_below"]:
+        label = "neither"
+    return {"label": label, "p_dog": p_dog, "familiarity": familiarity}
+
+
+def prepare(photo):
+    """Resize the shorter side, cut out the centre: `(3, S, S) uint8`."""
+    if photo.mode.startswith("I"):  # 16 bits a pixel
+        photo = photo.convert("I").point(lambda value: value / 256).convert("L")
+    photo = photo.convert("RGBA")  # what is transparent lies over white
+    photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    longest = WANTED["max_aspect"] * min(photo.size)
+    photo = centre(photo, min(photo.width, longest), min(photo.height, longest))
+    short = min(photo.size)
+    size = [int(WANTED["resize_px"] * side / short) for side in photo.size]
+    photo = photo.resize(size, getattr(Image.Resampling, WANTED["interpolation"].upper()))
+    return np.asarray(centre(photo, WANTED["crop_px"], WANTED["crop_px"])).transpose(2, 0, 1)
+
+
+def centre(photo, width, height):
+    """The middle of a photo."""
+    left, top = round((photo.width - width) / 2), round((photo.height - height) / 2)
+    return photo.crop((left, top, left + width, top + height))
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(name, classify(name))

@@ -1,0 +1,50 @@
+"""Work done side by side, answered in order, with only a few items in hand at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+AHEAD = 4
+"""Items in hand for each thread: enough that none waits, few enough to fit into memory."""
+
+
+def in_order(
+    work: Callable[[Item], Answer], items: Iterable[Item], *, threads: int | None = None
+) -> Iterator[Answer]:
+    """The answer of `work` for each item, in the order of `items`.
+
+    Items are taken only a few ahead of the answers, so that memory stays flat however many
+    there are. PyTorch keeps to one core in each thread meanwhile; an exception of `work` is
+    raised where its answer was due, and what is still waiting is dropped.
+
+    Args:
+        work: called in the threads.
+        items: gone through once, in the calling thread.
+        threads: how many; without, one more than there are cores, so that one of them can
+            wait while the others compute.
+    """
+    workers = threads or (os.cpu_count() or 1) + 1
+    before = torch.get_num_threads()
+    # Resizing on all cores at once, in each of the threads, would only wait.
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Answer]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
