@@ -127,9 +127,7 @@ def judge(
     about = replace(
         about, temperature=fit_temperature(labels, logits), reject_below=round(1.0 - keep, 6)
     )
-    classifier = Classifier(
-        about, network.preprocessing, engine, head, familiarity, network.eval
-    )
+    classifier = Classifier(about, network.preprocessing, engine, head, familiarity, network.eval)
     judgement = Judgement(
         labels,
         logits,

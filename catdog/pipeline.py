@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from mlflow.entities.model_registry import ModelVersion
+from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
@@ -441,11 +442,38 @@ def register(
         version = registry.add(
             logged.model_uri, config.registered_model_name, candidate, digest=digest, card=card
         )
-        exported = _exported(trained.classifier, Path(scratch) / "export", say)
-        proof = _prove(trained, version, sample, exported, fresh, say)
+        proof = _prove(trained, version, sample, fresh, say)
     decision = registry.place(version, candidate, proven=proof is not None and proof.holds)
     _tell(version, decision, best, say)
     return version
+
+
+def _prove(
+    trained: Trained, version: ModelVersion, sample: list[Picture], fresh: FreshProcess, say: Say
+) -> Parity | None:
+    """Compare the registered version with the training process; None when it can't be used."""
+    classifier = trained.classifier
+    seen = seen_in_training(classifier, trained.judgement)
+    answers = {
+        picture: to_prediction(one, classifier.about)
+        for picture, one in zip(trained.validation, seen, strict=True)
+    }
+    expected = [Answer(answers[one].p_dog, answers[one].familiarity) for one in sample]
+    uri = f"models:/{version.name}/{version.version}"
+    with tempfile.TemporaryDirectory() as scratch:
+        exported = _exported(classifier, Path(scratch) / "export", say)
+        pixels = Path(scratch) / "pixels.npy"
+        np.save(pixels, _as_seen(classifier, sample))
+        try:
+            found = fresh.answers(uri, [one.path for one in sample], exported, pixels)
+        except CatdogError as error:
+            say(f"REJECTED: {error}")
+            return None
+    proof = parity.compare(expected, found)
+    tracking.log_parity(proof)
+    ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
+    say(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
+    return proof
 
 
 def _exported(classifier: Classifier, folder: Path, say: Say) -> Path | None:
@@ -454,40 +482,13 @@ def _exported(classifier: Classifier, folder: Path, say: Say) -> Path | None:
     try:
         return export(classifier, folder)
     except CatdogError as error:
-        say(f"No ONNX export is checked: {error}")
+        say(f"The ONNX export is not checked: {error}")
         return None
 
 
-def _prove(
-    trained: Trained,
-    version: ModelVersion,
-    sample: list[Picture],
-    exported: Path | None,
-    fresh: FreshProcess,
-    say: Say,
-) -> Parity | None:
-    """Compare the registered version with the training process; None when it can't be used."""
-    about = trained.classifier.about
-    seen = dict(
-        zip(
-            trained.validation, seen_in_training(trained.classifier, trained.judgement), strict=True
-        )
-    )
-    expected = [
-        Answer(answer.p_dog, answer.familiarity)
-        for answer in (to_prediction(seen[picture], about) for picture in sample)
-    ]
-    uri = f"models:/{version.name}/{version.version}"
-    try:
-        found = fresh.answers(uri, [picture.path for picture in sample], exported)
-    except CatdogError as error:
-        say(f"REJECTED: {error}")
-        return None
-    proof = parity.compare(expected, found)
-    tracking.log_parity(proof)
-    ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
-    say(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
-    return proof
+def _as_seen(classifier: Classifier, pictures: list[Picture]) -> NDArray[np.uint8]:
+    transform = evaluation_transform(classifier.preprocessing)
+    return np.stack([transform(load(picture.path)).numpy() for picture in pictures])
 
 
 def _tell(version: ModelVersion, decision: Decision, best: Epoch, say: Say) -> None:

@@ -18,6 +18,7 @@ import urllib.request
 from pathlib import Path
 
 import mlflow.pyfunc
+import numpy as np
 import pandas as pd
 import uvicorn
 from mlflow.pyfunc import scoring_server
@@ -54,13 +55,19 @@ def over_http(model: mlflow.pyfunc.PyFuncModel, photos: list[bytes]) -> Pairs:
     return _pairs(told)
 
 
-def through_export(folder: Path, photos: list[str]) -> Pairs:
-    """The answers of the export's own example, which knows neither MLflow nor PyTorch."""
+def through_export(folder: Path, photos: list[str], pixels: Path) -> dict[str, Pairs]:
+    """The answers of the exported graph to the same pixels, and of the export's example.
+
+    The example knows neither MLflow nor PyTorch, and resizes with Pillow.
+    """
     spec = importlib.util.spec_from_file_location("example", folder / "example.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    answers = [example.classify(photo) for photo in photos]
-    return [(answer["p_dog"], answer["familiarity"]) for answer in answers]
+    p_dog, familiarity = example.SESSION.run(None, {"images": np.load(pixels)})
+    return {
+        "onnx": list(zip(p_dog.tolist(), familiarity.tolist(), strict=True)),
+        "example": _pairs([example.classify(photo) for photo in photos]),
+    }
 
 
 def main() -> None:
@@ -73,7 +80,8 @@ def main() -> None:
         photos = [Path(path).read_bytes() for path in asked["photos"]]
         told = {"model": as_model(model, photos), "http": over_http(model, photos)}
         if asked["exported"]:
-            told["onnx"] = through_export(Path(asked["exported"]), asked["photos"])
+            pixels = Path(asked["pixels"])
+            told |= through_export(Path(asked["exported"]), asked["photos"], pixels)
     print(json.dumps(told))
 
 

@@ -1,6 +1,6 @@
 """Label photos with this folder alone; needs onnxruntime, numpy and pillow.
 
-    python example.py PHOTO...
+python example.py PHOTO...
 """
 
 import json
