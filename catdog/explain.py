@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from catdog import CatdogError
+from catdog import NEITHER, POSITIVE, CatdogError
 from catdog.classifier import Classifier, Prediction
 from catdog.data import evaluation_steps, to_tensor
 from catdog.model import Network
@@ -57,10 +57,16 @@ def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
         CatdogError: the backbone has no map of features.
     """
     whole, crop, box = _as_seen(classifier, content)
-    heat = heat_map(classifier.network(), crop, towards_dog=prediction.p_dog > 0.5)
+    heat = heat_map(classifier.network(), crop, towards_dog=_says_dog(prediction))
     picture = whole.point(lambda value: int(value * SHADE))
     picture.paste(_warmed(crop, heat), box)
     return _captioned(picture, prediction)
+
+
+def _says_dog(prediction: Prediction) -> bool:
+    if prediction.label == NEITHER:
+        return prediction.p_dog > 0.5
+    return prediction.label == POSITIVE
 
 
 def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
