@@ -11,7 +11,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from catdog import CLASSES
+from catdog import CLASSES, CatdogError
 from catdog.engine import Features, pick_engine
 from catdog.evaluate import Labels, Probabilities
 from catdog.features import Picture, extract, open_cache
@@ -192,15 +192,24 @@ def oddness(features: Features) -> tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 def write_issues(path: Path, issues: Iterable[Issue]) -> None:
-    """Write `path, issue, score, detail`, a row for each issue; the file appears whole."""
+    """Write `path, issue, score, detail`, a row for each issue; the file appears whole.
+
+    Raises:
+        CatdogError: it can't be written.
+    """
     part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Issue))
-        for issue in issues:
-            name, kind, score, detail = astuple(issue)
-            writer.writerow((name, kind, f"{score:.4f}", detail))
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(field.name for field in fields(Issue))
+            for issue in issues:
+                writer.writerow((issue.path, issue.issue, f"{issue.score:.4f}", issue.detail))
+        part.replace(path)
+    except OSError as error:
+        raise CatdogError(
+            f"{path} can't be written ({error.strerror or error}): choose another file "
+            "with --output."
+        ) from error
 
 
 def summary(issues: Sequence[Issue], *, first: int = 10) -> Iterable[str]:
