@@ -51,8 +51,9 @@ FLAT = 3.0
 """Grey levels; a thumbnail that varies less is as good as empty and has no twin."""
 
 NEIGHBOURS = 10
-ODD = 3.0
-"""Robust standard deviations above the usual distance to the neighbours."""
+ODD = 2.5
+"""Robust standard deviations above the usual distance to the neighbours: 5 of 2,002 photos
+of cats and dogs are beyond it, and so are pages of text, noise and empty pictures."""
 
 Say = Callable[[str], None]
 
