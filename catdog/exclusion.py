@@ -1,8 +1,8 @@
 """Which pictures the user wants left out: the lines of an exclude file.
 
-A line is a path as in manifest.csv, a path as in the source (the way quarantine.csv spells
-it), or a sha256 digest of which the first 12 digits are enough. What follows a `#` at the
-beginning of a line or after a space is a comment.
+A line is a path as in manifest.csv, a path as in the source (within an archive, or the way
+quarantine.csv spells it), or a sha256 digest of which the first 12 digits are enough. What
+follows a `#` at the beginning of a line or after a space is a comment.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ EXCLUDED = "excluded"
 
 @dataclass(frozen=True)
 class Named:
-    """A picture by all its names: path in the manifest, path in the source, sha256."""
+    """A picture by all its names: path in the manifest, paths in the source, sha256."""
 
     path: str
-    source: str
+    sources: tuple[str, ...]
     sha256: str
 
 
@@ -57,7 +57,8 @@ class Exclusion:
         paths = {picture.path for picture in pictures}
         by_source: dict[str, set[str]] = {}
         for picture in pictures:
-            by_source.setdefault(picture.source, set()).add(picture.path)
+            for source in picture.sources:
+                by_source.setdefault(source, set()).add(picture.path)
         chosen: set[str] = set()
         unmatched = []
         for line in self.lines:

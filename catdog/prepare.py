@@ -228,7 +228,7 @@ def _prepare_afresh(
         sorting = _settle_duplicates(sorting)
         _check_classes(sorting, source)
         items = _split(sorting.items, wanted["val_fraction"], wanted["seed"], say)
-        items = _exclude(_with_paths(items), exclusion, say)
+        items = _exclude(_with_paths(items), exclusion, source, say)
         _place(items, folder)
         _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(sorting.quarantine))
         marker = wanted | {
@@ -430,11 +430,14 @@ def _with_paths(items: Iterable[Item]) -> list[Item]:
     return placed
 
 
-def _exclude(items: Sequence[Item], exclusion: Exclusion, say: Say) -> list[Item]:
+def _exclude(items: Sequence[Item], exclusion: Exclusion, source: Path, say: Say) -> list[Item]:
     """Put aside the labelled pictures that the user wants left out."""
     labelled = [item for item in items if item.split != TEST]
+    # An item's source begins with the archive's name, which its members don't know.
+    archive = f"{source.name}/" if source.is_file() else ""
     chosen, unmatched = exclusion.choose(
-        Named(item.path, item.source, item.sha256) for item in labelled
+        Named(item.path, (item.source, item.source.removeprefix(archive)), item.sha256)
+        for item in labelled
     )
     for line in unmatched:
         say(f"The exclude file's line {line!r} names no training or validation picture.")

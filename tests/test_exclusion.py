@@ -29,8 +29,8 @@ def test_the_order_of_lines_does_not_matter_to_the_digest():
 
 def test_a_path_of_the_manifest_wins_over_the_same_path_of_the_source():
     pictures = [
-        Named("training/cat/1.jpg", "other/cat/1.jpg", "0" * 64),
-        Named("validation/cat/1.jpg", "training/cat/1.jpg", "1" * 64),
+        Named("training/cat/1.jpg", ("other/cat/1.jpg",), "0" * 64),
+        Named("validation/cat/1.jpg", ("training/cat/1.jpg",), "1" * 64),
     ]
     assert Exclusion(("training/cat/1.jpg",)).choose(pictures) == ({"training/cat/1.jpg"}, [])
     assert Exclusion(("other/cat/1.jpg",)).choose(pictures) == ({"training/cat/1.jpg"}, [])
@@ -39,5 +39,5 @@ def test_a_path_of_the_manifest_wins_over_the_same_path_of_the_source():
 @given(st.integers(0, 64), st.booleans())
 def test_twelve_digits_of_a_digest_name_a_picture_and_fewer_do_not(digits, upper):
     line = SHA[:digits].upper() if upper else SHA[:digits]
-    chosen, unmatched = Exclusion((line,)).choose([Named("p", "s", SHA)])
+    chosen, unmatched = Exclusion((line,)).choose([Named("p", ("s",), SHA)])
     assert (chosen, unmatched) == (({"p"}, []) if digits >= 12 else (set(), [line]))

@@ -434,6 +434,17 @@ def test_the_path_of_an_excluded_picture_excludes_it_again(tmp_path):
     assert [row["path"] for row in prepared.rows("excluded-training")] == [f"excluded/{path}"]
 
 
+@pytest.mark.parametrize("packed", ["zip", "tar.gz"])
+@pytest.mark.parametrize("line", ["train/cat.1.jpg", "raw.{}/train/cat.1.jpg"])
+def test_a_member_of_an_archive_is_excluded_by_its_name_in_it(tmp_path, packed, line):
+    content = (_kaggle(tmp_path / "raw") / "train" / "cat.1.jpg").read_bytes()
+    source = _pack(tmp_path / "raw", packed)
+    path = _exclude_file(tmp_path, line.format(packed))
+    prepared = _prepare(source, tmp_path / "data", exclude=path)
+    (row,) = prepared.rows("excluded-training") + prepared.rows("excluded-validation")
+    assert row["sha256"] == hashlib.sha256(content).hexdigest()
+
+
 def test_a_line_that_names_nothing_is_told_and_test_pictures_stay(tmp_path):
     source = _kaggle(tmp_path / "raw")
     said: list[str] = []
