@@ -69,8 +69,7 @@ def to_svg(draw: Callable[[Axes], None], description: str, size: tuple[float, fl
     The same drawing gives the same text. `size` is in inches at 72 dots.
     """
     description = printable(description)
-    # Without a salt of our own, matplotlib draws its ids at random.
-    with mpl.rc_context({**STYLE, "svg.hashsalt": description}), warnings.catch_warnings():
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
         # The page's fonts have the letters that matplotlib's lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
@@ -111,7 +110,10 @@ def _for_a_page(text: str, description: str) -> str:
 
 
 def _rename_ids(root: ElementTree.Element, text: str, description: str) -> None:
-    """Drop the ids that nothing refers to, and give the others names of this chart's own."""
+    """Drop the ids that nothing refers to, and give the others names of this chart's own.
+
+    matplotlib draws its ids at random; ours are the same each time.
+    """
     used = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
     chart = f"c{zlib.crc32(description.encode()):08x}"
     names = {old: f"{chart}-{number}" for number, old in enumerate(used)}

@@ -132,7 +132,7 @@ def test_intervals_name_every_slice_and_the_lowest():
     assert _description(svg).endswith("the lowest 80.0% (small)")
 
 
-@pytest.mark.parametrize("name", ["<b>&\"'", "$x$ and $y", "_hidden", "猫", "a\x07b", "\udcff.jpg"])
+@pytest.mark.parametrize("name", ["<b>&\"'", "$x$ or $y$", "_hidden", "猫", "a\x07b", "\udcff.jpg"])
 def test_a_slice_may_have_any_name(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
