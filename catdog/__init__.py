@@ -3,7 +3,7 @@
 The modules in reading order; each imports only from those above it:
 config, command, images, drawing, sample, others, archive, download, exclusion, prepare, device,
 workers, data, model, engine, features, pixels, calibration, familiarity, bootstrap, evaluate,
-slices, audit, train, classifier, explain, card, export, judgement, parity, figures, svg, charts,
+slices, audit, train, classifier, explain, card, parity, export, judgement, figures, svg, charts,
 report, tracking, registry, photos, answers, predict, pipeline.
 """
 

@@ -182,6 +182,16 @@ class AuditConfig(DataConfig):
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Write a registered model as a folder for ONNX Runtime, without catdog and PyTorch."""
+
+    to: Annotated[str, Help(help="new folder for model.onnx, preprocessing.json and an example")]
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
+        "models:/catdog/Production"
+    )
+
+
+@dataclass(frozen=True)
 class ClearCacheConfig:
     """Delete cached features that have not been used for a while."""
 

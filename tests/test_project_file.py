@@ -20,6 +20,7 @@ CONFIGS = {
     "evaluate": config.EvaluateConfig,
     "predict": config.PredictConfig,
     "audit": config.AuditConfig,
+    "export": config.ExportConfig,
     "clear_cache": config.ClearCacheConfig,
 }
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
