@@ -6,6 +6,7 @@ Needs Pillow alone: preparing data and reading a photo must not wait for torch.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -99,8 +100,9 @@ def read(path: Path) -> Image.Image:
 
 def is_image_name(path: Path | str) -> bool:
     """Whether the name looks like a picture's; hidden files (`._cat.jpg`) do not."""
-    name = Path(path).name
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+    name = os.path.basename(path)  # noqa: PTH119  Path takes five times as long for a million
+    stem, _, suffix = name.rpartition(".")
+    return stem != "" and not name.startswith(".") and f".{suffix.lower()}" in SUFFIXES
 
 
 def _open(content: bytes) -> Image.Image:

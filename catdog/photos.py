@@ -105,9 +105,8 @@ def _photos(path: Path) -> Iterator[Photo]:
 
 
 def _holds_photo(path: Path) -> bool:
-    """Whether there is at least one; a folder is searched only as far as the first."""
     if _is_folder(path):
-        return any(photos or trouble for _, photos, trouble in _directories(path))
+        return _has_photo(path)
     if _is_glob(path):
         return any(map(_is_file, glob.iglob(str(path), recursive=True)))
     return True
@@ -131,41 +130,58 @@ def _is_file(name: str) -> bool:
     return Path(name).is_file()
 
 
+def _has_photo(folder: Path) -> bool:
+    """Whether a photo is found below; also true where a folder can't be searched, to be told."""
+    waiting = [folder]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            for name, is_folder in _scan(directory):
+                if not is_folder:
+                    return True
+                waiting.append(directory / name)
+        except OSError:
+            return True
+    return False
+
+
 def _walk(folder: Path) -> Iterator[Photo]:
-    for directory, names, trouble in _directories(folder, in_order=True):
-        if trouble:
-            yield Photo(str(directory), trouble=f"the folder can't be searched: {trouble}")
-        for name in names:
-            yield Photo(str(directory / name))
-
-
-def _directories(folder: Path, *, in_order: bool = False) -> Iterator[tuple[Path, list[str], str]]:
-    """The folder, then each below it: its path, its photos' names, what went wrong."""
+    """The photos of a folder, then those of the folders in it."""
     waiting = [folder]
     while waiting:
         directory = waiting.pop()
         try:
             photos, folders = _listing(directory)
         except OSError as error:
-            yield directory, [], error.strerror or str(error)
+            trouble = f"the folder can't be searched: {error.strerror or error}"
+            yield Photo(str(directory), trouble=trouble)
             continue
-        if in_order:
-            _sort(photos)
-            _sort(folders)
-        yield directory, photos, ""
+        yield from (Photo(str(directory / name)) for name in photos)
         waiting.extend(directory / name for name in reversed(folders))
 
 
 def _listing(directory: Path) -> tuple[list[str], list[str]]:
-    """Names of photos, and of folders; a link to a folder is left, as it may lead in a ring."""
-    photos, folders = [], []
+    """The names of a directory's photos and of its folders, each in order."""
+    photos: list[str] = []
+    folders: list[str] = []
+    for name, is_folder in _scan(directory):
+        (folders if is_folder else photos).append(name)
+    _sort(photos)
+    _sort(folders)
+    return photos, folders
+
+
+def _scan(directory: Path) -> Iterator[tuple[str, bool]]:
+    """Each photo's name with False, each folder's with True, in no order.
+
+    A link to a folder is left out, as it may lead in a ring.
+    """
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
+                yield entry.name, True
             elif is_image_name(entry.name) and entry.is_file():
-                photos.append(entry.name)
-    return photos, folders
+                yield entry.name, False
 
 
 def _sort(names: list[str]) -> None:

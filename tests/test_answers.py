@@ -156,8 +156,14 @@ def _printing(rows: int, **options) -> subprocess.Popen:
         "except BrokenPipeError: sys.exit(answers.PIPE_CLOSED)\n"
         "except CatdogError as error: sys.exit(f'error: {error}')\n"
     )
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=buffered,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
