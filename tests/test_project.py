@@ -263,7 +263,7 @@ def test_no_file_of_the_registered_model_is_a_pickle(project):
 def test_predict_labels_the_test_photos_of_the_data_set(project):
     ended = project.script("predict", "--model-uri", "models:/catdog/Production")
     header, *rows = ended.stdout.splitlines()
-    assert header.split() == ["label", "confidence", "p_dog", "path"]
+    assert header.split() == ["label", "confidence", "p_dog", "familiarity", "path"]
     assert len(rows) == 4
     for row in rows:
         assert row.split()[0] == ("cat" if "cat" in row.split()[-1] else "dog")
