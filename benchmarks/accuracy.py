@@ -167,9 +167,8 @@ def _measure(
 
 
 def _print_head(epochs: int) -> None:
-    print(
-        f"| backbone, {epochs} epochs | path | seed | best val accuracy | right | loss | seconds |"
-    )
+    kept = "val accuracy, kept epoch"
+    print(f"| backbone, {epochs} epochs | path | seed | {kept} | right | loss | seconds |")
     print("|---|---|---|---|---|---|---|", flush=True)
 
 
