@@ -56,10 +56,8 @@ from catdog.train import (
 
 BACKBONE = "tf_efficientnet_lite0"
 RATE, DECAY = 1e-4, 0.01
-COMPILED = ", torch.compile"
-LIST = "pictures.json"
+COMPILED, LIST = ", torch.compile", "pictures.json"
 CORES = os.cpu_count() or 1
-
 FROZEN, LIMIT = "frozen job", "limit: forward + backward alone"
 PASS, EPOCHS = "feature pass (catdog)", "ten epochs of the head (catdog)"
 BOTH = "frozen job, both (catdog)"
