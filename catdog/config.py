@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -27,7 +28,8 @@ class Range:
 
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
-Format = Literal["text", "json", "jsonl", "csv"]
+Format = Literal["text", "json", "jsonl", "csv", "kaggle"]
+YesNo = Literal["yes", "no"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ class PrepareConfig(DataConfig):
         Range(0.01, 0.9),
         Help(help="share of each class held back for validation"),
     ] = 0.2
+    exclude: Annotated[
+        str,
+        Help(
+            help="file with a path or sha256 digest in each line, of pictures to leave out; or none"
+        ),
+    ] = "none"
 
 
 @dataclass(frozen=True)
@@ -144,18 +152,65 @@ class PredictConfig:
     images: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
-        Help(help="files, folders or globs; auto: the test pictures of the model's data set"),
+        Help(
+            help="files, folders, globs, http(s) addresses, or - for a list on stdin; auto: the "
+            "test pictures of the model's data set"
+        ),
     ] = ("auto",)
     model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
         "models:/catdog/Production"
     )
-    format: Annotated[Format, Help(help="of the answer: a table for people, or for programs")] = (
-        "text"
-    )
+    format: Annotated[
+        Format, Help(help="of the answer: a table for people, for programs, a Kaggle submission")
+    ] = "text"
     output: Annotated[str, Help(help="file for the answer; - is the terminal")] = "-"
+    sort_into: Annotated[
+        str, Help(help="folder to copy photos to, into cat/, dog/ and neither/ in it; or none")
+    ] = "none"
+    explain: Annotated[
+        str, Help(help="folder for pictures of what each answer rests on; or none")
+    ] = "none"
+    reject: Annotated[
+        YesNo,
+        Help(help="answer neither where a photo looks like nothing known; no: --no-reject"),
+    ] = "yes"
+    threshold: Annotated[
+        float, Range(0, 1), Help(help="p_dog from which on a photo is labelled dog")
+    ] = 0.5
+    tta: Annotated[YesNo, Help(help="answers from the picture and its mirror image")] = "no"
+    allow_private_urls: Annotated[
+        YesNo, Help(help="also read addresses of this machine and its network")
+    ] = "no"
     data_dir: Annotated[str, Help(help="where prepared pictures are kept")] = "data"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
-    batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 32
+    batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 8
+
+
+@dataclass(frozen=True)
+class AuditConfig(DataConfig):
+    """Look for wrong labels, near-duplicates and odd pictures in a prepared data set."""
+
+    backbone: Annotated[str, Help(help="name of a timm model, resnet18 say")] = (
+        "tf_efficientnet_lite0"
+    )
+    weights: Annotated[
+        str,
+        Help(help="pretrained, none (random), or a file of the backbone's weights"),
+    ] = "pretrained"
+    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    output: Annotated[
+        str, Help(help="file for the list of issues; auto: audit.csv beside the manifest")
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a registered model as a folder for ONNX Runtime, without catdog and PyTorch."""
+
+    to: Annotated[str, Help(help="new folder for model.onnx, preprocessing.json and an example")]
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
+        "models:/catdog/Production"
+    )
 
 
 @dataclass(frozen=True)
@@ -174,18 +229,39 @@ Config = TypeVar("Config")
 def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Config:
     """Read a config from the command line (`sys.argv` without `argv`).
 
-    Flags may be spelled with `_` or `-`. A misspelled flag or a value of the wrong type
-    ends the program with status 2 and a message.
+    Flags may be spelled with `_` or `-`; a yes may be typed as `--name`, a no as `--no-name`.
+    A misspelled flag or a value of the wrong type ends the program with status 2 and a message.
 
     Raises:
         CatdogError: a value is outside its range; the text names it and the range.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _with_values(config_class, sys.argv[1:] if argv is None else argv)
     config = tyro.cli(
         config_class, args=arguments, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
     )
     check_ranges(config)
     return config
+
+
+def _with_values(config_class: type, argv: Sequence[str]) -> list[str]:
+    """The arguments, with `--name` and `--no-name` of a yes or no as `--name=yes` and `=no`.
+
+    MLproject can pass only values, and people type flags.
+    """
+    hints = get_type_hints(config_class)
+    switches = {name for name, hint in hints.items() if hint == YesNo}
+    end = argv.index("--") if "--" in argv else len(argv)
+    flags = pairwise([*argv[:end], ""])
+    return [*(_with_value(flag, following, switches) for flag, following in flags), *argv[end:]]
+
+
+def _with_value(flag: str, following: str, switches: set[str]) -> str:
+    name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
+    if name in switches and following not in get_args(YesNo):
+        return f"--{name}=yes"
+    if name.removeprefix("no_") in switches - {name}:
+        return f"--{name.removeprefix('no_')}=no"
+    return flag
 
 
 def check_ranges(config: Any) -> None:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from catdog import CatdogError
 from catdog.classifier import CARD_FILE, Classifier
-from catdog.data import MAX_ASPECT
+from catdog.data import MAX_ASPECT, evaluation_transform, to_tensor
 from catdog.familiarity import NEIGHBOURS, Familiarity, PetClassifier
 from catdog.model import Network
+from catdog.others import neither_pictures
+from catdog.parity import Answer, Parity, compare
 
 EXAMPLE = Path(__file__).parent / "templates" / "example.py"
 OPSET = 17
@@ -55,6 +57,38 @@ def export(classifier: Classifier, folder: Path, *, card: str | None = None) -> 
     except OSError as error:
         raise CatdogError(f"{folder} can't be written: {error.strerror or error}.") from error
     return folder
+
+
+def card_of(folder: Path) -> str | None:
+    """The model card of a saved classifier; None when it has none."""
+    card = folder / CARD_FILE
+    return card.read_text(encoding="utf-8") if card.is_file() else None
+
+
+def check(classifier: Classifier, folder: Path) -> Parity:
+    """How far the exported graph's answers are from the classifier's, on the same pixels.
+
+    Raises:
+        CatdogError: too far.
+    """
+    import onnxruntime
+
+    contents = [content for _, content in neither_pictures()[::4]]
+    transform = evaluation_transform(classifier.preprocessing)
+    pixels = torch.stack([transform(to_tensor(content)) for content in contents]).numpy()
+    session = onnxruntime.InferenceSession(
+        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    p_dog, familiarity = session.run(None, {"images": pixels})
+    found = [Answer(*pair) for pair in zip(p_dog.tolist(), familiarity.tolist(), strict=True)]
+    expected = [Answer(one.p_dog, one.familiarity) for one in classifier.predict(contents)]
+    proof = compare(expected, {"onnx": found})
+    if not proof.holds:
+        raise CatdogError(
+            f"{folder / 'model.onnx'} does not answer as the model does: the difference is "
+            f"{proof.max_abs_diff:.1e}. Serve the registered model instead."
+        )
+    return proof
 
 
 class Answers(nn.Module):

@@ -6,10 +6,11 @@ Needs Pillow alone: preparing data and reading a photo must not wait for torch.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from catdog import CatdogError
 
@@ -19,6 +20,14 @@ OTHER_SUFFIXES = (".bmp", ".gif", ".png", ".ppm", ".tif", ".tiff")
 SUFFIXES = frozenset(JPEG_SUFFIXES + MODERN_SUFFIXES + OTHER_SUFFIXES)
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""
+
+HEIC_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+"""What bytes 8 to 12 of such a file can be. AVIF has brands of its own, and Pillow reads it."""
+
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
+"""What decoders raise; RuntimeError is that of AVIF."""
 
 
 class UnreadableImageError(CatdogError):
@@ -38,6 +47,26 @@ def decode(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except DAMAGE as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
+
+
+def decode_small(content: bytes, side_px: int) -> Image.Image:
+    """Decode a picture for a look at it: upright, RGB, in its own proportions.
+
+    A JPEG comes reduced, in a fraction of the time, with its shorter side still
+    `side_px` long or more (as far as it ever was); other formats come in full size.
+
+    Raises:
+        UnreadableImageError: as `decode` does.
+    """
+    image = _open(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.draft("RGB", (side_px, side_px))
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -61,7 +90,7 @@ def check(content: bytes) -> tuple[int, int]:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
             image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise UnreadableImageError(f"does not decode: {error}") from error
     return (height, width) if turned else (width, height)
 
@@ -91,8 +120,9 @@ def read(path: Path) -> Image.Image:
 
 def is_image_name(path: Path | str) -> bool:
     """Whether the name looks like a picture's; hidden files (`._cat.jpg`) do not."""
-    name = Path(path).name
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+    name = os.path.basename(path)  # noqa: PTH119  Path takes five times as long for a million
+    stem, _, suffix = name.rpartition(".")
+    return stem != "" and not name.startswith(".") and f".{suffix.lower()}" in SUFFIXES
 
 
 def _open(content: bytes) -> Image.Image:
@@ -101,10 +131,10 @@ def _open(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
+            image = _identify(content)
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"too large: {error}") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except DAMAGE as error:
         raise UnreadableImageError("not a picture in a format that can be read") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -112,6 +142,28 @@ def _open(content: bytes) -> Image.Image:
             f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}"
         )
     return image
+
+
+def _identify(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        if content[4:8] != b"ftyp" or content[8:12] not in HEIC_BRANDS:
+            raise
+    _learn_heic()
+    return Image.open(io.BytesIO(content))
+
+
+def _learn_heic() -> None:
+    """Teach Pillow the format of phones; done when the first such photo is met."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnreadableImageError(
+            "a HEIC photo: install what reads it with `pip install pillow-heif` "
+            "(or `pip install 'catdog[heic]'`)"
+        ) from error
+    pillow_heif.register_heif_opener()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -9,18 +9,38 @@ from catdog.config import PredictConfig
 
 def main(config: PredictConfig) -> int:
     """Write a row for each photo; status 1 when one of them could not be read."""
-    from catdog import predict
+    from catdog import answers, predict
+    from catdog.classifier import Options
+    from catdog.photos import find_photos
+    from catdog.sorting import Sorter
 
     classifier = predict.load_classifier(config.model_uri, device=config.device)
     names = config.images
     if names == ("auto",):
         names = (str(predict.test_photos(classifier, Path(config.data_dir))),)
-    photos = predict.find_photos(names)
-    with predict.open_output(config.output) as stream:
-        rows = predict.classify(classifier, photos, batch_size=config.batch_size)
-        total, failed = predict.write_rows(rows, stream, config.format)
-    command.say(f"{total - failed} of {total} photos labelled by {config.model_uri}")
-    return 1 if failed else 0
+    photos = find_photos(names, allow_private=config.allow_private_urls == "yes")
+    sorting, explaining = config.sort_into != "none", config.explain != "none"
+    options = Options(config.reject == "yes", config.threshold, config.tta == "yes")
+    answered = predict.answer_photos(
+        classifier,
+        photos,
+        options,
+        batch_size=config.batch_size,
+        keep=sorting or explaining,
+    )
+    if sorting:
+        answered = Sorter(Path(config.sort_into), names).watch(answered)
+    if explaining:
+        answered = predict.explain(classifier, answered, Path(config.explain))
+    rows = (answers.to_row(answer.photo.name, answer.prediction) for answer in answered)
+    try:
+        with answers.open_output(config.output) as stream:
+            shown = answers.with_progress(rows, output=config.output)
+            tally = answers.write_rows(shown, stream, config.format)
+    except BrokenPipeError:
+        return answers.PIPE_CLOSED
+    command.say(f"{tally} by {config.model_uri}")
+    return 1 if tally.failed else 0
 
 
 if __name__ == "__main__":

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import contextlib
+import io
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from catdog import images
 from catdog.images import UnreadableImageError
-from tests.conftest import encoded, tiny_picture
+from tests.conftest import ROOT, encoded, tiny_picture
 
 MARKED = Image.new("RGB", (40, 24), "white")
 MARKED.paste((220, 30, 30), (0, 0, 20, 12))  # the upper left quarter is red
+
+MODERN = ["AVIF"] if features.check("avif") else []
+NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 
 
 def _corner(picture: Image.Image) -> tuple[int, int, int]:
@@ -53,6 +61,8 @@ def test_every_exif_orientation_is_turned_upright(orientation):
         (tiny_picture("cat", 1), "GIF"),
         (tiny_picture("cat", 1), "BMP"),
         (tiny_picture("cat", 1), "TIFF"),
+        pytest.param(tiny_picture("cat", 1), "AVIF", marks=NEEDS_AVIF),
+        pytest.param(tiny_picture("cat", 1).convert("RGBA"), "AVIF", marks=NEEDS_AVIF),
     ],
 )
 def test_every_common_format_and_mode_becomes_rgb(picture, form):
@@ -61,9 +71,10 @@ def test_every_common_format_and_mode_becomes_rgb(picture, form):
     assert decoded.size == picture.size
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(form):
     half = Image.fromarray(np.full((8, 8), 128 * 256, dtype=np.uint16))
-    assert images.decode(encoded(half, "PNG")).getpixel((0, 0)) == (128, 128, 128)
+    assert images.decode(encoded(half, form)).getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_transparency_is_laid_over_white():
@@ -71,15 +82,90 @@ def test_transparency_is_laid_over_white():
     assert images.decode(encoded(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_of_an_animation_the_first_frame_is_taken():
+@pytest.mark.parametrize(("mode", "form"), [("P", "PNG"), ("L", "PNG"), ("P", "GIF")])
+def test_a_colour_that_stands_for_transparent_is_laid_over_white(mode, form):
+    black = Image.new(mode, (8, 8), 0)
+    assert images.decode(encoded(black, form)).getpixel((0, 0)) == (0, 0, 0)
+    clear = encoded(black, form, transparency=0)
+    assert images.decode(clear).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(form):
     first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
-    content = encoded(first, "GIF", save_all=True, append_images=[second])
-    assert images.decode(content).getpixel((0, 0)) == (255, 0, 0)
+    content = encoded(first, form, save_all=True, append_images=[second])
+    red, green, blue = images.decode(content).getpixel((0, 0))
+    assert red > 250
+    assert max(green, blue) < 5
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def _heic(picture: Image.Image, **options: object) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(stream, quality=95, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_heic_photo_becomes_rgb(mode):
+    picture = tiny_picture("cat", 1, (64, 40))
+    decoded = images.decode(_heic(picture.convert(mode)))
+    assert (decoded.mode, decoded.size) == ("RGB", picture.size)
+    expected = np.asarray(picture.convert(mode).convert("RGB"), dtype=float)
+    assert np.abs(np.asarray(decoded, dtype=float) - expected).mean() < 8
+
+
+def test_a_heic_photo_is_turned_upright_once():
+    # Phones write the turn twice: for the decoder, and as EXIF for older programs.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large = MARKED.resize((160, 96), Image.Resampling.NEAREST)
+    content = _heic(large.transpose(Image.Transpose.ROTATE_90), exif=exif.tobytes())
+    upright = images.decode(content)
+    assert upright.size == large.size == images.check(content)
+    red, green, _ = _corner(upright)
+    assert red > 180
+    assert green < 90
+
+
+def test_damaged_heic_gives_our_error_and_nothing_else():
+    content = _heic(tiny_picture("dog", 1, (64, 40)))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content[: rng.integers(16, len(content))])
+        damaged[rng.integers(12, len(damaged))] ^= 0xFF
+        for read in (images.decode, images.check, images.check_size):
+            with contextlib.suppress(UnreadableImageError):
+                read(bytes(damaged))
+
+
+def test_without_the_library_a_heic_photo_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "OPEN", {k: v for k, v in Image.OPEN.items() if "HEI" not in k})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if "HEI" not in name])
+    with pytest.raises(UnreadableImageError, match=r"a HEIC photo: .* `pip install pillow-heif`"):
+        images.decode(HEIC)
+
+
+def test_the_library_for_heic_is_loaded_for_heic_alone():
+    code = (
+        "import sys; from catdog import images\n"
+        "for content in (b'<html>', b'\\0\\0\\0\\x18ftypmp42\\0\\0\\0\\0'):\n"
+        "    try: images.decode(content)\n"
+        "    except images.UnreadableImageError as error: print(error)\n"
+        "sys.exit('pillow_heif' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.count("not a picture in a format that can be read") == 2
 
 
 @pytest.mark.parametrize("read", [images.decode, images.check])
 @pytest.mark.parametrize("kept", [0.5, 0.9])
-@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", pytest.param("AVIF", marks=NEEDS_AVIF)])
 def test_a_truncated_file_is_refused(read, kept, form):
     noise = Image.effect_noise((200, 160), 80).convert("RGB")
     content = encoded(noise, form)
@@ -119,7 +205,7 @@ def test_pictures_are_known_by_their_names(name, is_one):
 @settings(max_examples=150, deadline=None)
 @given(
     cuts=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=12),
-    form=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"]),
+    form=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", *MODERN]),
 )
 def test_damaged_bytes_give_a_picture_or_our_error_and_nothing_else(cuts, form):
     content = bytearray(encoded(tiny_picture("dog", 3, (24, 20)), form))
@@ -130,3 +216,15 @@ def test_damaged_bytes_give_a_picture_or_our_error_and_nothing_else(cuts, form):
             read(bytes(content))
         except UnreadableImageError:
             continue
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_small_decode_is_upright_and_no_smaller_than_wanted(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(MARKED.resize((800, 480)), quality=95, exif=exif)
+    small = images.decode_small(content, 64)
+    assert (small.width > small.height) == (orientation == 1)
+    assert 64 <= min(small.size) < 480
+    with pytest.raises(UnreadableImageError):
+        images.decode_small(content[:-200], 64)

@@ -1,165 +1,279 @@
 from __future__ import annotations
 
-import csv
 import io
 import json
-import os
+import sys
+import types
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from PIL import Image
 
-from catdog import CatdogError, predict
-from catdog.classifier import About, Classifier
+from catdog import CatdogError, command, predict
+from catdog.answers import PIPE_CLOSED, to_row, write_rows
+from catdog.classifier import About, Classifier, Options, Prediction
+from catdog.config import PredictConfig
 from catdog.model import build_network
-from catdog.predict import FIELDS, Row, classify, evaluate_folder, find_photos, write_rows
+from catdog.photos import Photo, find_photos
+from catdog.predict import answer_photos, evaluate_folder
+from catdog.sorting import Sorter
 from catdog.train import seed_everything
+from scripts import predict as script
 from tests.conftest import encoded, tiny_picture
-
-GOOD = Row("a.jpg", "dog", 0.9, 0.9, None)
-BAD = Row("b.jpg", None, None, None, "the file is empty")
+from tests.fake_classifier import ColourClassifier
 
 
-@pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    seed_everything(0)
-    network = build_network("test_resnet", weights="none")
-    return Classifier(network, About("test_resnet", "pets", "sample:seed=0", 3, 0.75))
+def _draw(folder: Path, **pictures: str) -> None:
+    """Files of the given names: a cat, a dog, or the green of neither."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (name, kind) in enumerate(pictures.items()):
+        green = Image.new("RGB", (32, 32), (20, 200, 30))
+        picture = green if kind == "neither" else tiny_picture(kind, number)
+        (folder / f"{name.strip('_')}.jpg").write_bytes(encoded(picture))
 
 
-def _draw(folder, *names: str) -> None:
-    for number, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(tiny_picture("dog", number)))
+def _answers(classifier, folder: Path, **options) -> list[predict.Answer]:
+    return list(answer_photos(classifier, find_photos([str(folder)]), Options(), **options))
 
 
-def test_folders_are_searched_to_the_bottom_in_the_order_people_number_photos(tmp_path):
-    _draw(tmp_path, "10.jpg", "2.jpg", "deep/er/1.jpg", "._2.jpg")
-    (tmp_path / "notes.txt").write_text("no photo")
-    found = [str(path.relative_to(tmp_path)) for path in find_photos([str(tmp_path)])]
-    assert found == ["2.jpg", "10.jpg", "deep/er/1.jpg"]
-
-
-def test_files_folders_and_globs_can_be_mixed(tmp_path):
-    _draw(tmp_path, "a.jpg", "b/1.jpg", "c/x.png", "c/y.jpg")
-    named = [str(tmp_path / "a.jpg"), str(tmp_path / "b"), str(tmp_path / "c" / "*.png")]
-    assert [path.name for path in find_photos(named)] == ["a.jpg", "1.jpg", "x.png"]
-
-
-def test_a_file_with_brackets_in_its_name_is_that_file(tmp_path):
-    _draw(tmp_path, "me[1].jpg")
-    assert [path.name for path in find_photos([str(tmp_path / "me[1].jpg")])] == ["me[1].jpg"]
-
-
-@pytest.mark.parametrize("name", ["empty", "*.jpg"])
-def test_a_folder_or_glob_without_a_photo_is_named_before_any_answer(tmp_path, name):
-    _draw(tmp_path / "full", "1.jpg")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CatdogError, match="holds no picture"):
-        find_photos([str(tmp_path / "full"), str(tmp_path / name)])
-
-
-def test_what_can_not_be_read_gives_a_row_and_the_others_are_labelled(tmp_path, classifier):
-    _draw(tmp_path, "1.jpg", "4.jpg")
+def test_what_can_not_be_read_gives_an_error_and_the_others_are_labelled(tmp_path):
+    _draw(tmp_path, _1="cat", _4="dog")
     (tmp_path / "2.jpg").write_bytes(b"")
     (tmp_path / "3.jpg").write_text("<html>not found</html>")
-    paths = [tmp_path / f"{number}.jpg" for number in range(1, 6)]  # there is no fifth
-    rows = list(classify(classifier, paths, batch_size=2))
-    assert [row.path for row in rows] == [str(path) for path in paths]
-    assert [row.error for row in rows][1:3] == [
-        "the file is empty",
-        "not a picture in a format that can be read",
+    names = [str(tmp_path / f"{number}.jpg") for number in range(1, 6)]  # there is no fifth
+    answers = list(answer_photos(ColourClassifier(), find_photos(names), Options(), batch_size=2))
+    assert [answer.photo.name for answer in answers] == names
+    assert [answer.prediction.label for answer in answers] == ["cat", "", "", "dog", ""]
+    assert [answer.prediction.error for answer in answers] == [
+        *("", "the file is empty", "not a picture in a format that can be read", ""),
+        "No such file or directory",
     ]
-    assert rows[4].error == "No such file or directory"
-    assert rows[4].label is None
-    assert rows[0].label in ("cat", "dog")
-    assert rows[3].error is None
 
 
-def test_the_batch_size_does_not_change_the_answers(tmp_path, classifier):
-    _draw(tmp_path, *(f"{number}.jpg" for number in range(7)))
-    paths = list(find_photos([str(tmp_path)]))
-    one = [row.p_dog for row in classify(classifier, paths, batch_size=1)]
-    assert [row.p_dog for row in classify(classifier, paths, batch_size=5)] == pytest.approx(one)
+def test_bytes_are_kept_only_for_those_who_ask(tmp_path):
+    _draw(tmp_path, _1="cat")
+    (plain,) = _answers(ColourClassifier(), tmp_path)
+    (kept,) = _answers(ColourClassifier(), tmp_path, keep=True)
+    assert plain.content == b""
+    assert kept.content == (tmp_path / "1.jpg").read_bytes()
 
 
-def _written(form: str, rows=(GOOD, BAD)) -> str:
-    stream = io.StringIO()
-    assert write_rows(rows, stream, form) == (len(rows), sum(row.error is not None for row in rows))
-    return stream.getvalue()
+class _Instant(ColourClassifier):
+    def _predict(self, *_) -> Prediction:
+        return Prediction("cat", 0.9, 0.1, 0.5)
 
 
-def test_json_lines_and_csv_hold_the_same_fields():
-    expected = [
-        {"path": "a.jpg", "label": "dog", "confidence": 0.9, "p_dog": 0.9, "error": None},
-        {"path": "b.jpg", "label": None, "confidence": None, "p_dog": None, "error": BAD.error},
+def test_of_twenty_thousand_photos_only_a_window_is_held(tmp_path, monkeypatch):
+    taken = written = ahead = 0
+
+    def names():
+        nonlocal taken
+        for taken in range(1, 20_001):
+            yield Photo(f"{taken}.jpg")
+
+    class Output(io.StringIO):
+        def write(self, _):
+            nonlocal written, ahead
+            written += 1
+            ahead = max(ahead, taken - written)
+
+    monkeypatch.setattr(Photo, "read", lambda _: b"the same")
+    answers = answer_photos(_Instant(window=16), names(), Options(), keep=True)
+    sorter = Sorter(tmp_path, ())
+    monkeypatch.setattr(sorter, "_copy", lambda _: None)
+    rows = (to_row(answer.photo.name, answer.prediction) for answer in sorter.watch(answers))
+    assert write_rows(rows, Output(), "jsonl").total == taken == written == 20_000
+    assert ahead <= 16
+
+
+def test_nothing_is_read_before_the_first_answer_is_asked_for():
+    def names():
+        raise AssertionError("read too early")
+        yield
+
+    answer_photos(ColourClassifier(), names(), Options())
+
+
+def test_each_answer_is_explained_beside_it_and_no_picture_is_overwritten(tmp_path, monkeypatch):
+    _draw(tmp_path / "a", _1="cat", _2="dog")
+    _draw(tmp_path / "b", _1="dog")
+    (tmp_path / "b" / "3.jpg").write_bytes(b"")
+    saved = []
+
+    def save(classifier, content, prediction, target):
+        saved.append((target.name, prediction.label))
+        target.write_bytes(content)
+
+    monkeypatch.setitem(sys.modules, "catdog.explain", types.SimpleNamespace(save=save))
+    monkeypatch.setattr("catdog.explain", sys.modules["catdog.explain"], raising=False)
+    classifier = ColourClassifier()
+    found = find_photos([str(tmp_path / "a"), str(tmp_path / "b")])
+    answers = answer_photos(classifier, found, Options(), keep=True)
+    explained = list(predict.explain(classifier, answers, tmp_path / "why"))
+    assert [answer.prediction.label for answer in explained] == ["cat", "dog", "dog", ""]
+    assert saved == [("1.png", "cat"), ("2.png", "dog"), ("1-2.png", "dog")]
+
+
+@pytest.fixture
+def labelled(monkeypatch) -> ColourClassifier:
+    """The script labels with this classifier, whatever model is named."""
+    classifier = ColourClassifier()
+    monkeypatch.setattr(predict, "load_classifier", lambda *_, **__: classifier)
+    monkeypatch.setattr("catdog.classifier.Options", Options, raising=False)
+    return classifier
+
+
+def _run(*arguments: str) -> int:
+    return command.run(script.main, PredictConfig, list(arguments))
+
+
+def test_answers_go_to_stdout_and_the_count_to_stderr(tmp_path, labelled, capsys):
+    _draw(tmp_path, _1="cat", _2="dog", _10="neither")
+    assert _run(str(tmp_path), "--format", "jsonl", "--model-uri", "models:/pets/1") == 0
+    shown = capsys.readouterr()
+    rows = [json.loads(line) for line in shown.out.splitlines()]
+    assert [(Path(row["path"]).name, row["label"]) for row in rows] == [
+        *(("1.jpg", "cat"), ("2.jpg", "dog"), ("10.jpg", "neither")),
     ]
-    assert json.loads(_written("json")) == expected
-    assert [json.loads(line) for line in _written("jsonl").splitlines()] == expected
-    read = list(csv.DictReader(io.StringIO(_written("csv"))))
-    assert list(read[0]) == list(FIELDS)
-    assert (read[0]["label"], read[0]["p_dog"], read[0]["error"]) == ("dog", "0.9", "")
-    assert (read[1]["label"], read[1]["error"]) == ("", BAD.error)
+    assert shown.err.splitlines() == [
+        "3 of 3 photos labelled (1 cat, 1 dog, 1 neither) by models:/pets/1"
+    ]
 
 
-@pytest.mark.parametrize("rows", [(), (GOOD,), (GOOD, BAD)])
-def test_json_is_one_valid_list_however_many_rows(rows):
-    assert len(json.loads(_written("json", rows))) == len(rows)
+def test_a_photo_that_can_not_be_read_gives_status_1(tmp_path, labelled, capsys):
+    _draw(tmp_path, _1="cat")
+    assert _run(str(tmp_path / "1.jpg"), str(tmp_path / "gone.jpg")) == 1
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[2].endswith("gone.jpg: No such file or directory")
+    assert "1 of 2 photos labelled" in shown.err
 
 
-def test_the_table_for_people_shows_label_confidence_and_trouble():
-    _, good, bad = _written("text").splitlines()
-    assert good.split() == ["dog", "90.0%", "0.9000", "a.jpg"]
-    assert bad.endswith("b.jpg: the file is empty")
+@pytest.mark.parametrize(
+    ("flags", "label"),
+    [
+        ((), "neither"),
+        (("--no-reject",), "cat"),
+        (("--no_reject",), "cat"),
+        (("--reject", "no"), "cat"),
+        (("--no-reject", "--threshold", "0.2"), "dog"),
+    ],
+)
+def test_flags_say_how_to_answer(tmp_path, labelled, capsys, flags, label):
+    (tmp_path / "1.png").write_bytes(encoded(Image.new("RGB", (9, 9), (30, 99, 20)), "PNG"))
+    assert _run(str(tmp_path), "--format", "json", *flags) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["label"] == label
 
 
-def test_an_output_file_is_replaced_only_when_the_answer_is_whole(tmp_path):
-    target = tmp_path / "answer.csv"
-    target.write_text("before")
-    with pytest.raises(RuntimeError), predict.open_output(str(target)) as stream:
-        stream.write("half")
-        raise RuntimeError("killed")
-    assert target.read_text() == "before"
-    with predict.open_output(str(target)) as stream:
-        stream.write("whole")
-    assert target.read_text() == "whole"
-    assert [path.name for path in tmp_path.glob(".*")] == []
+@pytest.mark.parametrize(
+    ("flags", "tta"), [((), False), (("--tta",), True), (("--tta", "no"), False)]
+)
+def test_the_mirror_image_is_asked_when_it_should_be(tmp_path, labelled, monkeypatch, flags, tta):
+    _draw(tmp_path, _1="cat")
+    seen = []
+    stream = labelled.stream
+    monkeypatch.setattr(
+        labelled, "stream", lambda *given, **more: seen.append(given[2]) or stream(*given, **more)
+    )
+    assert _run(str(tmp_path), *flags) == 0
+    assert [options.tta for options in seen] == [tta]
 
 
-def test_a_device_file_is_written_to_and_not_replaced():
-    with predict.open_output(os.devnull) as stream:
-        stream.write("gone")
-    assert not Path(os.devnull).is_file()
+def test_photos_named_on_stdin_become_a_submission(tmp_path, labelled, monkeypatch):
+    _draw(tmp_path, _1="cat", _2="dog")
+    listed = io.TextIOWrapper(io.BytesIO(f"{tmp_path}/2.jpg\0{tmp_path}/1.jpg\0".encode()))
+    monkeypatch.setattr(sys, "stdin", listed)
+    output = tmp_path / "submission.csv"
+    assert _run("-", "--format", "kaggle", "--output", str(output)) == 0
+    assert output.read_text().splitlines() == ["id,label", "2,0.995000", "1,0.005000"]
 
 
-def test_an_output_in_a_missing_folder_is_one_sentence(tmp_path):
-    with pytest.raises(CatdogError, match=r"output=.*can't be written: No such file"):  # noqa: SIM117
-        with predict.open_output(str(tmp_path / "no" / "answer.csv")):
-            pass
+def test_photos_are_sorted_into_folders(tmp_path, labelled, capsys):
+    _draw(tmp_path / "holiday", _1="cat", _2="dog", _3="neither")
+    before = {path: path.read_bytes() for path in (tmp_path / "holiday").iterdir()}
+    assert _run(str(tmp_path / "holiday"), "--sort-into", str(tmp_path / "sorted")) == 0
+    sorted_ = sorted(path for path in (tmp_path / "sorted").rglob("*.jpg"))
+    assert [str(path.relative_to(tmp_path / "sorted")) for path in sorted_] == [
+        *("cat/1.jpg", "dog/2.jpg", "neither/3.jpg"),
+    ]
+    assert {path: path.read_bytes() for path in (tmp_path / "holiday").iterdir()} == before
+    capsys.readouterr()
+    assert _run(str(tmp_path), "--sort-into", str(tmp_path / "sorted")) == 2
+    shown = capsys.readouterr()
+    assert "lies inside" in shown.err
+    assert shown.out == ""
 
 
-def test_a_labelled_folder_is_scored_with_the_answers_that_predict_gives(
-    tmp_path, classifier, draw_folder
+def test_a_photo_behind_an_address_is_labelled_and_sorted_and_read_once(tmp_path, labelled, capsys):
+    _draw(tmp_path / "site", _1="dog")
+    asked = []
+
+    class Site(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    site = partial(Site, directory=tmp_path / "site")
+    with ThreadingHTTPServer(("127.0.0.1", 0), site) as server:
+        thread = Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/1.jpg"
+        refused = _run(url)
+        assert asked == []
+        taken = _run(url, "--allow-private-urls", "--sort-into", "sorted", "--format", "json")
+        server.shutdown()
+        thread.join()
+    assert (refused, taken) == (1, 0)
+    assert "not a public address: add --allow-private-urls" in capsys.readouterr().out
+    assert Path("sorted/dog/1.jpg").read_bytes() == (tmp_path / "site" / "1.jpg").read_bytes()
+    assert asked == ["/1.jpg"]
+
+
+def test_a_reader_who_has_gone_gives_the_status_of_a_broken_pipe(
+    tmp_path, labelled, monkeypatch, capfd
 ):
+    _draw(tmp_path, _1="cat")
+
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("catdog.answers.write_rows", gone)
+    with capfd.disabled(), Path("stdout").open("w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert _run(str(tmp_path)) == PIPE_CLOSED
+    assert capfd.readouterr().err == ""
+
+
+def test_a_labelled_folder_is_scored_with_the_answers_that_predict_gives(tmp_path, draw_folder):
     draw_folder(tmp_path, 5)
+    tiny_picture("dog", 9).save(tmp_path / "cat" / "wrong.jpg")
     (tmp_path / "cat" / "broken.jpg").write_bytes(b"")
-    scores, unreadable = evaluate_folder(classifier, tmp_path, batch_size=3)
-    rows = list(classify(classifier, find_photos([str(tmp_path)])))
-    right = [row.label == row.path.split("/")[-2] for row in rows if row.error is None]
-    assert scores.count == len(right) == 10
-    assert scores.accuracy == sum(right) / 10
-    assert [row.path for row in unreadable] == [str(tmp_path / "cat" / "broken.jpg")]
+    (tmp_path / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    scores, unreadable = evaluate_folder(ColourClassifier(), tmp_path, batch_size=3)
+    answers = [a for a in _answers(ColourClassifier(), tmp_path) if not a.prediction.error]
+    right = [Path(a.photo.name).parent.name == a.prediction.label for a in answers]
+    assert scores.count == len(right) == 11
+    assert scores.accuracy == sum(right) / 11 == pytest.approx(10 / 11)
+    assert [(Path(row.path).name, row.error) for row in unreadable] == [
+        ("broken.jpg", "the file is empty"),
+        ("gone.jpg", "No such file or directory"),
+    ]
 
 
-def test_a_folder_of_unreadable_pictures_is_one_sentence(tmp_path, classifier):
+def test_a_folder_of_unreadable_pictures_is_one_sentence(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.jpg").write_bytes(b"")
     with pytest.raises(CatdogError, match=r"no picture in .* can be read: the file is empty"):
-        evaluate_folder(classifier, tmp_path)
+        evaluate_folder(ColourClassifier(), tmp_path)
 
 
-def test_a_saved_folder_can_be_named_in_place_of_a_registered_model(tmp_path, classifier):
+def test_a_saved_folder_can_be_named_in_place_of_a_registered_model(tmp_path):
+    seed_everything(0)
+    network = build_network("test_resnet", weights="none")
+    classifier = Classifier(network, About("test_resnet", "pets", "sample:seed=0", 3, 0.75))
     classifier.save(tmp_path / "model")
     loaded = predict.load_classifier(str(tmp_path / "model"), device="cpu")
     assert loaded.about == classifier.about

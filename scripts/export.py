@@ -1,0 +1,27 @@
+"""Write a registered model as a folder that needs neither catdog nor PyTorch nor MLflow."""
+
+import sys
+from pathlib import Path
+
+from catdog import command
+from catdog.config import ExportConfig
+
+
+def main(config: ExportConfig) -> int:
+    """Export, compare the export's answers with the model's, and print the folder."""
+    from catdog.classifier import Classifier
+    from catdog.export import card_of, check, export
+    from catdog.registry import fetch
+
+    folder = fetch(config.model_uri)
+    classifier = Classifier.load(folder, device="cpu", say=command.say)
+    exported = export(classifier, Path(config.to), card=card_of(folder))
+    proof = check(classifier, exported)
+    command.say(f"The export answers alike to within {proof.max_abs_diff:.1e}")
+    command.say(f"Try it:  python {exported / 'example.py'} PHOTO")
+    print(exported)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, ExportConfig))

@@ -1,0 +1,74 @@
+"""A classifier that goes by colour: red is a cat, blue a dog, green neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from math import nan
+from typing import Any
+
+import numpy as np
+
+from catdog import images
+from catdog.classifier import Options, Prediction
+from catdog.images import UnreadableImageError
+
+
+def failed(reason: str) -> Prediction:
+    return Prediction("", nan, nan, nan, reason)
+
+
+class ColourClassifier:
+    """`window` is how many photos it reads ahead of its answers."""
+
+    def __init__(self, window: int = 16) -> None:
+        self.window = window
+
+    def predict(self, contents: Sequence[bytes], options: Any = None) -> list[Prediction]:
+        return [self._predict(content, options or Options()) for content in contents]
+
+    def logits(self, contents: Sequence[bytes]) -> list[float | UnreadableImageError]:
+        answers = []
+        for content in contents:
+            try:
+                red, _, blue = _mean(content)
+                answers.append((blue - red) / 20)
+            except UnreadableImageError as error:
+                answers.append(error)
+        return answers
+
+    def stream(
+        self, items: Iterable[Any], read: Callable, options: Any = None, *, batch_size: int = 8
+    ) -> Iterator[tuple[Any, Prediction]]:
+        waiting, window = iter(items), max(self.window, batch_size)
+        with ThreadPoolExecutor(2) as workers:
+            while some := list(islice(waiting, window)):
+                work = [
+                    workers.submit(self._try, read, item, options or Options()) for item in some
+                ]
+                for item, answer in zip(some, work, strict=True):
+                    yield item, answer.result()
+
+    def _try(self, read: Callable, item: Any, options: Options) -> Prediction:
+        try:
+            return self._predict(read(item), options)
+        except OSError as error:
+            return failed(error.strerror or str(error))
+        except UnreadableImageError as error:
+            return failed(str(error))
+
+    def _predict(self, content: bytes, options: Options) -> Prediction:
+        try:
+            red, green, blue = _mean(content)
+        except UnreadableImageError as error:
+            return failed(str(error))
+        p_dog = float(1 / (1 + np.exp((red - blue) / 20)))
+        if options.reject and green > max(red, blue):
+            return Prediction("neither", 0.9, p_dog, 0.0)
+        label = "dog" if p_dog >= options.threshold else "cat"
+        return Prediction(label, max(p_dog, 1 - p_dog), p_dog, 0.5)
+
+
+def _mean(content: bytes) -> tuple[float, float, float]:
+    return tuple(np.asarray(images.decode(content), dtype=float).mean(axis=(0, 1)))
