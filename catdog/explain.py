@@ -80,7 +80,7 @@ def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
     """
     device = next(network.parameters()).device
     maps, logit = _maps_and_logit(network, network.normalised(crop[None].to(device)))
-    (slope,) = torch.autograd.grad(logit.sum(), maps)
+    (slope,) = torch.autograd.grad(logit, maps)
     spoken = (slope * maps).detach() * (1.0 if towards_dog else -1.0)
     grid = _on_grid(spoken, network.backbone).clamp(min=0)
     large = nn.functional.interpolate(
