@@ -147,7 +147,7 @@ def build_network(backbone: str, *, weights: str = "pretrained") -> Network:
     preprocessing = _preprocessing_of(module)
     imagenet = _imagenet_classifier(module) if weights != "none" else None
     module.reset_classifier(0)
-    network = Network(module, Head(module.num_features), preprocessing)
+    network = Network(module, Head(_feature_count(module)), preprocessing)
     network.imagenet = imagenet
     return network
 
@@ -160,7 +160,7 @@ def empty_network(backbone: str, preprocessing: Preprocessing) -> Network:
     """
     check_backbone(backbone)
     module = timm.create_model(backbone, pretrained=False, num_classes=0)
-    return Network(module, Head(module.num_features), preprocessing)
+    return Network(module, Head(_feature_count(module)), preprocessing)
 
 
 def check_backbone(name: str) -> None:
@@ -275,10 +275,15 @@ def _blocks(backbone: nn.Module) -> list[nn.Module]:
 def _imagenet_classifier(module: nn.Module) -> ImageNetClassifier | None:
     layer = module.get_classifier()
     fits = isinstance(layer, nn.Linear) and layer.out_features == 1000
-    if not fits or layer.in_features != module.num_features:
+    if not fits or layer.in_features != _feature_count(module):
         return None
     bias = torch.zeros(1000) if layer.bias is None else layer.bias.detach().clone()
     return ImageNetClassifier(layer.weight.detach().clone(), bias)
+
+
+def _feature_count(module: nn.Module) -> int:
+    """How many features come out; some backbones widen what their last map has."""
+    return getattr(module, "head_hidden_size", None) or module.num_features
 
 
 def _classifier_names(module: nn.Module) -> tuple[str, ...]:

@@ -54,6 +54,14 @@ def test_a_network_gives_one_logit_for_each_picture():
     assert logits.dtype == torch.float32
 
 
+def test_a_backbone_that_widens_its_last_map_gives_logits_too():
+    network = build_network("mobilenetv3_small_050", weights="none").eval()
+    assert network(_pictures(network)).shape == (3,)
+    assert empty_network("mobilenetv3_small_050", network.preprocessing)(
+        _pictures(network)
+    ).shape == (3,)
+
+
 def test_only_the_head_learns_and_the_backbone_does_not_drift():
     seed_everything(0)
     network = build_network(TINY, weights="none")
