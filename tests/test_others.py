@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,13 +29,18 @@ def few(monkeypatch) -> list[tuple[str, bytes]]:
 
 
 def test_the_pictures_are_many_different_ones_that_can_be_read(pictures):
-    assert len(pictures) > 100
+    assert len(pictures) == others.SCENES + others.TEXTURES + 22 * (1 + others.CROPS)
     assert len({name for name, _ in pictures}) == len(pictures)
     assert len({content for _, content in pictures}) == len(pictures)
     for _, content in pictures:
         with Image.open(io.BytesIO(content)) as picture:
             assert (picture.format, picture.mode) == ("JPEG", "RGB")
             assert min(picture.size) >= 32
+
+
+def test_a_name_is_no_path_so_that_nothing_is_written_elsewhere(pictures):
+    for name, _ in pictures:
+        assert re.fullmatch(r"[\w-]+", name), name
 
 
 def test_no_picture_is_of_a_cat(pictures):
