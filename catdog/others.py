@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from random import Random
 
@@ -92,10 +93,12 @@ def _clouds(rng: np.random.Generator) -> np.ndarray:
 
 def _photographs() -> Iterator[tuple[str, Image.Image]]:
     from skimage import data
-    from sklearn.datasets import load_sample_image
 
     whole = {name: np.asarray(getattr(data, name)()) for name in PHOTOGRAPHS}
-    whole |= {name: load_sample_image(f"{name}.jpg") for name in SAMPLES}
+    brought = resources.files("sklearn.datasets.images")
+    for name in SAMPLES:
+        with (brought / f"{name}.jpg").open("rb") as stream:
+            whole[name] = np.asarray(Image.open(stream))
     for name, pixels in whole.items():
         picture = Image.fromarray(pixels).convert("RGB")
         yield f"{name}-whole", picture
