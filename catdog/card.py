@@ -8,8 +8,8 @@ from catdog.classifier import About
 
 HEADER = """# {classes}: a classifier of two kinds of pictures
 
-Backbone `{backbone}` (ImageNet weights), frozen or fine-tuned as the run says, with one neuron
-on top. Made by catdog {version} from the data set `{dataset}` ({origin}).
+Backbone `{backbone}`, with the weights that the run names and frozen or fine-tuned as it says,
+with one neuron on top. Made by catdog {version} from the data set `{dataset}` ({origin}).
 """
 
 USE = """## Use

@@ -2,12 +2,14 @@
 
 The gradient of the logit on the backbone's last map of features, times that map (Draelos and
 Carin, "Use HiResCAM instead of Grad-CAM", 2020); for a backbone that averages its last map, as
-most do, the parts of the map then add up to the logit.
+most do, the parts of the map then add up to the logit. Where the backbone answers from one token
+alone, it is the map that its last block reads: that is where places come together.
 """
 
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from catdog import CatdogError
+from catdog import NEITHER, POSITIVE, CatdogError
 from catdog.classifier import Classifier, Prediction
 from catdog.data import evaluation_steps, to_tensor
 from catdog.model import Network
@@ -65,10 +67,16 @@ def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
         CatdogError: the backbone has no map of features.
     """
     whole, crop, box = _as_seen(classifier, content)
-    heat = heat_map(classifier.network(), crop, towards_dog=prediction.p_dog > 0.5)
+    heat = heat_map(classifier.network(), crop, towards_dog=_says_dog(prediction))
     picture = whole.point(lambda value: int(value * SHADE))
     picture.paste(_warmed(crop, heat), box)
     return picture
+
+
+def _says_dog(prediction: Prediction) -> bool:
+    if prediction.label == NEITHER:
+        return prediction.p_dog > 0.5
+    return prediction.label == POSITIVE
 
 
 def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
@@ -81,11 +89,8 @@ def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
         CatdogError: the backbone has no map of features.
     """
     device = next(network.parameters()).device
-    maps = _maps(network, crop.to(device))
-    with torch.enable_grad():
-        maps.requires_grad_(True)
-        logit = network.head(network.backbone.forward_head(maps))
-        (slope,) = torch.autograd.grad(logit.sum(), maps)
+    maps, logit = _maps_and_logit(network, network.normalised(crop[None].to(device)))
+    (slope,) = torch.autograd.grad(logit, maps)
     spoken = (slope * maps).detach() * (1.0 if towards_dog else -1.0)
     grid = _on_grid(spoken, network.backbone).clamp(min=0)
     large = nn.functional.interpolate(
@@ -94,11 +99,33 @@ def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
     return (large / large.max().clamp(min=1e-12)).cpu().numpy()
 
 
-def _maps(network: Network, crop: Tensor) -> Tensor:
-    if not hasattr(network.backbone, "forward_features"):
+def _maps_and_logit(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The last map of features that the whole answer passes through, and the answer."""
+    backbone = network.backbone
+    if not hasattr(backbone, "forward_features"):
         raise CatdogError("this backbone has no map of features to show: leave out --explain.")
+    if getattr(backbone, "global_pool", None) == "token" and hasattr(backbone, "blocks"):
+        return _before_last_block(network, pixels)
     with torch.no_grad():
-        return network.backbone.forward_features(network.normalised(crop[None]))
+        maps = backbone.forward_features(pixels)
+    with torch.enable_grad():
+        maps.requires_grad_(True)
+        return maps, network.head(backbone.forward_head(maps))
+
+
+def _before_last_block(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    here, kept = threading.get_ident(), []
+
+    def keep(_block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if threading.get_ident() != here:  # another photo that is classified at the same time
+            return inputs
+        kept.append(inputs[0].detach().requires_grad_(True))
+        return kept[0], *inputs[1:]
+
+    last = network.backbone.blocks[-1]
+    with torch.enable_grad(), last.register_forward_pre_hook(keep):
+        logit = network.head(network.backbone(pixels))
+    return kept[0], logit
 
 
 def _on_grid(spoken: Tensor, backbone: nn.Module) -> Tensor:

@@ -176,6 +176,7 @@ def _write_onnx(classifier: Classifier, path: Path) -> None:
                 verbose=False,
             )
     except Exception as error:  # the exporter knows as many ways to fail as there are models
+        path.unlink(missing_ok=True)  # else the folder could not be named again
         raise CatdogError(
             f"ONNX can't hold backbone={classifier.about.backbone}: {str(error).splitlines()[0]}"
         ) from error

@@ -25,6 +25,15 @@ REFERENCES = 2_000
 LEVELS = 1_000
 """Points of the distribution of validation photos that are kept."""
 
+STEEPEST = 10
+"""By how much the familiarity may grow within one standard deviation of the raw score.
+
+Two photos of the same score would make it jump there, and rounding would decide the answer.
+"""
+
+NARROWEST = 1e-3
+"""The smallest standard deviation that a part of the raw score is divided by."""
+
 
 @dataclass(frozen=True)
 class PetClassifier:
@@ -46,7 +55,7 @@ class PetClassifier:
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Features → familiarity in (0, 1]: the share of validation photos that are less familiar.
+    """Features → familiarity in [0, 1): the share of validation photos that are less familiar.
 
     Attributes:
         references: training features of length 1, `(R, D)`, rounded to half precision, in which
@@ -76,9 +85,9 @@ class Familiarity:
         chosen = np.random.default_rng(seed).permutation(len(training))[:REFERENCES]
         references = _halved(_unit(training[np.sort(chosen)]))
         parts = _parts(validation, references, pets)
-        centre, spread = parts.mean(1), np.maximum(parts.std(1), 1e-6)
+        centre, spread = parts.mean(1), np.maximum(parts.std(1), NARROWEST)
         raw = _raw(parts, centre, spread)
-        levels = np.quantile(raw, np.linspace(0, 1, min(LEVELS, len(raw))))
+        levels = _ascending(np.quantile(raw, np.linspace(0, 1, min(LEVELS, len(raw)))))
         return cls(references, pets, tuple(centre.tolist()), tuple(spread.tolist()), levels)
 
     def raw(self, features: Features) -> Scores:
@@ -133,6 +142,12 @@ class Familiarity:
             tuple(arrays["familiarity.spread"].tolist()),
             arrays["familiarity.levels"],
         )
+
+
+def _ascending(levels: Scores) -> Scores:
+    """The levels, raised where they lie nearer to the one before than `STEEPEST` allows."""
+    ramp = np.arange(len(levels)) / (STEEPEST * (len(levels) + 1))
+    return np.maximum.accumulate(levels - ramp) + ramp
 
 
 def _unit(features: Features) -> Features:

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from catdog import CatdogError
 
 CHILD = Path(__file__).with_name("reload.py")
@@ -47,7 +50,8 @@ class Parity:
     @property
     def max_abs_diff(self) -> float:
         """The largest difference of the ways that start from the same pixels."""
-        return max(found for way, found in self.differences.items() if LIMITS[way] == LIMIT)
+        exact = [found for way, found in self.differences.items() if LIMITS[way] == LIMIT]
+        return float(np.max(exact))
 
     @property
     def holds(self) -> bool:
@@ -88,7 +92,7 @@ class FreshProcess:
     def answers(
         self, model_uri: str, photos: Sequence[Path], exported: Path | None, pixels: Path | None
     ) -> dict[str, list[Answer]]:
-        """What each way says of `photos`.
+        """What each way says of `photos`; to be asked once, as the process ends with it.
 
         Args:
             model_uri: of the registered version.
@@ -104,8 +108,8 @@ class FreshProcess:
         asked = {
             "model_uri": model_uri,
             "photos": [str(photo.resolve()) for photo in photos],
-            "exported": str(exported) if exported else None,
-            "pixels": str(pixels),
+            "exported": str(exported.resolve()) if exported else None,
+            "pixels": str(pixels.resolve()) if pixels else None,
         }
         try:
             out, complaint = self._process.communicate(json.dumps(asked), timeout=PATIENCE_S)
@@ -128,17 +132,21 @@ class FreshProcess:
 
 
 def compare(expected: Sequence[Answer], found: dict[str, list[Answer]]) -> Parity:
-    """How far `found` is from `expected`, for each way.
+    """How far `found` is from `expected`, for each way; nan where a photo got no number.
 
     Raises:
         ValueError: a way answered another number of photos.
     """
-    return Parity(
-        {
-            way: max(
-                max(abs(a.p_dog - b.p_dog), abs(a.familiarity - b.familiarity))
-                for a, b in zip(expected, answers, strict=True)
-            )
-            for way, answers in found.items()
-        }
-    )
+    return Parity({way: _largest_difference(expected, found[way]) for way in found})
+
+
+def _largest_difference(expected: Sequence[Answer], found: Sequence[Answer]) -> float:
+    if len(expected) != len(found):
+        raise ValueError(f"{len(found)} answers for {len(expected)} photos")
+    # NumPy's maximum is nan when one of the numbers is; Python's depends on the order.
+    return float(np.abs(_table(expected) - _table(found)).max())
+
+
+def _table(answers: Sequence[Answer]) -> NDArray[np.float64]:
+    # JSON has no nan: over HTTP it comes as None, which becomes nan again here.
+    return np.array([(one.p_dog, one.familiarity) for one in answers], dtype=np.float64)

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import mlflow.pyfunc
 import numpy as np
-import openvino  # noqa: F401  the model will need it, and now there is time
 import pandas as pd
-import torchvision  # noqa: F401  likewise
+import torchvision  # noqa: F401  the model will need it, and now there is time
 import uvicorn
 from mlflow.pyfunc import scoring_server
+
+with contextlib.suppress(ImportError):  # ONNX Runtime stands in where it is not installed
+    import openvino  # noqa: F401  likewise
 
 Pairs = list[tuple[float, float]]
 

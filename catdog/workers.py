@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,34 @@ Answer = TypeVar("Answer")
 
 AHEAD = 4
 """Items in hand for each thread: enough that none waits, few enough to fit into memory."""
+
+
+class _OneCoreEach:
+    """While someone is inside, PyTorch keeps to one core in each thread.
+
+    Several may be inside at once, as when two requests are answered: who comes second must not
+    take the first one's single core for what is to be restored.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            # Also before the last is out: the number holds for the thread that sets it, and
+            # for those that begin after.
+            torch.set_num_threads(self._before)
+
+
+_ONE_CORE_EACH = _OneCoreEach()
 
 
 def in_order(
@@ -33,18 +62,16 @@ def in_order(
             wait while the others compute.
     """
     workers = threads or (os.cpu_count() or 1) + 1
-    before = torch.get_num_threads()
-    # Resizing on all cores at once, in each of the threads, would only wait.
-    torch.set_num_threads(1)
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Answer]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= AHEAD * workers:
+    # Resizing on all cores at once, in each of the threads, would only wait.
+    with _ONE_CORE_EACH:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
+        finally:
+            pool.shutdown(cancel_futures=True)

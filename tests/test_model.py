@@ -13,7 +13,6 @@ from catdog.model import (
     build_network,
     check_backbone,
     empty_network,
-    pick_device,
 )
 from catdog.train import make_optimizer, make_train_step, seed_everything
 
@@ -184,18 +183,6 @@ def test_saved_weights_fit_an_empty_network(packaged):
     twin.eval()
     pictures = _pictures(packaged)
     assert torch.equal(twin(pictures), packaged.eval()(pictures))
-
-
-def test_the_device_is_named_with_the_reason():
-    device, why = pick_device("cpu")
-    assert (device.type, why) == ("cpu", "CPU (as asked)")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="only without a GPU")
-def test_cuda_without_a_gpu_is_an_error_and_never_the_cpu():
-    with pytest.raises(CatdogError, match="device=cuda was asked for"):
-        pick_device("cuda")
-    assert pick_device("auto")[0].type in ("cpu", "mps")
 
 
 @pytest.mark.gpu

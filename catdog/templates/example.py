@@ -18,7 +18,8 @@ SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPU
 
 def classify(path):
     """The answer for the photo at `path`: label, p_dog and familiarity."""
-    pixels = prepare(ImageOps.exif_transpose(Image.open(path)))
+    with Image.open(path) as photo:
+        pixels = prepare(ImageOps.exif_transpose(photo))
     p_dog, familiarity = (float(out[0]) for out in SESSION.run(None, {"images": pixels[None]}))
     label = WANTED["classes"][int(p_dog > 0.5)]
     if familiarity < WANTED["reject_below"]:
