@@ -48,7 +48,17 @@ def save(classifier: Classifier, content: bytes, prediction: Prediction, target:
 
 
 def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
-    """The photo, warm where its answer comes from, with the answer written below it.
+    """What `warm` gives, with the answer written below it.
+
+    Raises:
+        UnreadableImageError: `content` is not a picture.
+        CatdogError: the backbone has no map of features.
+    """
+    return _captioned(warm(classifier, content, prediction), prediction)
+
+
+def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
+    """The photo, warm where its answer comes from.
 
     The margin that the model does not look at is darker.
 
@@ -60,7 +70,7 @@ def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
     heat = heat_map(classifier.network(), crop, towards_dog=_says_dog(prediction))
     picture = whole.point(lambda value: int(value * SHADE))
     picture.paste(_warmed(crop, heat), box)
-    return _captioned(picture, prediction)
+    return picture
 
 
 def _says_dog(prediction: Prediction) -> bool:

@@ -1,13 +1,11 @@
 """From fitted weights to a classifier that knows how sure it may be, and how sure that is.
 
 The validation photos are scored through the engine that the registered model will use; they
-set the temperature, and the familiarity below which a photo is neither. Pure but for features,
-which are computed or found.
+set the temperature, and the familiarity below which a photo is neither. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,11 +24,9 @@ from catdog.calibration import (
 )
 from catdog.classifier import About, Classifier, HeadWeights, Seen
 from catdog.engine import Engine, Features, Say, export, pick_engine, torch_engine
-from catdog.familiarity import REFERENCES, Familiarity, PetClassifier, Scores
+from catdog.familiarity import Familiarity, PetClassifier, Scores
 from catdog.features import Picture
 from catdog.model import Network
-
-Extract = Callable[[list[Picture]], Features]
 
 
 @dataclass(frozen=True)
@@ -80,12 +76,16 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The pictures that a judgement needs."""
+class Evidence:
+    """The features `(N, D)` that a judgement is made from, all by the engine that will serve.
 
-    training: list[Picture]
-    validation: list[Picture]
-    others: list[Picture]
+    `labels` are those of the validation pictures; `others` are pictures that are neither.
+    """
+
+    training: Features
+    validation: Features
+    labels: Labels
+    others: Features
 
 
 def serving_engine(network: Network, say: Say, *, cores: int) -> Engine:
@@ -102,7 +102,7 @@ def serving_engine(network: Network, say: Say, *, cores: int) -> Engine:
 
 
 def judge(
-    network: Network, engine: Engine, about: About, sample: Sample, extract: Extract, *, keep: float
+    network: Network, engine: Engine, about: About, evidence: Evidence, *, keep: float
 ) -> tuple[Classifier, Judgement]:
     """A classifier from a fitted network, and how good it is.
 
@@ -110,30 +110,27 @@ def judge(
         network: backbone and head, with the best weights in them.
         engine: computes the network's features.
         about: what the classifier says of itself; temperature and threshold are filled in.
-        sample: the pictures to learn from what is familiar, and to judge by.
-        extract: gives the features `(N, D)` of pictures, by `engine`.
+        evidence: what is familiar is learned from it, and all else judged by it.
         keep: the share of validation photos that shall not be called neither.
     """
-    labels = np.array([picture.label for picture in sample.validation])
-    features = extract(sample.validation)
     head = HeadWeights(
         network.head.linear.weight.detach().double().cpu().numpy()[0],
         float(network.head.linear.bias.detach()),
     )
-    logits = head.logits(features)
-    familiarity = Familiarity.fit(
-        extract(spread(sample.training, REFERENCES)), features, _pets(network)
-    )
+    logits = head.logits(evidence.validation)
+    familiarity = Familiarity.fit(evidence.training, evidence.validation, _pets(network))
     about = replace(
-        about, temperature=fit_temperature(labels, logits), reject_below=round(1.0 - keep, 6)
+        about,
+        temperature=fit_temperature(evidence.labels, logits),
+        reject_below=round(1.0 - keep, 6),
     )
     classifier = Classifier(about, network.preprocessing, engine, head, familiarity, network.eval)
     judgement = Judgement(
-        labels,
+        evidence.labels,
         logits,
-        cross_fitted(labels, logits),
-        familiarity.score(features),
-        familiarity.score(extract(sample.others)),
+        cross_fitted(evidence.labels, logits),
+        familiarity.score(evidence.validation),
+        familiarity.score(evidence.others),
     )
     return classifier, judgement
 

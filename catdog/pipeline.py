@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,85 +17,74 @@ import numpy as np
 import torch
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
-from torch import nn
-from tqdm import tqdm
 
 import catdog
-from catdog import CLASSES, CatdogError, figures, parity, registry, tracking
+from catdog import CLASSES, CatdogError, figures, lessons, parity, registry, tracking
 from catdog.card import model_card
 from catdog.classifier import CARD_FILE, About, Classifier, to_prediction
 from catdog.config import TrainConfig
 from catdog.data import (
-    Batches,
-    LabelledFolder,
     evaluation_transform,
     load,
-    make_batches,
-    pick_workers,
     training_transform,
 )
 from catdog.device import pick_device
-from catdog.engine import Engine, Features, pick_engine
-from catdog.evaluate import Scores, score
+from catdog.engine import Engine, Features
+from catdog.evaluate import Scores
 from catdog.export import export
 from catdog.features import (
     FeatureCache,
     Picture,
-    as_batches,
     extract,
-    features_folder,
     open_cache,
 )
-from catdog.judgement import Judgement, Sample, judge, seen_in_training, serving_engine, spread
+from catdog.findings import as_report, find
+from catdog.judgement import (
+    Evidence,
+    Judgement,
+    judge,
+    seen_in_training,
+    serving_engine,
+    spread,
+)
+from catdog.lessons import Lesson, pictures_of, progress
 from catdog.model import Network, build_network
 from catdog.others import neither_folder
 from catdog.parity import Answer, FreshProcess, Parity
-from catdog.pixels import PixelBatches, decode_all
 from catdog.prepare import Prepared
 from catdog.registry import Candidate, Decision
+from catdog.report import Command, render
 from catdog.train import (
     EarlyStopping,
     Epoch,
     Fit,
     fit,
     make_optimizer,
-    make_train_step,
     seed_everything,
-    warmup_and_cosine,
 )
 
 Say = Callable[[str], None]
 Thing = TypeVar("Thing")
-
-CLIP_NORM = 1.0
-"""Of the gradient while fine-tuning: one odd batch shall not undo the pretraining."""
 
 PARITY_PHOTOS = 32
 """Validation photos on which the registered version is compared with the training process."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What is trained, on which batches; `baseline` is what ImageNet's classes know untrained.
-
-    `engine` has computed the features, where it was features that were learned from.
-    """
-
-    model: nn.Module
-    train_batches: Batches
-    val_batches: Batches
-    engine: Engine | None = None
-    baseline: Scores | None = None
-
-
-@dataclass(frozen=True)
 class Trained:
-    """What training leaves: a classifier, how good it is, and the photos that say so."""
+    """What training leaves: a classifier, how good it is, and what that was seen on."""
 
     classifier: Classifier
     judgement: Judgement
+    evidence: Evidence
     validation: list[Picture]
-    best: Epoch
+    fit: Fit
+    baseline: Scores | None
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return self.fit.best
 
 
 def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> ModelVersion:
@@ -105,7 +95,11 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
     """
     with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
         trained = train(config, prepared, say, meanwhile=fresh.start)
-        return register(config, prepared, trained, fresh, say)
+        champion = registry.champion(config.registered_model_name)
+        version, decision = register(config, prepared, trained, fresh, say)
+    report_findings(config, prepared, trained, champion, (version, decision), say)
+    _tell(version, decision, trained.best, say)
+    return version
 
 
 def train(
@@ -132,9 +126,11 @@ def train(
     network = build_network(config.backbone, weights=config.weights).to(device)
     network.blocks(config.unfreeze)  # a wrong value is better told now than after the head
     _log_pictures(network, prepared)
-    prepare_lesson = _lesson_on_features if config.views else _lesson_on_pictures
+    prepare_lesson = lessons.on_features if config.views else lessons.on_pictures
     lesson = prepare_lesson(config, prepared, network, say)
     meanwhile()
+    if lesson.features:
+        tracking.log_features(lesson.features)
     result = fit(
         lesson.model,
         lesson.train_batches,
@@ -145,10 +141,17 @@ def train(
         epochs=config.epochs,
         stopping=EarlyStopping(config.patience, config.min_delta),
         on_epoch=lambda epoch: _log_epoch(epoch, say),
-        watch=_progress if lesson.model is network else lambda batches, _: batches,
+        watch=progress if lesson.model is network else lambda batches, _: batches,
     )
     if config.unfreeze != "none":
-        result = _finetune(config, prepared, network, result, say)
+        result = lessons.finetune(
+            config,
+            prepared,
+            network,
+            result,
+            on_epoch=lambda epoch: _log_epoch(epoch, say),
+            say=say,
+        )
     trained = _judge(config, prepared, network, lesson, result, say)
     _log_result(result, lesson, say)
     _log_judgement(trained, prepared, say)
@@ -160,134 +163,6 @@ def run_name(config: TrainConfig, dataset: str) -> str:
     return f"{dataset}-lr{config.learning_rate:g}-seed{config.seed}-{config.backbone}"
 
 
-def _lesson_on_features(
-    config: TrainConfig, prepared: Prepared, network: Network, say: Say
-) -> Lesson:
-    """The head alone, on features that are computed once or found in the cache."""
-    start = time.perf_counter()
-    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
-    cache = open_cache(Path(config.data_dir), network, engine)
-    pictures = {split: _pictures(prepared, split) for split in ("training", "validation")}
-    computed = 0
-    features = {}
-    for split, views in (("validation", 1), ("training", config.views)):
-        features[split], new = extract(
-            pictures[split], network, engine, cache, views=views, watch=_progress
-        )
-        computed += new
-    seconds = time.perf_counter() - start
-    total = len(pictures["validation"]) + config.views * len(pictures["training"])
-    say(
-        f"Features: {computed:,} computed by {engine.name} and {total - computed:,} found, in "
-        f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
-        f"{features_folder(Path(config.data_dir))} (python scripts/clear_cache.py clears it)"
-    )
-    tracking.log_features(engine.name, computed=computed, found=total - computed, seconds=seconds)
-    device = next(network.head.parameters()).device
-    train, val = pictures["training"], pictures["validation"]
-    return Lesson(
-        model=network.head,
-        train_batches=as_batches(
-            features["training"], train, device, batch_size=config.batch_size, seed=config.seed
-        ),
-        val_batches=as_batches(features["validation"], val, device, batch_size=4096, seed=None),
-        engine=engine,
-        baseline=_baseline(network, features["validation"][0], val),
-    )
-
-
-def _lesson_on_pictures(
-    config: TrainConfig, prepared: Prepared, network: Network, _say: Say
-) -> Lesson:
-    """The whole network, on pictures that are augmented anew in each epoch."""
-    device = next(network.parameters()).device
-    train = LabelledFolder(prepared.training, training_transform(network.preprocessing))
-    val = LabelledFolder(prepared.validation, evaluation_transform(network.preprocessing))
-    shared = {
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "workers": pick_workers(device),
-        "pin_memory": device.type == "cuda",
-    }
-    return Lesson(
-        model=network,
-        train_batches=make_batches(train, shuffle=True, **shared),
-        val_batches=make_batches(val, shuffle=False, **shared),
-    )
-
-
-def _finetune(
-    config: TrainConfig, prepared: Prepared, network: Network, settled: Fit, say: Say
-) -> Fit:
-    """Train head and backbone together, from the settled head on, and keep the best of both."""
-    network.unfreeze(config.unfreeze)
-    learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    say(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
-    train, val = (
-        _pixel_batches(config, prepared, network, split) for split in ("training", "validation")
-    )
-    optimizer = make_optimizer(
-        (network.head, config.learning_rate),
-        (network.backbone, config.finetune_rate),
-        weight_decay=config.weight_decay,
-    )
-    steps = len(train) * config.finetune_epochs
-    stopping = EarlyStopping(config.patience, config.min_delta, started=settled.epochs[-1].number)
-    stopping.offer(settled.best.number, settled.best.val.loss, network)
-    return fit(
-        network,
-        train,
-        val,
-        optimizer=optimizer,
-        epochs=config.finetune_epochs,
-        stopping=stopping,
-        train_step=make_train_step(
-            network,
-            optimizer,
-            nn.BCEWithLogitsLoss(),
-            schedule=warmup_and_cosine(optimizer, steps=steps, warmup=steps // 10),
-            clip_norm=CLIP_NORM,
-            say=say,
-        ),
-        on_epoch=lambda epoch: _log_epoch(epoch, say),
-        watch=_progress,
-        before=settled.epochs,
-    )
-
-
-def _pixel_batches(
-    config: TrainConfig, prepared: Prepared, network: Network, split: str
-) -> PixelBatches:
-    wanted = network.preprocessing
-    learns = split == "training"
-    pictures = _pictures(prepared, split)
-    # What is augmented needs the margin that evaluation cuts off.
-    stored = replace(wanted, crop_px=wanted.resize_px) if learns else wanted
-    return PixelBatches(
-        decode_all(pictures, stored, Path(config.data_dir), watch=_progress),
-        torch.tensor([picture.label for picture in pictures]),
-        next(network.parameters()).device,
-        crop_px=wanted.crop_px,
-        batch_size=config.batch_size,
-        seed=config.seed if learns else None,
-    )
-
-
-def _pictures(prepared: Prepared, split: str) -> list[Picture]:
-    return [
-        Picture(prepared.folder / row["path"], CLASSES.index(row["label"]), row["sha256"])
-        for row in prepared.rows(split)
-    ]
-
-
-def _baseline(network: Network, features: Features, pictures: list[Picture]) -> Scores | None:
-    """How well the classes that the backbone learned elsewhere tell cats from dogs."""
-    if network.imagenet is None:
-        return None
-    logits = network.imagenet.dog_logits(torch.from_numpy(features)).double().numpy()
-    return score(np.array([picture.label for picture in pictures]), logits)
-
-
 def _judge(
     config: TrainConfig,
     prepared: Prepared,
@@ -297,14 +172,10 @@ def _judge(
     say: Say,
 ) -> Trained:
     """Score the best weights as they will be served, calibrate them, and learn what is neither."""
-    frozen = lesson.engine is not None and config.unfreeze == "none"
-    exact = frozen and lesson.engine.precision == "float32"
-    engine = lesson.engine if exact else serving_engine(network, say, cores=os.cpu_count() or 1)
-    data_dir = Path(config.data_dir)
-    sample = Sample(
-        _pictures(prepared, "training"),
-        _pictures(prepared, "validation"),
-        [Picture(path, 0, _sha256(path)) for path in neither_folder(data_dir)],
+    frozen = lesson.features is not None and config.unfreeze == "none"
+    exact = frozen and lesson.features.engine.precision == "float32"
+    engine = (
+        lesson.features.engine if exact else serving_engine(network, say, cores=os.cpu_count() or 1)
     )
     about = About(
         backbone=config.backbone,
@@ -313,16 +184,21 @@ def _judge(
         best_epoch=result.best.number,
         best_val_accuracy=result.best.val.accuracy,
     )
+    data_dir = Path(config.data_dir)
+    validation = pictures_of(prepared, "validation")
     with _cache(data_dir, network, engine, keep=frozen) as cache:
-        classifier, judgement = judge(
-            network,
-            engine,
-            about,
-            sample,
-            lambda pictures: extract(pictures, network, engine, cache, watch=_progress)[0][0],
-            keep=config.keep_share,
+
+        def features(pictures: list[Picture]) -> Features:
+            return extract(pictures, network, engine, cache, watch=progress)[0][0]
+
+        evidence = Evidence(
+            features(pictures_of(prepared, "training")),
+            features(validation),
+            np.array([picture.label for picture in validation]),
+            features([Picture(path, 0, _sha256(path)) for path in neither_folder(data_dir)]),
         )
-    return Trained(classifier, judgement, sample.validation, result.best)
+    classifier, judgement = judge(network, engine, about, evidence, keep=config.keep_share)
+    return Trained(classifier, judgement, evidence, validation, result, lesson.baseline)
 
 
 @contextlib.contextmanager
@@ -365,11 +241,6 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
         changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
     tracking.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
-
-
-def _progress(batches: Iterable[Thing], what: str) -> Iterable[Thing]:
-    # disable=None: a bar on a terminal, nothing in a log file.
-    return tqdm(batches, desc=what, leave=False, disable=None, unit="batch")
 
 
 def _log_epoch(epoch: Epoch, say: Say) -> None:
@@ -427,7 +298,7 @@ def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
 
 def register(
     config: TrainConfig, prepared: Prepared, trained: Trained, fresh: FreshProcess, say: Say
-) -> ModelVersion:
+) -> tuple[ModelVersion, Decision]:
     """Save and register what was trained, prove that it answers alike, and give it its stage.
 
     Raises:
@@ -454,8 +325,85 @@ def register(
         )
         proof = _prove(trained, version, sample, fresh, say)
     decision = registry.place(version, candidate, proven=proof is not None and proof.holds)
-    _tell(version, decision, best, say)
-    return version
+    return version, decision
+
+
+def report_findings(
+    config: TrainConfig,
+    prepared: Prepared,
+    trained: Trained,
+    champion: ModelVersion | None,
+    placed: tuple[ModelVersion, Decision],
+    say: Say,
+) -> None:
+    """Look at what the model gets wrong and at the data, and log tables and a report of it.
+
+    Raises:
+        CatdogError: a picture can't be read any more.
+    """
+    version, decision = placed
+    evidence = trained.evidence
+    findings = find(
+        prepared, trained.judgement, evidence.training, evidence.validation, seed=config.seed
+    )
+    page = as_report(
+        findings,
+        title=f"{version.name} version {version.version}",
+        prepared=prepared,
+        classifier=trained.classifier,
+        judgement=trained.judgement,
+        fit=trained.fit,
+        baseline=trained.baseline,
+        production=_comparable(champion, prepared),
+        decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
+        parameters=asdict(config),
+        versions=tracking.versions(),
+        reproduce=_reproduce(config),
+        use=_use(version, decision),
+    )
+    tracking.log_findings(findings, render(page))
+    counts = Counter(issue.issue for issue in findings.issues)
+    worst = findings.worst
+    say(
+        f"Worst slice: {f'{worst.group}, {worst.name}' if worst else 'none is surely worse'}; "
+        f"in the data: {counts['wrong_label']} doubtful labels, "
+        f"{counts['near_duplicate']} near-duplicates across the split, "
+        f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"
+    )
+
+
+def _comparable(champion: ModelVersion | None, prepared: Prepared) -> dict[str, float]:
+    """The metrics of the version in Production, where they are of the same photos."""
+    if champion is None or champion.tags.get("validation_digest") != prepared.validation_digest:
+        return {}
+    return tracking.metrics_of_run(champion.run_id)
+
+
+def _reproduce(config: TrainConfig) -> list[Command]:
+    """The line that trains the same again: the parameters that are not the defaults."""
+    changed = {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if getattr(config, field.name) != field.default
+    }
+    given = "".join(f" -P {shlex.quote(f'{name}={value}')}" for name, value in changed.items())
+    return [Command("Train the same again", f"mlflow run . --env-manager=local{given}")]
+
+
+def _use(version: ModelVersion, decision: Decision) -> list[Command]:
+    uri = f"models:/{version.name}/{version.version}"
+    lines = [
+        Command("Label photos with this version", f"python scripts/predict.py --model-uri {uri}"),
+        Command("Export it", f"python scripts/export.py --model-uri {uri} --to exported"),
+        Command("Serve it", f"mlflow models serve -m {uri} --env-manager local"),
+    ]
+    if decision.stage != registry.PRODUCTION:
+        return lines
+    current = f"models:/{version.name}/{registry.PRODUCTION}"
+    return [
+        Command("Label photos", f"python scripts/predict.py --model-uri {current}"),
+        *lines[1:],
+    ]
 
 
 def _prove(

@@ -98,6 +98,11 @@ class Prepared:
         with self.manifest.open(encoding="utf-8", newline="") as stream:
             return [row for row in csv.DictReader(stream) if row["split"] == split]
 
+    def left_out(self) -> list[dict[str, str]]:
+        """The rows of `quarantine`: path and reason of each file that was left out."""
+        with self.quarantine.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
     @property
     def drawn(self) -> bool:
         """Whether the pictures are the drawn sample."""

@@ -131,6 +131,11 @@ def place(version: ModelVersion, candidate: Candidate, *, proven: bool) -> Decis
     return decision
 
 
+def champion(name: str) -> ModelVersion | None:
+    """The version of `name` that is in Production; None when none is."""
+    return _in_stage(MlflowClient(), name, PRODUCTION)
+
+
 def move(client: MlflowClient, version: ModelVersion, stage: str) -> None:
     """Put a version into a stage; the alias `production` follows the stage Production."""
     with warnings.catch_warnings():

@@ -32,6 +32,8 @@ from catdog import CatdogError
 from catdog.calibration import Labels, Logits
 from catdog.classifier import Prediction
 from catdog.evaluate import Scores
+from catdog.findings import Findings
+from catdog.lessons import Pass
 from catdog.parity import Parity
 from catdog.train import Epoch, Fit
 
@@ -205,11 +207,15 @@ def log_fit(fit: Fit) -> None:
     mlflow.log_dict(best.val.confusion.to_dict(), "confusion_matrix.json")
 
 
-def log_features(engine: str, *, computed: int, found: int, seconds: float) -> None:
+def log_features(features: Pass) -> None:
     """Log what the one pass through the backbone cost."""
-    mlflow.set_tag("feature_engine", engine)
+    mlflow.set_tag("feature_engine", features.engine.name)
     mlflow.log_metrics(
-        {"features_computed": computed, "features_found": found, "feature_seconds": seconds}
+        {
+            "features_computed": features.computed,
+            "features_found": features.found,
+            "feature_seconds": features.seconds,
+        }
     )
 
 
@@ -250,6 +256,37 @@ def log_predictions(
         path = Path(scratch) / "validation.parquet"
         table.to_parquet(path)
         mlflow.log_artifact(str(path), "predictions")
+
+
+def log_findings(findings: Findings, page: str) -> None:
+    """Log metrics with intervals, the tables behind them, and the report as a page."""
+    mlflow.log_metrics(findings.metrics)
+    tables = {
+        "tables/per_class_metrics.csv": findings.classes,
+        "tables/thresholds.csv": [asdict(promise) for promise in findings.promises],
+        "tables/slices.csv": [asdict(row) for row in findings.slices],
+        "data/audit.csv": [asdict(issue) for issue in findings.issues],
+    }
+    for name, rows in tables.items():
+        mlflow.log_text(pd.DataFrame(rows).to_csv(index=False), name)
+    mlflow.log_text(page, "report.html")
+    if findings.worst:
+        mlflow.set_tag("worst_slice", f"{findings.worst.group}: {findings.worst.name}")
+
+
+def metrics_of_run(run_id: str) -> dict[str, float]:
+    """The metrics of another run; none when it is gone."""
+    try:
+        return dict(MlflowClient().get_run(run_id).data.metrics)
+    except MlflowException:
+        return {}
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the model needs, and of Python."""
+    return {"python": platform.python_version(), "catdog": catdog.__version__} | {
+        name: metadata.version(name) for name in PINNED
+    }
 
 
 def log_figure(figure: Figure, name: str) -> None:

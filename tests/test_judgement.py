@@ -18,11 +18,18 @@ from catdog.data import evaluation_transform, load
 from catdog.engine import torch_engine
 from catdog.familiarity import Familiarity
 from catdog.features import Picture
-from catdog.judgement import Judgement, Sample, judge, seen_in_training, spread
+from catdog.judgement import Evidence, Judgement, judge, seen_in_training, spread
 from catdog.model import ImageNetClassifier, Network
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
 
 KEEP = 0.9
+
+
+@dataclass(frozen=True)
+class Sample:
+    training: list[Picture]
+    validation: list[Picture]
+    others: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,13 @@ def _judge(network: Network, sample: Sample) -> Judged:
         return engine.compute(torch.stack([plain(load(picture.path)) for picture in pictures]))
 
     about = About("test_resnet", "tiny", "tiny pictures", 1, 0.9)
-    return Judged(*judge(network, engine, about, sample, features, keep=KEEP), sample)
+    evidence = Evidence(
+        features(sample.training),
+        features(sample.validation),
+        np.array([picture.label for picture in sample.validation]),
+        features(sample.others),
+    )
+    return Judged(*judge(network, engine, about, evidence, keep=KEEP), sample)
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,13 @@ from PIL import Image
 
 from catdog import CatdogError, command, predict
 from catdog.answers import PIPE_CLOSED, to_row, write_rows
-from catdog.classifier import About, Classifier, Options, Prediction
+from catdog.classifier import Options, Prediction
 from catdog.config import PredictConfig
-from catdog.model import build_network
 from catdog.photos import Photo, find_photos
 from catdog.predict import answer_photos, evaluate_folder
 from catdog.sorting import Sorter
-from catdog.train import seed_everything
 from scripts import predict as script
-from tests.conftest import encoded, tiny_picture
+from tests.conftest import encoded, tiny_classifier, tiny_picture
 from tests.fake_classifier import ColourClassifier
 
 
@@ -271,9 +269,20 @@ def test_a_folder_of_unreadable_pictures_is_one_sentence(tmp_path):
 
 
 def test_a_saved_folder_can_be_named_in_place_of_a_registered_model(tmp_path):
-    seed_everything(0)
-    network = build_network("test_resnet", weights="none")
-    classifier = Classifier(network, About("test_resnet", "pets", "sample:seed=0", 3, 0.75))
+    classifier = tiny_classifier()
     classifier.save(tmp_path / "model")
     loaded = predict.load_classifier(str(tmp_path / "model"), device="cpu")
     assert loaded.about == classifier.about
+
+
+def test_the_real_classifier_answers_photos_as_it_answers_their_bytes(tmp_path):
+    classifier = tiny_classifier()
+    contents = {f"{seed}.jpg": encoded(tiny_picture("cat", seed)) for seed in range(20)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "20.jpg").write_bytes(b"")
+    photos = find_photos([str(tmp_path)])
+    answers = list(answer_photos(classifier, photos, Options(), batch_size=3))
+    expected = [classifier.predict([content])[0].label for content in contents.values()]
+    assert [answer.prediction.label for answer in answers] == [*expected, ""]
+    assert answers[-1].prediction.error == "the file is empty"

@@ -1,0 +1,214 @@
+"""What is learned from, and how: features that are computed once, or pictures in each epoch.
+
+In: prepared pictures and a network. Out: a `Lesson` for `catdog.train.fit`, and fine-tuning after
+it. Features come from the cache or go into it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from catdog import CLASSES
+from catdog.config import TrainConfig
+from catdog.data import (
+    Batches,
+    LabelledFolder,
+    evaluation_transform,
+    make_batches,
+    pick_workers,
+    training_transform,
+)
+from catdog.engine import Engine, Features, Say, pick_engine
+from catdog.evaluate import Scores, score
+from catdog.features import Picture, as_batches, extract, features_folder, open_cache
+from catdog.model import Network
+from catdog.pixels import PixelBatches, decode_all
+from catdog.prepare import Prepared
+from catdog.train import (
+    EarlyStopping,
+    Epoch,
+    Fit,
+    fit,
+    make_optimizer,
+    make_train_step,
+    warmup_and_cosine,
+)
+
+Thing = TypeVar("Thing")
+
+CLIP_NORM = 1.0
+"""Of the gradient while fine-tuning: one odd batch shall not undo the pretraining."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The one pass through the frozen backbone: by which engine, and what it cost."""
+
+    engine: Engine
+    computed: int
+    found: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained, on which batches; `baseline` is what ImageNet's classes know untrained.
+
+    `features` tells of the pass, where it was features that are learned from.
+    """
+
+    model: nn.Module
+    train_batches: Batches
+    val_batches: Batches
+    features: Pass | None = None
+    baseline: Scores | None = None
+
+
+def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: Say) -> Lesson:
+    """The head alone, on features that are computed once or found in the cache.
+
+    Raises:
+        CatdogError: a picture is gone, or the cache can't be written.
+    """
+    start = time.perf_counter()
+    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    cache = open_cache(Path(config.data_dir), network, engine)
+    pictures = {split: pictures_of(prepared, split) for split in ("training", "validation")}
+    computed = 0
+    features = {}
+    for split, views in (("validation", 1), ("training", config.views)):
+        features[split], new = extract(
+            pictures[split], network, engine, cache, views=views, watch=progress
+        )
+        computed += new
+    seconds = time.perf_counter() - start
+    total = len(pictures["validation"]) + config.views * len(pictures["training"])
+    say(
+        f"Features: {computed:,} computed by {engine.name} and {total - computed:,} found, in "
+        f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
+        f"{features_folder(Path(config.data_dir))} (python scripts/clear_cache.py clears it)"
+    )
+    device = next(network.head.parameters()).device
+    train, val = pictures["training"], pictures["validation"]
+    return Lesson(
+        model=network.head,
+        train_batches=as_batches(
+            features["training"], train, device, batch_size=config.batch_size, seed=config.seed
+        ),
+        val_batches=as_batches(features["validation"], val, device, batch_size=4096, seed=None),
+        features=Pass(engine, computed, total - computed, seconds),
+        baseline=_baseline(network, features["validation"][0], val),
+    )
+
+
+def onpictures_of(config: TrainConfig, prepared: Prepared, network: Network, _say: Say) -> Lesson:
+    """The whole network, on pictures that are augmented anew in each epoch."""
+    device = next(network.parameters()).device
+    train = LabelledFolder(prepared.training, training_transform(network.preprocessing))
+    val = LabelledFolder(prepared.validation, evaluation_transform(network.preprocessing))
+    shared = {
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "workers": pick_workers(device),
+        "pin_memory": device.type == "cuda",
+    }
+    return Lesson(
+        model=network,
+        train_batches=make_batches(train, shuffle=True, **shared),
+        val_batches=make_batches(val, shuffle=False, **shared),
+    )
+
+
+def finetune(
+    config: TrainConfig,
+    prepared: Prepared,
+    network: Network,
+    settled: Fit,
+    *,
+    on_epoch: Callable[[Epoch], None],
+    say: Say,
+) -> Fit:
+    """Train head and backbone together, from the settled head on, and keep the best of both."""
+    network.unfreeze(config.unfreeze)
+    learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    say(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
+    train, val = (
+        _pixel_batches(config, prepared, network, split) for split in ("training", "validation")
+    )
+    optimizer = make_optimizer(
+        (network.head, config.learning_rate),
+        (network.backbone, config.finetune_rate),
+        weight_decay=config.weight_decay,
+    )
+    steps = len(train) * config.finetune_epochs
+    stopping = EarlyStopping(config.patience, config.min_delta, started=settled.epochs[-1].number)
+    stopping.offer(settled.best.number, settled.best.val.loss, network)
+    return fit(
+        network,
+        train,
+        val,
+        optimizer=optimizer,
+        epochs=config.finetune_epochs,
+        stopping=stopping,
+        train_step=make_train_step(
+            network,
+            optimizer,
+            nn.BCEWithLogitsLoss(),
+            schedule=warmup_and_cosine(optimizer, steps=steps, warmup=steps // 10),
+            clip_norm=CLIP_NORM,
+            say=say,
+        ),
+        on_epoch=on_epoch,
+        watch=progress,
+        before=settled.epochs,
+    )
+
+
+def _pixel_batches(
+    config: TrainConfig, prepared: Prepared, network: Network, split: str
+) -> PixelBatches:
+    wanted = network.preprocessing
+    learns = split == "training"
+    pictures = pictures_of(prepared, split)
+    # What is augmented needs the margin that evaluation cuts off.
+    stored = replace(wanted, crop_px=wanted.resize_px) if learns else wanted
+    return PixelBatches(
+        decode_all(pictures, stored, Path(config.data_dir), watch=progress),
+        torch.tensor([picture.label for picture in pictures]),
+        next(network.parameters()).device,
+        crop_px=wanted.crop_px,
+        batch_size=config.batch_size,
+        seed=config.seed if learns else None,
+    )
+
+
+def pictures_of(prepared: Prepared, split: str) -> list[Picture]:
+    """The pictures of a split, in the manifest's order."""
+    return [
+        Picture(prepared.folder / row["path"], CLASSES.index(row["label"]), row["sha256"])
+        for row in prepared.rows(split)
+    ]
+
+
+def _baseline(network: Network, features: Features, pictures: list[Picture]) -> Scores | None:
+    """How well the classes that the backbone learned elsewhere tell cats from dogs."""
+    if network.imagenet is None:
+        return None
+    logits = network.imagenet.dog_logits(torch.from_numpy(features)).double().numpy()
+    return score(np.array([picture.label for picture in pictures]), logits)
+
+
+def progress(batches: Iterable[Thing], what: str) -> Iterable[Thing]:
+    """The same batches, with a bar for people who watch."""
+    # disable=None: a bar on a terminal, nothing in a log file.
+    return tqdm(batches, desc=what, leave=False, disable=None, unit="batch")
