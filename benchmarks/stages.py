@@ -23,7 +23,7 @@ from chart import bars
 
 from catdog import images
 from catdog.data import evaluation_transform, to_tensor
-from catdog.engine import Engine, onnx_engine, openvino_engine, torch_engine
+from catdog.engine import Engine, export, onnx_engine, openvino_engine, torch_engine
 from catdog.features import FeatureCache, Picture, extract
 from catdog.model import Network, build_network
 from catdog.prepare import prepare
@@ -68,7 +68,8 @@ def _stages(
     plain = evaluation_transform(network.preprocessing)
     torch.set_num_threads(1)
     decoded = torch.stack([plain(to_tensor(content)) for content in contents])
-    openvino, onnx = openvino_engine(network, cores=cores), onnx_engine(network, cores=cores)
+    portable = export(network)
+    openvino, onnx = openvino_engine(portable, cores=cores), onnx_engine(portable, cores=cores)
     eager = torch_engine(network)
     return {
         "decode + resize, Pillow, 1 core": lambda: _pillow(contents),

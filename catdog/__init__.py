@@ -1,9 +1,10 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
 The modules in reading order; each imports only from those above it:
-config, command, images, drawing, sample, others, download, prepare, device, workers, data, model,
-engine, features, pixels, calibration, familiarity, evaluate, train, classifier, explain, figures,
-tracking, registry, parity, photos, answers, predict, pipeline, export.
+config, command, images, drawing, sample, others, archive, download, exclusion, prepare, device,
+workers, data, model, engine, features, pixels, calibration, familiarity, bootstrap, evaluate,
+slices, audit, train, classifier, explain, card, export, judgement, parity, figures, svg, charts,
+report, tracking, registry, photos, answers, predict, pipeline.
 """
 
 from __future__ import annotations

@@ -48,13 +48,18 @@ def predicted_labels(logits: Logits | float) -> Labels:
     return (np.asarray(logits) > 0).astype(np.int64)
 
 
-def log_loss(labels: Labels, logits: Logits) -> float:
-    """The mean binary cross-entropy in nats.
+def log_losses(labels: Labels, logits: Logits) -> NDArray[np.float64]:
+    """Each photo's binary cross-entropy in nats, `(N,)`.
 
     From logits, as BCEWithLogitsLoss does: from probabilities it would have to clip, and a
     confident mistake would look milder than it is.
     """
-    return float(np.mean(np.logaddexp(0.0, np.where(np.asarray(labels) == 1, -1, 1) * logits)))
+    return np.logaddexp(0.0, np.where(np.asarray(labels) == 1, -1, 1) * logits)
+
+
+def log_loss(labels: Labels, logits: Logits) -> float:
+    """The mean of `log_losses`."""
+    return float(log_losses(labels, logits).mean())
 
 
 def fit_temperature(labels: Labels, logits: Logits) -> float:

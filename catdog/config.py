@@ -63,6 +63,12 @@ class PrepareConfig(DataConfig):
         Range(0.01, 0.9),
         Help(help="share of each class held back for validation"),
     ] = 0.2
+    exclude: Annotated[
+        str,
+        Help(
+            help="file with a path or sha256 digest in each line, of pictures to leave out; or none"
+        ),
+    ] = "none"
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,23 @@ class PredictConfig:
     data_dir: Annotated[str, Help(help="where prepared pictures are kept")] = "data"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
     batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 32
+
+
+@dataclass(frozen=True)
+class AuditConfig(DataConfig):
+    """Look for wrong labels, near-duplicates and odd pictures in a prepared data set."""
+
+    backbone: Annotated[str, Help(help="name of a timm model, resnet18 say")] = (
+        "tf_efficientnet_lite0"
+    )
+    weights: Annotated[
+        str,
+        Help(help="pretrained, none (random), or a file of the backbone's weights"),
+    ] = "pretrained"
+    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    output: Annotated[
+        str, Help(help="file for the list of issues; auto: audit.csv beside the manifest")
+    ] = "auto"
 
 
 @dataclass(frozen=True)

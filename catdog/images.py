@@ -44,6 +44,26 @@ def decode(content: bytes) -> Image.Image:
         raise UnreadableImageError(f"does not decode: {error}") from error
 
 
+def decode_small(content: bytes, side_px: int) -> Image.Image:
+    """Decode a picture for a look at it: upright, RGB, in its own proportions.
+
+    A JPEG comes reduced, in a fraction of the time, with its shorter side still
+    `side_px` long or more (as far as it ever was); other formats come in full size.
+
+    Raises:
+        UnreadableImageError: as `decode` does.
+    """
+    image = _open(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.draft("RGB", (side_px, side_px))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
+
+
 def check(content: bytes) -> tuple[int, int]:
     """Decode the picture to its last byte and return its upright (width, height) in pixels.
 

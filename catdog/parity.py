@@ -56,13 +56,18 @@ class Parity:
 
 
 class FreshProcess:
-    """A process that starts at once, and loads when it is told what.
+    """A process that knows nothing of the training, and loads a version when it is told which.
 
-    Starting takes a few seconds, which pass while the training process logs and saves.
+    Starting takes a few seconds, which can pass while the training process learns and logs.
     """
 
     def __init__(self, tracking_uri: str) -> None:
+        self._tracking_uri = tracking_uri
         self._folder = tempfile.TemporaryDirectory()
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start the process; it waits to be asked."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
         self._process = subprocess.Popen(
             # -P: the folder of catdog's modules must not lie on the path.
@@ -70,7 +75,7 @@ class FreshProcess:
             cwd=self._folder.name,
             env=environment
             | {
-                "MLFLOW_TRACKING_URI": tracking_uri,
+                "MLFLOW_TRACKING_URI": self._tracking_uri,
                 "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
                 "MLFLOW_DISABLE_TELEMETRY": "true",
             },
@@ -94,6 +99,8 @@ class FreshProcess:
         Raises:
             CatdogError: the version could not be loaded, or a way gave no answer.
         """
+        if self._process is None:
+            self.start()
         asked = {
             "model_uri": model_uri,
             "photos": [str(photo.resolve()) for photo in photos],
@@ -114,8 +121,9 @@ class FreshProcess:
 
     def close(self) -> None:
         """End the process, if it still runs, and remove its folder."""
-        self._process.kill()
-        self._process.communicate()
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
         self._folder.cleanup()
 
 

@@ -104,11 +104,20 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
         CatdogError: a parameter does not fit, the data has gone, or the registry refuses.
     """
     with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
-        return register(config, prepared, train(config, prepared, say), fresh, say)
+        trained = train(config, prepared, say, meanwhile=fresh.start)
+        return register(config, prepared, trained, fresh, say)
 
 
-def train(config: TrainConfig, prepared: Prepared, say: Say) -> Trained:
+def train(
+    config: TrainConfig,
+    prepared: Prepared,
+    say: Say,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Trained:
     """Train on prepared pictures, judge the best model, and log all of it in the active run.
+
+    `meanwhile` is called when what is left to do keeps only one core busy.
 
     Raises:
         CatdogError: a parameter does not fit, or the data has gone.
@@ -125,6 +134,7 @@ def train(config: TrainConfig, prepared: Prepared, say: Say) -> Trained:
     _log_pictures(network, prepared)
     prepare_lesson = _lesson_on_features if config.views else _lesson_on_pictures
     lesson = prepare_lesson(config, prepared, network, say)
+    meanwhile()
     result = fit(
         lesson.model,
         lesson.train_batches,

@@ -3,6 +3,12 @@
 In: the user's source, which is never changed. Out, below one folder: the pictures by split
 and class, `manifest.csv`, `quarantine.csv`, and last of all `prepared.json`, without which
 nothing counts as finished.
+
+What the user excludes goes to `excluded/`, where no step looks for pictures: a validation
+picture to `excluded/validation/cat/`, say, with the split `excluded-validation` in the
+manifest. So it is neither learned nor counted, and yet whoever reports an accuracy can give
+it both ways: on `rows("validation")`, and raw, on those and `rows("excluded-validation")`.
+Excluding moves no other picture to another side, nor gives it another name.
 """
 
 from __future__ import annotations
@@ -26,11 +32,12 @@ from filelock import FileLock
 
 from catdog import CLASSES, CatdogError, images
 from catdog.archive import Picture, is_archive_name, pictures
+from catdog.exclusion import EXCLUDED, NONE, Exclusion, Named, read_exclusion
 
 FORMAT = 1
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
 TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
-MANAGED = (*SPLITS, MANIFEST, QUARANTINE)
+MANAGED = (*SPLITS, EXCLUDED, MANIFEST, QUARANTINE)
 STAGING = ".preparing"
 """Stands in the folder while it is being prepared, and so marks what is there as ours."""
 
@@ -59,6 +66,7 @@ class Prepared:
     validation_digest: str
     counts: dict[str, dict[str, int]]
     quarantined: int
+    excluded: int = 0
 
     @property
     def training(self) -> Path:
@@ -86,7 +94,7 @@ class Prepared:
         return self.folder / QUARANTINE
 
     def rows(self, split: str) -> list[dict[str, str]]:
-        """The manifest's rows of one split."""
+        """The manifest's rows of one split, those in `excluded-validation` for instance."""
         with self.manifest.open(encoding="utf-8", newline="") as stream:
             return [row for row in csv.DictReader(stream) if row["split"] == split]
 
@@ -98,7 +106,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Item:
-    """One readable picture: where it was, where its bytes wait, and what is known of it."""
+    """One readable picture: where it was, where its bytes wait, and what is known of it.
+
+    `path` is where it belongs in the prepared folder, once its split is settled.
+    """
 
     source: str
     staged: Path
@@ -107,6 +118,7 @@ class Item:
     sha256: str
     width: int
     height: int
+    path: str = ""
 
 
 @dataclass
@@ -124,6 +136,7 @@ def prepare(
     origin: str,
     val_fraction: float,
     seed: int,
+    exclude: str = NONE,
     say: Say = lambda _: None,
 ) -> Prepared:
     """Sort the pictures of `source` into `folder`.
@@ -132,7 +145,8 @@ def prepare(
     (`cat.0.jpg`); pictures without a label are kept from a folder named `test`. A folder
     named `validation` is taken as it is; otherwise each class gives up `val_fraction` of
     its pictures, chosen by their content and `seed`, so that a renamed file stays where it
-    is. Files with the same bytes stand on the same side.
+    is. Files with the same bytes stand on the same side. Labelled pictures that the file
+    `exclude` names are put aside after that, see `catdog.exclusion`.
 
     Does nothing when the source and the parameters are those of the finished folder.
 
@@ -142,13 +156,17 @@ def prepare(
         origin: where the source came from, to be remembered.
         val_fraction: share of each class for validation.
         seed: of the split.
+        exclude: a file with a line for each picture to leave out, or "none".
         say: told of progress, in lines for people.
 
     Raises:
-        CatdogError: the source has no usable pictures of both classes or is refused, or
-            the folder is somebody else's, can't be written, or is on a full disk.
+        CatdogError: the source has no usable pictures of both classes or is refused, the
+            exclude file can't be read or leaves nothing of a class on one side, or the
+            folder is somebody else's, can't be written, or is on a full disk.
     """
     _check_places(source, folder)
+    exclusion = read_exclusion(exclude)
+    _check_exclude_stays(exclude, folder)
     with _disk_trouble_is_told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
@@ -158,13 +176,14 @@ def prepare(
                 "val_fraction": val_fraction,
                 "seed": seed,
                 "source": _fingerprint(source),
+                "exclude": exclusion.digest,
             }
             finished = _read_marker(folder)
             if finished and wanted == {key: finished.get(key) for key in wanted}:
                 prepared = load_prepared(folder)
                 say(f"Already prepared: {_summary(prepared)}")
                 return prepared
-            prepared = _prepare_afresh(source, folder, wanted, say)
+            prepared = _prepare_afresh(source, folder, wanted, exclusion, say)
     say(f"Prepared: {_summary(prepared)}")
     return prepared
 
@@ -188,6 +207,7 @@ def load_prepared(folder: Path) -> Prepared:
         validation_digest=marker["validation_digest"],
         counts=marker["counts"],
         quarantined=marker["quarantined"],
+        excluded=marker.get("excluded", 0),
     )
     if not prepared.manifest.is_file() or _digest_of(prepared.manifest) != prepared.digest:
         raise CatdogError(
@@ -197,7 +217,9 @@ def load_prepared(folder: Path) -> Prepared:
     return prepared
 
 
-def _prepare_afresh(source: Path, folder: Path, wanted: dict[str, Any], say: Say) -> Prepared:
+def _prepare_afresh(
+    source: Path, folder: Path, wanted: dict[str, Any], exclusion: Exclusion, say: Say
+) -> Prepared:
     _remove_old(folder)
     staging = folder / STAGING
     staging.mkdir()
@@ -206,6 +228,7 @@ def _prepare_afresh(source: Path, folder: Path, wanted: dict[str, Any], say: Say
         sorting = _settle_duplicates(sorting)
         _check_classes(sorting, source)
         items = _split(sorting.items, wanted["val_fraction"], wanted["seed"], say)
+        items = _exclude(_with_paths(items), exclusion, source, say)
         _place(items, folder)
         _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(sorting.quarantine))
         marker = wanted | {
@@ -213,6 +236,7 @@ def _prepare_afresh(source: Path, folder: Path, wanted: dict[str, Any], say: Say
             "validation_digest": _validation_digest(items),
             "counts": _counts(items),
             "quarantined": len(sorting.quarantine),
+            "excluded": sum(item.path.startswith(f"{EXCLUDED}/") for item in items),
         }
         part = staging / MARKER
         part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
@@ -395,19 +419,61 @@ def _choose_validation(sizes: Counter[str], val_fraction: float, seed: int) -> s
     return chosen
 
 
+def _with_paths(items: Iterable[Item]) -> list[Item]:
+    """Give each picture a path by split and class that no other has."""
+    taken: set[str] = set()
+    placed = []
+    for item in items:
+        parent = item.split if item.split == TEST else f"{item.split}/{item.label}"
+        path = _free_name(parent, PurePosixPath(item.source).name, taken)
+        placed.append(replace(item, path=path))
+    return placed
+
+
+def _exclude(items: Sequence[Item], exclusion: Exclusion, source: Path, say: Say) -> list[Item]:
+    """Put aside the labelled pictures that the user wants left out."""
+    labelled = [item for item in items if item.split != TEST]
+    # An item's source begins with the archive's name, which its members don't know.
+    archive = f"{source.name}/" if source.is_file() else ""
+    chosen, unmatched = exclusion.choose(
+        Named(item.path, (item.source, item.source.removeprefix(archive)), item.sha256)
+        for item in labelled
+    )
+    for line in unmatched:
+        say(f"The exclude file's line {line!r} names no training or validation picture.")
+    if chosen:
+        _check_left([item for item in labelled if item.path not in chosen])
+    return [
+        replace(item, split=f"{EXCLUDED}-{item.split}", path=f"{EXCLUDED}/{item.path}")
+        if item.path in chosen
+        else item
+        for item in items
+    ]
+
+
+def _check_left(items: Iterable[Item]) -> None:
+    left = {(item.split, item.label) for item in items}
+    for split in (TRAINING, VALIDATION):
+        for label in CLASSES:
+            if (split, label) not in left:
+                raise CatdogError(
+                    f"the exclude file leaves no {split} picture of a {label}: "
+                    "take some of its lines out."
+                )
+
+
 def _place(items: Iterable[Item], folder: Path) -> None:
     """Move staged pictures to their split and class, and write the manifest."""
     for split in (TRAINING, VALIDATION):
         for label in CLASSES:
             (folder / split / label).mkdir(parents=True)
     (folder / TEST).mkdir()
-    taken: set[str] = set()
     rows = []
     for item in items:
-        parent = item.split if item.split == TEST else f"{item.split}/{item.label}"
-        path = _free_name(parent, PurePosixPath(item.source).name, taken)
-        item.staged.rename(folder / path)
-        rows.append((path, item.label, item.split, item.sha256, item.width, item.height))
+        target = folder / item.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        item.staged.rename(target)
+        rows.append((item.path, item.label, item.split, item.sha256, item.width, item.height))
     header = ("path", "label", "split", "sha256", "width", "height")
     _write_csv(folder / MANIFEST, header, sorted(rows))
 
@@ -433,7 +499,8 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 def _counts(items: Iterable[Item]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
     for item in items:
-        counts[item.split][item.label] = counts[item.split].get(item.label, 0) + 1
+        if item.split in counts:
+            counts[item.split][item.label] = counts[item.split].get(item.label, 0) + 1
     return counts
 
 
@@ -491,15 +558,28 @@ def _check_places(source: Path, folder: Path) -> None:
         )
 
 
+def _check_exclude_stays(exclude: str, folder: Path) -> None:
+    """Refuse an exclude file that preparing would remove with what it replaces."""
+    if exclude != NONE and any(
+        (folder / name).resolve() in Path(exclude).resolve().parents for name in MANAGED
+    ):
+        raise CatdogError(
+            f"exclude={exclude} lies among the prepared pictures, which are replaced: "
+            "move it to another folder."
+        )
+
+
 def _summary(prepared: Prepared) -> str:
     def total(split: str) -> int:
         return sum(prepared.counts[split].values())
 
     left_out = f", {prepared.quarantined:,} left out (see {prepared.quarantine})"
+    excluded = f", {prepared.excluded:,} excluded"
     return (
         f"{total(TRAINING):,} training, {total(VALIDATION):,} validation and "
         f"{total(TEST):,} test pictures in {prepared.folder}"
         f"{left_out if prepared.quarantined else ''}"
+        f"{excluded if prepared.excluded else ''}"
     )
 
 

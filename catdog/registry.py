@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from pathlib import Path
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import _parse_model_uri
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, tracking
+from catdog.classifier import MODEL_FILE
 
 PRODUCTION, STAGING, NO_STAGE = "Production", "Staging", "None"
 ALIAS = "production"
@@ -156,10 +159,40 @@ def fetch(model_uri: str) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            folder = Path(mlflow.artifacts.download_artifacts(model_uri))
+            version = _version_of(model_uri)
+            folder = _saved_in(Path(mlflow.artifacts.download_artifacts(model_uri)))
     except (MlflowException, OSError) as error:
         raise CatdogError(f"{model_uri} does not name a model. {_advice(model_uri)}") from error
-    return _saved_in(folder)
+    registered = version.tags.get(DIGEST_TAG) if version else None
+    if registered and registered != digest_of(folder):
+        raise CatdogError(
+            f"{model_uri} is not the model that was registered: the digest of its {MODEL_FILE} "
+            "differs. Somebody has changed its files; name another version."
+        )
+    return folder
+
+
+def digest_of(folder: Path) -> str:
+    """The digest of a saved classifier's description, which holds those of its other files."""
+    return hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
+
+
+def _version_of(model_uri: str) -> ModelVersion | None:
+    """The registered version that a `models:/` URI stands for; None for every other URI."""
+    if not model_uri.startswith("models:/"):
+        return None
+    client = MlflowClient()
+    parsed = _parse_model_uri(model_uri)
+    if parsed.name is None:  # a logged model, which is no version of anything
+        return None
+    if parsed.alias:
+        return client.get_model_version_by_alias(parsed.name, parsed.alias)
+    if parsed.version:
+        return client.get_model_version(parsed.name, parsed.version)
+    if parsed.stage:
+        return _in_stage(client, parsed.name, parsed.stage.capitalize())
+    versions = client.search_model_versions(f"name = '{parsed.name}'")
+    return max(versions, key=lambda version: int(version.version), default=None)
 
 
 def _saved_in(folder: Path) -> Path:

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import mlflow.pyfunc
 import numpy as np
+import openvino  # noqa: F401  the model will need it, and now there is time
 import pandas as pd
+import torchvision  # noqa: F401  likewise
 import uvicorn
 from mlflow.pyfunc import scoring_server
 

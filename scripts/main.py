@@ -27,6 +27,7 @@ def main(config: MainConfig) -> int:
             origin=source.origin,
             val_fraction=config.val_fraction,
             seed=config.seed,
+            exclude=config.exclude,
             say=command.say,
         )
         pipeline.train_and_register(config, prepared, command.say)

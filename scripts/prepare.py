@@ -19,6 +19,7 @@ def main(config: PrepareConfig) -> int:
         origin=source.origin,
         val_fraction=config.val_fraction,
         seed=config.seed,
+        exclude=config.exclude,
         say=command.say,
     )
     print(prepared.folder)

@@ -8,9 +8,13 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from catdog.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +41,40 @@ def encoded(picture: Image.Image, form: str = "JPEG", **options: object) -> byte
     stream = io.BytesIO()
     picture.save(stream, form, **options)
     return stream.getvalue()
+
+
+def tiny_classifier() -> Classifier:
+    """A classifier with a small random backbone, fitted to the colours of tiny pictures."""
+    import numpy as np
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    from catdog.classifier import About, Classifier, HeadWeights
+    from catdog.data import evaluation_transform, to_tensor
+    from catdog.engine import pick_engine
+    from catdog.familiarity import Familiarity
+    from catdog.model import build_network
+    from catdog.train import seed_everything
+
+    seed_everything(0)
+    network = build_network("test_resnet", weights="none").eval()
+    engine = pick_engine(network, pytest.fail, cores=1)
+    transform = evaluation_transform(network.preprocessing)
+    photos = [encoded(tiny_picture(name, seed)) for name in COLOURS for seed in range(100, 120)]
+    pixels = torch.stack([transform(to_tensor(photo)) for photo in photos])
+    features = engine.compute(pixels)
+    labels = np.repeat([0, 1], 20)
+    fitted = LogisticRegression(C=1e4, max_iter=2000).fit(features, labels)
+    with torch.no_grad():
+        network.head.linear.weight.copy_(torch.from_numpy(fitted.coef_))
+        network.head.linear.bias.copy_(torch.from_numpy(fitted.intercept_))
+    head = HeadWeights(
+        network.head.linear.weight.detach().double().numpy()[0],
+        float(network.head.linear.bias.detach()),
+    )
+    about = About("test_resnet", "pets", "sample:seed=0", 3, 0.75, 1.5, 0.01)
+    familiarity = Familiarity.fit(features[::2], features[1::2])
+    return Classifier(about, network.preprocessing, engine, head, familiarity, network.eval)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from torch import nn
 
 from catdog import engine as module
 from catdog.engine import (
+    export,
+    fastest,
     largest_difference,
     onnx_engine,
     openvino_engine,
@@ -31,15 +33,17 @@ def _images(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("make", [openvino_engine, onnx_engine])
 def test_a_runtime_gives_pytorchs_features(network, make):
-    engine = make(network, cores=2)
-    assert largest_difference(network, engine) < module.TOLERANCE
+    portable = export(network)
+    engine = make(portable, cores=2)
+    assert engine.portable is portable
+    assert largest_difference(portable, engine) < module.TOLERANCE
     images = _images(5)  # another number than the example of the export
     expected = network.features(images).numpy()
     assert np.abs(engine.compute(images) - expected).max() < module.TOLERANCE
 
 
 def test_a_feature_is_the_same_to_the_last_bit_in_whatever_company(network):
-    engine = openvino_engine(network, cores=2)
+    engine = openvino_engine(export(network), cores=2)
     images = _images(6)
     together = engine.compute(images)
     alone = np.concatenate([engine.compute(image[None]) for image in images])
@@ -47,7 +51,7 @@ def test_a_feature_is_the_same_to_the_last_bit_in_whatever_company(network):
 
 
 def test_calls_side_by_side_do_not_mix_their_answers(network):
-    engine = openvino_engine(network, cores=2)
+    engine = openvino_engine(export(network), cores=2)
     chunks = _images(24).split(2)
     expected = [engine.compute(chunk) for chunk in chunks]
     with ThreadPoolExecutor(4) as pool:
@@ -78,8 +82,7 @@ def test_pytorch_is_picked_with_a_line_when_the_export_fails(network, monkeypatc
     engine = pick_engine(network, said.append, cores=2)
     assert engine.name == "pytorch-cpu"
     assert said == [
-        "OpenVINO can't run this backbone (no such operator).",
-        "ONNX Runtime can't run this backbone (no such operator).",
+        "ONNX can't hold this backbone (no such operator).",
         "Features are computed by PyTorch, which takes several times as long.",
     ]
     images = _images(2)
@@ -87,12 +90,21 @@ def test_pytorch_is_picked_with_a_line_when_the_export_fails(network, monkeypatc
 
 
 def test_an_engine_is_not_used_when_its_features_differ(network, monkeypatch):
-    right = openvino_engine(network, cores=1)
+    right = openvino_engine(export(network), cores=1)
     wrong = dataclasses.replace(right, compute=lambda images: right.compute(images) + 0.01)
     monkeypatch.setattr(module, "openvino_engine", lambda *_args, **_options: wrong)
     said: list[str] = []
     assert pick_engine(network, said.append, cores=2).name == "onnxruntime"
     assert said[0].startswith("OpenVINO is not used: its features differ from PyTorch's by 1.0e-02")
+
+
+def test_a_portable_backbone_of_another_machine_is_checked_here_too(network):
+    portable = export(network)
+    assert fastest(portable, pytest.fail, cores=1).name == "openvino"
+    said: list[str] = []
+    elsewhere = dataclasses.replace(portable, expected=portable.expected + 0.01)
+    assert fastest(elsewhere, said.append, cores=1) is None
+    assert len(said) == 2
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])

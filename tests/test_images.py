@@ -130,3 +130,15 @@ def test_damaged_bytes_give_a_picture_or_our_error_and_nothing_else(cuts, form):
             read(bytes(content))
         except UnreadableImageError:
             continue
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_small_decode_is_upright_and_no_smaller_than_wanted(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(MARKED.resize((800, 480)), quality=95, exif=exif)
+    small = images.decode_small(content, 64)
+    assert (small.width > small.height) == (orientation == 1)
+    assert 64 <= min(small.size) < 480
+    with pytest.raises(UnreadableImageError):
+        images.decode_small(content[:-200], 64)

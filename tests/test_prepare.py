@@ -14,9 +14,10 @@ import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catdog import CatdogError
@@ -339,6 +340,150 @@ def test_an_edited_manifest_is_told(tmp_path):
     prepared.manifest.write_text(prepared.manifest.read_text().replace("cat", "dog"))
     with pytest.raises(CatdogError, match="was changed or deleted after it was prepared"):
         load_prepared(prepared.folder)
+
+
+def _exclude_file(folder: Path, *lines: str) -> str:
+    path = folder / "exclude.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def _without_excluded(prepared) -> dict[str, tuple[str, str]]:
+    return {
+        row["path"]: (row["split"], row["sha256"])
+        for row in _rows(prepared)
+        if not row["split"].startswith("excluded")
+    }
+
+
+@given(
+    wanted=st.lists(st.integers(0, 19), unique=True, max_size=6),
+    by=st.sampled_from(["path", "source", "sha256"]),
+    names=st.sampled_from(["kaggle", "colliding"]),
+)
+@settings(max_examples=12, deadline=None)
+def test_what_is_excluded_stands_on_no_side_and_nothing_else_moves(wanted, by, names):
+    with TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        if names == "kaggle":
+            source = _kaggle(place / "raw", 10)
+        else:
+            folders = [f"{part}/{label}" for part in "abcde" for label in ("cat", "dog")]
+            source = _fill(place / "raw", *(f"{name}/{n}.jpg" for name in folders for n in (1, 2)))
+        whole = _prepare(source, place / "whole")
+        sources = {
+            hashlib.sha256(path.read_bytes()).hexdigest(): path.relative_to(source).as_posix()
+            for path in source.rglob("*.jpg")
+        }
+        labelled = [row for row in _rows(whole) if row["label"]]
+        chosen = [labelled[n] for n in wanted]
+        line = {
+            "path": lambda row: row["path"],
+            "source": lambda row: sources[row["sha256"]],
+            "sha256": lambda row: row["sha256"][:12],
+        }[by]
+        prepared = _prepare(
+            source, place / "data", exclude=_exclude_file(place, *map(line, chosen))
+        )
+        gone = {row["path"] for row in chosen}
+        expected = {
+            path: value for path, value in _without_excluded(whole).items() if path not in gone
+        }
+        assert _without_excluded(prepared) == expected
+        assert prepared.excluded == len(gone)
+        left = {
+            path.relative_to(prepared.folder).as_posix()
+            for split in ("training", "validation", "test")
+            for path in (prepared.folder / split).rglob("*.jpg")
+        }
+        assert left == set(expected)
+
+
+def test_excluded_validation_pictures_are_kept_for_raw_figures(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    whole = _prepare(source, tmp_path / "data")
+    first, *others = whole.rows("validation")
+    prepared = _prepare(source, tmp_path / "data", exclude=_exclude_file(tmp_path, first["path"]))
+    (kept,) = prepared.rows("excluded-validation")
+    assert (kept["path"], kept["label"]) == (f"excluded/{first['path']}", first["label"])
+    content = (prepared.folder / kept["path"]).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == first["sha256"]
+    assert prepared.rows("validation") == others
+    assert prepared.validation_digest != whole.validation_digest
+    assert prepared.counts["validation"][first["label"]] == 1
+
+
+def test_a_changed_exclude_file_is_noticed_and_an_equal_one_is_not(tmp_path):
+    source, folder = _kaggle(tmp_path / "raw"), tmp_path / "data"
+    whole = _prepare(source, folder)
+    path = whole.rows("training")[0]["path"]
+    prepared = _prepare(source, folder, exclude=_exclude_file(tmp_path, path))
+    assert prepared.digest != whole.digest
+    before = _snapshot(folder)
+    same = _exclude_file(tmp_path, "# looked at in May", "", f"  ./{path}   # a fox", path)
+    assert _prepare(source, folder, exclude=same) == prepared
+    assert _snapshot(folder) == before
+    assert _prepare(source, folder) == whole
+    assert not (folder / "excluded").exists()
+
+
+def test_the_path_of_an_excluded_picture_excludes_it_again(tmp_path):
+    source, folder = _kaggle(tmp_path / "raw"), tmp_path / "data"
+    path = _prepare(source, folder).rows("training")[0]["path"]
+    prepared = _prepare(source, folder, exclude=_exclude_file(tmp_path, f"excluded/{path}"))
+    assert [row["path"] for row in prepared.rows("excluded-training")] == [f"excluded/{path}"]
+
+
+@pytest.mark.parametrize("packed", ["zip", "tar.gz"])
+@pytest.mark.parametrize("line", ["train/cat.1.jpg", "raw.{}/train/cat.1.jpg"])
+def test_a_member_of_an_archive_is_excluded_by_its_name_in_it(tmp_path, packed, line):
+    content = (_kaggle(tmp_path / "raw") / "train" / "cat.1.jpg").read_bytes()
+    source = _pack(tmp_path / "raw", packed)
+    path = _exclude_file(tmp_path, line.format(packed))
+    prepared = _prepare(source, tmp_path / "data", exclude=path)
+    (row,) = prepared.rows("excluded-training") + prepared.rows("excluded-validation")
+    assert row["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_line_that_names_nothing_is_told_and_test_pictures_stay(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    said: list[str] = []
+    lines = ("training/cat/nobody.jpg", "0123456789ab", "test/1.jpg")
+    prepared = _prepare(
+        source, tmp_path / "data", exclude=_exclude_file(tmp_path, *lines), say=said.append
+    )
+    for line in lines:
+        assert any(repr(line) in told and "names no" in told for told in said), line
+    assert prepared.excluded == 0
+    assert prepared.counts["test"] == {"": 2}
+
+
+def test_excluding_all_of_a_class_on_one_side_is_one_sentence(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    rows = _prepare(source, tmp_path / "data").rows("validation")
+    lines = [row["path"] for row in rows if row["label"] == "dog"]
+    with pytest.raises(CatdogError, match="leaves no validation picture of a dog"):
+        _prepare(source, tmp_path / "data", exclude=_exclude_file(tmp_path, *lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing.txt", "can't be read"),
+        ("binary.txt", "it is not UTF-8 text"),
+        ("data/excluded/mine.txt", "lies among the prepared pictures"),
+    ],
+)
+def test_an_exclude_file_that_can_not_be_used_is_told_and_left_alone(tmp_path, name, said):
+    source, folder = _kaggle(tmp_path / "raw"), tmp_path / "data"
+    before = _prepare(source, folder)
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfec\x00")
+    (folder / "excluded").mkdir()
+    (folder / "excluded" / "mine.txt").write_text("cat.1.jpg")
+    with pytest.raises(CatdogError, match=said):
+        _prepare(source, folder, exclude=str(tmp_path / name))
+    assert load_prepared(folder) == before
+    assert (folder / "excluded" / "mine.txt").read_text() == "cat.1.jpg"
 
 
 def _one_class(folder: Path) -> None:

@@ -19,6 +19,7 @@ CONFIGS = {
     "train": config.TrainConfig,
     "evaluate": config.EvaluateConfig,
     "predict": config.PredictConfig,
+    "audit": config.AuditConfig,
     "clear_cache": config.ClearCacheConfig,
 }
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())

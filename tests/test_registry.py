@@ -83,12 +83,35 @@ def store(tmp_path, tracking_store):
     return info.model_uri
 
 
+def _register(store, candidate=PHOTOS, *, proven=True):
+    version = registry.add(store, "pets", candidate, digest="", card="# A card")
+    return version, registry.place(version, candidate, proven=proven)
+
+
+def test_a_version_carries_its_card_its_digest_and_how_good_it_is(store):
+    version, _ = _register(store)
+    found = MlflowClient().get_model_version("pets", version.version)
+    assert found.description == "# A card"
+    assert "model_digest" in found.tags
+    assert found.tags["validation_status"] == "approved"
+    assert Candidate.from_tags(found.tags) == PHOTOS
+
+
+def test_a_version_that_does_not_answer_alike_is_rejected_even_where_there_is_no_other(store):
+    version, decision = _register(store, proven=False)
+    found = MlflowClient().get_model_version("pets", version.version)
+    assert (found.current_stage, decision.stage) == ("None", "None")
+    assert found.tags["validation_status"] == "rejected"
+    with pytest.raises(CatdogError, match="does not name a model"):
+        registry.fetch("models:/pets/Production")
+
+
 def test_stage_and_alias_of_production_move_together(store):
     client = MlflowClient()
-    first, _ = registry.register(store, "pets", PHOTOS)
+    first, _ = _register(store)
     better = dataclasses.replace(PHOTOS, best_val_accuracy=0.99)
-    second, decision = registry.register(store, "pets", better)
-    worse, refused = registry.register(store, "pets", PHOTOS)
+    second, decision = _register(store, better)
+    worse, refused = _register(store)
     stages = {
         version.version: version.current_stage
         for version in client.search_model_versions("name = 'pets'")
@@ -105,7 +128,7 @@ def test_a_uri_that_names_nothing_is_answered_with_what_exists(store):
         CatdogError, match=r"holds no version of 'pets': train one with: mlflow run"
     ):
         registry.fetch("models:/pets/Production")
-    registry.register(store, "pets", PHOTOS)
+    _register(store)
     with pytest.raises(CatdogError, match=r"these versions of 'pets': 1 \(Production\)"):
         registry.fetch("models:/pets/7")
     with pytest.raises(CatdogError, match="does not name a model"):
@@ -114,8 +137,19 @@ def test_a_uri_that_names_nothing_is_answered_with_what_exists(store):
         registry.fetch("no/such/folder")
 
 
+def test_a_model_that_was_changed_in_the_registry_is_not_used(store):
+    version, _ = _register(store)
+    digest = registry.digest_of(registry.fetch("models:/pets/Production"))
+    client = MlflowClient()
+    client.set_model_version_tag("pets", version.version, "model_digest", digest)
+    assert registry.fetch("models:/pets@production").is_dir()
+    client.set_model_version_tag("pets", version.version, "model_digest", "0" * 64)
+    with pytest.raises(CatdogError, match="is not the model that was registered"):
+        registry.fetch("models:/pets/1")
+
+
 @pytest.mark.parametrize("named", ["Production", "1", "latest", "@production"])
 def test_stages_versions_and_aliases_name_a_model(store, named):
-    registry.register(store, "pets", PHOTOS)
+    _register(store)
     uri = f"models:/pets{named}" if named.startswith("@") else f"models:/pets/{named}"
     assert (registry.fetch(uri) / "model.json").read_text() == "{}"

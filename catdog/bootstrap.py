@@ -1,0 +1,108 @@
+"""Metrics of pictures drawn again and again from those at hand: how far luck moves them.
+
+Each class is resampled by itself, because the split, too, fixed how many of each there are;
+so no replicate lacks a class. A replicate is a row of weights, and all rows are computed at
+once: 1,000 replicates of 5,000 pictures take 0.3 s on one core, where calling scikit-learn
+for each takes 10 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+
+REPLICATES = 1000
+"""The ends of an interval then move by a few percent of its width with the seed."""
+CHUNK = 50
+"""Replicates in memory at once: of 5,000 pictures they take 2 MB, which a cache holds."""
+
+
+def bootstrap(
+    labels: NDArray[np.int64],
+    logits: Numbers,
+    means: Mapping[str, Numbers],
+    *,
+    seed: int,
+    replicates: int = REPLICATES,
+) -> dict[str, Numbers]:
+    """Metrics of resampled pictures by their MLflow names, `(replicates,)` each.
+
+    Args:
+        labels: 0 or 1 of each picture, `(N,)`; both are present.
+        logits: `(N,)`, above zero where the picture is called class 1.
+        means: metrics that are the mean of one number for each picture, `(N,)`.
+        seed: of what is drawn.
+        replicates: how often to draw N pictures.
+    """
+    order = np.argsort(-logits, kind="stable")
+    labels, logits = labels[order], logits[order]
+    numbers = {name: values[order] for name, values in means.items()}
+    drawn: dict[str, list[Numbers]] = {}
+    for weights in resamples(labels, np.random.default_rng(seed), replicates):
+        found = weighted_metrics(labels, logits, weights) | {
+            name: weights @ values / len(values) for name, values in numbers.items()
+        }
+        for name, values in found.items():
+            drawn.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in drawn.items()}
+
+
+def resamples(
+    labels: NDArray[np.int64], rng: np.random.Generator, replicates: int
+) -> Iterator[Numbers]:
+    """How often each picture is drawn, `(CHUNK or fewer, N)`, until there are `replicates`."""
+    for start in range(0, replicates, CHUNK):
+        rows = min(CHUNK, replicates - start)
+        weights = np.empty((rows, len(labels)))
+        for label in (0, 1):
+            members = np.flatnonzero(labels == label)
+            size = len(members)
+            drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+            counted = np.bincount(drawn.ravel(), minlength=rows * size)
+            weights[:, members] = counted.reshape(rows, size)
+        yield weights
+
+
+def weighted_metrics(
+    labels: NDArray[np.int64], logits: Numbers, weights: Numbers
+) -> dict[str, Numbers]:
+    """The metrics of a ranking and of its cut at zero, `(R,)` each.
+
+    Labels and logits are `(N,)`, the logits falling; `weights` is `(R, N)` with a weight
+    above zero in each class of each row.
+    """
+    last_of_its_value = np.flatnonzero(np.diff(logits, append=-np.inf))
+    ones = _totals(weights * labels, last_of_its_value)
+    zeros = _totals(weights * (1 - labels), last_of_its_value)
+    called = ones + zeros
+    precision = np.divide(ones, called, out=np.zeros_like(ones), where=called > 0)
+    all_ones, all_zeros = ones[:, -1], zeros[:, -1]
+    above = int(np.searchsorted(-logits[last_of_its_value], 0.0))
+    return {
+        "roc_auc": np.trapezoid(ones, zeros, axis=1) / (all_ones * all_zeros),
+        "precision_recall_auc": np.sum(np.diff(ones) * precision[:, 1:], axis=1) / all_ones,
+        **_cell_metrics(ones[:, above], zeros[:, above], all_ones, all_zeros),
+    }
+
+
+def _totals(weights: Numbers, last_of_its_value: NDArray[np.int64]) -> Numbers:
+    """The weight above each cut of the ranking, from the cut above all of it on."""
+    return np.pad(np.cumsum(weights, axis=1)[:, last_of_its_value], ((0, 0), (1, 0)))
+
+
+def _cell_metrics(
+    tp: Numbers, fp: Numbers, all_ones: Numbers, all_zeros: Numbers
+) -> dict[str, Numbers]:
+    fn, tn = all_ones - tp, all_zeros - fp
+    margins = np.sqrt((tp + fp) * (tn + fn)) * np.sqrt(all_ones * all_zeros)
+    return {
+        "f1_score": 2 * tp / (2 * tp + fp + fn),
+        "matthews_corrcoef": np.divide(
+            tp * tn - fp * fn, margins, out=np.zeros_like(tp), where=margins > 0
+        ),
+        "balanced_accuracy_score": (tp / all_ones + tn / all_zeros) / 2,
+    }

@@ -1,0 +1,35 @@
+"""Look for wrong labels, near-duplicates and odd pictures in a prepared data set."""
+
+import sys
+from pathlib import Path
+
+from catdog import command
+from catdog.config import AuditConfig
+
+
+def main(config: AuditConfig) -> int:
+    """Write the list of issues, and print how many there are and the first of each kind."""
+    from catdog.audit import AUDIT, audit, summary, write_issues
+    from catdog.device import pick_device
+    from catdog.download import locate
+    from catdog.model import build_network
+    from catdog.prepare import load_prepared
+
+    device, _ = pick_device(config.device)
+    data_dir = Path(config.data_dir)
+    prepared = load_prepared(data_dir / locate(config.dataset, data_dir, seed=config.seed).name)
+    output = prepared.folder / AUDIT if config.output == "auto" else Path(config.output)
+    network = build_network(config.backbone, weights=config.weights).to(device)
+    issues = audit(prepared, network, data_dir, seed=config.seed, say=command.say)
+    write_issues(output, issues)
+    for line in summary(issues):
+        print(line)
+    command.say(
+        f"Wrote {output}. Write the paths that shall go into exclude.txt, one in a line, "
+        "and train with -P exclude=exclude.txt."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, AuditConfig))
