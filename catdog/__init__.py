@@ -4,7 +4,7 @@ The modules in reading order; each imports only from those above it:
 config, command, images, drawing, sample, others, archive, download, exclusion, prepare, device,
 workers, data, model, engine, features, pixels, calibration, familiarity, bootstrap, evaluate,
 slices, audit, train, classifier, explain, card, export, judgement, parity, figures, svg, charts,
-report, tracking, registry, photos, answers, predict, pipeline.
+report, tracking, registry, photos, answers, predict, pipeline, cards, app.
 """
 
 from __future__ import annotations
