@@ -166,6 +166,8 @@ def serve(
 
     listener = listen(host, port)
     url = url_of(listener, host)
+    if port not in (0, listener.getsockname()[1]):
+        say(f"port {port} is taken: here is another one")
     if host not in LOOPBACK:
         say(f"warning: --host {host} lets everyone who can reach this machine use the page")
     with tempfile.TemporaryDirectory(prefix="catdog-page-") as uploads:
