@@ -223,6 +223,25 @@ class ClearCacheConfig:
     ] = 30.0
 
 
+@dataclass(frozen=True)
+class AppConfig:
+    """Label photos on a web page, on this machine alone."""
+
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
+        "models:/catdog/Production"
+    )
+    host: Annotated[str, Help(help="address to listen at; any but 127.0.0.1 lets others in")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[
+        int, Range(0, 65_535), Help(help="to listen at; where it is taken, a free one")
+    ] = 7860
+    open: Annotated[Literal["yes", "no"], Help(help="whether to open the page in the browser")] = (
+        "yes"
+    )
+    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+
+
 Config = TypeVar("Config")
 
 
