@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,20 +39,23 @@ class Project:
         uri = f"sqlite:///{self.root}/mlflow.db"
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
-    def start(self, *command: str, status: int = 0, cwd: Path | None = None, **extra: str):
-        """Run a command in a newcomer's environment and check its exit status."""
+    def environment(self, **extra: str) -> dict[str, str]:
+        """A newcomer's environment."""
         hidden = ("MLFLOW_", "KAGGLE_", "PYTEST_")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-        environment |= {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+        return kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
             "HOME": str(self.root / "home"),
             "PYTHONPATH": str(self.root),
             **extra,
         }
+
+    def start(self, *command: str, status: int = 0, cwd: Path | None = None, **extra: str):
+        """Run a command in a newcomer's environment and check its exit status."""
         ended = subprocess.run(
             command,
             cwd=cwd or self.root,
-            env=environment,
+            env=self.environment(**extra),
             capture_output=True,
             text=True,
             timeout=1500,
@@ -167,9 +176,29 @@ def test_the_run_keeps_its_pictures_and_tables(project, first_run):
         "images",
         "learning_curves.png",
         "predictions",
+        "report.html",
         "reliability.png",
         "sample_images.png",
+        "tables",
     }
+
+
+def test_metrics_have_mlflows_names_and_intervals(first_run):
+    metrics = first_run.data.metrics
+    assert metrics["val_accuracy_score"] == metrics["best_val_accuracy"]
+    for name in ("accuracy_score", "roc_auc", "log_loss", "f1_score"):
+        low, high = metrics[f"val_{name}_ci_low"], metrics[f"val_{name}_ci_high"]
+        assert low <= metrics[f"val_{name}"] <= high, name
+
+
+def test_the_report_tells_the_verdict_and_needs_nothing_else(project, first_run):
+    mlflow.set_tracking_uri(f"sqlite:///{project.root}/mlflow.db")
+    uri = f"runs:/{first_run.info.run_id}/report.html"
+    page = Path(mlflow.artifacts.download_artifacts(uri)).read_text(encoding="utf-8")
+    assert "catdog version 1" in page
+    assert "of 6 held back photos" in page
+    assert "went to Production" in page
+    assert 'src="http' not in page
 
 
 def test_artifacts_lie_in_mlruns_beside_the_store(project, first_run):
@@ -295,6 +324,125 @@ def test_predict_ends_with_status_1_after_labelling_the_others(project, tmp_path
     assert table["label"].tolist()[1] == "cat"
     assert table["error"].tolist()[0] == "the file is empty"
     assert "1 of 2 photos labelled" in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def served(project) -> Iterator[str]:
+    """The address of MLflow's own server, started as the README says."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "mlflow"), "models", "serve"]
+    command += ["-m", "models:/catdog/Production", "--env-manager", "local", "-p", str(port)]
+    environment = project.environment()
+    with (project.root / "served.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=project.root, env=environment, stderr=log, start_new_session=True
+        )
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        while not _alive(address) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+        yield address
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _alive(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(f"{address}/ping", timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def _post(address: str, body: bytes) -> tuple[int, bytes]:
+    kind = {"Content-Type": "application/json"}
+    try:
+        asked = urllib.request.Request(f"{address}/invocations", body, kind)
+        with urllib.request.urlopen(asked, timeout=120) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read()
+
+
+def _asked(*contents: bytes, **params: object) -> bytes:
+    records = [{"image": base64.b64encode(content).decode()} for content in contents]
+    return json.dumps({"dataframe_records": records, "params": params}).encode()
+
+
+def test_the_server_answers_photos_as_predict_does(project, served):
+    photos = sorted((project.root / "pets" / "test").iterdir())
+    status, body = _post(served, _asked(*(photo.read_bytes() for photo in photos)))
+    assert status == 200
+    answers = json.loads(body)["predictions"]
+    ended = project.script("predict", *map(str, photos), "--format", "json")
+    for answer, row in zip(answers, json.loads(ended.stdout), strict=True):
+        assert answer["label"] == row["label"]
+        assert answer["p_dog"] == pytest.approx(row["p_dog"], abs=1e-6)
+        assert answer["familiarity"] == pytest.approx(row["familiarity"], abs=1e-4)
+
+
+def test_the_server_takes_options(project, served):
+    photo = (project.root / "pets" / "test" / "0dog.jpg").read_bytes()
+    _, body = _post(served, _asked(photo, threshold=1.0, reject=False))
+    (answer,) = json.loads(body)["predictions"]
+    assert answer["label"] == "cat"
+    status, _ = _post(served, _asked(photo, threshold=7.0))
+    assert status == 400
+
+
+def test_the_server_survives_what_is_no_photo(project, served):
+    photo = (project.root / "pets" / "test" / "0cat.jpg").read_bytes()
+    status, body = _post(served, _asked(b"plain text", photo, b""))
+    answers = json.loads(body)["predictions"]
+    assert status == 200
+    assert [answer["error"] for answer in answers] == [
+        "not a picture in a format that can be read",
+        "",
+        "the file is empty",
+    ]
+    assert _post(served, b"")[0] == 400
+    assert _post(served, b"no json")[0] == 400
+    status, body = _post(served, _asked(bytes(37_500_000)))  # 50 MB in base64
+    assert (status, json.loads(body)["predictions"][0]["label"]) == (200, "")
+    assert _post(served, _asked(photo))[0] == 200
+
+
+def test_an_export_answers_without_catdog_and_pytorch(project, tmp_path):
+    folder = tmp_path / "exported"
+    ended = project.script(
+        "export", "--model-uri", "models:/catdog/Production", "--to", str(folder)
+    )
+    assert ended.stdout.strip() == str(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "example.py",
+        "model.onnx",
+        "model_card.md",
+        "preprocessing.json",
+    }
+    hidden = "import sys; sys.modules.update(torch=None, catdog=None, mlflow=None); "
+    code = f"{hidden}import example; print(example.classify(sys.argv[1])['label'])"
+    photo = project.root / "pets" / "test" / "0dog.jpg"
+    ended = project.start(sys.executable, "-c", code, str(photo), cwd=folder)
+    assert ended.stdout.strip() == "dog"
+
+
+def test_photos_are_sorted_explained_and_submitted(project, tmp_path):
+    folder = project.root / "pets" / "test"
+    numbered = tmp_path / "numbered"
+    numbered.mkdir()
+    for number, photo in enumerate(sorted(folder.iterdir()), 1):
+        shutil.copy(photo, numbered / f"{number}.jpg")
+    sort, why = tmp_path / "sorted", tmp_path / "why"
+    ended = project.script(
+        *("predict", str(numbered), "--format", "kaggle", "--no-reject"),
+        *("--sort-into", str(sort), "--explain", str(why)),
+    )
+    header, *rows = ended.stdout.splitlines()
+    assert header == "id,label"
+    assert [row.split(",")[0] for row in rows] == ["1", "2", "3", "4"]
+    assert {path.parent.name for path in sort.rglob("*.jpg")} == {"cat", "dog"}
+    assert len(list(why.iterdir())) == 4
 
 
 def test_evaluate_scores_a_labelled_folder(project):
