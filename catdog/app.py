@@ -11,7 +11,6 @@ import errno
 import os
 import socket
 import tempfile
-import warnings
 import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,9 +62,9 @@ def load(model_uri: str, *, device: str = "auto") -> Model:
     Raises:
         CatdogError: the URI names none, or the device is not there.
     """
-    from catdog import predict
+    from catdog import predict, registry
 
-    exact = _exact(model_uri)
+    exact = registry.exact(model_uri)
     classifier = predict.load_classifier(exact, device=device)
     _, _, version = exact.removeprefix("models:/").rpartition("/")
     return Model(classifier, model_uri, version if exact.startswith("models:/") else "")
@@ -216,26 +215,6 @@ def _theme() -> gradio.themes.Base:
     return gr.themes.Default(font=[words], font_mono=[figures]).set(
         block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
     )
-
-
-def _exact(model_uri: str) -> str:
-    """The URI of the version that a stage or an alias means now; other URIs stay as they are."""
-    if not model_uri.startswith("models:/"):
-        return model_uri
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from mlflow.store.artifact.utils.models import get_model_name_and_version
-
-    from catdog import tracking
-
-    tracking.connect()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # MLflow prefers aliases to stages
-            named = get_model_name_and_version(mlflow.MlflowClient(), model_uri)
-    except MlflowException:
-        return model_uri  # loading it says what is wrong, and what to type instead
-    return "models:/" + "/".join(map(str, named))
 
 
 WORDS = {

@@ -6,13 +6,17 @@ import torch
 
 from catdog import CatdogError
 
+KINDS = ("cuda", "mps", "cpu")
+
 
 def pick_device(asked: str) -> tuple[torch.device, str]:
     """The device to use, and in a few words why.
 
     Raises:
-        CatdogError: the device that was asked for is not there.
+        CatdogError: the device that was asked for is unknown, or not there.
     """
+    if asked not in ("auto", *KINDS):
+        raise CatdogError(f"device={asked} is none of auto, {', '.join(KINDS)}.")
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if asked == "auto":
         asked = next((name for name, there in present.items() if there), "cpu")

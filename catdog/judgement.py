@@ -13,6 +13,7 @@ import torch
 from sklearn import metrics
 
 from catdog.calibration import (
+    FOLDS,
     Labels,
     Logits,
     Probabilities,
@@ -39,6 +40,7 @@ class Judgement:
         calibrated: each by a temperature that the photo had no say in, `(N,)`.
         familiarity: of the validation photos, `(N,)`.
         others: familiarity of pictures that are neither, `(M,)`.
+        kept_share: of photos like these, how many are not called neither; cross-fitted.
     """
 
     labels: Labels
@@ -46,6 +48,7 @@ class Judgement:
     calibrated: Logits
     familiarity: Scores
     others: Scores
+    kept_share: float
 
     @property
     def p_dog(self) -> Probabilities:
@@ -63,7 +66,7 @@ class Judgement:
             "val_log_loss_uncalibrated": log_loss(self.labels, self.logits),
             "val_brier_score": float(np.mean((after - self.labels) ** 2)),
             "val_brier_score_uncalibrated": float(np.mean((before - self.labels) ** 2)),
-            "val_kept_share": float(np.mean(self.familiarity >= about.reject_below)),
+            "val_kept_share": self.kept_share,
             "neither_rejected_share": float(np.mean(self.others < about.reject_below)),
             "neither_roc_auc": self.neither_roc_auc,
         }
@@ -131,6 +134,7 @@ def judge(
         cross_fitted(evidence.labels, logits),
         familiarity.score(evidence.validation),
         familiarity.score(evidence.others),
+        _kept_share(familiarity.raw(evidence.validation), keep),
     )
     return classifier, judgement
 
@@ -150,9 +154,21 @@ def spread(pictures: list[Picture], count: int) -> list[Picture]:
     return [pictures[place] for place in places]
 
 
+def _kept_share(raw: Scores, keep: float) -> float:
+    """The share of photos above the threshold that the other folds would set, cross-fitted."""
+    fold = np.arange(len(raw)) % FOLDS
+    kept = [
+        raw[fold == held] >= np.quantile(raw[fold != held], 1.0 - keep)
+        for held in range(min(FOLDS, len(raw)))
+        if np.any(fold != held)
+    ]
+    return float(np.mean(np.concatenate(kept))) if kept else 1.0
+
+
 def _pets(network: Network) -> PetClassifier | None:
     layer = network.imagenet
-    if layer is None:
+    learned = any(weight.requires_grad for weight in network.backbone.parameters())
+    if layer is None or learned:  # it was trained for features that are no more
         return None
     # Half precision halves what it takes in the saved model, and tells the same.
     weight = layer.weight.to(torch.float16).float().numpy()

@@ -25,8 +25,9 @@ CHILD = Path(__file__).with_name("reload.py")
 LIMIT = 1e-3
 """The largest difference of a probability or a familiarity that counts as the same answer."""
 
-PILLOW_LIMIT = 2e-2
-"""The same for the export's example: Pillow rounds one pixel in some hundred otherwise."""
+PILLOW_LIMIT = 0.1
+"""The same for the export's example. Pillow rounds one pixel in some hundred otherwise, which
+shows where an answer is in doubt; a wrong size or colour would show by far more."""
 
 LIMITS = {"model": LIMIT, "http": LIMIT, "onnx": LIMIT, "example": PILLOW_LIMIT}
 
@@ -68,11 +69,13 @@ class FreshProcess:
     def __init__(self, tracking_uri: str) -> None:
         self._tracking_uri = tracking_uri
         self._folder = tempfile.TemporaryDirectory()
+        self._complaint = Path(self._folder.name, "complaint")
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start the process; it waits to be asked."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
+        complaint = self._complaint.open("w")
         self._process = subprocess.Popen(
             # -P: the folder of catdog's modules must not lie on the path.
             [sys.executable, "-P", str(CHILD)],
@@ -85,9 +88,11 @@ class FreshProcess:
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            # A pipe would fill up, and stop the process before anybody asks.
+            stderr=complaint,
             text=True,
         )
+        complaint.close()  # the process has its own
 
     def answers(
         self, model_uri: str, photos: Sequence[Path], exported: Path | None, pixels: Path | None
@@ -112,12 +117,13 @@ class FreshProcess:
             "pixels": str(pixels.resolve()) if pixels else None,
         }
         try:
-            out, complaint = self._process.communicate(json.dumps(asked), timeout=PATIENCE_S)
+            out, _ = self._process.communicate(json.dumps(asked), timeout=PATIENCE_S)
         except subprocess.TimeoutExpired as error:
             raise CatdogError(
                 f"{model_uri} gave no answer in a fresh process within {PATIENCE_S} s."
             ) from error
         if self._process.returncode != 0:
+            complaint = self._complaint.read_text(encoding="utf-8", errors="replace")
             reason = complaint.strip().splitlines()[-1:] or ["no reason given"]
             raise CatdogError(f"{model_uri} can't be used in a fresh process: {reason[0]}")
         told = json.loads(out.splitlines()[-1])

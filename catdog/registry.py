@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.utils.models import _parse_model_uri
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, tracking
@@ -182,22 +182,26 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
 
 
+def exact(model_uri: str) -> str:
+    """The URI of the version that a stage, an alias or `latest` means now; others stay as is."""
+    tracking.connect()
+    try:
+        version = _version_of(model_uri)
+    except MlflowException:
+        return model_uri  # fetching it says what is wrong, and what to type instead
+    return f"models:/{version.name}/{version.version}" if version else model_uri
+
+
 def _version_of(model_uri: str) -> ModelVersion | None:
     """The registered version that a `models:/` URI stands for; None for every other URI."""
     if not model_uri.startswith("models:/"):
         return None
     client = MlflowClient()
-    parsed = _parse_model_uri(model_uri)
-    if parsed.name is None:  # a logged model, which is no version of anything
-        return None
-    if parsed.alias:
-        return client.get_model_version_by_alias(parsed.name, parsed.alias)
-    if parsed.version:
-        return client.get_model_version(parsed.name, parsed.version)
-    if parsed.stage:
-        return _in_stage(client, parsed.name, parsed.stage.capitalize())
-    versions = client.search_model_versions(f"name = '{parsed.name}'")
-    return max(versions, key=lambda version: int(version.version), default=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MLflow prefers aliases to stages
+        named = get_model_name_and_version(client, model_uri)
+    # The URI of a logged model, which is no version of anything, names itself alone.
+    return client.get_model_version(*named) if len(named) == 2 else None
 
 
 def _saved_in(folder: Path) -> Path:

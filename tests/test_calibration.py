@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -61,11 +61,18 @@ def test_the_fitted_temperature_is_never_worse_than_none(data):
     labels = data.draw(arrays(np.int64, len(logits), elements=st.integers(0, 1)))
     found = fit_temperature(labels, logits)
     assert COLDEST <= found <= HOTTEST
+    assume(not np.array_equal(predicted_labels(logits), labels))
     assert log_loss(labels, logits / found) <= log_loss(labels, logits) * (1 + 1e-4) + 1e-9
 
 
-def test_logits_without_a_mistake_keep_their_temperature():
-    assert fit_temperature(np.array([0, 1, 1]), np.array([-3.0, 0.1, 9.0])) == 1.0
+def test_without_a_mistake_more_photos_make_surer_but_never_certain():
+    labels, logits = np.array([0, 0, 1, 1]), np.array([-3.0, -2.0, 2.0, 3.0])
+    copies = (1, 5, 25)
+    found = [fit_temperature(np.tile(labels, n), np.tile(logits, n)) for n in copies]
+    assert found[0] > 1 > found[2] > COLDEST
+    assert found == sorted(found, reverse=True)
+    surest = probability(3.0 / found[2])
+    assert 0.95 < surest < 0.999
 
 
 def test_log_loss_is_exact_where_a_probability_would_be_rounded_to_1():
