@@ -10,12 +10,13 @@ head learns from, travel in the registered model, and compute there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -98,9 +99,7 @@ def openvino_engine(portable: Portable, *, cores: int) -> Engine:
     One at a time is faster than any batch on a core's own cache, and makes a feature the same
     in whatever company the picture comes.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = _openvino()
     model = core.read_model(portable.onnx)
     model.reshape([1, 3, portable.size_px, portable.size_px])
     compiled = core.compile_model(
@@ -127,6 +126,18 @@ def openvino_engine(portable: Portable, *, cores: int) -> Engine:
         return np.concatenate(rows)
 
     return Engine("openvino", compute, callers=cores, batch=8, portable=portable)
+
+
+@functools.cache
+def _openvino() -> Any:
+    """OpenVINO's core, kept as long as the process lives.
+
+    When it goes, it frees the stack that it has set for signal handlers and leaves it set: the
+    next signal, of Ctrl-C or of a child that ends, is then a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def onnx_engine(portable: Portable, *, cores: int) -> Engine:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -66,7 +67,10 @@ def test_on_a_cpu_openvino_is_picked(network):
 
 
 def test_onnx_runtime_stands_in_where_openvino_is_not_installed(network, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    def absent():
+        raise ModuleNotFoundError("No module named 'openvino'")
+
+    monkeypatch.setattr(module, "_openvino", absent)
     said: list[str] = []
     assert pick_engine(network, said.append, cores=2).name == "onnxruntime"
     assert len(said) == 1
@@ -105,6 +109,15 @@ def test_a_portable_backbone_of_another_machine_is_checked_here_too(network):
     elsewhere = dataclasses.replace(portable, expected=portable.expected + 0.01)
     assert fastest(elsewhere, said.append, cores=1) is None
     assert len(said) == 2
+
+
+def test_openvinos_core_outlives_every_engine(network):
+    # One that goes leaves a freed stack to the handlers of signals.
+    core = weakref.ref(module._openvino())
+    engine = openvino_engine(export(network), cores=1)
+    del engine
+    gc.collect()
+    assert module._openvino() is core()
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
