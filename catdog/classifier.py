@@ -278,6 +278,12 @@ class Classifier:
         return [Seen(*pair) for pair in zip(logits.tolist(), familiarity.tolist(), strict=True)]
 
 
+def saved_in(folder: Path) -> Path:
+    """Where `Classifier.save` wrote: in an MLflow model, the one folder below `data/`."""
+    inside = [path for path in folder.glob("data/*") if path.is_dir()]
+    return inside[0] if len(inside) == 1 else folder
+
+
 class ServedClassifier:
     """The face that MLflow calls: a table of picture bytes in, a table of answers out."""
 

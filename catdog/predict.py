@@ -6,19 +6,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catdog import CatdogError, registry
+from catdog import CatdogError
 from catdog.answers import Answer, Row
-from catdog.classifier import Classifier, Options
-from catdog.data import LabelledFolder
+from catdog.classifier import Classifier, Options, saved_in
 from catdog.device import pick_device
-from catdog.evaluate import Scores, score
 from catdog.images import UnreadableImageError, is_image_name
 from catdog.photos import Photo
 from catdog.prepare import load_prepared
 from catdog.sorting import free_names, short_name
+
+if TYPE_CHECKING:
+    from catdog.evaluate import Scores
 
 
 def load_classifier(model_uri: str, *, device: str = "auto") -> Classifier:
@@ -28,6 +30,11 @@ def load_classifier(model_uri: str, *, device: str = "auto") -> Classifier:
         CatdogError: the URI names none, or the device is not there.
     """
     pick_device(device)
+    folder = Path(model_uri).expanduser()
+    if folder.is_dir():
+        return Classifier.load(saved_in(folder), device=device)
+    from catdog import registry  # MLflow, which takes longer to import than a photo to label
+
     return Classifier.load(registry.fetch(model_uri), device=device)
 
 
@@ -95,6 +102,9 @@ def evaluate_folder(
     Raises:
         CatdogError: a class has no folder or no picture, or none can be read.
     """
+    from catdog.data import LabelledFolder
+    from catdog.evaluate import score
+
     samples = LabelledFolder(folder).samples
     answers = _logits(classifier, [path for path, _ in samples], batch_size=batch_size)
     read: list[tuple[int, float]] = []

@@ -15,7 +15,7 @@ from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, tracking
-from catdog.classifier import MODEL_FILE
+from catdog.classifier import MODEL_FILE, saved_in
 
 PRODUCTION, STAGING, NO_STAGE = "Production", "Staging", "None"
 ALIAS = "production"
@@ -159,13 +159,13 @@ def fetch(model_uri: str) -> Path:
         CatdogError: it stands for none; the text lists the versions that exist.
     """
     if Path(model_uri).is_dir():
-        return _saved_in(Path(model_uri))
+        return saved_in(Path(model_uri))
     tracking.connect()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             version = _version_of(model_uri)
-            folder = _saved_in(Path(mlflow.artifacts.download_artifacts(model_uri)))
+            folder = saved_in(Path(mlflow.artifacts.download_artifacts(model_uri)))
     except (MlflowException, OSError) as error:
         raise CatdogError(f"{model_uri} does not name a model. {_advice(model_uri)}") from error
     registered = version.tags.get(DIGEST_TAG) if version else None
@@ -202,12 +202,6 @@ def _version_of(model_uri: str) -> ModelVersion | None:
         named = get_model_name_and_version(client, model_uri)
     # The URI of a logged model, which is no version of anything, names itself alone.
     return client.get_model_version(*named) if len(named) == 2 else None
-
-
-def _saved_in(folder: Path) -> Path:
-    """What `Classifier.save` wrote: in an MLflow model, the one folder below `data/`."""
-    inside = [path for path in folder.glob("data/*") if path.is_dir()]
-    return inside[0] if len(inside) == 1 else folder
 
 
 def _in_stage(client: MlflowClient, name: str, stage: str) -> ModelVersion | None:

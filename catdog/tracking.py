@@ -14,28 +14,29 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.models.model import ModelInfo
 from mlflow.tracking import MlflowClient
-from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
 import catdog
 from catdog import CatdogError
-from catdog.calibration import Labels, Logits
-from catdog.classifier import Prediction
-from catdog.evaluate import Scores
-from catdog.findings import Findings
-from catdog.lessons import Pass
-from catdog.parity import Parity
-from catdog.train import Epoch, Fit
+
+if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
+    from matplotlib.figure import Figure
+    from mlflow.models.model import ModelInfo
+
+    from catdog.calibration import Labels, Logits
+    from catdog.classifier import Prediction
+    from catdog.evaluate import Scores
+    from catdog.findings import Findings
+    from catdog.lessons import Pass
+    from catdog.parity import Parity
+    from catdog.train import Epoch, Fit
 
 EXPERIMENT = "catdog"
 ROOT = Path(catdog.__file__).resolve().parents[1]
@@ -184,7 +185,7 @@ def log_epoch(epoch: Epoch, confusion: Figure) -> None:
             "learning_rate": epoch.learning_rate,
             "epoch_seconds": epoch.seconds,
             "images_per_second": epoch.images_per_second,
-            **epoch.val.confusion.to_dict("val_"),
+            **epoch.val.confusion.to_dict("epoch_"),
         },
         step=epoch.number,
     )
@@ -303,6 +304,9 @@ def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str
         step: the epoch that the weights are from.
         tags: of the logged model.
     """
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
+
     signature = ModelSignature(
         inputs=Schema([ColSpec("binary", "image")]),
         outputs=Schema(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 import types
 from functools import partial
@@ -20,7 +22,7 @@ from catdog.photos import Photo, find_photos
 from catdog.predict import answer_photos, evaluate_folder
 from catdog.sorting import Sorter
 from scripts import predict as script
-from tests.conftest import encoded, tiny_classifier, tiny_picture
+from tests.conftest import ROOT, encoded, tiny_classifier, tiny_picture
 from tests.fake_classifier import ColourClassifier
 
 
@@ -286,3 +288,22 @@ def test_the_real_classifier_answers_photos_as_it_answers_their_bytes(tmp_path):
     expected = [classifier.predict([content])[0].label for content in contents.values()]
     assert [answer.prediction.label for answer in answers] == [*expected, ""]
     assert answers[-1].prediction.error == "the file is empty"
+
+
+def test_labelling_a_photo_imports_nothing_that_only_training_needs(tmp_path):
+    tiny_classifier().save(tmp_path / "model")
+    (tmp_path / "a.jpg").write_bytes(encoded(tiny_picture("cat", 1)))
+    code = (
+        "import sys; from scripts import predict; from catdog import command\n"
+        "from catdog.config import PredictConfig\n"
+        "arguments = ['--model-uri', sys.argv[1], sys.argv[2]]\n"
+        "status = command.run(predict.main, PredictConfig, arguments)\n"
+        "heavy = {'mlflow', 'timm', 'sklearn', 'scipy', 'matplotlib', 'pandas', 'gradio'}\n"
+        "print(status, sorted(heavy & set(sys.modules)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command_line = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "a.jpg")]
+    ended = subprocess.run(
+        command_line, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout.splitlines()[-1] == "0 []", ended.stderr

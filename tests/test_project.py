@@ -127,7 +127,7 @@ def test_every_parameter_is_logged(first_run):
 
 
 def test_metrics_have_the_epoch_as_their_step(project, first_run):
-    for name in ("train_loss", "val_loss", "val_accuracy", "val_true_positives", "epoch_seconds"):
+    for name in ("train_loss", "val_loss", "val_accuracy", "epoch_true_positives", "epoch_seconds"):
         history = project.client.get_metric_history(first_run.info.run_id, name)
         assert [metric.step for metric in history] == [1, 2], name
 

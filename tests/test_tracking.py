@@ -150,10 +150,10 @@ def test_an_epoch_is_logged_at_its_number_with_cells_and_picture():
         "learning_rate": 0.001,
         "epoch_seconds": 2.0,
         "images_per_second": 50.0,
-        "val_true_negatives": 1,
-        "val_false_positives": 1,
-        "val_false_negatives": 0,
-        "val_true_positives": 2,
+        "epoch_true_negatives": 1,
+        "epoch_false_positives": 1,
+        "epoch_false_negatives": 0,
+        "epoch_true_positives": 2,
     }.items():
         history = client.get_metric_history(active.info.run_id, name)
         assert [(metric.step, metric.value) for metric in history] == [(1, value), (2, value)], name

@@ -1,0 +1,112 @@
+"""Predicting beside the feature pass, and how long the first answer of a cold start takes.
+
+    python benchmarks/predicting.py ARCHIVE [--count 2000] [--repeats 3]
+
+A model is trained on the archive first. Predicting is timed from the paths of photos to their
+answers, the feature pass from the same files to features, in turns; a cold start is a process of
+its own that labels one photo, with the model named as in the registry, and as a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from catdog import pipeline, tracking
+from catdog.classifier import Classifier, Options
+from catdog.config import TrainConfig
+from catdog.features import FeatureCache, extract
+from catdog.lessons import pictures_of
+from catdog.photos import find_photos
+from catdog.predict import answer_photos
+from catdog.prepare import Prepared, prepare
+from catdog.registry import fetch
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "predict.py"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What to measure."""
+
+    archive: tyro.conf.Positional[str]
+    count: int = 2000
+    repeats: int = 3
+
+
+def main(options: Measured) -> None:
+    """Train, measure, and print a table."""
+    archive = Path(options.archive).resolve()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
+        os.chdir(scratch)
+        prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
+        tracking.connect()
+        with tracking.start_run("benchmark"):
+            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, lambda _: None)
+        saved = fetch("models:/catdog/Production")
+        stages = _stages(Classifier.load(saved, device="cpu"), prepared, options.count)
+        best = dict.fromkeys(stages, float("inf"))
+        for _ in range(options.repeats):
+            for name, stage in stages.items():
+                best[name] = min(best[name], _timed(stage))
+        photo = str(pictures_of(prepared, "validation")[0].path)
+        cold = {
+            f"cold start, {name}": min(
+                _timed(lambda uri=uri: _one_photo(uri, photo)) for _ in range(options.repeats)
+            )
+            for name, uri in (("registry", "models:/catdog/Production"), ("folder", str(saved)))
+        }
+        os.chdir("/")
+    _print_table(best | cold, options.count)
+
+
+def _stages(
+    classifier: Classifier, prepared: Prepared, count: int
+) -> dict[str, Callable[[], object]]:
+    pictures = (pictures_of(prepared, "training") + pictures_of(prepared, "validation"))[:count]
+    names = [str(picture.path) for picture in pictures]
+
+    def feature_pass() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            cache = FeatureCache(Path(folder))
+            extract(pictures, classifier.network(), classifier.engine, cache)
+
+    def predicting() -> None:
+        for _ in answer_photos(classifier, find_photos(names), Options()):
+            pass
+
+    return {"feature pass": feature_pass, "predict": predicting}
+
+
+def _one_photo(uri: str, photo: str) -> None:
+    command = [sys.executable, str(SCRIPT), "--model-uri", uri, photo]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _print_table(seconds: dict[str, float], count: int) -> None:
+    print("| | seconds | photos/s | times the feature pass |")
+    print("|---|---|---|---|")
+    for name, value in seconds.items():
+        many = name in ("feature pass", "predict")
+        speed = f"{count / value:.0f}" if many else ""
+        ratio = f"{value / seconds['feature pass']:.2f}" if many else ""
+        print(f"| {name} | {value:.2f} | {speed} | {ratio} |")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Measured, use_underscores=True))
