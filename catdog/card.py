@@ -3,40 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from catdog.classifier import About
 
-HEADER = """# {classes}: a classifier of two kinds of pictures
+CARD = """# {classes}: a classifier of two kinds of pictures
 
 Backbone `{backbone}`, with the weights that the run names and frozen or fine-tuned as it says,
-with one neuron on top. Made by catdog {version} from the data set `{dataset}` ({origin}).
-"""
+with one neuron on top. Made by catdog {version}.
 
-USE = """## Use
+## Use
 
-It tells {classes} apart in photos of one animal, and answers `neither` when a photo looks
+It tells {classes_small} apart in photos of one animal, and answers `neither` when a photo looks
 unlike those it was validated on. It does not know breeds, does not count, and does not find where
 in a picture an animal is. Drawings and other animals may be taken for one of the two.
+
+## Data
+
+`{dataset}` ({origin}): {counts}. Digest `{digest}`. The figures below are of the validation
+pictures, which it did not learn from; they chose the epoch, the temperature and the threshold of
+`neither`.
+
+## Results
+
+| metric | value | 95 % interval |
+|---|---|---|
+{results}
+
+## Calibration and `neither`
+
+Logits are divided by the temperature {temperature:.3f}; below a familiarity of {reject_below:.3f}
+the answer is `neither`.
+
+| metric | value |
+|---|---|
+{judged}
+
+## Licence
+
+The backbone's weights: {licence}. The pictures keep the licences of their owners.
+
+## Load
+
+```python
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model("models:/{name}/Production")
+model.predict(pd.DataFrame({{"image": [open("photo.jpg", "rb").read()]}}))
+```
 """
 
+RESULTS = (
+    "accuracy_score",
+    "precision_score",
+    "recall_score",
+    "f1_score",
+    "roc_auc",
+    "log_loss",
+    "brier_score",
+)
 
-def model_card(about: About, version: str, results: Mapping[str, float]) -> str:
-    """The card in Markdown; `results` are measured numbers by their metric's name."""
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says beside what the model says of itself.
+
+    Attributes:
+        name: in the model registry.
+        version: of catdog.
+        counts: by split, the pictures of each class.
+        digest: of the prepared data set.
+        metrics: of the validation pictures by name, intervals among them.
+        judged: of calibration and of what is neither, by name.
+        licence: of the backbone's weights.
+    """
+
+    name: str
+    version: str
+    counts: Mapping[str, Mapping[str, int]]
+    digest: str
+    metrics: Mapping[str, float]
+    judged: Mapping[str, float]
+    licence: str
+
+
+def model_card(about: About, facts: Facts) -> str:
+    """The card in Markdown."""
     classes = " and ".join(about.classes)
-    rows = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in results.items())
-    return "\n".join(
-        [
-            HEADER.format(
-                classes=classes.capitalize(),
-                backbone=about.backbone,
-                version=version,
-                dataset=about.dataset,
-                origin=about.origin,
-            ),
-            USE.format(classes=classes),
-            "## Results on the validation pictures\n\n| metric | value |\n|---|---|\n" + rows,
-            "",
-            f"Logits are divided by the temperature {about.temperature:.3f}; below a familiarity "
-            f"of {about.reject_below:.3f} the answer is `neither`.\n",
-        ]
+    return CARD.format(
+        classes=classes.capitalize(),
+        classes_small=classes,
+        backbone=about.backbone,
+        version=facts.version,
+        dataset=about.dataset,
+        origin=about.origin,
+        counts="; ".join(_counted(split, counts) for split, counts in facts.counts.items()),
+        digest=facts.digest,
+        results="\n".join(_results(facts.metrics)),
+        temperature=about.temperature,
+        reject_below=about.reject_below,
+        judged="\n".join(f"| `{name}` | {value:.4f} |" for name, value in facts.judged.items()),
+        licence=facts.licence,
+        name=facts.name,
     )
+
+
+def _counted(split: str, counts: Mapping[str, int]) -> str:
+    return f"{split} " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _results(metrics: Mapping[str, float]) -> list[str]:
+    rows = []
+    for name in RESULTS:
+        key = f"val_{name}"
+        if key in metrics:
+            ends = [metrics.get(f"{key}_ci_{end}") for end in ("low", "high")]
+            interval = "" if None in ends else f"{ends[0]:.4f} to {ends[1]:.4f}"
+            rows.append(f"| `{key}` | {metrics[key]:.4f} | {interval} |")
+    return rows

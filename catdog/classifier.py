@@ -178,8 +178,11 @@ class Classifier:
             else:
                 yield item, _failed(seen)
 
-    def logits(self, contents: Sequence[bytes]) -> list[float | Failure]:
-        """For each picture file its calibrated logit, or the error that reading it gave."""
+    def logits(self, contents: Iterable[bytes]) -> list[float | Failure]:
+        """For each picture file its calibrated logit, or the error that reading it gave.
+
+        The files are taken only a few ahead of those that are computed.
+        """
         return [
             seen.logit if isinstance(seen, Seen) else seen
             for _, seen in self._see(contents, bytes, tta=False, batch_size=None)

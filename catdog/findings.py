@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog import CLASSES, explain, report
+from catdog import CLASSES, CatdogError, explain, report
 from catdog.audit import KINDS, NEAR_DUPLICATE, Issue, find_issues
-from catdog.calibration import predicted_labels, probability
+from catdog.calibration import Labels, Logits, predicted_labels, probability
 from catdog.classifier import Classifier, Seen, to_prediction
 from catdog.engine import Features
 from catdog.evaluate import Promise, Scores, class_rows, metrics_of, promises
 from catdog.judgement import Judgement
-from catdog.prepare import TRAINING, VALIDATION, Prepared
+from catdog.prepare import EXCLUDED, TEST, TRAINING, VALIDATION, Prepared
 from catdog.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 from catdog.train import Fit
 
@@ -51,6 +51,8 @@ class Findings:
 
     Attributes:
         metrics: by MLflow's names, with `val_` before them and 95 % intervals beside them.
+        others: the same, `test_` where test pictures are labelled, and `val_raw_` with the
+            excluded photos.
         classes: precision, recall, f1 and support of each class.
         promises: thresholds that keep the promise to miss at most a share of a class.
         slices: how photos with something in common do; the first row is all of them.
@@ -59,6 +61,7 @@ class Findings:
     """
 
     metrics: dict[str, float]
+    others: dict[str, float]
     classes: list[dict[str, str | float]]
     promises: list[Promise]
     slices: list[SliceScore]
@@ -67,9 +70,23 @@ class Findings:
 
 
 def find(
-    prepared: Prepared, judgement: Judgement, training: Features, validation: Features, *, seed: int
+    prepared: Prepared,
+    classifier: Classifier,
+    judgement: Judgement,
+    metrics: Mapping[str, float],
+    features: tuple[Features, Features],
+    *,
+    seed: int,
 ) -> Findings:
-    """All findings, from features `(N, D)` of the prepared pictures in the manifest's order.
+    """All findings about a judged classifier and the data it was made of.
+
+    Args:
+        prepared: the pictures.
+        classifier: answers for those that the judgement is not about.
+        judgement: of the validation photos.
+        metrics: of the same, by name.
+        features: of the training and the validation pictures, `(N, D)`, in the manifest's order.
+        seed: of what is drawn at random.
 
     Raises:
         CatdogError: a picture can't be read any more.
@@ -83,18 +100,52 @@ def find(
         [row["path"] for row in both],
         np.array([CLASSES.index(row["label"]) for row in both]),
         np.array([row["split"] == VALIDATION for row in both]),
-        np.concatenate([training, validation]),
+        np.concatenate(features),
         looks,
         seed=seed,
     )
     return Findings(
-        metrics_of(judgement.labels, judgement.calibrated, prefix=PREFIX, seed=seed),
+        dict(metrics),
+        _other_metrics(prepared, classifier, judgement, seed=seed),
         class_rows(judgement.labels, judgement.calibrated),
         promises(judgement.labels, judgement.calibrated),
         table,
         worst_slice(table),
         issues,
     )
+
+
+def _other_metrics(
+    prepared: Prepared, classifier: Classifier, judgement: Judgement, *, seed: int
+) -> dict[str, float]:
+    """`test_` metrics where test pictures are labelled; `val_raw_` with the excluded ones."""
+    found: dict[str, float] = {}
+    tests = [row for row in prepared.rows(TEST) if row["label"]]
+    if tests:
+        found |= metrics_of(*_scored(prepared, classifier, tests), prefix="test_", seed=seed)
+    excluded = prepared.rows(f"{EXCLUDED}-{VALIDATION}")
+    if excluded:
+        labels, logits = _scored(prepared, classifier, excluded)
+        raw_labels = np.append(judgement.labels, labels)
+        raw_logits = np.append(judgement.calibrated, logits)
+        found |= metrics_of(raw_labels, raw_logits, prefix="val_raw_", seed=seed)
+    return found
+
+
+def _scored(
+    prepared: Prepared, classifier: Classifier, rows: Sequence[Mapping[str, str]]
+) -> tuple[Labels, Logits]:
+    photos = (prepared.folder / row["path"] for row in rows)
+    logits = classifier.logits(photo.read_bytes() for photo in photos)
+    unreadable = [
+        row["path"] for row, logit in zip(rows, logits, strict=True) if not isinstance(logit, float)
+    ]
+    if unreadable:
+        raise CatdogError(
+            f"{prepared.folder / unreadable[0]} can't be read any more: delete prepared.json "
+            "beside the manifest and run scripts/prepare.py again."
+        )
+    return np.array([CLASSES.index(row["label"]) for row in rows]), np.array(logits)
 
 
 def as_report(  # noqa: PLR0913
@@ -120,7 +171,7 @@ def as_report(  # noqa: PLR0913
     return report.Report(
         title=title,
         verdict=report.verdict(metrics[0], len(judgement.labels), decision),
-        about=f"{prepared.folder.name}, kept epoch {fit.best.number} of {len(fit.epochs)}",
+        about=_about(findings, prepared, fit),
         metrics=metrics,
         confusion=fit.best.val.confusion.matrix,
         ranking=report.Ranking(judgement.labels, judgement.p_dog) if both else None,
@@ -169,6 +220,15 @@ def _metrics(
         for name, percent in SHOWN_METRICS.items()
         if PREFIX + name in found
     ]
+
+
+def _about(findings: Findings, prepared: Prepared, fit: Fit) -> str:
+    told = f"{prepared.folder.name}, kept epoch {fit.best.number} of {len(fit.epochs)}"
+    for prefix, photos in (("val_raw_", "with the excluded photos"), ("test_", "on test photos")):
+        if f"{prefix}accuracy_score" in findings.others:
+            share = report.share(findings.others[f"{prefix}accuracy_score"])
+            told += f"; {share} right {photos}"
+    return told
 
 
 def _threshold(promise: Promise) -> report.Threshold:

@@ -172,6 +172,18 @@ def check_backbone(name: str) -> None:
     raise CatdogError(f"backbone={name} is not the name of a timm model: {hint}")
 
 
+def licence_of(backbone: str, weights: str) -> str:
+    """The licence of a backbone's weights, as far as it is known."""
+    if weights == "none":
+        return "none, as training began with random ones"
+    if weights != "pretrained":
+        return f"that of the file {Path(weights).name}"
+    if backbone == PACKAGED:
+        return "Apache-2.0"
+    config = timm.get_pretrained_cfg(backbone)
+    return getattr(config, "license", None) or "not stated by timm; see the model's own page"
+
+
 def _load_backbone(name: str, weights: str) -> nn.Module:
     if weights == "none":
         return timm.create_model(name, pretrained=False)

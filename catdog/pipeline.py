@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import catdog
 from catdog import CLASSES, CatdogError, figures, lessons, parity, registry, tracking
-from catdog.card import model_card
+from catdog.card import Facts, model_card
 from catdog.classifier import CARD_FILE, About, Classifier, to_prediction
 from catdog.config import TrainConfig
 from catdog.data import (
@@ -30,7 +30,7 @@ from catdog.data import (
 )
 from catdog.device import pick_device
 from catdog.engine import Engine, Features
-from catdog.evaluate import Scores
+from catdog.evaluate import Scores, metrics_of
 from catdog.export import export
 from catdog.features import (
     FeatureCache,
@@ -38,7 +38,8 @@ from catdog.features import (
     extract,
     open_cache,
 )
-from catdog.findings import as_report, find
+from catdog.findings import PREFIX, as_report, find
+from catdog.images import decode
 from catdog.judgement import (
     Evidence,
     Judgement,
@@ -48,7 +49,7 @@ from catdog.judgement import (
     spread,
 )
 from catdog.lessons import Lesson, pictures_of, progress
-from catdog.model import Network, build_network
+from catdog.model import Network, build_network, licence_of
 from catdog.others import neither_folder
 from catdog.parity import Answer, FreshProcess, Parity
 from catdog.prepare import Prepared
@@ -62,6 +63,7 @@ from catdog.train import (
     make_optimizer,
     seed_everything,
 )
+from catdog.workers import ONE_CORE_EACH
 
 Say = Callable[[str], None]
 Thing = TypeVar("Thing")
@@ -80,6 +82,8 @@ class Trained:
     validation: list[Picture]
     fit: Fit
     baseline: Scores | None
+    metrics: dict[str, float]
+    licence: str
 
     @property
     def best(self) -> Epoch:
@@ -98,7 +102,7 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
         champion = registry.champion(config.registered_model_name)
         version, decision = register(config, prepared, trained, fresh, say)
     report_findings(config, prepared, trained, champion, (version, decision), say)
-    _tell(version, decision, trained.best, say)
+    _tell(version, decision, trained, say)
     return version
 
 
@@ -131,18 +135,21 @@ def train(
     meanwhile()
     if lesson.features:
         tracking.log_features(lesson.features)
-    result = fit(
-        lesson.model,
-        lesson.train_batches,
-        lesson.val_batches,
-        optimizer=make_optimizer(
-            (lesson.model, config.learning_rate), weight_decay=config.weight_decay
-        ),
-        epochs=config.epochs,
-        stopping=EarlyStopping(config.patience, config.min_delta),
-        on_epoch=lambda epoch: _log_epoch(epoch, say),
-        watch=progress if lesson.model is network else lambda batches, _: batches,
-    )
+    # On features a step is too small to share: cores that wait for each other take four times
+    # as long when others are busy, too.
+    with ONE_CORE_EACH if lesson.features else contextlib.nullcontext():
+        result = fit(
+            lesson.model,
+            lesson.train_batches,
+            lesson.val_batches,
+            optimizer=make_optimizer(
+                (lesson.model, config.learning_rate), weight_decay=config.weight_decay
+            ),
+            epochs=config.epochs,
+            stopping=EarlyStopping(config.patience, config.min_delta),
+            on_epoch=lambda epoch: _log_epoch(epoch, say),
+            watch=progress if lesson.model is network else lambda batches, _: batches,
+        )
     if config.unfreeze != "none":
         result = lessons.finetune(
             config,
@@ -198,7 +205,16 @@ def _judge(
             features([Picture(path, 0, _sha256(path)) for path in neither_folder(data_dir)]),
         )
     classifier, judgement = judge(network, engine, about, evidence, keep=config.keep_share)
-    return Trained(classifier, judgement, evidence, validation, result, lesson.baseline)
+    return Trained(
+        classifier,
+        judgement,
+        evidence,
+        validation,
+        result,
+        lesson.baseline,
+        metrics_of(judgement.labels, judgement.calibrated, prefix=PREFIX, seed=config.seed),
+        licence_of(config.backbone, config.weights),
+    )
 
 
 @contextlib.contextmanager
@@ -284,13 +300,15 @@ def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
         f"Neither: {metrics['neither_rejected_share']:.1%} of pictures without the animals are "
         f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
     )
-    tracking.log_metrics(metrics)
+    tracking.log_metrics(trained.metrics | metrics)
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
         to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
     tracking.log_predictions(paths, judgement.labels, judgement.logits, answers)
-    tracking.log_figure(figures.reliability_figure(judgement), "reliability.png")
+    plot = figures.reliability_figure(judgement)
+    tracking.log_figure(plot, "reliability.png")
+    tracking.show(plot, "reliability", step=trained.best.number)
     tracking.log_figure(
         figures.familiarity_figure(judgement, classifier.about.reject_below), "familiarity.png"
     )
@@ -310,12 +328,7 @@ def register(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "classifier"
         digest = trained.classifier.save(folder)
-        card = model_card(
-            trained.classifier.about,
-            catdog.__version__,
-            {"best_val_accuracy": best.val.accuracy}
-            | trained.judgement.metrics(trained.classifier.about),
-        )
+        card = model_card(trained.classifier.about, _facts(config, prepared, trained))
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         logged = tracking.log_model(
             folder, sample[0].path.read_bytes(), step=best.number, tags=candidate.to_tags()
@@ -344,7 +357,12 @@ def report_findings(
     version, decision = placed
     evidence = trained.evidence
     findings = find(
-        prepared, trained.judgement, evidence.training, evidence.validation, seed=config.seed
+        prepared,
+        trained.classifier,
+        trained.judgement,
+        trained.metrics,
+        (evidence.training, evidence.validation),
+        seed=config.seed,
     )
     page = as_report(
         findings,
@@ -362,6 +380,12 @@ def report_findings(
         use=_use(version, decision),
     )
     tracking.log_findings(findings, render(page))
+    if page.mistakes:
+        shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
+        captions = [f"{one.label}, p_dog {one.p_dog:.2f}" for one in page.mistakes]
+        tracking.show(
+            figures.picture_grid(shown, captions), "worst_errors", step=trained.best.number
+        )
     counts = Counter(issue.issue for issue in findings.issues)
     worst = findings.worst
     say(
@@ -404,6 +428,18 @@ def _use(version: ModelVersion, decision: Decision) -> list[Command]:
         Command("Label photos", f"python scripts/predict.py --model-uri {current}"),
         *lines[1:],
     ]
+
+
+def _facts(config: TrainConfig, prepared: Prepared, trained: Trained) -> Facts:
+    return Facts(
+        name=config.registered_model_name,
+        version=catdog.__version__,
+        counts={split: prepared.counts[split] for split in ("training", "validation")},
+        digest=prepared.digest,
+        metrics=trained.metrics,
+        judged=trained.judgement.metrics(trained.classifier.about),
+        licence=trained.licence,
+    )
 
 
 def _prove(
@@ -449,9 +485,10 @@ def _as_seen(classifier: Classifier, pictures: list[Picture]) -> NDArray[np.uint
     return np.stack([transform(load(picture.path)).numpy() for picture in pictures])
 
 
-def _tell(version: ModelVersion, decision: Decision, best: Epoch, say: Say) -> None:
+def _tell(version: ModelVersion, decision: Decision, trained: Trained, say: Say) -> None:
     name = f"{version.name} version {version.version}"
-    uri = f"models:/{version.name}/{decision.stage}"
+    shown = decision.stage if decision.stage != registry.NO_STAGE else version.version
+    uri = f"models:/{version.name}/{shown}"
     tracking.set_tags(
         {
             "registered_version": version.version,
@@ -459,12 +496,39 @@ def _tell(version: ModelVersion, decision: Decision, best: Epoch, say: Say) -> N
             "stage_reason": decision.reason,
         }
     )
-    tracking.describe_run(
-        f"**{name}** went to **{decision.stage}**: {decision.reason}.\n\n"
-        f"| kept epoch | validation accuracy | validation loss |\n|---|---|---|\n"
-        f"| {best.number} | {best.val.accuracy:.4f} | {best.val.loss:.4f} |\n\n"
-        f"Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
-    )
+    tracking.describe_run(_description(name, uri, decision, trained))
     say(f"Registered {name} in {decision.stage}: {decision.reason}.")
     say(f"Compare runs:  {tracking.ui_hint()}")
     say(f"Label photos:  python scripts/predict.py --model-uri {uri}")
+
+
+def _description(name: str, uri: str, decision: Decision, trained: Trained) -> str:
+    """What the MLflow UI shows on top of the run, in Markdown."""
+    metrics, best = trained.metrics, trained.best
+    rows = [
+        (
+            told,
+            metrics.get(f"val_{key}"),
+            metrics.get(f"val_{key}_ci_low"),
+            metrics.get(f"val_{key}_ci_high"),
+        )
+        for told, key in (
+            ("accuracy", "accuracy_score"),
+            ("ROC AUC", "roc_auc"),
+            ("log-loss", "log_loss"),
+        )
+    ]
+    table = "\n".join(
+        f"| {told} | {value:.4f} | {low:.4f} to {high:.4f} |"
+        for told, value, low, high in rows
+        if None not in (value, low, high)
+    )
+    return (
+        f"**{name}** went to **{decision.stage}**: {decision.reason}.\n\n"
+        f"Kept epoch {best.number} of {len(trained.fit.epochs)}; on {len(trained.validation):,} "
+        f"held back photos, calibrated:\n\n"
+        f"| metric | value | 95 % |\n|---|---|---|\n{table}\n\n"
+        f"- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
+        f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
+        f"- Export: `python scripts/export.py --model-uri {uri} --to DIR`\n"
+    )

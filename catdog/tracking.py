@@ -257,11 +257,12 @@ def log_predictions(
         path = Path(scratch) / "validation.parquet"
         table.to_parquet(path)
         mlflow.log_artifact(str(path), "predictions")
+    mlflow.log_table(table, "predictions/validation.json")  # which the UI shows as a table
 
 
 def log_findings(findings: Findings, page: str) -> None:
     """Log metrics with intervals, the tables behind them, and the report as a page."""
-    mlflow.log_metrics(findings.metrics)
+    mlflow.log_metrics(findings.others)
     tables = {
         "tables/per_class_metrics.csv": findings.classes,
         "tables/thresholds.csv": [asdict(promise) for promise in findings.promises],
@@ -293,6 +294,11 @@ def versions() -> dict[str, str]:
 def log_figure(figure: Figure, name: str) -> None:
     """Log a figure as the artifact `name`."""
     mlflow.log_figure(figure, name)
+
+
+def show(figure: Figure, key: str, *, step: int) -> None:
+    """Log a figure under a key by which the MLflow UI sets it beside those of other runs."""
+    mlflow.log_image(_pixels(figure), key=key, step=step)
 
 
 def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str]) -> ModelInfo:

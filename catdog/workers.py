@@ -48,7 +48,8 @@ class _OneCoreEach:
                 self._products.restore_original_limits()
 
 
-_ONE_CORE_EACH = _OneCoreEach()
+ONE_CORE_EACH = _OneCoreEach()
+"""To be entered with `with`, by as many at once as like."""
 
 
 def in_order(
@@ -70,7 +71,7 @@ def in_order(
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Answer]] = deque()
     # Resizing and multiplying on all cores at once, in each of the threads, would only wait.
-    with _ONE_CORE_EACH:
+    with ONE_CORE_EACH:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catdog.calibration import predicted_labels
+from catdog.classifier import Classifier
+from catdog.data import load
+from catdog.evaluate import metrics_of, score
+from catdog.findings import PREFIX, Findings, as_report, find
+from catdog.judgement import Evidence, Judgement, judge
+from catdog.prepare import Prepared, prepare
+from catdog.report import render
+from catdog.train import Epoch, Fit
+from tests.conftest import tiny_classifier, tiny_picture
+
+
+def _features(classifier: Classifier, prepared: Prepared, split: str) -> np.ndarray:
+    import torch
+
+    from catdog.data import evaluation_transform
+
+    transform = evaluation_transform(classifier.preprocessing)
+    paths = [prepared.folder / row["path"] for row in prepared.rows(split)]
+    return classifier.engine.compute(torch.stack([transform(load(path)) for path in paths]))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Prepared:
+    """Twelve pictures a class and labelled tests; one validation picture is excluded."""
+    folder = tmp_path_factory.mktemp("findings")
+    for part, first, count in (("train", 0, 15), ("test", 50, 4)):
+        (folder / "raw" / part).mkdir(parents=True)
+        for name in ("cat", "dog"):
+            for number in range(first, first + count):
+                picture = tiny_picture(name, number, (60 + number, 50))
+                picture.save(folder / "raw" / part / f"{name}.{number}.jpg")
+    options = {"origin": "here", "val_fraction": 0.4, "seed": 0}
+    whole = prepare(folder / "raw", folder / "whole", **options)
+    gone = folder / "exclude.txt"
+    gone.write_text(whole.rows("validation")[0]["sha256"] + "\n")
+    return prepare(folder / "raw", folder / "data", exclude=str(gone), **options)
+
+
+@pytest.fixture(scope="module")
+def judged(prepared) -> tuple[Classifier, Judgement, Findings]:
+    tiny = tiny_classifier()
+    training, validation = (_features(tiny, prepared, s) for s in ("training", "validation"))
+    labels = np.array([row["label"] == "dog" for row in prepared.rows("validation")]).astype(int)
+    labels[0] = 1 - labels[0]  # one answer is wrong
+    evidence = Evidence(training, validation, labels, training[:3] * 3 + 1)
+    classifier, judgement = judge(tiny.network(), tiny.engine, tiny.about, evidence, keep=0.9)
+    metrics = metrics_of(labels, judgement.calibrated, prefix=PREFIX)
+    features = (training, validation)
+    return classifier, judgement, find(prepared, classifier, judgement, metrics, features, seed=0)
+
+
+def test_figures_are_given_with_the_excluded_photos_too(prepared, judged):
+    _, judgement, findings = judged
+    assert prepared.excluded == 1
+    count = len(judgement.labels)
+    assert findings.metrics["val_example_count"] == count
+    assert findings.others["val_raw_example_count"] == count + 1
+
+
+def test_a_labelled_test_set_is_scored(prepared, judged):
+    _, _, findings = judged
+    assert findings.others["test_example_count"] == 8
+    assert 0.5 < findings.others["test_accuracy_score"] <= 1
+
+
+def test_every_slice_is_of_the_validation_photos(judged):
+    _, judgement, findings = judged
+    whole, *slices = findings.slices
+    assert (whole.count, whole.errors) == (
+        len(judgement.labels),
+        int(np.sum(predicted_labels(judgement.calibrated) != judgement.labels)),
+    )
+    assert {row.group for row in slices} >= {"class", "brightness"}
+    assert all(row.count < whole.count for row in slices)
+
+
+def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
+    classifier, judgement, findings = judged
+    scores = score(judgement.labels, judgement.logits)
+    epoch = Epoch(1, scores, scores, judgement.labels, judgement.logits, 0.1, 1.0, 10.0, True)
+    page = as_report(
+        findings,
+        title="pets version 7",
+        prepared=prepared,
+        classifier=classifier,
+        judgement=judgement,
+        fit=Fit((epoch,), epoch, stopped_early=False),
+        baseline=None,
+        production={"val_accuracy_score": 0.5},
+        decision="version 7 went to Staging: it is worse",
+        parameters={"epochs": 1},
+        versions={"python": "3"},
+        reproduce=(),
+        use=(),
+    )
+    wrong = prepared.rows("validation")[0]["path"]
+    assert wrong in [mistake.path for mistake in page.mistakes]
+    assert all(mistake.heat_map for mistake in page.mistakes)
+    assert page.metrics[0].production == 0.5
+    assert "with the excluded photos" in page.about
+    text = render(page)
+    assert Path(wrong).name in text
+    assert "version 7 went to Staging: it is worse" in text
