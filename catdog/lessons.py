@@ -111,7 +111,7 @@ def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: 
     )
 
 
-def onpictures_of(config: TrainConfig, prepared: Prepared, network: Network, _say: Say) -> Lesson:
+def on_pictures(config: TrainConfig, prepared: Prepared, network: Network, _say: Say) -> Lesson:
     """The whole network, on pictures that are augmented anew in each epoch."""
     device = next(network.parameters()).device
     train = LabelledFolder(prepared.training, training_transform(network.preprocessing))

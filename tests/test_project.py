@@ -544,7 +544,12 @@ def test_an_interrupted_training_ends_as_killed(tmp_path):
     command = [sys.executable, "-m", "scripts.main", "--dataset", "pets", "--epochs", "500"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     process = subprocess.Popen(
-        [*command, "--patience", "500"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+        [*command, "--patience", "500"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        # Tests that run in the background ignore it, and so would the process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with process:
         for line in process.stderr:
