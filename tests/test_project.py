@@ -549,7 +549,7 @@ def test_an_interrupted_training_ends_as_killed(tmp_path):
         env=environment,
         stderr=subprocess.PIPE,
         # Tests that run in the background ignore it, and so would the process.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     with process:
         for line in process.stderr:
