@@ -175,7 +175,7 @@ def _write_text(rows: Iterable[Row], stream: TextIO) -> None:
             stream.write(line("-", "-", "-", "-", f"{name}: {row.error}"))
         else:
             numbers = (_shown(row.confidence, ".1%"), _shown(row.p_dog, ".4f"))
-            stream.write(line(row.label, *numbers, _shown(row.familiarity, ".2f"), name))
+            stream.write(line(row.label, *numbers, _shown(row.familiarity, ".3f"), name))
 
 
 def _shown(value: float | None, form: str) -> str:

@@ -47,7 +47,7 @@ The backbone's weights: {licence}. The pictures keep the licences of their owner
 
 ```python
 import mlflow, pandas as pd
-model = mlflow.pyfunc.load_model("models:/{name}/Production")
+model = mlflow.pyfunc.load_model("models:/{name}/VERSION")  # the number of this version
 model.predict(pd.DataFrame({{"image": [open("photo.jpg", "rb").read()]}}))
 ```
 """

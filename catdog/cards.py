@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from catdog import CLASSES, CatdogError
-from catdog.classifier import Classifier, Options, Prediction
+from catdog.classifier import Classifier, Options, Prediction, says_dog
 from catdog.data import to_tensor
 
 MOST_FILES = 50
@@ -79,11 +80,13 @@ def card_html(card: Card) -> str:
         return (
             f'<li class="card failed">{title}<p><b>Not answered:</b> {_safe(said.error)}.</p></li>'
         )
-    percent = f"{said.confidence:.1%}"
-    animal = CLASSES[said.p_dog > 0.5]
+    known = not math.isnan(said.confidence)
+    percent = f"{said.confidence:.1%}" if known else "0%"
+    sure = f"{percent} sure" if known else "looks like nothing it knows"
+    animal = CLASSES[says_dog(said)]
     heat = _figure(card.heat, f"Heat map of {card.name}", f"what speaks for a {animal}")
     return f"""<li class="card {_safe(said.label)}">{title}
-<p class="label"><b>{_safe(said.label)}</b> <span>{percent} sure</span></p>
+<p class="label"><b>{_safe(said.label)}</b> <span>{sure}</span></p>
 <div class="bar" aria-hidden="true"><i style="width:{percent}"></i></div>
 <div class="pictures">{_figure(card.photo, f"The photo {card.name}", "photo")}
 {f"<p>{_safe(card.note)}</p>" if card.note else heat}</div>

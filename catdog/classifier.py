@@ -24,11 +24,19 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from catdog import CLASSES, NEITHER, CatdogError
+from catdog import CLASSES, NEITHER, POSITIVE, CatdogError
 from catdog.calibration import probability
 from catdog.data import Preprocessing, evaluation_transform, to_tensor
 from catdog.device import pick_device
-from catdog.engine import Engine, Features, Portable, fastest, torch_engine
+from catdog.engine import (
+    TOLERANCE,
+    Engine,
+    Features,
+    Portable,
+    fastest,
+    largest_difference,
+    torch_engine,
+)
 from catdog.familiarity import Familiarity
 from catdog.images import UnreadableImageError
 from catdog.workers import in_order
@@ -97,8 +105,8 @@ class Prediction:
     """The answer for one photo. After an `error` the label is empty and the numbers nan.
 
     `p_dog` is the probability of a dog if it is one of the two animals; `familiarity` the share
-    of validation photos that look less like what the model was made for. `confidence` is that
-    of the label: its probability, or for "neither" what is missing of the familiarity.
+    of validation photos that look less like what the model was made for. `confidence` is the
+    probability of the label, nan for "neither": how often strangers come is not known.
     """
 
     label: str
@@ -120,10 +128,17 @@ def to_prediction(seen: Seen, about: About, options: Options = Options()) -> Pre
     """The answer that a logit and a familiarity stand for."""
     p_dog = float(probability(seen.logit))
     if options.reject and seen.familiarity < about.reject_below:
-        return Prediction(NEITHER, 1.0 - seen.familiarity, p_dog, seen.familiarity)
+        return Prediction(NEITHER, float("nan"), p_dog, seen.familiarity)
     label = int(p_dog > options.threshold)
     confidence = p_dog if label else 1.0 - p_dog
     return Prediction(about.classes[label], confidence, p_dog, seen.familiarity)
+
+
+def says_dog(prediction: Prediction) -> bool:
+    """Whether an answer speaks for a dog; for "neither", which of the two it is more like."""
+    if prediction.label == NEITHER:
+        return prediction.p_dog > 0.5
+    return prediction.label == POSITIVE
 
 
 class Classifier:
@@ -240,11 +255,7 @@ class Classifier:
                 f"{folder} does not hold a whole catdog model ({error}): "
                 "name a version of the registry, or a folder that catdog saved."
             ) from error
-        engine = None
-        if portable is not None and where.type == "cpu":
-            engine = fastest(portable, say, cores=os.cpu_count() or 1)
-        if engine is None:
-            engine = torch_engine(network().to(where))
+        engine = _engine(portable, network, where, say)
         return cls(about, preprocessing, engine, head, familiarity, network)
 
     def _see(
@@ -282,8 +293,11 @@ class Classifier:
 
 
 def saved_in(folder: Path) -> Path:
-    """Where `Classifier.save` wrote: in an MLflow model, the one folder below `data/`."""
-    inside = [path for path in folder.glob("data/*") if path.is_dir()]
+    """Where `Classifier.save` wrote: in an MLflow model, the one folder below `data/`.
+
+    In an export it is the folder `catdog`.
+    """
+    inside = [path for path in (*folder.glob("data/*"), folder / "catdog") if path.is_dir()]
     return inside[0] if len(inside) == 1 else folder
 
 
@@ -315,6 +329,23 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     """What MLflow calls to load the registered model; `model_config` may name a device."""
     device = (model_config or {}).get("device") or "auto"
     return ServedClassifier(Classifier.load(Path(path), device=device))
+
+
+def _engine(
+    portable: Portable | None,
+    network: Callable[[], Network],
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Engine:
+    """The engine that answers on `device` as the training process did."""
+    cores = os.cpu_count() or 1
+    if device.type != "cpu":
+        engine = torch_engine(network().to(device))
+        if portable is None or largest_difference(portable, engine) <= TOLERANCE:
+            return engine
+        say(f"{device.type} is not used: its features differ from those of the training.")
+    engine = fastest(portable, say, cores=cores) if portable is not None else None
+    return engine or torch_engine(network().cpu())
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -114,7 +114,7 @@ class TrainConfig(DataConfig):
     keep_share: Annotated[
         float,
         Range(0.5, 1.0),
-        Help(help="share of validation photos that must not be called neither"),
+        Help(help="share of validation photos not to be called neither; 1: no photo ever is"),
     ] = 0.99
     backbone: Annotated[str, Help(help="name of a timm model, resnet18 say")] = (
         "tf_efficientnet_lite0"
@@ -175,7 +175,7 @@ class PredictConfig:
         Help(help="answer neither where a photo looks like nothing known; no: --no-reject"),
     ] = "yes"
     threshold: Annotated[
-        float, Range(0, 1), Help(help="p_dog from which on a photo is labelled dog")
+        float, Range(0, 1), Help(help="p_dog above which a photo is labelled dog")
     ] = 0.5
     tta: Annotated[YesNo, Help(help="answers from the picture and its mirror image")] = "no"
     allow_private_urls: Annotated[
@@ -183,7 +183,9 @@ class PredictConfig:
     ] = "no"
     data_dir: Annotated[str, Help(help="where prepared pictures are kept")] = "data"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
-    batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 8
+    batch_size: Annotated[
+        int, Range(0, 65_536), Help(help="pictures at once; 0: what suits the device")
+    ] = 0
 
 
 @dataclass(frozen=True)

@@ -70,15 +70,15 @@ def to_tensor(content: bytes) -> Tensor:
     Raises:
         UnreadableImageError: see `catdog.images.decode`.
     """
-    images.check_size(content)
+    turn = images.orientation(content)
     if content.startswith(JPEG_START):
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         try:
-            decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB)
         except RuntimeError:
             pass
         else:
-            return _limit_aspect(decoded)
+            return _limit_aspect(_upright(decoded, turn))
     return _limit_aspect(v2.functional.pil_to_tensor(images.decode(content)))
 
 
@@ -216,6 +216,15 @@ def pick_workers(device: torch.device) -> int:
     On a CPU the forward pass keeps all cores busy, and a second process only competes.
     """
     return min(os.cpu_count() or 1, 16) if device.type == "cuda" else 0
+
+
+def _upright(image: Tensor, turn: int) -> Tensor:
+    """A picture `(3, H, W)` turned as an EXIF orientation, 1 to 8, says."""
+    if turn in (5, 6, 7, 8):
+        image = image.transpose(-1, -2)
+    across, down = turn in (2, 3, 6, 7), turn in (3, 4, 7, 8)
+    flipped = [dim for dim, flip in ((-1, across), (-2, down)) if flip]
+    return image.flip(flipped) if flipped else image
 
 
 def _limit_aspect(image: Tensor) -> Tensor:

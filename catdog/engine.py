@@ -162,11 +162,12 @@ def onnx_engine(portable: Portable, *, cores: int) -> Engine:
 
 
 def torch_engine(network: Network) -> Engine:
-    """The backbone in PyTorch as it stands, on whatever device it is."""
+    """The backbone in PyTorch as it stands, on whatever device it is, in single precision."""
     device = next(network.parameters()).device
 
     def compute(images: Tensor) -> Features:
-        with torch.inference_mode():
+        # A GPU would round the factors of convolutions to ten bits, and answer otherwise.
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             return network.features(images.to(device)).float().cpu().numpy()
 
     return Engine(f"pytorch-{device.type}", compute, callers=1, batch=32)

@@ -9,6 +9,7 @@ alone, it is the map that its last block reads: that is where places come togeth
 from __future__ import annotations
 
 import io
+import math
 import threading
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from catdog import NEITHER, POSITIVE, CatdogError
-from catdog.classifier import Classifier, Prediction
+from catdog import CatdogError
+from catdog.classifier import Classifier, Prediction, says_dog
 from catdog.data import evaluation_steps, to_tensor
 from catdog.model import Network
 
@@ -67,16 +68,10 @@ def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
         CatdogError: the backbone has no map of features.
     """
     whole, crop, box = _as_seen(classifier, content)
-    heat = heat_map(classifier.network(), crop, towards_dog=_says_dog(prediction))
+    heat = heat_map(classifier.network(), crop, towards_dog=says_dog(prediction))
     picture = whole.point(lambda value: int(value * SHADE))
     picture.paste(_warmed(crop, heat), box)
     return picture
-
-
-def _says_dog(prediction: Prediction) -> bool:
-    if prediction.label == NEITHER:
-        return prediction.p_dog > 0.5
-    return prediction.label == POSITIVE
 
 
 def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
@@ -164,7 +159,8 @@ def _warmed(crop: Tensor, heat: Heat) -> Image.Image:
 def _captioned(picture: Image.Image, prediction: Prediction) -> Image.Image:
     canvas = Image.new("RGB", (picture.width, picture.height + CAPTION_PX), "white")
     canvas.paste(picture)
-    told = f"{prediction.label} {prediction.confidence:.1%}, familiar {prediction.familiarity:.2f}"
+    sure = "" if math.isnan(prediction.confidence) else f" {prediction.confidence:.1%}"
+    told = f"{prediction.label}{sure}, familiar {prediction.familiarity:.3f}"
     ImageDraw.Draw(canvas).text(
         (4, picture.height + 3), told, fill="black", font=ImageFont.load_default(13)
     )

@@ -1,14 +1,18 @@
 """A registered model as a folder that needs neither catdog nor PyTorch nor MLflow.
 
-Out: model.onnx (pixels to answer), preprocessing.json, model_card.md and example.py.
+Out: model.onnx (pixels to answer), preprocessing.json, model_card.md and example.py; and in
+catdog/ the classifier as it was saved, so that the folder can be named as a model, too.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import shutil
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -52,6 +56,7 @@ def export(classifier: Classifier, folder: Path, *, card: str | None = None) -> 
         text = json.dumps(described, indent=2) + "\n"
         (folder / "preprocessing.json").write_text(text, encoding="utf-8")
         shutil.copyfile(EXAMPLE, folder / "example.py")
+        classifier.save(folder / "catdog")
         if card is not None:
             (folder / CARD_FILE).write_text(card, encoding="utf-8")
     except OSError as error:
@@ -66,29 +71,42 @@ def card_of(folder: Path) -> str | None:
 
 
 def check(classifier: Classifier, folder: Path) -> Parity:
-    """How far the exported graph's answers are from the classifier's, on the same pixels.
+    """How far the export's answers are from the classifier's.
+
+    `onnx` is the graph on the same pixels, `example` the example on the files.
 
     Raises:
-        CatdogError: too far.
+        CatdogError: too far; the folder is then removed.
     """
-    import onnxruntime
-
-    contents = [content for _, content in neither_pictures()[::4]]
+    pictures = neither_pictures()[::4]
+    contents = [content for _, content in pictures]
+    expected = [Answer(one.p_dog, one.familiarity) for one in classifier.predict(contents)]
     transform = evaluation_transform(classifier.preprocessing)
     pixels = torch.stack([transform(to_tensor(content)) for content in contents]).numpy()
-    session = onnxruntime.InferenceSession(
-        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
-    p_dog, familiarity = session.run(None, {"images": pixels})
-    found = [Answer(*pair) for pair in zip(p_dog.tolist(), familiarity.tolist(), strict=True)]
-    expected = [Answer(one.p_dog, one.familiarity) for one in classifier.predict(contents)]
-    proof = compare(expected, {"onnx": found})
+    example = _example_of(folder)
+    p_dog, familiarity = example.SESSION.run(None, {"images": pixels})
+    answers = [example.classify(io.BytesIO(content)) for content in contents]
+    found = {
+        "onnx": [Answer(*pair) for pair in zip(p_dog.tolist(), familiarity.tolist(), strict=True)],
+        "example": [Answer(answer["p_dog"], answer["familiarity"]) for answer in answers],
+    }
+    proof = compare(expected, found)
     if not proof.holds:
+        shutil.rmtree(folder)
         raise CatdogError(
-            f"{folder / 'model.onnx'} does not answer as the model does: the difference is "
-            f"{proof.max_abs_diff:.1e}. Serve the registered model instead."
+            f"the export to {folder} would not answer as the model does, the difference is "
+            f"{proof.max_abs_diff:.1e}: it was removed. Serve the registered model instead."
         )
     return proof
+
+
+def _example_of(folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("example", folder / "example.py")
+    if spec is None or spec.loader is None:
+        raise CatdogError(f"{folder / 'example.py'} can't be run.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Answers(nn.Module):

@@ -18,6 +18,9 @@ JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".mpo")
 MODERN_SUFFIXES = (".avif", ".heic", ".heif", ".webp")
 OTHER_SUFFIXES = (".bmp", ".gif", ".png", ".ppm", ".tif", ".tiff")
 SUFFIXES = frozenset(JPEG_SUFFIXES + MODERN_SUFFIXES + OTHER_SUFFIXES)
+ORIENTATION = 0x0112
+"""EXIF's tag; Pillow fills it from XMP where a photo says it only there."""
+
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""
 
@@ -87,7 +90,7 @@ def check(content: bytes) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
             image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
             image.load()
     except DAMAGE as error:
@@ -95,13 +98,17 @@ def check(content: bytes) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def check_size(content: bytes) -> None:
-    """Read the picture's header, and no more than that.
+def orientation(content: bytes) -> int:
+    """How the picture is to be turned, 1 to 8 as EXIF counts; read from its header alone.
 
     Raises:
         UnreadableImageError: empty, not a picture, or over `MAX_PIXELS`.
     """
-    _open(content)
+    image = _open(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        turned = image.getexif().get(ORIENTATION, 1)
+    return turned if turned in range(1, 9) else 1
 
 
 def read(path: Path) -> Image.Image:

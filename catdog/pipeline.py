@@ -24,6 +24,7 @@ from catdog.card import Facts, model_card
 from catdog.classifier import CARD_FILE, About, Classifier, to_prediction
 from catdog.config import TrainConfig
 from catdog.data import (
+    JPEG_START,
     evaluation_transform,
     load,
     training_transform,
@@ -31,6 +32,7 @@ from catdog.data import (
 from catdog.device import pick_device
 from catdog.engine import Engine, Features
 from catdog.evaluate import Scores, metrics_of
+from catdog.explain import as_jpeg
 from catdog.export import export
 from catdog.features import (
     FeatureCache,
@@ -331,7 +333,7 @@ def register(
         card = model_card(trained.classifier.about, _facts(config, prepared, trained))
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         logged = tracking.log_model(
-            folder, sample[0].path.read_bytes(), step=best.number, tags=candidate.to_tags()
+            folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
         )
         version = registry.add(
             logged.model_uri, config.registered_model_name, candidate, digest=digest, card=card
@@ -415,6 +417,8 @@ def _reproduce(config: TrainConfig) -> list[Command]:
 
 
 def _use(version: ModelVersion, decision: Decision) -> list[Command]:
+    if decision.stage == registry.NO_STAGE:
+        return []  # it does not answer as its training did: nobody should use it
     uri = f"models:/{version.name}/{version.version}"
     lines = [
         Command("Label photos with this version", f"python scripts/predict.py --model-uri {uri}"),
@@ -440,6 +444,12 @@ def _facts(config: TrainConfig, prepared: Prepared, trained: Trained) -> Facts:
         judged=trained.judgement.metrics(trained.classifier.about),
         licence=trained.licence,
     )
+
+
+def _as_jpeg(path: Path) -> bytes:
+    """The file as it is if it is a JPEG, else what it shows as one."""
+    content = path.read_bytes()
+    return content if content.startswith(JPEG_START) else as_jpeg(decode(content))
 
 
 def _prove(
@@ -494,9 +504,14 @@ def _tell(version: ModelVersion, decision: Decision, trained: Trained, say: Say)
             "registered_version": version.version,
             "stage": decision.stage,
             "stage_reason": decision.reason,
+            "validation_status": "rejected" if decision.stage == registry.NO_STAGE else "approved",
         }
     )
     tracking.describe_run(_description(name, uri, decision, trained))
+    if decision.stage == registry.NO_STAGE:
+        say(f"REJECTED: {name} was registered, and is in no stage: {decision.reason}.")
+        say(f"Compare runs:  {tracking.ui_hint()}")
+        return
     say(f"Registered {name} in {decision.stage}: {decision.reason}.")
     say(f"Compare runs:  {tracking.ui_hint()}")
     say(f"Label photos:  python scripts/predict.py --model-uri {uri}")

@@ -55,7 +55,7 @@ def answer_photos(
     photos: Iterable[Photo],
     options: Options,
     *,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     keep: bool = False,
 ) -> Iterator[Answer]:
     """The answers in the order of the photos, which are read shortly before their turn.

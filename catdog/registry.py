@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
@@ -18,7 +18,7 @@ from catdog import CatdogError, tracking
 from catdog.classifier import MODEL_FILE, saved_in
 
 PRODUCTION, STAGING, NO_STAGE = "Production", "Staging", "None"
-ALIAS = "production"
+ALIASES = ("production", "champion")
 DIGEST_TAG = "model_digest"
 
 
@@ -137,7 +137,7 @@ def champion(name: str) -> ModelVersion | None:
 
 
 def move(client: MlflowClient, version: ModelVersion, stage: str) -> None:
-    """Put a version into a stage; the alias `production` follows the stage Production."""
+    """Put a version into a stage; the aliases `production` and `champion` follow Production."""
     with warnings.catch_warnings():
         # MLflow prefers aliases since 2.9, but models:/catdog/Production names a stage.
         warnings.simplefilter("ignore", FutureWarning)
@@ -145,7 +145,8 @@ def move(client: MlflowClient, version: ModelVersion, stage: str) -> None:
             version.name, version.version, stage, archive_existing_versions=stage == PRODUCTION
         )
     if stage == PRODUCTION:
-        client.set_registered_model_alias(version.name, ALIAS, version.version)
+        for alias in ALIASES:
+            client.set_registered_model_alias(version.name, alias, version.version)
 
 
 def fetch(model_uri: str) -> Path:
@@ -168,6 +169,15 @@ def fetch(model_uri: str) -> Path:
             folder = saved_in(Path(mlflow.artifacts.download_artifacts(model_uri)))
     except (MlflowException, OSError) as error:
         raise CatdogError(f"{model_uri} does not name a model. {_advice(model_uri)}") from error
+    if (
+        version is not None
+        and _is_rejected(version)
+        and not model_uri.endswith(f"/{version.version}")
+    ):
+        raise CatdogError(
+            f"{model_uri} is version {version.version}, which did not answer as its training did. "
+            f"{_advice(model_uri)}"
+        )
     registered = version.tags.get(DIGEST_TAG) if version else None
     if registered and registered != digest_of(folder):
         raise CatdogError(
@@ -184,6 +194,8 @@ def digest_of(folder: Path) -> str:
 
 def exact(model_uri: str) -> str:
     """The URI of the version that a stage, an alias or `latest` means now; others stay as is."""
+    if not model_uri.startswith("models:/"):
+        return model_uri
     tracking.connect()
     try:
         version = _version_of(model_uri)
@@ -211,20 +223,48 @@ def _in_stage(client: MlflowClient, name: str, stage: str) -> ModelVersion | Non
 
 
 def _advice(model_uri: str) -> str:
-    if not model_uri.startswith("models:/"):
-        return "Name models:/catdog/Production, runs:/<run id>/model, or a folder that exists."
-    name = model_uri.removeprefix("models:/").split("/")[0].split("@")[0]
-    versions = MlflowClient().search_model_versions(f"name = '{name}'")
+    """What exists, and the command that would help."""
+    name = "catdog"
+    if model_uri.startswith("models:/"):
+        name = model_uri.removeprefix("models:/").split("/")[0].split("@")[0]
+    try:
+        models = MlflowClient().search_registered_models()
+    except MlflowException as error:
+        return f"The registry at {mlflow.get_tracking_uri()} can't be asked: {error.message}"
+    found = {model.name: model for model in models}
+    where = f"The registry at {mlflow.get_tracking_uri()}"
+    if name in found:
+        return _listed(found[name])
+    if not found:
+        return f"{where} is empty: train a model with: mlflow run . -P epochs=10"
+    names = ", ".join(sorted(found))
+    return f"{where} holds no version of {name!r}, but of: {names}. Name one of these."
+
+
+def _listed(model: RegisteredModel) -> str:
+    versions = MlflowClient().search_model_versions(f"name = '{model.name}'")
+    versions = sorted(versions, key=lambda version: int(version.version))
     if not versions:
-        return (
-            f"The registry at {mlflow.get_tracking_uri()} holds no version of {name!r}: "
-            "train one with: mlflow run . -P epochs=10"
-        )
-    listed = ", ".join(
-        f"{version.version} ({version.current_stage})"
-        for version in sorted(versions, key=lambda version: int(version.version))
+        return f"{model.name!r} has no version: train one with: mlflow run . -P epochs=10"
+    told = ", ".join(_told(version, model.aliases) for version in versions)
+    usable = [version for version in versions if not _is_rejected(version)]
+    if not usable:
+        return f"Versions of {model.name!r}: {told}. None of them answers as its training did."
+    return (
+        f"Versions of {model.name!r}: {told}. Try: python scripts/predict.py --model-uri "
+        f"models:/{model.name}/{usable[-1].version}"
     )
-    return f"The registry holds these versions of {name!r}: {listed}. Try models:/{name}/1"
+
+
+def _told(version: ModelVersion, aliases: Mapping[str, str]) -> str:
+    number = str(version.version)
+    named = [f"@{alias}" for alias, other in aliases.items() if str(other) == number]
+    state = ["rejected"] if _is_rejected(version) else []
+    return f"{number} ({' '.join([version.current_stage, *named, *state])})"
+
+
+def _is_rejected(version: ModelVersion) -> bool:
+    return version.tags.get("validation_status") == "rejected"
 
 
 def _refused(name: str, model_uri: str, error: MlflowException) -> CatdogError:

@@ -32,7 +32,7 @@ class Sorter:
                 might leave out photos of the user's.
         """
         self.target = target.expanduser()
-        _refuse_inside(self.target, sources)
+        refuse_inside(self.target, sources, flag="sort_into")
         try:
             for label in LABELS:
                 (self.target / label).mkdir(parents=True, exist_ok=True)
@@ -105,14 +105,15 @@ def _holds(path: Path, content: bytes) -> bool:
     return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
-def _refuse_inside(target: Path, sources: Sequence[str]) -> None:
+def refuse_inside(target: Path, sources: Sequence[str], *, flag: str) -> None:
+    """Raise CatdogError when what is written to `target` would be found among the photos."""
     place = target.resolve()
     for source in sources:
         folder = Path(source).expanduser()
         if folder.is_dir() and place.is_relative_to(folder.resolve()):
             raise CatdogError(
-                f"sort_into={target} lies inside {folder}, whose photos are being labelled: "
-                "the copies would be labelled again. Name a folder outside of it."
+                f"{flag}={target} lies inside {folder}, whose photos are being labelled: "
+                "what is written would be labelled, too. Name a folder outside of it."
             )
 
 

@@ -53,15 +53,18 @@ PINNED = (
     "pillow",
     "numpy",
     "pandas",
+    "threadpoolctl",
+    "pillow-heif",
 )
-"""What the registered model needs to run; written into it with the versions in use."""
+"""What the registered model needs, or uses where it is installed; written into it with the
+versions in use."""
 
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "Cats and dogs: a frozen backbone and a one-logit head. "
-    "Sort by `best_val_accuracy`; pictures compare under *Artifacts*.",
+    "Sort by `val_log_loss`, which is of the kept epoch; pictures compare under *Artifacts*.",
     # Without it the UI opens with the tabs for prompts and traces.
     "mlflow.experimentKind": "custom_model_development",
-    "mlflow.experiment.primaryMetric.name": "val_loss",
+    "mlflow.experiment.primaryMetric.name": "val_log_loss",
     "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
 }
 
@@ -135,7 +138,7 @@ def log_environment(device: str) -> None:
             "python_version": platform.python_version(),
             "platform": platform.platform(),
             "catdog_version": catdog.__version__,
-            **{f"{name}_version": metadata.version(name) for name in PINNED},
+            **{f"{name}_version": version for name, version in _installed().items()},
             **_git_state(),
         }
     )
@@ -286,9 +289,7 @@ def metrics_of_run(run_id: str) -> dict[str, float]:
 
 def versions() -> dict[str, str]:
     """The versions of what the model needs, and of Python."""
-    return {"python": platform.python_version(), "catdog": catdog.__version__} | {
-        name: metadata.version(name) for name in PINNED
-    }
+    return {"python": platform.python_version(), "catdog": catdog.__version__} | _installed()
 
 
 def log_figure(figure: Figure, name: str) -> None:
@@ -339,7 +340,10 @@ def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str
         code_paths=[str(Path(catdog.__file__).parent)],
         signature=signature,
         input_example=pd.DataFrame({"image": [example]}),
-        pip_requirements=[f"{name}=={_public_version(name)}" for name in PINNED],
+        # 2.9.0+cu130 can't be installed from PyPI, 2.9.0 can.
+        pip_requirements=[
+            f"{name}=={version.split('+')[0]}" for name, version in _installed().items()
+        ],
         step=step,
         tags=dict(tags),
     )
@@ -439,9 +443,12 @@ def _git_state() -> dict[str, str]:
         return {"git_commit": "unknown"}  # a copy without its history, or no git here
 
 
-def _public_version(name: str) -> str:
-    # 2.9.0+cu130 can't be installed from PyPI, 2.9.0 can.
-    return metadata.version(name).split("+")[0]
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in PINNED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _pixels(figure: Figure) -> np.ndarray:

@@ -17,7 +17,9 @@ def main(config: ExportConfig) -> int:
     classifier = Classifier.load(folder, device="cpu", say=command.say)
     exported = export(classifier, Path(config.to), card=card_of(folder))
     proof = check(classifier, exported)
-    command.say(f"The export answers alike to within {proof.max_abs_diff:.1e}")
+    graph, example = proof.differences["onnx"], proof.differences["example"]
+    command.say(f"The export answers alike to within {graph:.1e} on the same pixels,")
+    command.say(f"and its example, which resizes with Pillow, to within {example:.1e}")
     command.say(f"Try it:  python {exported / 'example.py'} PHOTO")
     print(exported)
     return 0

@@ -12,7 +12,7 @@ def main(config: PredictConfig) -> int:
     from catdog import answers, predict
     from catdog.classifier import Options
     from catdog.photos import find_photos
-    from catdog.sorting import Sorter
+    from catdog.sorting import Sorter, refuse_inside
 
     classifier = predict.load_classifier(config.model_uri, device=config.device)
     names = config.images
@@ -25,12 +25,13 @@ def main(config: PredictConfig) -> int:
         classifier,
         photos,
         options,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or None,
         keep=sorting or explaining,
     )
     if sorting:
         answered = Sorter(Path(config.sort_into), names).watch(answered)
     if explaining:
+        refuse_inside(Path(config.explain), names, flag="explain")
         answered = predict.explain(classifier, answered, Path(config.explain))
     rows = (answers.to_row(answer.photo.name, answer.prediction) for answer in answered)
     try:

@@ -39,9 +39,14 @@ class ColourClassifier:
         return answers
 
     def stream(
-        self, items: Iterable[Any], read: Callable, options: Any = None, *, batch_size: int = 8
+        self,
+        items: Iterable[Any],
+        read: Callable,
+        options: Any = None,
+        *,
+        batch_size: int | None = None,
     ) -> Iterator[tuple[Any, Prediction]]:
-        waiting, window = iter(items), max(self.window, batch_size)
+        waiting, window = iter(items), max(self.window, batch_size or 8)
         with ThreadPoolExecutor(2) as workers:
             while some := list(islice(waiting, window)):
                 work = [

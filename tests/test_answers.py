@@ -50,8 +50,8 @@ def test_json_is_one_valid_list_however_many_rows(rows):
 def test_the_table_for_people_is_aligned_and_shows_trouble():
     header, good, bad, strange = _written("text", GOOD, BAD, STRANGE).splitlines()
     assert header.split() == ["label", "confidence", "p_dog", "familiarity", "path"]
-    assert good.split() == ["dog", "90.0%", "0.9000", "0.25", "1.jpg"]
-    assert strange.split() == ["neither", "60.0%", "0.4000", "0.00", "3.jpg"]
+    assert good.split() == ["dog", "90.0%", "0.9000", "0.250", "1.jpg"]
+    assert strange.split() == ["neither", "60.0%", "0.4000", "0.000", "3.jpg"]
     assert bad.endswith("2.jpg: the file is empty")
     starts = {line.index(word) for line, word in [(header, "path"), (good, "1.j"), (bad, "2.j")]}
     assert len(starts) == 1

@@ -51,4 +51,4 @@ def test_each_measured_number_has_a_row_and_its_interval_where_there_is_one():
 def test_the_lines_that_load_it_are_python():
     code = model_card(ABOUT, FACTS).split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
-    assert '"models:/pets/Production"' in code
+    assert '"models:/pets/VERSION"' in code

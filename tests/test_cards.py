@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def test_the_answers_come_first_and_the_heat_maps_follow(classifier, paths):
 
 
 def test_a_card_says_what_the_classifier_says_of_the_bytes_of_the_file(classifier, paths):
-    (said,) = classifier.predict([paths[2].read_bytes()])
-    *_, shown = show(classifier, [paths[2]], Options())
+    options = Options(reject=False)
+    (said,) = classifier.predict([paths[2].read_bytes()], options)
+    *_, shown = show(classifier, [paths[2]], options)
     assert f"<b>{said.label}</b> <span>{said.confidence:.1%} sure</span>" in shown
     assert f"<dd>{said.p_dog:.4f}</dd>" in shown
     assert f"<dd>{said.familiarity:.3f}</dd>" in shown
@@ -109,9 +111,12 @@ def test_a_backbone_without_a_map_of_features_leaves_a_note(classifier, monkeypa
     assert "Heat map of" not in card_html(card)
 
 
-def test_a_heat_map_is_of_the_likelier_animal_even_where_the_answer_is_neither():
-    assert "what speaks for a cat" in card_html(Card("x", Prediction("neither", 1, 0.5, 0.0)))
-    assert "what speaks for a dog" in card_html(Card("x", Prediction("cat", 0.4, 0.6, 0.5)))
+def test_a_heat_map_is_of_the_answer_and_for_neither_of_the_likelier_animal():
+    stranger = card_html(Card("x", Prediction("neither", math.nan, 0.4, 0.0)))
+    assert "what speaks for a cat" in stranger
+    assert "sure" not in stranger
+    assert "what speaks for a cat" in card_html(Card("x", Prediction("cat", 0.4, 0.6, 0.5)))
+    assert "what speaks for a dog" in card_html(Card("x", Prediction("dog", 0.4, 0.4, 0.5)))
 
 
 @example("${alert(1)} {{value}} <img src=x onerror=alert(1)> \"'")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -137,6 +138,7 @@ def test_the_example_calls_a_photo_neither_below_the_same_familiarity(
 
 def test_the_folder_needs_nothing_of_ours(exported):
     assert sorted(path.name for path in exported.iterdir()) == [
+        "catdog",
         "example.py",
         "model.onnx",
         "model_card.md",
@@ -163,16 +165,18 @@ def test_the_card_comes_along(exported, tmp_path):
     assert card_of(tmp_path) is None
 
 
-def test_an_export_of_the_model_passes_its_check_and_of_another_does_not(
-    classifier, exported, monkeypatch
+def test_an_export_passes_its_check_and_that_of_another_model_is_removed(
+    classifier, exported, monkeypatch, tmp_path
 ):
     from catdog import export as module
 
     monkeypatch.setattr(module, "neither_pictures", lambda: list(KINDS.items()))
     assert check(classifier, exported).max_abs_diff < 1e-4
     other = _twin(classifier, head=replace(classifier.head, bias=classifier.head.bias + 1))
-    with pytest.raises(CatdogError, match="does not answer as the model does"):
-        check(other, exported)
+    wrong = Path(shutil.copytree(exported, tmp_path / "wrong"))
+    with pytest.raises(CatdogError, match="would not answer as the model does"):
+        check(other, wrong)
+    assert not wrong.exists()
 
 
 def test_a_folder_with_something_in_it_is_left_alone(classifier, tmp_path):

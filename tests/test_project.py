@@ -415,6 +415,7 @@ def test_an_export_answers_without_catdog_and_pytorch(project, tmp_path):
     )
     assert ended.stdout.strip() == str(folder)
     assert {path.name for path in folder.iterdir()} == {
+        "catdog",
         "example.py",
         "model.onnx",
         "model_card.md",
@@ -425,6 +426,8 @@ def test_an_export_answers_without_catdog_and_pytorch(project, tmp_path):
     photo = project.root / "pets" / "test" / "0dog.jpg"
     ended = project.start(sys.executable, "-c", code, str(photo), cwd=folder)
     assert ended.stdout.strip() == "dog"
+    rows = project.script("predict", "--model-uri", str(folder), str(photo), "--format", "json")
+    assert json.loads(rows.stdout)[0]["label"] == "dog"
 
 
 def test_photos_are_sorted_explained_and_submitted(project, tmp_path):

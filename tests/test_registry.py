@@ -104,6 +104,9 @@ def test_a_version_that_does_not_answer_alike_is_rejected_even_where_there_is_no
     assert found.tags["validation_status"] == "rejected"
     with pytest.raises(CatdogError, match="does not name a model"):
         registry.fetch("models:/pets/Production")
+    with pytest.raises(CatdogError, match="which did not answer as its training did"):
+        registry.fetch("models:/pets/latest")
+    assert registry.fetch(f"models:/pets/{version.version}").is_dir()  # whoever names it knows
 
 
 def test_stage_and_alias_of_production_move_together(store):
@@ -118,18 +121,17 @@ def test_stage_and_alias_of_production_move_together(store):
     }
     assert (decision.stage, refused.stage) == (PRODUCTION, STAGING)
     assert stages == {first.version: "Archived", second.version: PRODUCTION, worse.version: STAGING}
-    assert client.get_model_version_by_alias("pets", "production").version == second.version
+    for alias in ("production", "champion"):
+        assert client.get_model_version_by_alias("pets", alias).version == second.version
     tags = client.get_model_version("pets", worse.version).tags
     assert tags["stage_reason"] == refused.reason
 
 
 def test_a_uri_that_names_nothing_is_answered_with_what_exists(store):
-    with pytest.raises(
-        CatdogError, match=r"holds no version of 'pets': train one with: mlflow run"
-    ):
+    with pytest.raises(CatdogError, match=r"is empty: train a model with: mlflow run"):
         registry.fetch("models:/pets/Production")
     _register(store)
-    with pytest.raises(CatdogError, match=r"these versions of 'pets': 1 \(Production\)"):
+    with pytest.raises(CatdogError, match=r"Versions of 'pets': 1 \(Production @"):
         registry.fetch("models:/pets/7")
     with pytest.raises(CatdogError, match="does not name a model"):
         registry.fetch("runs:/0123456789abcdef/model")
@@ -148,7 +150,7 @@ def test_a_model_that_was_changed_in_the_registry_is_not_used(store):
         registry.fetch("models:/pets/1")
 
 
-@pytest.mark.parametrize("named", ["Production", "1", "latest", "@production"])
+@pytest.mark.parametrize("named", ["Production", "1", "latest", "@production", "@champion"])
 def test_stages_versions_and_aliases_name_a_model(store, named):
     _register(store)
     uri = f"models:/pets{named}" if named.startswith("@") else f"models:/pets/{named}"

@@ -61,7 +61,7 @@ def test_the_experiment_is_shown_as_one_of_training_and_keeps_what_people_set():
     client = MlflowClient()
     tags = client.get_experiment(run.info.experiment_id).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
-    assert tags["mlflow.experiment.primaryMetric.name"] == "val_loss"
+    assert tags["mlflow.experiment.primaryMetric.name"] == "val_log_loss"
     client.set_experiment_tag(run.info.experiment_id, "mlflow.note.content", "mine")
     with tracking.start_run("y"):
         pass
