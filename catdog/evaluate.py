@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,7 +180,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 class Promise:
     """The threshold that keeps the promise "miss at most this share of one class".
 
-    A picture is called a dog when `p_dog >= threshold`, else a cat. `missed` of the `count`
+    A picture is called a dog when `p_dog > threshold`, else a cat, as in `catdog.classifier`. `missed` of the `count`
     pictures of class `kept` are called the other class; in return `mistaken` of the
     `other_count` pictures of the other class are called `kept`. `missed_ci_high` is how
     large the missed share may really be: the upper end of Wilson's interval.
@@ -202,8 +203,14 @@ def promises(
 ) -> list[Promise]:
     """For each class and each share in `at_most`, the threshold that misses no more.
 
-    Of all such thresholds it is the one that mistakes the fewest of the other class. Empty
-    when only one class is present.
+    Of all such thresholds it is one that mistakes the fewest of the other class, and of these
+    the one that is written with the fewest digits. Empty when only one class is present; a
+    promise that no threshold can keep, as `p_dog` is 0 for too many dogs, is left out.
+
+    Args:
+        labels: `(N,)`, 0 = cat and 1 = dog.
+        logits: `(N,)`, divided by the temperature that the served model divides by.
+        at_most: shares in 0..1.
 
     Raises:
         ValueError: as `score` does.
@@ -213,18 +220,22 @@ def promises(
         return []
     p_dog = probability(logits)
     cats, dogs = np.sort(p_dog[labels == 0]), np.sort(p_dog[labels == 1])
-    return [_promise(kept, share, cats, dogs) for kept in reversed(CLASSES) for share in at_most]
+    rows = [_promise(kept, share, cats, dogs) for kept in reversed(CLASSES) for share in at_most]
+    return [row for row in rows if row.missed <= _allowed(row.at_most, row.count)]
 
 
 def _promise(kept: str, at_most: float, cats: Probabilities, dogs: Probabilities) -> Promise:
     mine, others = (dogs, cats) if kept == CLASSES[1] else (cats, dogs)
-    allowed = min(math.floor(at_most * len(mine) + 1e-9), len(mine) - 1)
+    allowed = _allowed(at_most, len(mine))
+    p_dog = np.concatenate([cats, dogs])
     if kept == CLASSES[1]:
-        threshold = float(dogs[allowed])
+        threshold = _shortest(
+            np.max(p_dog, initial=0.0, where=p_dog < dogs[allowed]), dogs[allowed]
+        )
     else:
-        # Just above the first cat that must stay a cat, as a dog begins at the threshold.
-        threshold = float(np.nextafter(cats[-1 - allowed], np.inf))
-    dogs_missed, cats_missed = int(np.sum(dogs < threshold)), int(np.sum(cats >= threshold))
+        last = cats[-1 - allowed]
+        threshold = _shortest(last, np.min(p_dog, initial=1.0, where=p_dog > last))
+    dogs_missed, cats_missed = int(np.sum(dogs <= threshold)), int(np.sum(cats > threshold))
     missed, mistaken = (
         (dogs_missed, cats_missed) if kept == CLASSES[1] else (cats_missed, dogs_missed)
     )
@@ -240,6 +251,22 @@ def _promise(kept: str, at_most: float, cats: Probabilities, dogs: Probabilities
         other_count=len(others),
         mistaken_share=mistaken / len(others),
     )
+
+
+def _allowed(at_most: float, count: int) -> int:
+    return min(math.floor(at_most * count + 1e-9), count - 1)
+
+
+def _shortest(low: float, high: float) -> float:
+    """The number from `low` up to below `high` that has the fewest digits behind the point.
+
+    All of them divide the photos alike, so what people read is what was counted.
+    """
+    for digits in range(2, 17):
+        found = float(Decimal(float(low)).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+        if low <= found < high:
+            return found
+    return float(low)
 
 
 def _checked(labels: Labels, logits: Logits) -> tuple[Labels, Logits]:

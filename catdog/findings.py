@@ -108,7 +108,7 @@ def find(
         dict(metrics),
         _other_metrics(prepared, classifier, judgement, seed=seed),
         class_rows(judgement.labels, judgement.calibrated),
-        promises(judgement.labels, judgement.calibrated),
+        promises(judgement.labels, judgement.logits / classifier.about.temperature),
         table,
         worst_slice(table),
         issues,

@@ -89,7 +89,7 @@ class Calibration:
 class Threshold:
     """What it costs to miss at most a share of one class.
 
-    From `p_dog >= threshold` a photo is called a dog. `missed` of `total` photos of `label`
+    Where `p_dog > threshold` a photo is called a dog. `missed` of `total` photos of `label`
     are missed, and `taken` of the `others` are taken for it.
     """
 
@@ -325,6 +325,11 @@ def number(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
+def digits(value: float) -> str:
+    """A number with all its digits, so that who types it gets what was counted: "0.0031"."""
+    return np.format_float_positional(value, trim="-")
+
+
 @cache
 def _template() -> Template:
     pages = Environment(
@@ -334,7 +339,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"share": share, "number": number, "count": "{:,}".format}
+    pages.filters |= {"share": share, "number": number, "digits": digits, "count": "{:,}".format}
     pages.filters |= {"jpeg": _data_uri, "sha256": _sha256}
     return pages.get_template("report.html.j2")
 

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from catdog import CLASSES
 from catdog.calibration import predicted_labels
-from catdog.classifier import Classifier
+from catdog.classifier import Classifier, Options, to_prediction
 from catdog.data import load
 from catdog.evaluate import metrics_of, score
 from catdog.findings import PREFIX, Findings, as_report, find
-from catdog.judgement import Evidence, Judgement, judge
+from catdog.judgement import Evidence, Judgement, judge, seen_in_training
 from catdog.prepare import Prepared, prepare
-from catdog.report import render
+from catdog.report import digits, render
 from catdog.train import Epoch, Fit
 from tests.conftest import tiny_classifier, tiny_picture
 
@@ -109,3 +110,18 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     text = render(page)
     assert Path(wrong).name in text
     assert "version 7 went to Staging: it is worse" in text
+
+
+def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(judged):
+    classifier, judgement, findings = judged
+    assert {promise.kept for promise in findings.promises} == {"cat", "dog"}
+    for promise in findings.promises:
+        options = Options(threshold=float(digits(promise.threshold)), reject=False)
+        answers = [
+            to_prediction(seen, classifier.about, options).label
+            for seen in seen_in_training(classifier, judgement)
+        ]
+        mine = judgement.labels == CLASSES.index(promise.kept)
+        called = np.array([answer == promise.kept for answer in answers])
+        assert np.sum(mine & ~called) == promise.missed <= promise.at_most * promise.count
+        assert np.sum(~mine & called) == promise.mistaken
