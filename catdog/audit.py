@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,11 @@ TWIN_CORRELATION = 0.93
 with their originals, and 400 real photos 0.863 at most with 1,602 others."""
 TWIN_COSINE = 0.5
 """Of features: an even background may look the same around another animal."""
+SURE_CORRELATION = 0.97
+"""Of thumbnails that need no features to agree: those of a photo and of its tiny, coarse copy,
+turned upside down, point as far apart as those of two strangers."""
+TURNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+"""Steps down and to the right: as it is, mirrored, upside down, and both."""
 FLAT = 3.0
 """Grey levels; a thumbnail that varies less is as good as empty and has no twin."""
 
@@ -151,8 +157,8 @@ def twins(
 ) -> list[tuple[int, int, float]]:
     """Pairs of a training and a validation picture that show the same photo.
 
-    A twin may be resized, re-encoded or mirrored. Its thumbnail is the same to the eye and
-    its features point the same way; both must agree.
+    A twin may be resized, re-encoded, mirrored or upside down. Its thumbnail is the same to
+    the eye, and unless it is so beyond doubt, its features must point the same way.
 
     Returns:
         Index of the training picture, of the validation picture, and the correlation of
@@ -162,15 +168,17 @@ def twins(
     if not len(held) or not len(learned):
         return []
     thumbnails = np.stack([look.thumbnail for look in looks]).astype(np.float32)
-    plain, mirrored = _unit(thumbnails), _unit(thumbnails[:, :, ::-1])
+    plain = _unit(thumbnails)
+    turned = [_unit(thumbnails[:, ::down, ::right]) for down, right in TURNS]
     found = []
     for start in range(0, len(held), 1024):
         chunk = held[start : start + 1024]
-        alike = np.maximum(plain[chunk] @ plain[learned].T, mirrored[chunk] @ plain[learned].T)
+        alike = reduce(np.maximum, (ours[chunk] @ plain[learned].T for ours in turned))
         for row, column in np.argwhere(alike >= TWIN_CORRELATION):
-            ours, theirs = learned[column], chunk[row]
-            if _cosine(features[ours], features[theirs]) >= TWIN_COSINE:
-                found.append((int(ours), int(theirs), min(1.0, float(alike[row, column]))))
+            ours, theirs, correlation = learned[column], chunk[row], float(alike[row, column])
+            sure = correlation >= SURE_CORRELATION
+            if sure or _cosine(features[ours], features[theirs]) >= TWIN_COSINE:
+                found.append((int(ours), int(theirs), min(1.0, correlation)))
     return found
 
 
