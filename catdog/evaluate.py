@@ -112,11 +112,15 @@ def metrics_of(
     labels: Labels,
     logits: Logits,
     *,
+    calibrated: Logits | None = None,
     prefix: str = "",
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> dict[str, float]:
     """All metrics of logits `(N,)`, under the names that MLflow's classifier evaluator uses.
+
+    Where `calibrated` logits `(N,)` are given, `log_loss` and `brier_score` are theirs. The
+    rest is not: calibrated by another temperature in each fold, logits change their order.
 
     `<name>_ci_low` and `<name>_ci_high` enclose 95 %: Wilson's interval for accuracy,
     precision and recall, which are shares of counted pictures; for the others the
@@ -128,14 +132,14 @@ def metrics_of(
         ValueError: as `score` does.
     """
     labels, logits = _checked(labels, logits)
-    predictions = predicted_labels(logits)
-    cells = confusion_counts(labels, predictions)
-    values = _estimates(labels, logits, predictions)
+    _, calibrated = _checked(labels, logits if calibrated is None else calibrated)
+    cells = confusion_counts(labels, predicted_labels(logits))
+    values = _estimates(labels, logits, calibrated)
     intervals = _wilson_intervals(cells)
     if len(np.unique(labels)) == 2:
         means = {
-            "log_loss": log_losses(labels, logits),
-            "brier_score": _squares(labels, logits),
+            "log_loss": log_losses(labels, calibrated),
+            "brier_score": _squares(labels, calibrated),
         }
         drawn = bootstrap(labels, logits, means, seed=seed, replicates=replicates)
         intervals |= {name: _percentiles(drawn[name], values[name]) for name in drawn}
@@ -146,6 +150,17 @@ def metrics_of(
             if name in intervals:
                 found[f"{name}_ci_low"], found[f"{name}_ci_high"] = intervals[name]
     return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def estimates(labels: Labels, logits: Logits) -> dict[str, float]:
+    """The metrics of `metrics_of` without counts and intervals; what is undefined is left out.
+
+    Raises:
+        ValueError: as `score` does.
+    """
+    labels, logits = _checked(labels, logits)
+    values = _estimates(labels, logits, logits)
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def class_rows(labels: Labels, logits: Logits) -> list[dict[str, str | float]]:
@@ -180,7 +195,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 class Promise:
     """The threshold that keeps the promise "miss at most this share of one class".
 
-    A picture is called a dog when `p_dog > threshold`, else a cat, as in `catdog.classifier`. `missed` of the `count`
+    A picture is called a dog when `p_dog > threshold`, else a cat. `missed` of the `count`
     pictures of class `kept` are called the other class; in return `mistaken` of the
     `other_count` pictures of the other class are called `kept`. `missed_ci_high` is how
     large the missed share may really be: the upper end of Wilson's interval.
@@ -229,9 +244,8 @@ def _promise(kept: str, at_most: float, cats: Probabilities, dogs: Probabilities
     allowed = _allowed(at_most, len(mine))
     p_dog = np.concatenate([cats, dogs])
     if kept == CLASSES[1]:
-        threshold = _shortest(
-            np.max(p_dog, initial=0.0, where=p_dog < dogs[allowed]), dogs[allowed]
-        )
+        first = dogs[allowed]
+        threshold = _shortest(np.max(p_dog, initial=0.0, where=p_dog < first), first)
     else:
         last = cats[-1 - allowed]
         threshold = _shortest(last, np.min(p_dog, initial=1.0, where=p_dog > last))
@@ -282,8 +296,9 @@ def _squares(labels: Labels, logits: Logits) -> NDArray[np.float64]:
     return (probability(logits) - labels) ** 2
 
 
-def _estimates(labels: Labels, logits: Logits, predictions: Labels) -> dict[str, float]:
+def _estimates(labels: Labels, logits: Logits, calibrated: Logits) -> dict[str, float]:
     """Every metric but the counts; nan where it is undefined."""
+    predictions = predicted_labels(logits)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         labels, predictions, average="binary", zero_division=np.nan
     )
@@ -296,8 +311,8 @@ def _estimates(labels: Labels, logits: Logits, predictions: Labels) -> dict[str,
         "f1_score": f1,
         "roc_auc": metrics.roc_auc_score(labels, logits) if both else nan,
         "precision_recall_auc": metrics.average_precision_score(labels, logits) if both else nan,
-        "log_loss": np.mean(log_losses(labels, logits)),
-        "brier_score": np.mean(_squares(labels, logits)),
+        "log_loss": np.mean(log_losses(labels, calibrated)),
+        "brier_score": np.mean(_squares(labels, calibrated)),
         "matthews_corrcoef": metrics.matthews_corrcoef(labels, predictions) if both else nan,
         "balanced_accuracy_score": (
             metrics.balanced_accuracy_score(labels, predictions) if both else nan

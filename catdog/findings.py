@@ -19,7 +19,15 @@ from catdog.audit import KINDS, NEAR_DUPLICATE, Issue, find_issues
 from catdog.calibration import Labels, Logits, predicted_labels, probability
 from catdog.classifier import Classifier, Seen, to_prediction
 from catdog.engine import Features
-from catdog.evaluate import Promise, Scores, class_rows, metrics_of, promises
+from catdog.evaluate import (
+    Promise,
+    Scores,
+    class_rows,
+    confusion_counts,
+    estimates,
+    metrics_of,
+    promises,
+)
 from catdog.judgement import Judgement
 from catdog.prepare import EXCLUDED, TEST, TRAINING, VALIDATION, Prepared
 from catdog.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
@@ -127,8 +135,10 @@ def _other_metrics(
     if excluded:
         labels, logits = _scored(prepared, classifier, excluded)
         raw_labels = np.append(judgement.labels, labels)
-        raw_logits = np.append(judgement.calibrated, logits)
-        found |= metrics_of(raw_labels, raw_logits, prefix="val_raw_", seed=seed)
+        # All by one temperature where they are ranked; each by its own where it is measured.
+        ranked = np.append(judgement.logits / classifier.about.temperature, logits)
+        calibrated = np.append(judgement.calibrated, logits)
+        found |= metrics_of(raw_labels, ranked, calibrated=calibrated, prefix="val_raw_", seed=seed)
     return found
 
 
@@ -157,6 +167,7 @@ def as_report(  # noqa: PLR0913
     judgement: Judgement,
     fit: Fit,
     baseline: Scores | None,
+    baseline_logits: Logits | None = None,
     production: Mapping[str, float],
     decision: str,
     parameters: Mapping[str, object],
@@ -164,8 +175,14 @@ def as_report(  # noqa: PLR0913
     reproduce: Sequence[report.Command],
     use: Sequence[report.Command],
 ) -> report.Report:
-    """The page about a run, with pictures; `production` holds the metrics of that version."""
-    metrics = _metrics(findings.metrics, baseline, production)
+    """The page about a run, with pictures.
+
+    `production` holds the metrics of that version, and `baseline_logits` those of the
+    validation photos, `(N,)`, with nothing trained.
+    """
+    metrics = _metrics(
+        findings.metrics, _untrained(judgement, baseline, baseline_logits), production
+    )
     photos = [prepared.folder / row["path"] for row in prepared.rows(VALIDATION)]
     both = len(np.unique(judgement.labels)) == 2
     return report.Report(
@@ -173,8 +190,10 @@ def as_report(  # noqa: PLR0913
         verdict=report.verdict(metrics[0], len(judgement.labels), decision),
         about=_about(findings, prepared, fit),
         metrics=metrics,
-        confusion=fit.best.val.confusion.matrix,
-        ranking=report.Ranking(judgement.labels, judgement.p_dog) if both else None,
+        confusion=confusion_counts(judgement.labels, predicted_labels(judgement.logits)).matrix,
+        ranking=report.Ranking(judgement.labels, judgement.logits, baseline_logits)
+        if both
+        else None,
         thresholds=[_threshold(promise) for promise in findings.promises],
         calibration=_calibration(judgement, classifier),
         slices=_slices(findings),
@@ -196,16 +215,23 @@ def as_report(  # noqa: PLR0913
     )
 
 
+def _untrained(
+    judgement: Judgement, baseline: Scores | None, logits: Logits | None
+) -> dict[str, float]:
+    if logits is not None:
+        return estimates(judgement.labels, logits)
+    if baseline is None:
+        return {}
+    return {
+        "accuracy_score": baseline.accuracy,
+        "log_loss": baseline.loss,
+        "roc_auc": baseline.roc_auc,
+    }
+
+
 def _metrics(
-    found: Mapping[str, float], baseline: Scores | None, production: Mapping[str, float]
+    found: Mapping[str, float], untrained: Mapping[str, float], production: Mapping[str, float]
 ) -> list[report.Metric]:
-    untrained = {}
-    if baseline is not None:
-        untrained = {
-            "accuracy_score": baseline.accuracy,
-            "log_loss": baseline.loss,
-            "roc_auc": baseline.roc_auc,
-        }
     return [
         report.Metric(
             name=name,
@@ -214,6 +240,8 @@ def _metrics(
             high=found.get(f"{PREFIX}{name}_ci_high", np.nan),
             baseline=untrained.get(name),
             production=production.get(PREFIX + name),
+            production_low=production.get(f"{PREFIX}{name}_ci_low", np.nan),
+            production_high=production.get(f"{PREFIX}{name}_ci_high", np.nan),
             percent=percent,
             higher_is_better=name not in LOWER_IS_BETTER,
         )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import catdog
 from catdog import CLASSES, CatdogError, figures, lessons, parity, registry, tracking
+from catdog.calibration import Logits
 from catdog.card import Facts, model_card
 from catdog.classifier import CARD_FILE, About, Classifier, to_prediction
 from catdog.config import TrainConfig
@@ -82,6 +83,7 @@ class Trained:
     validation: list[Picture]
     fit: Fit
     baseline: Scores | None
+    baseline_logits: Logits | None
     metrics: dict[str, float]
     licence: str
 
@@ -212,7 +214,14 @@ def _judge(
         validation,
         result,
         lesson.baseline,
-        metrics_of(judgement.labels, judgement.calibrated, prefix=PREFIX, seed=config.seed),
+        lesson.baseline_logits,
+        metrics_of(
+            judgement.labels,
+            judgement.logits,
+            calibrated=judgement.calibrated,
+            prefix=PREFIX,
+            seed=config.seed,
+        ),
         licence_of(config.backbone, config.weights),
     )
 
@@ -372,6 +381,7 @@ def report_findings(
         judgement=trained.judgement,
         fit=trained.fit,
         baseline=trained.baseline,
+        baseline_logits=trained.baseline_logits,
         production=_comparable(champion, prepared),
         decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
         parameters=asdict(config),

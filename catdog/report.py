@@ -45,6 +45,8 @@ class Metric:
     high: float = math.nan
     baseline: float | None = None
     production: float | None = None
+    production_low: float = math.nan
+    production_high: float = math.nan
     percent: bool = True
     higher_is_better: bool = True
 

@@ -13,6 +13,7 @@ from catdog.calibration import predicted_labels, probability
 from catdog.evaluate import (
     class_rows,
     confusion_counts,
+    estimates,
     metrics_of,
     promises,
     score,
@@ -137,6 +138,22 @@ def test_metrics_are_those_that_mlflow_computes():
         theirs[name] = curve.auc
     assert {name: found[name] for name in theirs} == pytest.approx(theirs)
     assert found["brier_score"] == pytest.approx(metrics.brier_score_loss(labels, p_dog))
+
+
+def test_photos_are_ranked_by_logits_and_measured_by_calibrated_ones():
+    labels, logits = _photos(200)
+    calibrated = logits / np.where(np.arange(200) % 2, 0.5, 3.0)
+    found = metrics_of(labels, logits, calibrated=calibrated, replicates=30)
+    raw = metrics_of(labels, logits, replicates=30)
+    other = metrics_of(labels, calibrated, replicates=30)
+    measured = {name for name in found if name.startswith(("log_loss", "brier_score"))}
+    for name in ("log_loss", "brier_score"):
+        assert found[name] == other[name] != raw[name]
+    assert {n: v for n, v in found.items() if n not in measured} == {
+        n: v for n, v in raw.items() if n not in measured
+    }
+    assert found["roc_auc"] != other["roc_auc"]
+    assert estimates(labels, logits) == {n: raw[n] for n in estimates(labels, logits)}
 
 
 @given(PAIRS)

@@ -9,7 +9,7 @@ from catdog import CLASSES
 from catdog.calibration import predicted_labels
 from catdog.classifier import Classifier, Options, to_prediction
 from catdog.data import load
-from catdog.evaluate import metrics_of, score
+from catdog.evaluate import estimates, metrics_of, score
 from catdog.findings import PREFIX, Findings, as_report, find
 from catdog.judgement import Evidence, Judgement, judge, seen_in_training
 from catdog.prepare import Prepared, prepare
@@ -53,7 +53,7 @@ def judged(prepared) -> tuple[Classifier, Judgement, Findings]:
     labels[0] = 1 - labels[0]  # one answer is wrong
     evidence = Evidence(training, validation, labels, training[:3] * 3 + 1)
     classifier, judgement = judge(tiny.network(), tiny.engine, tiny.about, evidence, keep=0.9)
-    metrics = metrics_of(labels, judgement.calibrated, prefix=PREFIX)
+    metrics = metrics_of(labels, judgement.logits, calibrated=judgement.calibrated, prefix=PREFIX)
     features = (training, validation)
     return classifier, judgement, find(prepared, classifier, judgement, metrics, features, seed=0)
 
@@ -86,7 +86,8 @@ def test_every_slice_is_of_the_validation_photos(judged):
 def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     classifier, judgement, findings = judged
     scores = score(judgement.labels, judgement.logits)
-    epoch = Epoch(1, scores, scores, judgement.labels, judgement.logits, 0.1, 1.0, 10.0, True)
+    other = score(judgement.labels, -judgement.logits)  # by another engine, say
+    epoch = Epoch(1, other, other, judgement.labels, judgement.logits, 0.1, 1.0, 10.0, True)
     page = as_report(
         findings,
         title="pets version 7",
@@ -94,8 +95,9 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
         classifier=classifier,
         judgement=judgement,
         fit=Fit((epoch,), epoch, stopped_early=False),
-        baseline=None,
-        production={"val_accuracy_score": 0.5},
+        baseline=scores,
+        baseline_logits=judgement.logits[::-1],
+        production={"val_accuracy_score": 0.5, "val_accuracy_score_ci_low": 0.4},
         decision="version 7 went to Staging: it is worse",
         parameters={"epochs": 1},
         versions={"python": "3"},
@@ -106,6 +108,14 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     assert wrong in [mistake.path for mistake in page.mistakes]
     assert all(mistake.heat_map for mistake in page.mistakes)
     assert page.metrics[0].production == 0.5
+    assert page.metrics[0].production_low == 0.4
+    untrained = {metric.name: metric.baseline for metric in page.metrics}
+    assert untrained == pytest.approx(
+        {name: estimates(judgement.labels, judgement.logits[::-1]).get(name) for name in untrained}
+    )
+    assert page.ranking.baseline is not None
+    assert page.ranking.scores is judgement.logits
+    assert page.confusion.tolist() == scores.confusion.matrix.tolist()
     assert "with the excluded photos" in page.about
     text = render(page)
     assert Path(wrong).name in text

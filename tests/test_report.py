@@ -48,7 +48,9 @@ JPEG = encoded(tiny_picture("cat", 0))
 
 PARTS = {
     "metrics": [
-        Metric("accuracy", 0.988, 0.971, 0.995, baseline=0.973, production=0.985),
+        Metric(
+            "accuracy", 0.988, 0.971, 0.995, 0.973, 0.985, production_low=0.97, production_high=0.99
+        ),
         Metric("log-loss", 0.0454, percent=False, higher_is_better=False),
     ],
     "confusion": np.array([[198, 2], [4, 196]]),
@@ -337,7 +339,7 @@ def test_the_page_sets_every_colour_that_a_chart_uses():
 def test_metrics_stand_beside_the_untrained_and_the_production_version():
     metrics = PARTS["metrics"]
     text = Page(render(Report("run", metrics=metrics, production="Production (version 2)"))).text
-    assert "accuracy 98.8 % 97.1 % to 99.5 % 97.3 % 98.5 %" in text
+    assert "accuracy 98.8 % 97.1 % to 99.5 % 97.3 % 98.5 % 97.0 % to 99.0 %" in text
     assert "Production (version 2)" in text
     assert "log-loss (less is better) 0.0454 – –" in text
 
