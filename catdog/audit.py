@@ -37,6 +37,12 @@ WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = KINDS = (
     "near_duplicate",
     "unlike_others",
 )
+TOLD = {
+    WRONG_LABEL: "looks like a {}",
+    NEAR_DUPLICATE: "repeats {}",
+    UNLIKE_OTHERS: "least unlike {}",
+}
+"""What an issue's detail means."""
 AUDIT = "audit.csv"
 
 FOLDS = 5
@@ -228,13 +234,6 @@ def summary(issues: Sequence[Issue], *, first: int = 10) -> Iterable[str]:
         yield f"{kind}: {counts[kind]:,}"
         for issue in [issue for issue in issues if issue.issue == kind][:first]:
             yield f"  {issue.score:.2f}  {issue.path}  {TOLD[kind].format(issue.detail)}"
-
-
-TOLD = {
-    WRONG_LABEL: "looks like a {}",
-    NEAR_DUPLICATE: "is {} once more",
-    UNLIKE_OTHERS: "is nearest to {}",
-}
 
 
 def _wrong_labels(paths: Sequence[str], labels: Labels, other: Probabilities) -> Iterable[Issue]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from catdog import CLASSES, CatdogError, explain, report
-from catdog.audit import KINDS, NEAR_DUPLICATE, Issue, find_issues
+from catdog.audit import KINDS, NEAR_DUPLICATE, TOLD, Issue, find_issues
 from catdog.calibration import Labels, Logits, predicted_labels, probability
 from catdog.classifier import Classifier, Seen, to_prediction
 from catdog.engine import Features
@@ -64,7 +65,7 @@ class Findings:
         classes: precision, recall, f1 and support of each class.
         promises: thresholds that keep the promise to miss at most a share of a class.
         slices: how photos with something in common do; the first row is all of them.
-        worst: the slice that is surest to be worse than the whole.
+        worst: the slice with the lowest accuracy, and whether that may be chance.
         issues: what is wrong with the data, the surest of each kind first.
     """
 
@@ -75,6 +76,20 @@ class Findings:
     slices: list[SliceScore]
     worst: SliceScore | None
     issues: list[Issue]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What is listed, by the name of its file; a table of nothing keeps its columns."""
+        columns = ("class", "precision", "recall", "f1", "support")
+        return {
+            "tables/per_class_metrics.csv": pd.DataFrame(self.classes, columns=columns),
+            "tables/thresholds.csv": _table(Promise, self.promises),
+            "tables/slices.csv": _table(SliceScore, self.slices),
+            "data/audit.csv": _table(Issue, self.issues),
+        }
+
+
+def _table(kind: type, rows: Sequence[Promise | SliceScore | Issue]) -> pd.DataFrame:
+    return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(kind)])
 
 
 def find(
@@ -205,7 +220,7 @@ def as_report(  # noqa: PLR0913
             scale="familiarity, powers of ten",
         ),
         mistakes=_mistakes(photos, prepared.folder, classifier, judgement),
-        audit=_audit(findings.issues, prepared.folder),
+        audit=_audit(findings.issues, prepared),
         learning=_learning(fit, baseline),
         data=_data(prepared),
         parameters=parameters,
@@ -295,6 +310,7 @@ def _slices(findings: Findings) -> report.Slices | None:
         ],
         whole.accuracy,
         _named(findings.worst) if findings.worst else "",
+        findings.worst.verdict if findings.worst else "",
     )
 
 
@@ -337,27 +353,35 @@ def _mistake(
     )
 
 
-def _audit(issues: Sequence[Issue], folder: Path) -> report.Audit | None:
+def _audit(issues: Sequence[Issue], prepared: Prepared) -> report.Audit | None:
     if not issues:
         return None
+    digests = {
+        row["path"]: row["sha256"]
+        for split in (TRAINING, VALIDATION)
+        for row in prepared.rows(split)
+    }
     shown = chain.from_iterable(
         islice((issue for issue in issues if issue.issue == kind), SHOWN) for kind in KINDS
     )
     return report.Audit(
-        [_suspect(issue, folder) for issue in shown], Counter(issue.issue for issue in issues)
+        [_suspect(issue, prepared.folder, digests) for issue in shown],
+        Counter(issue.issue for issue in issues),
     )
 
 
-def _suspect(issue: Issue, folder: Path) -> report.Suspect:
+def _suspect(issue: Issue, folder: Path, digests: Mapping[str, str]) -> report.Suspect:
     twin = issue.detail if issue.issue == NEAR_DUPLICATE else ""
     return report.Suspect(
         issue.path,
         issue.issue,
         issue.score,
-        issue.detail,
+        TOLD[issue.issue].format(issue.detail),
         report.thumbnail((folder / issue.path).read_bytes()),
         twin,
         report.thumbnail((folder / twin).read_bytes()) if twin else b"",
+        digests[issue.path],
+        digests.get(twin, ""),
     )
 
 

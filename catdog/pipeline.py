@@ -399,7 +399,8 @@ def report_findings(
     counts = Counter(issue.issue for issue in findings.issues)
     worst = findings.worst
     say(
-        f"Worst slice: {f'{worst.group}, {worst.name}' if worst else 'none is surely worse'}; "
+        "Worst slice: "
+        f"{f'{worst.group}, {worst.name} ({worst.verdict})' if worst else 'none is worse'}; "
         f"in the data: {counts['wrong_label']} doubtful labels, "
         f"{counts['near_duplicate']} near-duplicates across the split, "
         f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"

@@ -123,11 +123,15 @@ class Slice:
 
 @dataclass(frozen=True)
 class Slices:
-    """All slices; `worst` is the name of the one to care about, "" when none stands out."""
+    """All slices; `worst` is the name of the one with the lowest accuracy, "" for none.
+
+    `verdict` says whether it is worse indeed.
+    """
 
     rows: Sequence[Slice]
     overall: float
     worst: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,8 @@ class Mistake:
 class Suspect:
     """A photo that the audit points at; `score` in 0..1, 1 = surest.
 
-    `issue` is a key of `ISSUES`; a near-duplicate has a `twin`.
+    `issue` is a key of `ISSUES`, `detail` says what is suspected; a near-duplicate has a
+    `twin`. The digests are sha256 in hex.
     """
 
     path: str
@@ -184,6 +189,18 @@ class Suspect:
     thumbnail: bytes
     twin: str = ""
     twin_thumbnail: bytes = b""
+    digest: str = ""
+    twin_digest: str = ""
+
+    @property
+    def line(self) -> str:
+        """What leaves the photo out when it stands in an exclude file."""
+        return _exclude_line(self.path, self.digest)
+
+    @property
+    def twin_line(self) -> str:
+        """What leaves its twin out."""
+        return _exclude_line(self.twin, self.twin_digest)
 
 
 @dataclass(frozen=True)
@@ -344,6 +361,12 @@ def _template() -> Template:
     pages.filters |= {"share": share, "number": number, "digits": digits, "count": "{:,}".format}
     pages.filters |= {"jpeg": _data_uri, "sha256": _sha256}
     return pages.get_template("report.html.j2")
+
+
+def _exclude_line(path: str, digest: str) -> str:
+    # The digest names the photo wherever another split would put it. A path may hold a
+    # line break, and what followed it would be a line of its own.
+    return f"{digest[:16]}  # {' '.join(path.split())}" if digest else path
 
 
 def _data_uri(jpeg: bytes) -> str:

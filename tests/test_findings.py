@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from catdog import CLASSES
+from catdog.audit import Issue
 from catdog.calibration import predicted_labels
 from catdog.classifier import Classifier, Options, to_prediction
 from catdog.data import load
 from catdog.evaluate import estimates, metrics_of, score
-from catdog.findings import PREFIX, Findings, as_report, find
+from catdog.findings import PREFIX, Findings, _audit, as_report, find
 from catdog.judgement import Evidence, Judgement, judge, seen_in_training
 from catdog.prepare import Prepared, prepare
 from catdog.report import digits, render
@@ -135,3 +137,32 @@ def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(jud
         called = np.array([answer == promise.kept for answer in answers])
         assert np.sum(mine & ~called) == promise.missed <= promise.at_most * promise.count
         assert np.sum(~mine & called) == promise.mistaken
+
+
+def test_a_table_of_nothing_keeps_its_header(judged):
+    _, _, findings = judged
+    empty = replace(findings, classes=[], promises=[], slices=[], issues=[]).tables()
+    full = findings.tables()
+    assert full.keys() == empty.keys()
+    for name, table in empty.items():
+        assert table.to_csv(index=False) == ",".join(full[name].columns) + "\n"
+    assert list(full["data/audit.csv"]) == ["path", "issue", "score", "detail"]
+    assert list(full["tables/per_class_metrics.csv"]) == list(findings.classes[0])
+
+
+def test_what_the_audit_points_at_says_what_is_meant(prepared, judged):
+    rows = prepared.rows("training")
+    path, twin = rows[0]["path"], prepared.rows("validation")[0]["path"]
+    issues = [
+        Issue(path, "wrong_label", 0.9, "dog"),
+        Issue(path, "near_duplicate", 0.9, twin),
+        Issue(path, "unlike_others", 0.9, twin),
+    ]
+    suspects = _audit(issues, prepared).suspects
+    assert [suspect.detail for suspect in suspects] == [
+        "looks like a dog",
+        f"repeats {twin}",
+        f"least unlike {twin}",
+    ]
+    assert {suspect.line for suspect in suspects} == {f"{rows[0]['sha256'][:16]}  # {path}"}
+    assert suspects[1].twin_line.endswith(f"  # {twin}")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catdog import report as reports
+from catdog.exclusion import Named, read_exclusion
 from catdog.images import UnreadableImageError
 from catdog.report import (
     Audit,
@@ -40,7 +41,7 @@ from catdog.report import (
 )
 from tests.conftest import encoded, tiny_picture
 
-VOID = {"br", "img", "input", "meta", "link", "hr"}
+VOID = {"br", "wbr", "img", "input", "meta", "link", "hr"}
 LABELS = np.repeat([0, 1], 20)
 LOGITS = np.linspace(-4, 4, 40)
 P_DOG = 1 / (1 + np.exp(-LOGITS))
@@ -61,12 +62,20 @@ PARTS = {
         [Slice("dark", 40, 4, 0.9, 0.77, 0.96), Slice("bright", 60, 1, 0.98, 0.91, 0.99)],
         0.95,
         "dark",
+        "may be chance",
     ),
     "familiarity": Familiarity(LOGITS, LOGITS - 9, -4.5, 0.97),
     "mistakes": [Mistake("validation/cat/7.jpg", "cat", 0.93, JPEG, JPEG)],
     "audit": Audit(
         [
-            Suspect("training/cat/1.jpg", "wrong_label", 0.97, "looks like a dog", JPEG),
+            Suspect(
+                "training/cat/1.jpg",
+                "wrong_label",
+                0.97,
+                "looks like a dog",
+                JPEG,
+                digest="0123456789abcdef" * 4,
+            ),
             Suspect(
                 "training/dog/2.jpg",
                 "near_duplicate",
@@ -273,12 +282,22 @@ def test_the_script_finds_what_it_looks_for(text, page):
     assert 'input[name="exclude"]' in script
     ticked = [attributes for attributes in page.all("input") if attributes["name"] == "exclude"]
     assert [box["value"] for box in ticked] == [
-        "training/cat/1.jpg",
+        "0123456789abcdef  # training/cat/1.jpg",
         "training/dog/2.jpg",
         "validation/dog/3.jpg",
         "training/dog/4.jpg",
     ]
     assert {box["type"] for box in ticked} == {"checkbox"}
+
+
+def test_a_line_to_leave_out_names_the_photo_in_any_split_and_is_one_line(tmp_path):
+    suspect = Suspect("a\u2028b #1\n.jpg", "wrong_label", 0.9, "", JPEG, digest="fedcba98" * 8)
+    exclude = tmp_path / "exclude.txt"
+    exclude.write_text(suspect.line + "\n", encoding="utf-8")
+    exclusion = read_exclusion(str(exclude))
+    assert exclusion.lines == ("fedcba98fedcba98",)
+    moved = Named("validation/cat/a.jpg", (), "fedcba98" * 8)
+    assert exclusion.choose([moved, Named("b.jpg", (), "0" * 64)]) == ({moved.path}, [])
 
 
 def test_every_tick_box_stands_in_a_label_that_names_the_file(text):
@@ -365,7 +384,7 @@ def test_a_threshold_says_what_is_missed_and_what_is_wrongly_taken(page):
 
 
 def test_the_worst_slice_is_named_in_words(page):
-    assert "Worst: dark ." in page.text
+    assert "Worst: dark , may be chance." in page.text
     assert "dark (worst) 40 4 90.0 %" in page.text
 
 
