@@ -39,7 +39,7 @@ from catdog.report import (
     thumbnail,
     verdict,
 )
-from tests.conftest import encoded, tiny_picture
+from tests.conftest import SCROLLED_SIDEWAYS, as_phone, encoded, tiny_picture
 
 VOID = {"br", "wbr", "img", "input", "meta", "link", "hr"}
 LABELS = np.repeat([0, 1], 20)
@@ -56,7 +56,10 @@ PARTS = {
     ],
     "confusion": np.array([[198, 2], [4, 196]]),
     "ranking": Ranking(LABELS, LOGITS, LOGITS[::-1]),
-    "thresholds": [Threshold("dog", 0.01, 0.31, 2, 200, 5, 199)],
+    "thresholds": [
+        Threshold("dog", 0.01, 0.31, 2, 200, 5, 199),
+        Threshold("cat", 0.001, 0.99999312, 0, 199, 9, 200),
+    ],
     "calibration": Calibration(LABELS, P_DOG, P_DOG, 1.25, [("ECE", 0.03, 0.01)]),
     "slices": Slices(
         [Slice("dark", 40, 4, 0.9, 0.77, 0.96), Slice("bright", 60, 1, 0.98, 0.91, 0.99)],
@@ -490,3 +493,73 @@ def test_a_thumbnail_is_small_upright_and_keeps_its_shape():
 def test_a_thumbnail_of_what_is_no_picture_is_refused():
     with pytest.raises(UnreadableImageError):
         thumbnail(b"no picture")
+
+
+# --- In a browser --------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(chromium, tmp_path):
+    """The report as it is after a run, with long names and all columns, on a phone."""
+    names = ("accuracy_score", "precision_recall_auc", "matthews_corrcoef")
+    metrics = [
+        Metric(name, 0.98, 0.971, 0.995, 0.97, 0.96, production_low=0.95, production_high=0.97)
+        for name in names
+    ]
+    long = ["medium: brightness 0.367 to 0.633", "large: 0.3 megapixel and more", "dark"]
+    rows = [Slice(name, 133, 1, 0.9825, 0.965, 1.0) for name in long]
+    path = tmp_path / "report.html"
+    path.write_text(
+        render(
+            replace(
+                WHOLE,
+                metrics=metrics,
+                production="Production (version 12)",
+                slices=Slices(rows, 0.99, "dark", "may be chance"),
+            )
+        ),
+        encoding="utf-8",
+    )
+    as_phone(chromium)
+    chromium.get(path.as_uri())
+    return chromium
+
+
+@pytest.mark.browser
+def test_ticked_photos_make_a_list_that_the_exclude_reader_understands(shown, tmp_path):
+    boxes = shown.find_elements("css selector", 'input[name="exclude"]')
+    for box in (boxes[0], boxes[3]):
+        shown.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+        box.click()
+    written = shown.find_element("id", "exclude-list").get_property("value")
+    assert "2 photos are ticked." in shown.find_element("id", "exclude-told").text
+    (tmp_path / "exclude.txt").write_text(written, encoding="utf-8")
+    exclusion = read_exclusion(str(tmp_path / "exclude.txt"))
+    assert exclusion.lines == ("0123456789abcdef", "training/dog/4.jpg")
+    boxes[0].click()
+    assert shown.find_element("id", "exclude-list").get_property("value") == (
+        "training/dog/4.jpg\n"
+    )
+
+
+@pytest.mark.browser
+def test_on_a_phone_nothing_is_cut_off_at_the_side(shown):
+    assert shown.execute_script("return innerWidth") == 390
+    assert shown.execute_script(SCROLLED_SIDEWAYS) == []
+
+
+@pytest.mark.browser
+def test_the_numbers_below_a_chart_do_not_overlap_on_a_phone(shown):
+    overlaps = shown.execute_script(
+        """
+        return [...document.querySelectorAll("svg.chart")].map((chart) => {
+          const boxes = [...chart.querySelectorAll("text")]
+            .map((text) => text.getBoundingClientRect());
+          return boxes.filter((one, at) => boxes.slice(at + 1).some((other) =>
+            one.left < other.right - 1 && other.left < one.right - 1
+            && one.top < other.bottom - 3 && other.top < one.bottom - 3)).length;
+        });
+        """
+    )
+    assert len(overlaps) == 7
+    assert not any(overlaps)
