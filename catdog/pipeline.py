@@ -39,7 +39,7 @@ from catdog.features import (
     extract,
     open_cache,
 )
-from catdog.findings import PREFIX, as_report, find
+from catdog.findings import PREFIX, find
 from catdog.images import decode
 from catdog.judgement import (
     Evidence,
@@ -52,6 +52,7 @@ from catdog.judgement import (
 from catdog.lessons import Lesson, pictures_of, progress
 from catdog.model import Network, build_network, licence_of
 from catdog.others import neither_folder
+from catdog.page import as_report
 from catdog.parity import Answer, FreshProcess, Parity
 from catdog.prepare import Prepared
 from catdog.registry import Candidate, Decision

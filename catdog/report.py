@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -17,11 +16,9 @@ from functools import cache
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
-from PIL import Image
 
-from catdog import CLASSES, charts, images
+from catdog import CLASSES, charts
 
-THUMBNAIL_PX = 160
 MOST_PICTURES = 48
 """In one contact sheet; the rest stands in the run's tables. Keeps the page below 3 MB."""
 
@@ -279,37 +276,6 @@ class Report:
         """Whether the part has something to show."""
         part = getattr(self, name)
         return len(part) > 0 if isinstance(part, Sized) else part is not None
-
-
-def verdict(accuracy: Metric, photos: int, decision: str = "") -> str:
-    """The result in a sentence.
-
-    Args:
-        accuracy: on held back photos, with its interval, and the baseline where known.
-        photos: how many were held back.
-        decision: what became of the model: "version 3 went to Staging because ..."
-    """
-    sentence = f"Right on {share(accuracy.value)} of {photos:,} held back photos"
-    if math.isfinite(accuracy.low) and math.isfinite(accuracy.high):
-        sentence += f" (95 % sure: {share(accuracy.low)} to {share(accuracy.high)})"
-    if accuracy.baseline is not None and math.isfinite(accuracy.baseline):
-        gap = accuracy.value - accuracy.baseline
-        than = "better than" if gap > 0 else "worse than" if gap < 0 else "as good as"
-        sentence += f", {than} ImageNet's classes untrained ({share(accuracy.baseline)})"
-    return f"{sentence}; {decision.rstrip('.')}." if decision else f"{sentence}."
-
-
-def thumbnail(content: bytes, px: int = THUMBNAIL_PX) -> bytes:
-    """A small JPEG of a picture: upright, at most `px` pixels wide and high.
-
-    Raises:
-        UnreadableImageError: the bytes don't decode.
-    """
-    picture = images.decode(content)
-    picture.thumbnail((px, px), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=75, optimize=True)
-    return stream.getvalue()
 
 
 def render(report: Report) -> str:

@@ -12,8 +12,9 @@ from catdog.calibration import predicted_labels
 from catdog.classifier import Classifier, Options, to_prediction
 from catdog.data import load
 from catdog.evaluate import estimates, metrics_of, score
-from catdog.findings import PREFIX, Findings, _audit, as_report, find
+from catdog.findings import PREFIX, Findings, find
 from catdog.judgement import Evidence, Judgement, judge, seen_in_training
+from catdog.page import _audit, as_report
 from catdog.prepare import Prepared, prepare
 from catdog.report import digits, render
 from catdog.train import Epoch, Fit
@@ -85,6 +86,32 @@ def test_every_slice_is_of_the_validation_photos(judged):
     assert all(row.count < whole.count for row in slices)
 
 
+def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(judged):
+    classifier, judgement, findings = judged
+    assert {promise.kept for promise in findings.promises} == {"cat", "dog"}
+    for promise in findings.promises:
+        options = Options(threshold=float(digits(promise.threshold)), reject=False)
+        answers = [
+            to_prediction(seen, classifier.about, options).label
+            for seen in seen_in_training(classifier, judgement)
+        ]
+        mine = judgement.labels == CLASSES.index(promise.kept)
+        called = np.array([answer == promise.kept for answer in answers])
+        assert np.sum(mine & ~called) == promise.missed <= promise.at_most * promise.count
+        assert np.sum(~mine & called) == promise.mistaken
+
+
+def test_a_table_of_nothing_keeps_its_header(judged):
+    _, _, findings = judged
+    empty = replace(findings, classes=[], promises=[], slices=[], issues=[]).tables()
+    full = findings.tables()
+    assert full.keys() == empty.keys()
+    for name, table in empty.items():
+        assert table.to_csv(index=False) == ",".join(full[name].columns) + "\n"
+    assert list(full["data/audit.csv"]) == ["path", "issue", "score", "detail"]
+    assert list(full["tables/per_class_metrics.csv"]) == list(findings.classes[0])
+
+
 def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     classifier, judgement, findings = judged
     scores = score(judgement.labels, judgement.logits)
@@ -122,32 +149,6 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     text = render(page)
     assert Path(wrong).name in text
     assert "version 7 went to Staging: it is worse" in text
-
-
-def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(judged):
-    classifier, judgement, findings = judged
-    assert {promise.kept for promise in findings.promises} == {"cat", "dog"}
-    for promise in findings.promises:
-        options = Options(threshold=float(digits(promise.threshold)), reject=False)
-        answers = [
-            to_prediction(seen, classifier.about, options).label
-            for seen in seen_in_training(classifier, judgement)
-        ]
-        mine = judgement.labels == CLASSES.index(promise.kept)
-        called = np.array([answer == promise.kept for answer in answers])
-        assert np.sum(mine & ~called) == promise.missed <= promise.at_most * promise.count
-        assert np.sum(~mine & called) == promise.mistaken
-
-
-def test_a_table_of_nothing_keeps_its_header(judged):
-    _, _, findings = judged
-    empty = replace(findings, classes=[], promises=[], slices=[], issues=[]).tables()
-    full = findings.tables()
-    assert full.keys() == empty.keys()
-    for name, table in empty.items():
-        assert table.to_csv(index=False) == ",".join(full[name].columns) + "\n"
-    assert list(full["data/audit.csv"]) == ["path", "issue", "score", "detail"]
-    assert list(full["tables/per_class_metrics.csv"]) == list(findings.classes[0])
 
 
 def test_what_the_audit_points_at_says_what_is_meant(prepared, judged):
