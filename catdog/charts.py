@@ -212,6 +212,8 @@ def intervals(
         axes.set_yticks(rows, list(map(printable, names)))
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
+        # Long names leave it little room, where more numbers would overlap.
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("accuracy, with its 95 % interval")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +112,15 @@ def metrics_of(
     labels: Labels,
     logits: Logits,
     *,
+    calibrated: Logits | None = None,
     prefix: str = "",
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> dict[str, float]:
     """All metrics of logits `(N,)`, under the names that MLflow's classifier evaluator uses.
+
+    Where `calibrated` logits `(N,)` are given, `log_loss` and `brier_score` are theirs. The
+    rest is not: calibrated by another temperature in each fold, logits change their order.
 
     `<name>_ci_low` and `<name>_ci_high` enclose 95 %: Wilson's interval for accuracy,
     precision and recall, which are shares of counted pictures; for the others the
@@ -127,14 +132,14 @@ def metrics_of(
         ValueError: as `score` does.
     """
     labels, logits = _checked(labels, logits)
-    predictions = predicted_labels(logits)
-    cells = confusion_counts(labels, predictions)
-    values = _estimates(labels, logits, predictions)
+    _, calibrated = _checked(labels, logits if calibrated is None else calibrated)
+    cells = confusion_counts(labels, predicted_labels(logits))
+    values = _estimates(labels, logits, calibrated)
     intervals = _wilson_intervals(cells)
     if len(np.unique(labels)) == 2:
         means = {
-            "log_loss": log_losses(labels, logits),
-            "brier_score": _squares(labels, logits),
+            "log_loss": log_losses(labels, calibrated),
+            "brier_score": _squares(labels, calibrated),
         }
         drawn = bootstrap(labels, logits, means, seed=seed, replicates=replicates)
         intervals |= {name: _percentiles(drawn[name], values[name]) for name in drawn}
@@ -145,6 +150,17 @@ def metrics_of(
             if name in intervals:
                 found[f"{name}_ci_low"], found[f"{name}_ci_high"] = intervals[name]
     return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def estimates(labels: Labels, logits: Logits) -> dict[str, float]:
+    """The metrics of `metrics_of` without counts and intervals; what is undefined is left out.
+
+    Raises:
+        ValueError: as `score` does.
+    """
+    labels, logits = _checked(labels, logits)
+    values = _estimates(labels, logits, logits)
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def class_rows(labels: Labels, logits: Logits) -> list[dict[str, str | float]]:
@@ -179,7 +195,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 class Promise:
     """The threshold that keeps the promise "miss at most this share of one class".
 
-    A picture is called a dog when `p_dog >= threshold`, else a cat. `missed` of the `count`
+    A picture is called a dog when `p_dog > threshold`, else a cat. `missed` of the `count`
     pictures of class `kept` are called the other class; in return `mistaken` of the
     `other_count` pictures of the other class are called `kept`. `missed_ci_high` is how
     large the missed share may really be: the upper end of Wilson's interval.
@@ -202,8 +218,14 @@ def promises(
 ) -> list[Promise]:
     """For each class and each share in `at_most`, the threshold that misses no more.
 
-    Of all such thresholds it is the one that mistakes the fewest of the other class. Empty
-    when only one class is present.
+    Of all such thresholds it is one that mistakes the fewest of the other class, and of these
+    the one that is written with the fewest digits. Empty when only one class is present; a
+    promise that no threshold can keep, as `p_dog` is 0 for too many dogs, is left out.
+
+    Args:
+        labels: `(N,)`, 0 = cat and 1 = dog.
+        logits: `(N,)`, divided by the temperature that the served model divides by.
+        at_most: shares in 0..1.
 
     Raises:
         ValueError: as `score` does.
@@ -213,18 +235,21 @@ def promises(
         return []
     p_dog = probability(logits)
     cats, dogs = np.sort(p_dog[labels == 0]), np.sort(p_dog[labels == 1])
-    return [_promise(kept, share, cats, dogs) for kept in reversed(CLASSES) for share in at_most]
+    rows = [_promise(kept, share, cats, dogs) for kept in reversed(CLASSES) for share in at_most]
+    return [row for row in rows if row.missed <= _allowed(row.at_most, row.count)]
 
 
 def _promise(kept: str, at_most: float, cats: Probabilities, dogs: Probabilities) -> Promise:
     mine, others = (dogs, cats) if kept == CLASSES[1] else (cats, dogs)
-    allowed = min(math.floor(at_most * len(mine) + 1e-9), len(mine) - 1)
+    allowed = _allowed(at_most, len(mine))
+    p_dog = np.concatenate([cats, dogs])
     if kept == CLASSES[1]:
-        threshold = float(dogs[allowed])
+        first = dogs[allowed]
+        threshold = _shortest(np.max(p_dog, initial=0.0, where=p_dog < first), first)
     else:
-        # Just above the first cat that must stay a cat, as a dog begins at the threshold.
-        threshold = float(np.nextafter(cats[-1 - allowed], np.inf))
-    dogs_missed, cats_missed = int(np.sum(dogs < threshold)), int(np.sum(cats >= threshold))
+        last = cats[-1 - allowed]
+        threshold = _shortest(last, np.min(p_dog, initial=1.0, where=p_dog > last))
+    dogs_missed, cats_missed = int(np.sum(dogs <= threshold)), int(np.sum(cats > threshold))
     missed, mistaken = (
         (dogs_missed, cats_missed) if kept == CLASSES[1] else (cats_missed, dogs_missed)
     )
@@ -242,6 +267,22 @@ def _promise(kept: str, at_most: float, cats: Probabilities, dogs: Probabilities
     )
 
 
+def _allowed(at_most: float, count: int) -> int:
+    return min(math.floor(at_most * count + 1e-9), count - 1)
+
+
+def _shortest(low: float, high: float) -> float:
+    """The number from `low` up to below `high` that has the fewest digits behind the point.
+
+    All of them divide the photos alike, so what people read is what was counted.
+    """
+    for digits in range(2, 17):
+        found = float(Decimal(float(low)).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+        if low <= found < high:
+            return found
+    return float(low)
+
+
 def _checked(labels: Labels, logits: Logits) -> tuple[Labels, Logits]:
     labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
     if labels.shape != logits.shape or labels.size == 0:
@@ -255,8 +296,9 @@ def _squares(labels: Labels, logits: Logits) -> NDArray[np.float64]:
     return (probability(logits) - labels) ** 2
 
 
-def _estimates(labels: Labels, logits: Logits, predictions: Labels) -> dict[str, float]:
+def _estimates(labels: Labels, logits: Logits, calibrated: Logits) -> dict[str, float]:
     """Every metric but the counts; nan where it is undefined."""
+    predictions = predicted_labels(logits)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         labels, predictions, average="binary", zero_division=np.nan
     )
@@ -269,8 +311,8 @@ def _estimates(labels: Labels, logits: Logits, predictions: Labels) -> dict[str,
         "f1_score": f1,
         "roc_auc": metrics.roc_auc_score(labels, logits) if both else nan,
         "precision_recall_auc": metrics.average_precision_score(labels, logits) if both else nan,
-        "log_loss": np.mean(log_losses(labels, logits)),
-        "brier_score": np.mean(_squares(labels, logits)),
+        "log_loss": np.mean(log_losses(labels, calibrated)),
+        "brier_score": np.mean(_squares(labels, calibrated)),
         "matthews_corrcoef": metrics.matthews_corrcoef(labels, predictions) if both else nan,
         "balanced_accuracy_score": (
             metrics.balanced_accuracy_score(labels, predictions) if both else nan

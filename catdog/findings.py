@@ -1,48 +1,33 @@
 """What a trained model's owner should know: how good, where worse, and what is wrong with the data.
 
-In: the judgement of a run, its pictures and their features. Out: `Findings`, and the `Report`
-made of them. Reads pictures to look at them and to show them; writes nothing.
+In: the judgement of a run, its pictures and their features. Out: `Findings`. Reads pictures to
+look at them; writes nothing.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+import pandas as pd
 
-from catdog import CLASSES, CatdogError, explain, report
-from catdog.audit import KINDS, NEAR_DUPLICATE, Issue, find_issues
-from catdog.calibration import Labels, Logits, predicted_labels, probability
-from catdog.classifier import Classifier, Seen, to_prediction
+from catdog import CLASSES, CatdogError
+from catdog.audit import Issue, find_issues
+from catdog.calibration import Labels, Logits
+from catdog.classifier import Classifier
 from catdog.engine import Features
-from catdog.evaluate import Promise, Scores, class_rows, metrics_of, promises
+from catdog.evaluate import (
+    Promise,
+    class_rows,
+    metrics_of,
+    promises,
+)
 from catdog.judgement import Judgement
 from catdog.prepare import EXCLUDED, TEST, TRAINING, VALIDATION, Prepared
 from catdog.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
-from catdog.train import Fit
 
 PREFIX = "val_"
-WORST_ERRORS = 16
-SHOWN = report.MOST_PICTURES
-
-SHOWN_METRICS = {
-    "accuracy_score": True,
-    "precision_score": True,
-    "recall_score": True,
-    "f1_score": True,
-    "roc_auc": False,
-    "precision_recall_auc": False,
-    "log_loss": False,
-    "brier_score": False,
-    "matthews_corrcoef": False,
-}
-"""In the report's table, in this order; whether it is shown as a percentage."""
-
-LOWER_IS_BETTER = ("log_loss", "brier_score")
 
 
 @dataclass(frozen=True)
@@ -56,7 +41,7 @@ class Findings:
         classes: precision, recall, f1 and support of each class.
         promises: thresholds that keep the promise to miss at most a share of a class.
         slices: how photos with something in common do; the first row is all of them.
-        worst: the slice that is surest to be worse than the whole.
+        worst: the slice with the lowest accuracy, and whether that may be chance.
         issues: what is wrong with the data, the surest of each kind first.
     """
 
@@ -67,6 +52,20 @@ class Findings:
     slices: list[SliceScore]
     worst: SliceScore | None
     issues: list[Issue]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What is listed, by the name of its file; a table of nothing keeps its columns."""
+        columns = ("class", "precision", "recall", "f1", "support")
+        return {
+            "tables/per_class_metrics.csv": pd.DataFrame(self.classes, columns=columns),
+            "tables/thresholds.csv": _table(Promise, self.promises),
+            "tables/slices.csv": _table(SliceScore, self.slices),
+            "data/audit.csv": _table(Issue, self.issues),
+        }
+
+
+def _table(kind: type, rows: Sequence[Promise | SliceScore | Issue]) -> pd.DataFrame:
+    return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(kind)])
 
 
 def find(
@@ -108,7 +107,7 @@ def find(
         dict(metrics),
         _other_metrics(prepared, classifier, judgement, seed=seed),
         class_rows(judgement.labels, judgement.calibrated),
-        promises(judgement.labels, judgement.calibrated),
+        promises(judgement.labels, judgement.logits / classifier.about.temperature),
         table,
         worst_slice(table),
         issues,
@@ -127,8 +126,10 @@ def _other_metrics(
     if excluded:
         labels, logits = _scored(prepared, classifier, excluded)
         raw_labels = np.append(judgement.labels, labels)
-        raw_logits = np.append(judgement.calibrated, logits)
-        found |= metrics_of(raw_labels, raw_logits, prefix="val_raw_", seed=seed)
+        # All by one temperature where they are ranked; each by its own where it is measured.
+        ranked = np.append(judgement.logits / classifier.about.temperature, logits)
+        calibrated = np.append(judgement.calibrated, logits)
+        found |= metrics_of(raw_labels, ranked, calibrated=calibrated, prefix="val_raw_", seed=seed)
     return found
 
 
@@ -146,217 +147,3 @@ def _scored(
             "beside the manifest and run scripts/prepare.py again."
         )
     return np.array([CLASSES.index(row["label"]) for row in rows]), np.array(logits)
-
-
-def as_report(  # noqa: PLR0913
-    findings: Findings,
-    *,
-    title: str,
-    prepared: Prepared,
-    classifier: Classifier,
-    judgement: Judgement,
-    fit: Fit,
-    baseline: Scores | None,
-    production: Mapping[str, float],
-    decision: str,
-    parameters: Mapping[str, object],
-    versions: Mapping[str, str],
-    reproduce: Sequence[report.Command],
-    use: Sequence[report.Command],
-) -> report.Report:
-    """The page about a run, with pictures; `production` holds the metrics of that version."""
-    metrics = _metrics(findings.metrics, baseline, production)
-    photos = [prepared.folder / row["path"] for row in prepared.rows(VALIDATION)]
-    both = len(np.unique(judgement.labels)) == 2
-    return report.Report(
-        title=title,
-        verdict=report.verdict(metrics[0], len(judgement.labels), decision),
-        about=_about(findings, prepared, fit),
-        metrics=metrics,
-        confusion=fit.best.val.confusion.matrix,
-        ranking=report.Ranking(judgement.labels, judgement.p_dog) if both else None,
-        thresholds=[_threshold(promise) for promise in findings.promises],
-        calibration=_calibration(judgement, classifier),
-        slices=_slices(findings),
-        familiarity=report.Familiarity(
-            np.log10(judgement.familiarity),
-            np.log10(np.maximum(judgement.others, 1e-12)),
-            float(np.log10(max(classifier.about.reject_below, 1e-12))),
-            judgement.neither_roc_auc,
-            scale="familiarity, powers of ten",
-        ),
-        mistakes=_mistakes(photos, prepared.folder, classifier, judgement),
-        audit=_audit(findings.issues, prepared.folder),
-        learning=_learning(fit, baseline),
-        data=_data(prepared),
-        parameters=parameters,
-        versions=versions,
-        reproduce=reproduce,
-        use=use,
-    )
-
-
-def _metrics(
-    found: Mapping[str, float], baseline: Scores | None, production: Mapping[str, float]
-) -> list[report.Metric]:
-    untrained = {}
-    if baseline is not None:
-        untrained = {
-            "accuracy_score": baseline.accuracy,
-            "log_loss": baseline.loss,
-            "roc_auc": baseline.roc_auc,
-        }
-    return [
-        report.Metric(
-            name=name,
-            value=found[PREFIX + name],
-            low=found.get(f"{PREFIX}{name}_ci_low", np.nan),
-            high=found.get(f"{PREFIX}{name}_ci_high", np.nan),
-            baseline=untrained.get(name),
-            production=production.get(PREFIX + name),
-            percent=percent,
-            higher_is_better=name not in LOWER_IS_BETTER,
-        )
-        for name, percent in SHOWN_METRICS.items()
-        if PREFIX + name in found
-    ]
-
-
-def _about(findings: Findings, prepared: Prepared, fit: Fit) -> str:
-    told = f"{prepared.folder.name}, kept epoch {fit.best.number} of {len(fit.epochs)}"
-    for prefix, photos in (("val_raw_", "with the excluded photos"), ("test_", "on test photos")):
-        if f"{prefix}accuracy_score" in findings.others:
-            share = report.share(findings.others[f"{prefix}accuracy_score"])
-            told += f"; {share} right {photos}"
-    return told
-
-
-def _threshold(promise: Promise) -> report.Threshold:
-    return report.Threshold(
-        promise.kept,
-        promise.at_most,
-        promise.threshold,
-        promise.missed,
-        promise.count,
-        promise.mistaken,
-        promise.other_count,
-    )
-
-
-def _calibration(judgement: Judgement, classifier: Classifier) -> report.Calibration:
-    measured = judgement.metrics(classifier.about)
-    named = {"calibration error": "val_ece", "Brier score": "val_brier_score"}
-    named["log-loss"] = "val_log_loss"
-    return report.Calibration(
-        judgement.labels,
-        probability(judgement.logits),
-        judgement.p_dog,
-        classifier.about.temperature,
-        [(told, measured[f"{key}_uncalibrated"], measured[key]) for told, key in named.items()],
-    )
-
-
-def _slices(findings: Findings) -> report.Slices | None:
-    whole, *rows = findings.slices
-    if not rows:
-        return None
-    return report.Slices(
-        [
-            report.Slice(_named(row), row.count, row.errors, row.accuracy, row.low, row.high)
-            for row in rows
-        ],
-        whole.accuracy,
-        _named(findings.worst) if findings.worst else "",
-    )
-
-
-def _named(row: SliceScore) -> str:
-    return row.name if row.group in row.name else f"{row.group}: {row.name}"
-
-
-def _mistakes(
-    photos: Sequence[Path], folder: Path, classifier: Classifier, judgement: Judgement
-) -> list[report.Mistake]:
-    """The surest wrong answers, each with the reasons for it."""
-    wrong = np.flatnonzero(predicted_labels(judgement.logits) != judgement.labels)
-    surest = wrong[np.argsort(-np.abs(judgement.logits[wrong]))][:WORST_ERRORS]
-    return [
-        _mistake(
-            photos[place],
-            folder,
-            int(judgement.labels[place]),
-            classifier,
-            float(judgement.logits[place]),
-            float(judgement.familiarity[place]),
-        )
-        for place in surest
-    ]
-
-
-def _mistake(
-    photo: Path, folder: Path, label: int, classifier: Classifier, logit: float, familiarity: float
-) -> report.Mistake:
-    content = photo.read_bytes()
-    seen = Seen(logit / classifier.about.temperature, familiarity)
-    answer = to_prediction(seen, classifier.about)
-    drawn = explain.as_jpeg(explain.warm(classifier, content, answer))
-    return report.Mistake(
-        path=photo.relative_to(folder).as_posix(),
-        label=CLASSES[label],
-        p_dog=answer.p_dog,
-        thumbnail=report.thumbnail(content),
-        heat_map=report.thumbnail(drawn),
-    )
-
-
-def _audit(issues: Sequence[Issue], folder: Path) -> report.Audit | None:
-    if not issues:
-        return None
-    shown = chain.from_iterable(
-        islice((issue for issue in issues if issue.issue == kind), SHOWN) for kind in KINDS
-    )
-    return report.Audit(
-        [_suspect(issue, folder) for issue in shown], Counter(issue.issue for issue in issues)
-    )
-
-
-def _suspect(issue: Issue, folder: Path) -> report.Suspect:
-    twin = issue.detail if issue.issue == NEAR_DUPLICATE else ""
-    return report.Suspect(
-        issue.path,
-        issue.issue,
-        issue.score,
-        issue.detail,
-        report.thumbnail((folder / issue.path).read_bytes()),
-        twin,
-        report.thumbnail((folder / twin).read_bytes()) if twin else b"",
-    )
-
-
-def _learning(fit: Fit, baseline: Scores | None) -> report.Learning:
-    return report.Learning(
-        [epoch.train.loss for epoch in fit.epochs],
-        [epoch.val.loss for epoch in fit.epochs],
-        [epoch.train.accuracy for epoch in fit.epochs],
-        [epoch.val.accuracy for epoch in fit.epochs],
-        fit.best.number,
-        baseline.loss if baseline else None,
-        baseline.accuracy if baseline else None,
-    )
-
-
-def _data(prepared: Prepared) -> report.Data:
-    splits = {split: prepared.rows(split) for split in (TRAINING, VALIDATION)}
-    return report.Data(
-        prepared.folder.name,
-        prepared.origin,
-        {split: Counter(row["label"] for row in rows) for split, rows in splits.items()},
-        prepared.digest,
-        prepared.validation_digest,
-        [(row["path"], row["reason"]) for row in prepared.left_out()],
-        [
-            row["path"]
-            for split in (TRAINING, VALIDATION)
-            for row in prepared.rows(f"excluded-{split}")
-        ],
-    )

@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from catdog import CLASSES
+from catdog.calibration import Logits
 from catdog.config import TrainConfig
 from catdog.data import (
     Batches,
@@ -64,6 +65,7 @@ class Pass:
 class Lesson:
     """What is trained, on which batches; `baseline` is what ImageNet's classes know untrained.
 
+    `baseline_logits` are what it was scored on: of the validation pictures, `(N,)`.
     `features` tells of the pass, where it was features that are learned from.
     """
 
@@ -72,6 +74,7 @@ class Lesson:
     val_batches: Batches
     features: Pass | None = None
     baseline: Scores | None = None
+    baseline_logits: Logits | None = None
 
 
 def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: Say) -> Lesson:
@@ -100,6 +103,7 @@ def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: 
     )
     device = next(network.head.parameters()).device
     train, val = pictures["training"], pictures["validation"]
+    baseline_logits = _baseline_logits(network, features["validation"][0])
     return Lesson(
         model=network.head,
         train_batches=as_batches(
@@ -107,7 +111,8 @@ def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: 
         ),
         val_batches=as_batches(features["validation"], val, device, batch_size=4096, seed=None),
         features=Pass(engine, computed, total - computed, seconds),
-        baseline=_baseline(network, features["validation"][0], val),
+        baseline=_baseline(baseline_logits, val),
+        baseline_logits=baseline_logits,
     )
 
 
@@ -200,11 +205,17 @@ def pictures_of(prepared: Prepared, split: str) -> list[Picture]:
     ]
 
 
-def _baseline(network: Network, features: Features, pictures: list[Picture]) -> Scores | None:
-    """How well the classes that the backbone learned elsewhere tell cats from dogs."""
+def _baseline_logits(network: Network, features: Features) -> Logits | None:
+    """What the classes that the backbone learned elsewhere make of each picture, `(N,)`."""
     if network.imagenet is None:
         return None
-    logits = network.imagenet.dog_logits(torch.from_numpy(features)).double().numpy()
+    return network.imagenet.dog_logits(torch.from_numpy(features)).double().numpy()
+
+
+def _baseline(logits: Logits | None, pictures: list[Picture]) -> Scores | None:
+    """How well these tell cats from dogs."""
+    if logits is None:
+        return None
     return score(np.array([picture.label for picture in pictures]), logits)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import catdog
 from catdog import CLASSES, CatdogError, figures, lessons, parity, registry, tracking
+from catdog.calibration import Logits
 from catdog.card import Facts, model_card
 from catdog.classifier import CARD_FILE, About, Classifier, to_prediction
 from catdog.config import TrainConfig
@@ -40,7 +41,7 @@ from catdog.features import (
     extract,
     open_cache,
 )
-from catdog.findings import PREFIX, as_report, find
+from catdog.findings import PREFIX, find
 from catdog.images import decode
 from catdog.judgement import (
     Evidence,
@@ -53,6 +54,7 @@ from catdog.judgement import (
 from catdog.lessons import Lesson, pictures_of, progress
 from catdog.model import Network, build_network, licence_of
 from catdog.others import neither_folder
+from catdog.page import as_report
 from catdog.parity import Answer, FreshProcess, Parity
 from catdog.prepare import Prepared
 from catdog.registry import Candidate, Decision
@@ -84,6 +86,7 @@ class Trained:
     validation: list[Picture]
     fit: Fit
     baseline: Scores | None
+    baseline_logits: Logits | None
     metrics: dict[str, float]
     licence: str
 
@@ -214,7 +217,14 @@ def _judge(
         validation,
         result,
         lesson.baseline,
-        metrics_of(judgement.labels, judgement.calibrated, prefix=PREFIX, seed=config.seed),
+        lesson.baseline_logits,
+        metrics_of(
+            judgement.labels,
+            judgement.logits,
+            calibrated=judgement.calibrated,
+            prefix=PREFIX,
+            seed=config.seed,
+        ),
         licence_of(config.backbone, config.weights),
     )
 
@@ -374,6 +384,7 @@ def report_findings(
         judgement=trained.judgement,
         fit=trained.fit,
         baseline=trained.baseline,
+        baseline_logits=trained.baseline_logits,
         production=_comparable(champion, prepared),
         decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
         parameters=asdict(config),
@@ -391,7 +402,8 @@ def report_findings(
     counts = Counter(issue.issue for issue in findings.issues)
     worst = findings.worst
     say(
-        f"Worst slice: {f'{worst.group}, {worst.name}' if worst else 'none is surely worse'}; "
+        "Worst slice: "
+        f"{f'{worst.group}, {worst.name} ({worst.verdict})' if worst else 'none is worse'}; "
         f"in the data: {counts['wrong_label']} doubtful labels, "
         f"{counts['near_duplicate']} near-duplicates across the split, "
         f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"

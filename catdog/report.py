@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -17,11 +16,9 @@ from functools import cache
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
-from PIL import Image
 
-from catdog import CLASSES, charts, images
+from catdog import CLASSES, charts
 
-THUMBNAIL_PX = 160
 MOST_PICTURES = 48
 """In one contact sheet; the rest stands in the run's tables. Keeps the page below 3 MB."""
 
@@ -45,6 +42,8 @@ class Metric:
     high: float = math.nan
     baseline: float | None = None
     production: float | None = None
+    production_low: float = math.nan
+    production_high: float = math.nan
     percent: bool = True
     higher_is_better: bool = True
 
@@ -89,7 +88,7 @@ class Calibration:
 class Threshold:
     """What it costs to miss at most a share of one class.
 
-    From `p_dog >= threshold` a photo is called a dog. `missed` of `total` photos of `label`
+    Where `p_dog > threshold` a photo is called a dog. `missed` of `total` photos of `label`
     are missed, and `taken` of the `others` are taken for it.
     """
 
@@ -121,11 +120,15 @@ class Slice:
 
 @dataclass(frozen=True)
 class Slices:
-    """All slices; `worst` is the name of the one to care about, "" when none stands out."""
+    """All slices; `worst` is the name of the one with the lowest accuracy, "" for none.
+
+    `verdict` says whether it is worse indeed.
+    """
 
     rows: Sequence[Slice]
     overall: float
     worst: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ class Mistake:
 class Suspect:
     """A photo that the audit points at; `score` in 0..1, 1 = surest.
 
-    `issue` is a key of `ISSUES`; a near-duplicate has a `twin`.
+    `issue` is a key of `ISSUES`, `detail` says what is suspected; a near-duplicate has a
+    `twin`. The digests are sha256 in hex.
     """
 
     path: str
@@ -182,6 +186,18 @@ class Suspect:
     thumbnail: bytes
     twin: str = ""
     twin_thumbnail: bytes = b""
+    digest: str = ""
+    twin_digest: str = ""
+
+    @property
+    def line(self) -> str:
+        """What leaves the photo out when it stands in an exclude file."""
+        return _exclude_line(self.path, self.digest)
+
+    @property
+    def twin_line(self) -> str:
+        """What leaves its twin out."""
+        return _exclude_line(self.twin, self.twin_digest)
 
 
 @dataclass(frozen=True)
@@ -262,37 +278,6 @@ class Report:
         return len(part) > 0 if isinstance(part, Sized) else part is not None
 
 
-def verdict(accuracy: Metric, photos: int, decision: str = "") -> str:
-    """The result in a sentence.
-
-    Args:
-        accuracy: on held back photos, with its interval, and the baseline where known.
-        photos: how many were held back.
-        decision: what became of the model: "version 3 went to Staging because ..."
-    """
-    sentence = f"Right on {share(accuracy.value)} of {photos:,} held back photos"
-    if math.isfinite(accuracy.low) and math.isfinite(accuracy.high):
-        sentence += f" (95 % sure: {share(accuracy.low)} to {share(accuracy.high)})"
-    if accuracy.baseline is not None and math.isfinite(accuracy.baseline):
-        gap = accuracy.value - accuracy.baseline
-        than = "better than" if gap > 0 else "worse than" if gap < 0 else "as good as"
-        sentence += f", {than} ImageNet's classes untrained ({share(accuracy.baseline)})"
-    return f"{sentence}; {decision.rstrip('.')}." if decision else f"{sentence}."
-
-
-def thumbnail(content: bytes, px: int = THUMBNAIL_PX) -> bytes:
-    """A small JPEG of a picture: upright, at most `px` pixels wide and high.
-
-    Raises:
-        UnreadableImageError: the bytes don't decode.
-    """
-    picture = images.decode(content)
-    picture.thumbnail((px, px), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=75, optimize=True)
-    return stream.getvalue()
-
-
 def render(report: Report) -> str:
     """The report as one HTML file that needs no other; the same report gives the same text."""
     page = _template().render(
@@ -325,6 +310,11 @@ def number(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
+def digits(value: float) -> str:
+    """A number with all its digits, so that who types it gets what was counted: "0.0031"."""
+    return np.format_float_positional(value, trim="-")
+
+
 @cache
 def _template() -> Template:
     pages = Environment(
@@ -334,9 +324,15 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"share": share, "number": number, "count": "{:,}".format}
+    pages.filters |= {"share": share, "number": number, "digits": digits, "count": "{:,}".format}
     pages.filters |= {"jpeg": _data_uri, "sha256": _sha256}
     return pages.get_template("report.html.j2")
+
+
+def _exclude_line(path: str, digest: str) -> str:
+    # The digest names the photo wherever another split would put it. A path may hold a
+    # line break, and what followed it would be a line of its own.
+    return f"{digest[:16]}  # {' '.join(path.split())}" if digest else path
 
 
 def _data_uri(jpeg: bytes) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import fisher_exact
 
 from catdog import CatdogError, images
 from catdog.calibration import Labels, Logits, predicted_labels
@@ -65,7 +66,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class SliceScore:
-    """How a model does on a slice; `low` and `high` are Wilson's 95 % interval."""
+    """How a model does on a slice; `low` and `high` are Wilson's 95 % interval.
+
+    `surely_worse` says that so many errors more than elsewhere are no chance, though the
+    slice was picked from many (Fisher's exact test, 5 % divided by the number of slices).
+    """
 
     group: str
     name: str
@@ -74,6 +79,12 @@ class SliceScore:
     accuracy: float
     low: float
     high: float
+    surely_worse: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        return "surely worse" if self.surely_worse else "may be chance"
 
 
 def look_at_all(paths: Sequence[Path]) -> list[Look]:
@@ -136,19 +147,21 @@ def slice_table(slices: Iterable[Slice], labels: Labels, logits: Logits) -> list
     """The scores of all pictures, and then of each slice; labels and logits are `(N,)`."""
     wrong = predicted_labels(logits) != np.asarray(labels)
     everything = Slice("all", "all", np.ones(len(wrong), dtype=bool))
-    return [_score(slice_, wrong) for slice_ in (everything, *slices)]
+    slices = list(slices)
+    rows = [_score(slice_, wrong) for slice_ in slices]
+    whole = _score(everything, wrong)
+    return [whole, *(_compared(row, whole, len(rows)) for row in rows)]
 
 
 def worst_slice(table: Iterable[SliceScore], *, at_least: int = AT_LEAST) -> SliceScore | None:
-    """The slice that is surest to be worse than the whole; None when none is.
+    """The slice with the lowest accuracy; None when none is below that of all pictures.
 
-    That is the one with the lowest upper end of its interval, if this end is below the
-    accuracy of all pictures. Slices of fewer than `at_least` pictures don't count.
+    Whether it is surely worse stands in its row. Slices of fewer than `at_least` pictures
+    don't count.
     """
-    table = list(table)
-    overall = next(row.accuracy for row in table if row.group == "all")
-    sure = [row for row in table if row.count >= at_least and row.high < overall]
-    return min(sure, key=lambda row: row.high, default=None)
+    whole, *rows = table
+    worse = [row for row in rows if row.count >= at_least and row.accuracy < whole.accuracy]
+    return min(worse, key=lambda row: (row.accuracy, -row.count), default=None)
 
 
 def _look_at_file(path: Path) -> Look:
@@ -174,6 +187,8 @@ def _by_word(group: str, words: Sequence[str], label: str = "{}") -> Iterator[Sl
 
 def _by_size(megapixels: NDArray[np.float64]) -> list[Slice]:
     small, large = megapixels < 0.1, megapixels >= 0.3
+    if max(small.sum(), large.sum(), (~small & ~large).sum()) == len(megapixels):
+        return _by_tercile("size", megapixels, ("small", "medium", "large"), what="megapixels")
     return [
         Slice("size", "small: under 0.1 megapixel", small),
         Slice("size", "medium: 0.1 to 0.3 megapixel", ~small & ~large),
@@ -191,14 +206,15 @@ def _by_shape(aspect: NDArray[np.float64]) -> list[Slice]:
 
 
 def _by_tercile(
-    group: str, values: NDArray[np.float64], words: tuple[str, str, str]
+    group: str, values: NDArray[np.float64], words: tuple[str, str, str], *, what: str = ""
 ) -> list[Slice]:
+    what = what or group
     lower, upper = np.quantile(values, (1 / 3, 2 / 3))
     low, high = values < lower, values > upper
     return [
-        Slice(group, f"{words[0]}: {group} under {lower:.3g}", low),
-        Slice(group, f"{words[1]}: {group} {lower:.3g} to {upper:.3g}", ~low & ~high),
-        Slice(group, f"{words[2]}: {group} over {upper:.3g}", high),
+        Slice(group, f"{words[0]}: {what} under {lower:.3g}", low),
+        Slice(group, f"{words[1]}: {what} {lower:.3g} to {upper:.3g}", ~low & ~high),
+        Slice(group, f"{words[2]}: {what} over {upper:.3g}", high),
     ]
 
 
@@ -219,3 +235,10 @@ def _score(slice_: Slice, wrong: Members) -> SliceScore:
     low, high = wilson(count - errors, count)
     accuracy = (count - errors) / count
     return SliceScore(slice_.group, slice_.name, count, errors, accuracy, low, high)
+
+
+def _compared(row: SliceScore, whole: SliceScore, slices: int) -> SliceScore:
+    errors, count = whole.errors - row.errors, whole.count - row.count
+    cells = [[row.errors, row.count - row.errors], [errors, count - errors]]
+    chance = fisher_exact(cells, alternative="greater").pvalue
+    return replace(row, surely_worse=bool(chance < 0.05 / slices))

@@ -4,7 +4,6 @@ import builtins
 import hashlib
 import json
 import os
-import shutil
 import socket
 import threading
 import time
@@ -18,20 +17,7 @@ from catdog import CatdogError, app, command, predict
 from catdog.config import AppConfig
 from catdog.drawing import draw_animal
 from scripts.app import main
-from tests.conftest import encoded, tiny_classifier
-
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-CHROMIUM_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,1000",
-)
+from tests.conftest import SCROLLED_SIDEWAYS, as_phone, encoded, tiny_classifier
 
 
 @pytest.fixture(scope="module")
@@ -238,34 +224,7 @@ def test_serving_says_where_and_to_whom_and_leaves_no_upload(model, monkeypatch)
 # --- In a browser --------------------------------------------------------------------
 
 
-@pytest.fixture
-def chromium(tmp_path):
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip("needs chromium and chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    profile = tmp_path / "profile"
-    for flag in [*CHROMIUM_FLAGS, f"--user-data-dir={profile}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    browser.implicitly_wait(20)
-    yield browser
-    browser.quit()
-    shutil.rmtree(profile, ignore_errors=True)
-
-
 INPUT = '#photos input[type="file"]'
-
-
-SCROLLED_SIDEWAYS = """
-return [...document.querySelectorAll("html, html *")]
-  .filter((element) => element.scrollWidth > element.clientWidth + 1)
-  .filter((element) => element === document.documentElement
-    || ["auto", "scroll"].includes(getComputedStyle(element).overflowX))
-  .map((element) => element.className);
-"""
 
 
 def _wait_for(browser, text: str) -> str:
@@ -348,8 +307,7 @@ def test_the_page_works_by_keyboard_and_on_a_phone(page, chromium, drawn, tmp_pa
     from selenium.webdriver.common.keys import Keys
 
     address, _ = page
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    as_phone(chromium)
     chromium.get(address)
     chooser = chromium.find_element("css selector", INPUT)
     chromium.execute_script(

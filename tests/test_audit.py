@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -68,6 +69,8 @@ CHANGES = {
     "re-encoded": lambda picture: encoded(picture, quality=30),
     "resized": lambda picture: encoded(_resized(picture), quality=80),
     "mirrored": lambda picture: encoded(ImageOps.mirror(picture), quality=80),
+    "upside down": lambda picture: encoded(ImageOps.flip(picture), quality=80),
+    "turned": lambda picture: encoded(picture.rotate(180), quality=80),
     "all": lambda picture: encoded(ImageOps.mirror(_resized(picture)), quality=40),
 }
 
@@ -86,9 +89,20 @@ def test_twins_across_the_split_are_found_and_nothing_else(drawn, change):
 
 def test_pictures_that_look_alike_but_mean_something_else_are_no_twins(drawn):
     look = look_at(encoded(drawn[0]))
+    spread = np.random.default_rng(0).normal(size=(16, 16)) * look.thumbnail.std() * 0.3
+    other = replace(look, thumbnail=look.thumbnail + spread.astype(np.float32))
+    correlation = np.corrcoef(look.thumbnail.ravel(), other.thumbnail.ravel())[0, 1]
+    assert 0.93 < correlation < 0.97
     features = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    assert twins(features, [look, look], np.array([False, True])) == []
-    assert len(twins(features[:1].repeat(2, axis=0), [look, look], np.array([False, True]))) == 1
+    assert twins(features, [look, other], np.array([False, True])) == []
+    assert len(twins(features[:1].repeat(2, axis=0), [look, other], np.array([False, True]))) == 1
+
+
+def test_a_copy_that_is_surely_the_same_needs_no_features_to_agree(drawn):
+    tiny = ImageOps.mirror(drawn[0]).resize((drawn[0].width // 3, drawn[0].height // 3))
+    looks = [look_at(encoded(drawn[0])), look_at(encoded(tiny, quality=30))]
+    features = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    assert len(twins(features, looks, np.array([False, True]))) == 1
 
 
 def test_empty_pictures_are_nobodys_twins():

@@ -13,6 +13,7 @@ from catdog.calibration import predicted_labels, probability
 from catdog.evaluate import (
     class_rows,
     confusion_counts,
+    estimates,
     metrics_of,
     promises,
     score,
@@ -139,6 +140,22 @@ def test_metrics_are_those_that_mlflow_computes():
     assert found["brier_score"] == pytest.approx(metrics.brier_score_loss(labels, p_dog))
 
 
+def test_photos_are_ranked_by_logits_and_measured_by_calibrated_ones():
+    labels, logits = _photos(200)
+    calibrated = logits / np.where(np.arange(200) % 2, 0.5, 3.0)
+    found = metrics_of(labels, logits, calibrated=calibrated, replicates=30)
+    raw = metrics_of(labels, logits, replicates=30)
+    other = metrics_of(labels, calibrated, replicates=30)
+    measured = {name for name in found if name.startswith(("log_loss", "brier_score"))}
+    for name in ("log_loss", "brier_score"):
+        assert found[name] == other[name] != raw[name]
+    assert {n: v for n, v in found.items() if n not in measured} == {
+        n: v for n, v in raw.items() if n not in measured
+    }
+    assert found["roc_auc"] != other["roc_auc"]
+    assert estimates(labels, logits) == {n: raw[n] for n in estimates(labels, logits)}
+
+
 @given(PAIRS)
 @settings(max_examples=40, deadline=None)
 def test_every_interval_holds_its_metric_and_nothing_is_nan(pairs):
@@ -215,7 +232,7 @@ def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares)
         return
     p_dog = probability(logits)
     for row in promises(labels, logits, shares):
-        called_dog = p_dog >= row.threshold
+        called_dog = p_dog > row.threshold
         mine = labels == (row.kept == "dog")
         called_mine = called_dog if row.kept == "dog" else ~called_dog
         assert row.missed == np.sum(mine & ~called_mine) <= row.at_most * row.count + 1e-6
@@ -223,8 +240,8 @@ def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares)
         assert (row.count, row.other_count) == (mine.sum(), (~mine).sum())
         assert row.missed_share <= row.missed_ci_high
         # Any threshold that mistakes fewer misses too many.
-        for cut in np.append(p_dog, np.inf):
-            kept = p_dog >= cut if row.kept == "dog" else p_dog < cut
+        for cut in np.append(p_dog, 0.0):
+            kept = p_dog > cut if row.kept == "dog" else p_dog <= cut
             if np.sum(~mine & kept) < row.mistaken:
                 assert np.sum(mine & ~kept) > math.floor(row.at_most * row.count + 1e-9)
 
@@ -233,6 +250,12 @@ def test_promises_of_a_known_case():
     logits = np.array([-3.0, -1.0, 2.0, -2.0, 1.0, 3.0])
     first, second = promises(np.array([0, 0, 0, 1, 1, 1]), logits, (0.34,))
     assert (first.kept, first.missed, first.mistaken) == ("dog", 1, 1)
-    assert first.threshold == pytest.approx(probability(1.0))
+    assert probability(-1.0) <= first.threshold < probability(1.0)
     assert (second.kept, second.missed, second.mistaken) == ("cat", 1, 1)
-    assert probability(-1.0) < second.threshold < probability(1.0)
+    assert probability(-1.0) <= second.threshold < probability(1.0)
+    assert first.threshold == 0.27
+
+
+def test_a_promise_that_no_threshold_keeps_is_not_made():
+    logits = np.array([-3.0, -1.0, -800.0, 2.0])
+    assert {row.kept for row in promises(np.array([0, 0, 1, 1]), logits, (0.01,))} == {"cat"}

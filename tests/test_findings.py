@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from catdog import CLASSES
+from catdog.audit import Issue
 from catdog.calibration import predicted_labels
-from catdog.classifier import Classifier
+from catdog.classifier import Classifier, Options, to_prediction
 from catdog.data import load
-from catdog.evaluate import metrics_of, score
-from catdog.findings import PREFIX, Findings, as_report, find
-from catdog.judgement import Evidence, Judgement, judge
+from catdog.evaluate import estimates, metrics_of, score
+from catdog.findings import PREFIX, Findings, find
+from catdog.judgement import Evidence, Judgement, judge, seen_in_training
+from catdog.page import _audit, as_report
 from catdog.prepare import Prepared, prepare
-from catdog.report import render
+from catdog.report import digits, render
 from catdog.train import Epoch, Fit
 from tests.conftest import tiny_classifier, tiny_picture
 
@@ -52,7 +56,7 @@ def judged(prepared) -> tuple[Classifier, Judgement, Findings]:
     labels[0] = 1 - labels[0]  # one answer is wrong
     evidence = Evidence(training, validation, labels, training[:3] * 3 + 1)
     classifier, judgement = judge(tiny.network(), tiny.engine, tiny.about, evidence, keep=0.9)
-    metrics = metrics_of(labels, judgement.calibrated, prefix=PREFIX)
+    metrics = metrics_of(labels, judgement.logits, calibrated=judgement.calibrated, prefix=PREFIX)
     features = (training, validation)
     return classifier, judgement, find(prepared, classifier, judgement, metrics, features, seed=0)
 
@@ -82,10 +86,37 @@ def test_every_slice_is_of_the_validation_photos(judged):
     assert all(row.count < whole.count for row in slices)
 
 
+def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(judged):
+    classifier, judgement, findings = judged
+    assert {promise.kept for promise in findings.promises} == {"cat", "dog"}
+    for promise in findings.promises:
+        options = Options(threshold=float(digits(promise.threshold)), reject=False)
+        answers = [
+            to_prediction(seen, classifier.about, options).label
+            for seen in seen_in_training(classifier, judgement)
+        ]
+        mine = judgement.labels == CLASSES.index(promise.kept)
+        called = np.array([answer == promise.kept for answer in answers])
+        assert np.sum(mine & ~called) == promise.missed <= promise.at_most * promise.count
+        assert np.sum(~mine & called) == promise.mistaken
+
+
+def test_a_table_of_nothing_keeps_its_header(judged):
+    _, _, findings = judged
+    empty = replace(findings, classes=[], promises=[], slices=[], issues=[]).tables()
+    full = findings.tables()
+    assert full.keys() == empty.keys()
+    for name, table in empty.items():
+        assert table.to_csv(index=False) == ",".join(full[name].columns) + "\n"
+    assert list(full["data/audit.csv"]) == ["path", "issue", "score", "detail"]
+    assert list(full["tables/per_class_metrics.csv"]) == list(findings.classes[0])
+
+
 def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     classifier, judgement, findings = judged
     scores = score(judgement.labels, judgement.logits)
-    epoch = Epoch(1, scores, scores, judgement.labels, judgement.logits, 0.1, 1.0, 10.0, True)
+    other = score(judgement.labels, -judgement.logits)  # by another engine, say
+    epoch = Epoch(1, other, other, judgement.labels, judgement.logits, 0.1, 1.0, 10.0, True)
     page = as_report(
         findings,
         title="pets version 7",
@@ -93,8 +124,9 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
         classifier=classifier,
         judgement=judgement,
         fit=Fit((epoch,), epoch, stopped_early=False),
-        baseline=None,
-        production={"val_accuracy_score": 0.5},
+        baseline=scores,
+        baseline_logits=judgement.logits[::-1],
+        production={"val_accuracy_score": 0.5, "val_accuracy_score_ci_low": 0.4},
         decision="version 7 went to Staging: it is worse",
         parameters={"epochs": 1},
         versions={"python": "3"},
@@ -105,7 +137,33 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     assert wrong in [mistake.path for mistake in page.mistakes]
     assert all(mistake.heat_map for mistake in page.mistakes)
     assert page.metrics[0].production == 0.5
+    assert page.metrics[0].production_low == 0.4
+    untrained = {metric.name: metric.baseline for metric in page.metrics}
+    assert untrained == pytest.approx(
+        {name: estimates(judgement.labels, judgement.logits[::-1]).get(name) for name in untrained}
+    )
+    assert page.ranking.baseline is not None
+    assert page.ranking.scores is judgement.logits
+    assert page.confusion.tolist() == scores.confusion.matrix.tolist()
     assert "with the excluded photos" in page.about
     text = render(page)
     assert Path(wrong).name in text
     assert "version 7 went to Staging: it is worse" in text
+
+
+def test_what_the_audit_points_at_says_what_is_meant(prepared, judged):
+    rows = prepared.rows("training")
+    path, twin = rows[0]["path"], prepared.rows("validation")[0]["path"]
+    issues = [
+        Issue(path, "wrong_label", 0.9, "dog"),
+        Issue(path, "near_duplicate", 0.9, twin),
+        Issue(path, "unlike_others", 0.9, twin),
+    ]
+    suspects = _audit(issues, prepared).suspects
+    assert [suspect.detail for suspect in suspects] == [
+        "looks like a dog",
+        f"repeats {twin}",
+        f"least unlike {twin}",
+    ]
+    assert {suspect.line for suspect in suspects} == {f"{rows[0]['sha256'][:16]}  # {path}"}
+    assert suspects[1].twin_line.endswith(f"  # {twin}")

@@ -134,14 +134,43 @@ def test_a_slice_is_scored_on_its_own_pictures():
     assert 0 < first.low < 0.5 < first.high < 1
 
 
-def test_the_worst_slice_is_the_one_that_is_surest_to_be_worse():
+def test_the_worst_slice_is_that_of_the_lowest_accuracy_if_it_holds_enough_pictures():
     labels = np.ones(400, dtype=int)
     logits = np.array([WRONG] * 20 + [RIGHT] * 380)
     slices = [_half(3, 400), _half(60, 400), _half(300, 400)]
     table = slice_table(slices, labels, logits)
     assert worst_slice(table).name == "first 60"
     assert worst_slice(table, at_least=3).name == "first 3"  # which is no finding
-    assert worst_slice(slice_table(slices[::2], labels, logits)) is None
+    assert worst_slice(table[:2]) is None
+
+
+def test_a_worst_slice_says_whether_it_may_be_chance():
+    labels = np.ones(400, dtype=int)
+    logits = np.full(400, RIGHT)
+    logits[[0, 1, 200, 300]] = WRONG
+    slightly = worst_slice(slice_table([_half(100, 400)], labels, logits))
+    assert (slightly.errors, slightly.verdict) == (2, "may be chance")
+    logits[2:12] = WRONG
+    clearly = worst_slice(slice_table([_half(100, 400)], labels, logits))
+    assert (clearly.errors, clearly.verdict) == (12, "surely worse")
+
+
+def test_of_many_slices_one_that_is_a_little_worse_is_no_surprise():
+    labels, logits = np.ones(400, dtype=int), np.full(400, RIGHT)
+    logits[[0, 1, 2, 3, 4, 5, 200, 300]] = WRONG
+    one = [_half(100, 400)]
+    others = [Slice("light", str(n), np.arange(400) % 40 == n) for n in range(40)]
+    assert worst_slice(slice_table(one, labels, logits)).surely_worse
+    (row,) = slice_table([*one, *others], labels, logits)[1:2]
+    assert not row.surely_worse
+
+
+def test_photos_of_one_size_class_are_sliced_into_thirds():
+    rows = [_row(width=1000 + 10 * n, height=1000) for n in range(30)]
+    sizes = [s for s in make_slices(rows, [_look()] * 30) if s.group == "size"]
+    assert [s.name.split(":")[0] for s in sizes] == ["small", "medium", "large"]
+    assert [int(s.members.sum()) for s in sizes] == [10, 10, 10]
+    assert "megapixels under 1.1" in sizes[0].name
 
 
 def test_no_slice_is_called_worst_where_nothing_is_wrong():
