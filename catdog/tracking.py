@@ -266,17 +266,12 @@ def log_predictions(
 def log_findings(findings: Findings, page: str) -> None:
     """Log metrics with intervals, the tables behind them, and the report as a page."""
     mlflow.log_metrics(findings.others)
-    tables = {
-        "tables/per_class_metrics.csv": findings.classes,
-        "tables/thresholds.csv": [asdict(promise) for promise in findings.promises],
-        "tables/slices.csv": [asdict(row) for row in findings.slices],
-        "data/audit.csv": [asdict(issue) for issue in findings.issues],
-    }
-    for name, rows in tables.items():
-        mlflow.log_text(pd.DataFrame(rows).to_csv(index=False), name)
+    for name, table in findings.tables().items():
+        mlflow.log_text(table.to_csv(index=False), name)
     mlflow.log_text(page, "report.html")
     if findings.worst:
-        mlflow.set_tag("worst_slice", f"{findings.worst.group}: {findings.worst.name}")
+        worst = findings.worst
+        mlflow.set_tag("worst_slice", f"{worst.group}: {worst.name} ({worst.verdict})")
 
 
 def metrics_of_run(run_id: str) -> dict[str, float]:

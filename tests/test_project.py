@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from tests.conftest import ROOT, tiny_picture
 
@@ -380,6 +381,20 @@ def test_the_server_answers_photos_as_predict_does(project, served):
         assert answer["label"] == row["label"]
         assert answer["p_dog"] == pytest.approx(row["p_dog"], abs=1e-6)
         assert answer["familiarity"] == pytest.approx(row["familiarity"], abs=1e-4)
+
+
+def test_the_readmes_curl_sends_a_photo_as_large_as_phones_take(project, served, tmp_path):
+    large = Image.effect_noise((1600, 1200), 80).convert("RGB")
+    large.save(tmp_path / "photo.jpg", quality=95)
+    assert (tmp_path / "photo.jpg").stat().st_size > 500_000
+    readme = (ROOT / "README.md").read_text()
+    line = readme[readme.index("{ printf") : readme.index("--data-binary @-")]
+    line = line.replace("http://127.0.0.1:5001", served) + "--data-binary @-"
+    ended = project.start("bash", "-c", line, cwd=tmp_path)
+    (answer,) = json.loads(ended.stdout)["predictions"]
+    assert answer["label"] == "neither"
+    assert answer["confidence"] is None
+    assert answer["error"] == ""
 
 
 def test_the_server_takes_options(project, served):
