@@ -37,7 +37,7 @@ from catdog.engine import (
     largest_difference,
     torch_engine,
 )
-from catdog.familiarity import Familiarity
+from catdog.familiarity import Familiarity, product
 from catdog.images import UnreadableImageError
 from catdog.workers import in_order
 
@@ -82,7 +82,7 @@ class HeadWeights:
 
     def logits(self, features: Features) -> NDArray[np.float64]:
         """Features `(N, D)` → logits `(N,)`."""
-        return features.astype(np.float64) @ self.weight + self.bias
+        return product(features.astype(np.float64), self.weight) + self.bias
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,9 @@ class Classifier:
             about = About(**{**described, "classes": tuple(described["classes"])})
             arrays = load_file(folder / ARRAYS_FILE)
             network = functools.cache(lambda: _load_network(folder, about, preprocessing))
-            head = HeadWeights(arrays["head.weight"], float(arrays["head.bias"][0]))
+            head = HeadWeights(
+                arrays["head.weight"].astype(np.float64), float(arrays["head.bias"][0])
+            )
             familiarity = Familiarity.from_arrays(arrays)
             portable = _portable(folder, arrays, preprocessing)
         except CatdogError:

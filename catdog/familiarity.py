@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
 Scores = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 NEIGHBOURS = 5
 REFERENCES = 2_000
@@ -48,7 +50,7 @@ class PetClassifier:
 
     def belief(self, features: Features) -> Scores:
         """The log of the share of ImageNet's belief that lies on `pets`, `(N,)`."""
-        logits = (features @ self.weight.T + self.bias).astype(np.float64)
+        logits = (product(features, self.weight.T) + self.bias).astype(np.float64)
         pets = np.logaddexp.reduce(logits[:, self.pets], axis=1)
         return pets - np.logaddexp.reduce(logits, axis=1)
 
@@ -150,6 +152,14 @@ def _ascending(levels: Scores) -> Scores:
     return np.maximum.accumulate(levels - ramp) + ramp
 
 
+def product(one: Floats, other: Floats) -> Floats:
+    """The product of two matrices, by PyTorch, which keeps to one core where it is told to.
+
+    NumPy would use all of them in each of the threads that answer, and take half as long again.
+    """
+    return (torch.from_numpy(one) @ torch.from_numpy(other)).numpy()
+
+
 def _unit(features: Features) -> Features:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
@@ -160,7 +170,7 @@ def _halved(features: Features) -> Features:
 
 def _parts(features: Features, references: Features, pets: PetClassifier | None) -> Scores:
     """What the raw score is made of, `(parts, N)`."""
-    likeness = _unit(features) @ references.T
+    likeness = product(_unit(features), references.T)
     count = min(NEIGHBOURS, likeness.shape[1])
     nearest = np.partition(likeness, -count, axis=1)[:, -count:].mean(1)
     parts = [nearest] if pets is None else [nearest, pets.belief(features)]

@@ -10,7 +10,6 @@ from threading import Lock
 from typing import TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -20,7 +19,7 @@ AHEAD = 4
 
 
 class _OneCoreEach:
-    """While someone is inside, PyTorch and NumPy keep to one core in each thread.
+    """While someone is inside, PyTorch keeps to one core in each thread.
 
     Several may be inside at once, as when two requests are answered: who comes second must not
     take the first one's single core for what is to be restored.
@@ -28,13 +27,11 @@ class _OneCoreEach:
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = Lock(), 0, 0
-        self._products: threadpool_limits | None = None
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
                 self._before = torch.get_num_threads()
-                self._products = threadpool_limits(1, user_api="blas")
             self._inside += 1
             torch.set_num_threads(1)
 
@@ -44,8 +41,6 @@ class _OneCoreEach:
             # Also before the last is out: the number holds for the thread that sets it, and
             # for those that begin after.
             torch.set_num_threads(self._before)
-            if self._inside == 0 and self._products is not None:
-                self._products.restore_original_limits()
 
 
 ONE_CORE_EACH = _OneCoreEach()
@@ -58,7 +53,8 @@ def in_order(
     """The answer of `work` for each item, in the order of `items`.
 
     Items are taken only a few ahead of the answers, so that memory stays flat however many
-    there are. PyTorch and NumPy keep to one core in each thread meanwhile. An exception of
+    there are. PyTorch keeps to one core in each thread meanwhile. (NumPy does not: leave products
+    of matrices to PyTorch.) An exception of
     `work` is raised where its answer was due, and what is still waiting is dropped.
 
     Args:
@@ -70,7 +66,7 @@ def in_order(
     workers = threads or (os.cpu_count() or 1) + 1
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Answer]] = deque()
-    # Resizing and multiplying on all cores at once, in each of the threads, would only wait.
+    # Resizing on all cores at once, in each of the threads, would only wait.
     with ONE_CORE_EACH:
         try:
             for item in items:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from catdog.workers import AHEAD, in_order
 
@@ -123,12 +122,3 @@ def test_torch_gets_its_cores_back_when_two_are_at_it_at_once():
     assert next(second) == 1
     second.close()
     assert torch.get_num_threads() == 2
-
-
-def test_numpy_keeps_to_one_core_meanwhile_and_has_all_of_them_after():
-    def cores() -> set[int]:
-        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
-
-    with threadpool_limits(2, user_api="blas"):
-        assert set().union(*in_order(lambda _: cores(), range(3), threads=2)) == {1}
-        assert cores() == {2}
