@@ -23,6 +23,7 @@ from catdog import CatdogError
 from catdog.classifier import Classifier, Prediction, says_dog
 from catdog.data import evaluation_steps, to_tensor
 from catdog.model import Network
+from catdog.workers import ONE_CORE_EACH
 
 Heat = NDArray[np.float32]
 
@@ -84,8 +85,10 @@ def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
         CatdogError: the backbone has no map of features.
     """
     device = next(network.parameters()).device
-    maps, logit = _maps_and_logit(network, network.normalised(crop[None].to(device)))
-    (slope,) = torch.autograd.grad(logit, maps)
+    # Several requests may explain at once; each keeps to its own core, and none waits for another.
+    with ONE_CORE_EACH:
+        maps, logit = _maps_and_logit(network, network.normalised(crop[None].to(device)))
+        (slope,) = torch.autograd.grad(logit, maps)
     spoken = (slope * maps).detach() * (1.0 if towards_dog else -1.0)
     grid = _on_grid(spoken, network.backbone).clamp(min=0)
     large = nn.functional.interpolate(
