@@ -68,11 +68,12 @@ def as_report(  # noqa: PLR0913
     versions: Mapping[str, str],
     reproduce: Sequence[report.Command],
     use: Sequence[report.Command],
+    run: str = "",
 ) -> report.Report:
-    """The page about a run, with pictures.
+    """The page about a run, with pictures; `run` says which and when.
 
     `production` holds the metrics of that version, and `baseline_logits` those of the
-    validation photos, `(N,)`, with nothing trained.
+    validation photos, `(N,)`, with nothing trained; `run` says which run and when.
     """
     metrics = _metrics(
         findings.metrics, _untrained(judgement, baseline, baseline_logits), production
@@ -82,7 +83,7 @@ def as_report(  # noqa: PLR0913
     return report.Report(
         title=title,
         verdict=verdict(metrics[0], len(judgement.labels), decision),
-        about=_about(findings, prepared, fit),
+        about="; ".join(filter(None, [_about(findings, prepared, fit), run])),
         metrics=metrics,
         confusion=confusion_counts(judgement.labels, predicted_labels(judgement.logits)).matrix,
         ranking=report.Ranking(judgement.labels, judgement.logits, baseline_logits)

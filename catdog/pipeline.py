@@ -391,6 +391,7 @@ def report_findings(
         versions=tracking.versions(),
         reproduce=_reproduce(config),
         use=_use(version, decision),
+        run=tracking.run_identity(),
     )
     tracking.log_findings(findings, render(page))
     if page.mistakes:

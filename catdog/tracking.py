@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -280,6 +281,15 @@ def metrics_of_run(run_id: str) -> dict[str, float]:
         return dict(MlflowClient().get_run(run_id).data.metrics)
     except MlflowException:
         return {}
+
+
+def run_identity() -> str:
+    """Which run this is, when it began, and from which commit."""
+    info = mlflow.active_run().info
+    began = datetime.fromtimestamp(info.start_time / 1000, UTC)
+    state = _git_state()
+    changed = " with changes" if state.get("git_dirty") == "true" else ""
+    return f"run {info.run_id}, {began:%Y-%m-%d %H:%M} UTC, commit {state['git_commit']}{changed}"
 
 
 def versions() -> dict[str, str]:

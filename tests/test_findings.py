@@ -132,6 +132,7 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
         versions={"python": "3"},
         reproduce=(),
         use=(),
+        run="run 123, today",
     )
     wrong = prepared.rows("validation")[0]["path"]
     assert wrong in [mistake.path for mistake in page.mistakes]
@@ -146,6 +147,7 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     assert page.ranking.scores is judgement.logits
     assert page.confusion.tolist() == scores.confusion.matrix.tolist()
     assert "with the excluded photos" in page.about
+    assert page.about.endswith("; run 123, today")
     text = render(page)
     assert Path(wrong).name in text
     assert "version 7 went to Staging: it is worse" in text

@@ -197,6 +197,7 @@ def test_the_report_tells_the_verdict_and_needs_nothing_else(project, first_run)
     uri = f"runs:/{first_run.info.run_id}/report.html"
     page = Path(mlflow.artifacts.download_artifacts(uri)).read_text(encoding="utf-8")
     assert "catdog version 1" in page
+    assert f"run {first_run.info.run_id}, 20" in page
     assert "of 6 held back photos" in page
     assert "went to Production" in page
     assert 'src="http' not in page
