@@ -116,7 +116,9 @@ def build(model: Model) -> gradio.Blocks:
             [photos, reject, threshold],
             answers,
             api_name="answer",
-            trigger_mode="always_last",
+            # One after the other: the answer to the last change comes last.
+            trigger_mode="multiple",
+            concurrency_limit=1,
             show_progress="minimal",
         )
     return page

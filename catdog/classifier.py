@@ -324,7 +324,13 @@ class ServedClassifier:
             raise ValueError(f"threshold={options.threshold} must be from 0 to 1")
         contents = [bytes(content) for content in model_input["image"]]
         answers = self.classifier.predict(contents, options)
-        return pd.DataFrame([asdict(answer) for answer in answers])
+        table = pd.DataFrame([asdict(answer) for answer in answers])
+        # JSON has no nan: what is not known is null for whoever asks over HTTP.
+        return (
+            table.astype(object).where(table.notna(), None)
+            if table.isna().any(axis=None)
+            else table
+        )
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> ServedClassifier:

@@ -163,3 +163,10 @@ def as_phone(browser: WebDriver) -> None:
     """Give the browser the screen of a phone, 390 pixels wide."""
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests in a real browser, which shares the machine's few cores, a second chance."""
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=2))

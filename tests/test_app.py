@@ -335,6 +335,7 @@ def _set_by_keyboard(browser) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.find_element("css selector", 'input[type="checkbox"]').send_keys(Keys.SPACE)
+    _wait_for(browser, " sure\n")
     slider = browser.find_element("css selector", 'input[type="range"]')
     slider.send_keys(Keys.HOME)
     _wait_for(browser, "\ndog\n")
