@@ -54,7 +54,6 @@ PINNED = (
     "pillow",
     "numpy",
     "pandas",
-    "threadpoolctl",
     "pillow-heif",
 )
 """What the registered model needs, or uses where it is installed; written into it with the
