@@ -39,10 +39,11 @@ from torch import nn
 
 from catdog import CLASSES
 from catdog.config import Device
+from catdog.device import pick_device
 from catdog.engine import Engine, Features, pick_engine
 from catdog.features import Picture, as_batches
-from catdog.model import Network, build_network, pick_device
-from catdog.pipeline import CLIP_NORM
+from catdog.lessons import CLIP_NORM
+from catdog.model import Network, build_network
 from catdog.pixels import PixelBatches, Pixels, decode_all
 from catdog.train import (
     EarlyStopping,

@@ -1,0 +1,129 @@
+"""A trained classifier → a registered version that is proven to answer alike."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from numpy.typing import NDArray
+
+import catdog
+from catdog import CatdogError, parity, registry, tracking
+from catdog.card import Facts, model_card
+from catdog.classifier import CARD_FILE, Classifier, to_prediction
+from catdog.config import TrainConfig
+from catdog.data import (
+    JPEG_START,
+    evaluation_transform,
+    load,
+)
+from catdog.explain import as_jpeg
+from catdog.export import export
+from catdog.features import (
+    Picture,
+)
+from catdog.images import decode
+from catdog.judgement import (
+    seen_in_training,
+    spread,
+)
+from catdog.parity import Answer, FreshProcess, Parity
+from catdog.prepare import Prepared
+from catdog.registry import Candidate, Decision
+from catdog.trained import Trained
+
+Say = Callable[[str], None]
+
+PARITY_PHOTOS = 32
+"""Validation photos on which the registered version is compared with the training process."""
+
+
+def register(
+    config: TrainConfig, prepared: Prepared, trained: Trained, fresh: FreshProcess, say: Say
+) -> tuple[ModelVersion, Decision]:
+    """Save and register what was trained, prove that it answers alike, and give it its stage.
+
+    Raises:
+        CatdogError: the registry refuses.
+    """
+    best = trained.best
+    candidate = Candidate(best.val.accuracy, prepared.validation_digest, prepared.drawn)
+    sample = spread(trained.validation, PARITY_PHOTOS)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "classifier"
+        digest = trained.classifier.save(folder)
+        card = model_card(trained.classifier.about, _facts(config, prepared, trained))
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        logged = tracking.log_model(
+            folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
+        )
+        version = registry.add(
+            logged.model_uri, config.registered_model_name, candidate, digest=digest, card=card
+        )
+        proof = _prove(trained, version, sample, fresh, say)
+    decision = registry.place(version, candidate, proven=proof is not None and proof.holds)
+    return version, decision
+
+
+def _facts(config: TrainConfig, prepared: Prepared, trained: Trained) -> Facts:
+    return Facts(
+        name=config.registered_model_name,
+        version=catdog.__version__,
+        counts={split: prepared.counts[split] for split in ("training", "validation")},
+        digest=prepared.digest,
+        metrics=trained.metrics,
+        judged=trained.judgement.metrics(trained.classifier.about),
+        licence=trained.licence,
+    )
+
+
+def _as_jpeg(path: Path) -> bytes:
+    """The file as it is if it is a JPEG, else what it shows as one."""
+    content = path.read_bytes()
+    return content if content.startswith(JPEG_START) else as_jpeg(decode(content))
+
+
+def _prove(
+    trained: Trained, version: ModelVersion, sample: list[Picture], fresh: FreshProcess, say: Say
+) -> Parity | None:
+    """Compare the registered version with the training process; None when it can't be used."""
+    classifier = trained.classifier
+    seen = seen_in_training(classifier, trained.judgement)
+    answers = {
+        picture: to_prediction(one, classifier.about)
+        for picture, one in zip(trained.validation, seen, strict=True)
+    }
+    expected = [Answer(answers[one].p_dog, answers[one].familiarity) for one in sample]
+    uri = f"models:/{version.name}/{version.version}"
+    with tempfile.TemporaryDirectory() as scratch:
+        exported = _exported(classifier, Path(scratch) / "export", say)
+        pixels = Path(scratch) / "pixels.npy"
+        np.save(pixels, _as_seen(classifier, sample))
+        try:
+            found = fresh.answers(uri, [one.path for one in sample], exported, pixels)
+        except CatdogError as error:
+            say(f"REJECTED: {error}")
+            return None
+    proof = parity.compare(expected, found)
+    tracking.log_parity(proof)
+    ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
+    say(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
+    return proof
+
+
+def _exported(classifier: Classifier, folder: Path, say: Say) -> Path | None:
+    if classifier.engine.portable is None:
+        return None
+    try:
+        return export(classifier, folder)
+    except CatdogError as error:
+        say(f"The ONNX export is not checked: {error}")
+        return None
+
+
+def _as_seen(classifier: Classifier, pictures: list[Picture]) -> NDArray[np.uint8]:
+    transform = evaluation_transform(classifier.preprocessing)
+    return np.stack([transform(load(picture.path)).numpy() for picture in pictures])

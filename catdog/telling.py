@@ -1,0 +1,172 @@
+"""What the owner of a run is told of it: the report, its description, what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, fields
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+
+from catdog import figures, registry, tracking
+from catdog.config import TrainConfig
+from catdog.findings import find
+from catdog.images import decode
+from catdog.page import as_report
+from catdog.prepare import Prepared
+from catdog.registry import Decision
+from catdog.report import Command, render
+from catdog.trained import Trained
+
+Say = Callable[[str], None]
+
+
+def report_findings(
+    config: TrainConfig,
+    prepared: Prepared,
+    trained: Trained,
+    champion: ModelVersion | None,
+    placed: tuple[ModelVersion, Decision],
+    say: Say,
+) -> None:
+    """Look at what the model gets wrong and at the data, and log tables and a report of it.
+
+    Raises:
+        CatdogError: a picture can't be read any more.
+    """
+    version, decision = placed
+    evidence = trained.evidence
+    findings = find(
+        prepared,
+        trained.classifier,
+        trained.judgement,
+        trained.metrics,
+        (evidence.training, evidence.validation),
+        seed=config.seed,
+    )
+    page = as_report(
+        findings,
+        title=f"{version.name} version {version.version}",
+        prepared=prepared,
+        classifier=trained.classifier,
+        judgement=trained.judgement,
+        fit=trained.fit,
+        baseline=trained.baseline,
+        baseline_logits=trained.baseline_logits,
+        production=_comparable(champion, prepared),
+        decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
+        parameters=asdict(config),
+        versions=tracking.versions(),
+        reproduce=_reproduce(config),
+        use=_use(version, decision),
+        run=tracking.run_identity(),
+    )
+    tracking.log_findings(findings, render(page))
+    if page.mistakes:
+        shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
+        captions = [f"{one.label}, p_dog {one.p_dog:.2f}" for one in page.mistakes]
+        tracking.show(
+            figures.picture_grid(shown, captions), "worst_errors", step=trained.best.number
+        )
+    counts = Counter(issue.issue for issue in findings.issues)
+    worst = findings.worst
+    say(
+        "Worst slice: "
+        f"{f'{worst.group}, {worst.name} ({worst.verdict})' if worst else 'none is worse'}; "
+        f"in the data: {counts['wrong_label']} doubtful labels, "
+        f"{counts['near_duplicate']} near-duplicates across the split, "
+        f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"
+    )
+
+
+def _comparable(champion: ModelVersion | None, prepared: Prepared) -> dict[str, float]:
+    """The metrics of the version in Production, where they are of the same photos."""
+    if champion is None or champion.tags.get("validation_digest") != prepared.validation_digest:
+        return {}
+    return tracking.metrics_of_run(champion.run_id)
+
+
+def _reproduce(config: TrainConfig) -> list[Command]:
+    """The line that trains the same again: the parameters that are not the defaults."""
+    changed = {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if getattr(config, field.name) != field.default
+    }
+    given = "".join(f" -P {shlex.quote(f'{name}={value}')}" for name, value in changed.items())
+    return [Command("Train the same again", f"mlflow run . --env-manager=local{given}")]
+
+
+def _use(version: ModelVersion, decision: Decision) -> list[Command]:
+    if decision.stage == registry.NO_STAGE:
+        return []  # it does not answer as its training did: nobody should use it
+    uri = f"models:/{version.name}/{version.version}"
+    lines = [
+        Command("Label photos with this version", f"python scripts/predict.py --model-uri {uri}"),
+        Command("Export it", f"python scripts/export.py --model-uri {uri} --to exported"),
+        Command("Serve it", f"mlflow models serve -m {uri} --env-manager local"),
+    ]
+    if decision.stage != registry.PRODUCTION:
+        return lines
+    current = f"models:/{version.name}/{registry.PRODUCTION}"
+    return [
+        Command("Label photos", f"python scripts/predict.py --model-uri {current}"),
+        *lines[1:],
+    ]
+
+
+def tell(version: ModelVersion, decision: Decision, trained: Trained, say: Say) -> None:
+    """Tag and describe the run, and say what was registered and what to type next."""
+    name = f"{version.name} version {version.version}"
+    shown = decision.stage if decision.stage != registry.NO_STAGE else version.version
+    uri = f"models:/{version.name}/{shown}"
+    tracking.set_tags(
+        {
+            "registered_version": version.version,
+            "stage": decision.stage,
+            "stage_reason": decision.reason,
+            "validation_status": "rejected" if decision.stage == registry.NO_STAGE else "approved",
+        }
+    )
+    tracking.describe_run(_description(name, uri, decision, trained))
+    if decision.stage == registry.NO_STAGE:
+        say(f"REJECTED: {name} was registered, and is in no stage: {decision.reason}.")
+        say(f"Compare runs:  {tracking.ui_hint()}")
+        return
+    say(f"Registered {name} in {decision.stage}: {decision.reason}.")
+    say(f"Compare runs:  {tracking.ui_hint()}")
+    say(f"Label photos:  python scripts/predict.py --model-uri {uri}")
+
+
+def _description(name: str, uri: str, decision: Decision, trained: Trained) -> str:
+    """What the MLflow UI shows on top of the run, in Markdown."""
+    metrics, best = trained.metrics, trained.best
+    rows = [
+        (
+            told,
+            metrics.get(f"val_{key}"),
+            metrics.get(f"val_{key}_ci_low"),
+            metrics.get(f"val_{key}_ci_high"),
+        )
+        for told, key in (
+            ("accuracy", "accuracy_score"),
+            ("ROC AUC", "roc_auc"),
+            ("log-loss", "log_loss"),
+        )
+    ]
+    table = "\n".join(
+        f"| {told} | {value:.4f} | {low:.4f} to {high:.4f} |"
+        for told, value, low, high in rows
+        if None not in (value, low, high)
+    )
+    return (
+        f"**{name}** went to **{decision.stage}**: {decision.reason}.\n\n"
+        f"Kept epoch {best.number} of {len(trained.fit.epochs)}; on {len(trained.validation):,} "
+        f"held back photos, calibrated:\n\n"
+        f"| metric | value | 95 % |\n|---|---|---|\n{table}\n\n"
+        f"- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
+        f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
+        f"- Export: `python scripts/export.py --model-uri {uri} --to DIR`\n"
+    )

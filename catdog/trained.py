@@ -1,0 +1,285 @@
+"""Prepared pictures → a trained and judged classifier, logged in the active MLflow run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from catdog import CLASSES, figures, lessons, tracking
+from catdog.calibration import Logits
+from catdog.classifier import About, Classifier, to_prediction
+from catdog.config import TrainConfig
+from catdog.data import (
+    load,
+    training_transform,
+)
+from catdog.device import pick_device
+from catdog.engine import Engine, Features
+from catdog.evaluate import Scores, metrics_of
+from catdog.features import (
+    FeatureCache,
+    Picture,
+    extract,
+    open_cache,
+)
+from catdog.findings import PREFIX
+from catdog.judgement import (
+    Evidence,
+    Judgement,
+    judge,
+    seen_in_training,
+    serving_engine,
+)
+from catdog.lessons import Lesson, pictures_of, progress
+from catdog.model import Network, build_network, licence_of
+from catdog.others import neither_folder
+from catdog.prepare import Prepared
+from catdog.train import (
+    EarlyStopping,
+    Epoch,
+    Fit,
+    fit,
+    make_optimizer,
+    seed_everything,
+)
+from catdog.workers import ONE_CORE_EACH
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: a classifier, how good it is, and what that was seen on."""
+
+    classifier: Classifier
+    judgement: Judgement
+    evidence: Evidence
+    validation: list[Picture]
+    fit: Fit
+    baseline: Scores | None
+    baseline_logits: Logits | None
+    metrics: dict[str, float]
+    licence: str
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return self.fit.best
+
+
+def train(
+    config: TrainConfig,
+    prepared: Prepared,
+    say: Say,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Trained:
+    """Train on prepared pictures, judge the best model, and log all of it in the active run.
+
+    `meanwhile` is called when what is left to do keeps only one core busy.
+
+    Raises:
+        CatdogError: a parameter does not fit, or the data has gone.
+    """
+    seed_everything(config.seed)
+    device, device_name = pick_device(config.device)
+    say(f"Device: {device_name}")
+    tracking.log_params(asdict(config))
+    tracking.log_environment(device_name)
+    _log_data(prepared)
+
+    network = build_network(config.backbone, weights=config.weights).to(device)
+    network.blocks(config.unfreeze)  # a wrong value is better told now than after the head
+    _log_pictures(network, prepared)
+    prepare_lesson = lessons.on_features if config.views else lessons.on_pictures
+    lesson = prepare_lesson(config, prepared, network, say)
+    meanwhile()
+    if lesson.features:
+        tracking.log_features(lesson.features)
+    # On features a step is too small to share: cores that wait for each other take four times
+    # as long when others are busy, too.
+    with ONE_CORE_EACH if lesson.features else contextlib.nullcontext():
+        result = fit(
+            lesson.model,
+            lesson.train_batches,
+            lesson.val_batches,
+            optimizer=make_optimizer(
+                (lesson.model, config.learning_rate), weight_decay=config.weight_decay
+            ),
+            epochs=config.epochs,
+            stopping=EarlyStopping(config.patience, config.min_delta),
+            on_epoch=lambda epoch: _log_epoch(epoch, say),
+            watch=progress if lesson.model is network else lambda batches, _: batches,
+        )
+    if config.unfreeze != "none":
+        result = lessons.finetune(
+            config,
+            prepared,
+            network,
+            result,
+            on_epoch=lambda epoch: _log_epoch(epoch, say),
+            say=say,
+        )
+    trained = _judge(config, prepared, network, lesson, result, say)
+    _log_result(result, lesson, say)
+    _log_judgement(trained, prepared, say)
+    return trained
+
+
+def _judge(
+    config: TrainConfig,
+    prepared: Prepared,
+    network: Network,
+    lesson: Lesson,
+    result: Fit,
+    say: Say,
+) -> Trained:
+    """Score the best weights as they will be served, calibrate them, and learn what is neither."""
+    frozen = lesson.features is not None and config.unfreeze == "none"
+    exact = frozen and lesson.features.engine.precision == "float32"
+    engine = (
+        lesson.features.engine if exact else serving_engine(network, say, cores=os.cpu_count() or 1)
+    )
+    about = About(
+        backbone=config.backbone,
+        dataset=prepared.folder.name,
+        origin=prepared.origin,
+        best_epoch=result.best.number,
+        best_val_accuracy=result.best.val.accuracy,
+    )
+    data_dir = Path(config.data_dir)
+    validation = pictures_of(prepared, "validation")
+    with _cache(data_dir, network, engine, keep=frozen) as cache:
+
+        def features(pictures: list[Picture]) -> Features:
+            return extract(pictures, network, engine, cache, watch=progress)[0][0]
+
+        evidence = Evidence(
+            features(pictures_of(prepared, "training")),
+            features(validation),
+            np.array([picture.label for picture in validation]),
+            features([Picture(path, 0, _sha256(path)) for path in neither_folder(data_dir)]),
+        )
+    classifier, judgement = judge(network, engine, about, evidence, keep=config.keep_share)
+    return Trained(
+        classifier,
+        judgement,
+        evidence,
+        validation,
+        result,
+        lesson.baseline,
+        lesson.baseline_logits,
+        metrics_of(
+            judgement.labels,
+            judgement.logits,
+            calibrated=judgement.calibrated,
+            prefix=PREFIX,
+            seed=config.seed,
+        ),
+        licence_of(config.backbone, config.weights),
+    )
+
+
+@contextlib.contextmanager
+def _cache(
+    data_dir: Path, network: Network, engine: Engine, *, keep: bool
+) -> Iterator[FeatureCache]:
+    """The features' cache; one that goes again for a backbone that no other run will have."""
+    if keep:
+        yield open_cache(data_dir, network, engine)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield FeatureCache(Path(scratch))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _log_data(prepared: Prepared) -> None:
+    tracking.log_data(
+        prepared.manifest,
+        name=prepared.folder.name,
+        origin=prepared.origin,
+        digests={"training": prepared.digest, "validation": prepared.validation_digest},
+        drawn=prepared.drawn,
+    )
+
+
+def _log_pictures(network: Network, prepared: Prepared) -> None:
+    """Show what the model will see: pictures as they are, and as augmentation changes them."""
+    samples = [
+        (load(path), name)
+        for name in CLASSES
+        for path in sorted((prepared.training / name).iterdir())[:8]
+    ]
+    names = [name for _, name in samples]
+    plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
+    tracking.log_figure(figures.picture_grid(plain, names), "sample_images.png")
+    augment = training_transform(network.preprocessing)
+    with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
+        changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
+    tracking.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
+
+
+def _log_epoch(epoch: Epoch, say: Say) -> None:
+    say(
+        f"epoch {epoch.number:3}: train loss {epoch.train.loss:.4f}, "
+        f"val loss {epoch.val.loss:.4f}, val accuracy {epoch.val.accuracy:.4f}, "
+        f"{epoch.images_per_second:.0f} images/s{'  (best)' if epoch.is_best else ''}"
+    )
+    confusion = figures.confusion_figure(epoch.val.confusion, f"validation, epoch {epoch.number}")
+    tracking.log_epoch(epoch, confusion)
+
+
+def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
+    best = result.best
+    why = "no better epoch came" if result.stopped_early else "all epochs are done"
+    say(
+        f"Stopped after epoch {result.epochs[-1].number} ({why}); kept epoch {best.number}: "
+        f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
+    )
+    tracking.log_fit(result)
+    if lesson.baseline:
+        say(f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}")
+        tracking.log_baseline(lesson.baseline)
+    confusion = figures.confusion_figure(
+        best.val.confusion, f"validation, kept epoch {best.number}"
+    )
+    tracking.log_figure(confusion, "confusion_matrix.png")
+    curves = figures.learning_curves(result.epochs, best.number, lesson.baseline)
+    tracking.log_figure(curves, "learning_curves.png")
+
+
+def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
+    classifier, judgement = trained.classifier, trained.judgement
+    metrics = judgement.metrics(classifier.about)
+    say(
+        f"Calibrated with temperature {metrics['temperature']:.2f}: log-loss "
+        f"{metrics['val_log_loss']:.4f} (before {metrics['val_log_loss_uncalibrated']:.4f}), "
+        f"calibration error {metrics['val_ece']:.4f}"
+    )
+    say(
+        f"Neither: {metrics['neither_rejected_share']:.1%} of pictures without the animals are "
+        f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
+    )
+    tracking.log_metrics(trained.metrics | metrics)
+    paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
+    answers = [
+        to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
+    ]
+    tracking.log_predictions(paths, judgement.labels, judgement.logits, answers)
+    plot = figures.reliability_figure(judgement)
+    tracking.log_figure(plot, "reliability.png")
+    tracking.show(plot, "reliability", step=trained.best.number)
+    tracking.log_figure(
+        figures.familiarity_figure(judgement, classifier.about.reject_below), "familiarity.png"
+    )
