@@ -96,7 +96,9 @@ def _hold_back(
     engine = pick_engine(network, print, cores=1)
     evidence = Evidence(features[train], features[val], labels[val], others)
     about = About("tf_efficientnet_lite0", "", "", 0, 0.0)
-    classifier, judgement = judge(network, engine, about, evidence, keep=TrainConfig.keep_share)
+    classifier, judgement = judge(
+        network, engine, about, evidence, keep=TrainConfig.keep_share, learned=()
+    )
     logits = classifier.head.logits(features[held])
     return Held(
         logits,

@@ -152,10 +152,15 @@ class Classifier:
         head: HeadWeights,
         familiarity: Familiarity,
         network: Callable[[], Network],
+        learned: NDArray[np.uint64] | None = None,
     ) -> None:
-        """`network` gives the same backbone and head in PyTorch, when they are asked for."""
+        """`network` gives the same backbone and head in PyTorch, when they are asked for.
+
+        `learned` are the sorted `photo_keys` of the photos it learned from, where known.
+        """
         self.about, self.preprocessing, self.engine = about, preprocessing, engine
         self.head, self.familiarity, self.network = head, familiarity, network
+        self.learned = learned
         self._transform = evaluation_transform(preprocessing)
         self._free = Semaphore(engine.callers)
 
@@ -203,6 +208,12 @@ class Classifier:
             for _, seen in self._see(contents, bytes, tta=False, batch_size=None)
         ]
 
+    def learned_from(self, sha256s: Iterable[str]) -> NDArray[np.bool_] | None:
+        """Of each photo, by its digest, whether it was learned from; None where not known."""
+        if self.learned is None:
+            return None
+        return np.isin(photo_keys(sha256s), self.learned)
+
     def save(self, folder: Path) -> str:
         """Write the model into `folder`, which is made; return its digest, in hex."""
         from safetensors.torch import save_file as save_tensors
@@ -213,6 +224,8 @@ class Classifier:
         save_tensors(weights, folder / WEIGHTS_FILE)
         arrays = {"head.weight": self.head.weight, "head.bias": np.array([self.head.bias])}
         arrays |= self.familiarity.to_arrays()
+        if self.learned is not None:
+            arrays["learned"] = self.learned
         if self.engine.portable is not None:
             (folder / BACKBONE_FILE).write_bytes(self.engine.portable.onnx)
             arrays["engine.expected"] = self.engine.portable.expected
@@ -258,7 +271,8 @@ class Classifier:
                 "name a version of the registry, or a folder that catdog saved."
             ) from error
         engine = _engine(portable, network, where, say)
-        return cls(about, preprocessing, engine, head, familiarity, network)
+        learned = arrays.get("learned")
+        return cls(about, preprocessing, engine, head, familiarity, network, learned)
 
     def _see(
         self,
@@ -292,6 +306,11 @@ class Classifier:
         logits /= self.about.temperature
         familiarity = self.familiarity.score(features)
         return [Seen(*pair) for pair in zip(logits.tolist(), familiarity.tolist(), strict=True)]
+
+
+def photo_keys(sha256s: Iterable[str]) -> NDArray[np.uint64]:
+    """The first 64 bits of each digest: enough to tell the photos of the world apart, `(N,)`."""
+    return np.array([int(sha256[:16], 16) for sha256 in sha256s], dtype=np.uint64)
 
 
 def saved_in(folder: Path) -> Path:

@@ -28,6 +28,7 @@ class Range:
 
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
+Promote = Literal["auto", "never", "always"]
 Format = Literal["text", "json", "jsonl", "csv", "kaggle"]
 YesNo = Literal["yes", "no"]
 
@@ -125,6 +126,18 @@ class TrainConfig(DataConfig):
     ] = "pretrained"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
     registered_model_name: Annotated[str, Help(help="name in the model registry")] = "catdog"
+    promote: Annotated[
+        Promote,
+        Help(
+            help="who may take the place in Production: auto, who is surely better on the same "
+            "photos; never; always"
+        ),
+    ] = "auto"
+    promote_margin: Annotated[
+        float,
+        Range(0, 1),
+        Help(help="how much less accurate, as a share, it may be for better probabilities"),
+    ] = 0.005
 
 
 @dataclass(frozen=True)
@@ -242,6 +255,39 @@ class AppConfig:
         "yes"
     )
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+
+
+@dataclass(frozen=True)
+class PromoteConfig:
+    """Say who serves: compare a version with the one in Production, go back, or look back.
+
+    Without --to, --rollback and --history the newest version that is not in Production is
+    compared with the one that is, on photos that neither learned from.
+    """
+
+    name: Annotated[str, Help(help="of the registered model")] = "catdog"
+    version: Annotated[
+        str, Help(help="of the challenger; latest: the newest that is not in Production")
+    ] = "latest"
+    to: Annotated[str, Help(help="version to promote without a comparison; or none")] = "none"
+    because: Annotated[str, Help(help="why, for --to and --rollback; kept in the history")] = ""
+    rollback: Annotated[YesNo, Help(help="promote the version that served before")] = "no"
+    history: Annotated[
+        YesNo, Help(help="list who served since when, by whom, from which run, and why")
+    ] = "no"
+    dry_run: Annotated[YesNo, Help(help="say what would be done, and do nothing")] = "no"
+    margin: Annotated[
+        float,
+        Range(0, 1),
+        Help(help="how much less accurate, as a share, it may be for better probabilities"),
+    ] = 0.005
+    dataset: Annotated[
+        str, Help(help="prepared data set to compare on; auto: the challenger's own")
+    ] = "auto"
+    data: Annotated[
+        str, Help(help="labelled folder DIR/{cat,dog} to compare on instead; or none")
+    ] = "none"
+    data_dir: Annotated[str, Help(help="where prepared pictures and features are kept")] = "data"
 
 
 Config = TypeVar("Config")

@@ -6,6 +6,7 @@ set the temperature, and the familiarity below which a photo is neither. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from catdog.calibration import (
     log_loss,
     probability,
 )
-from catdog.classifier import About, Classifier, HeadWeights, Seen
+from catdog.classifier import About, Classifier, HeadWeights, Seen, photo_keys
 from catdog.engine import Engine, Features, Say, export, pick_engine, torch_engine
 from catdog.familiarity import Familiarity, PetClassifier, Scores
 from catdog.features import Picture
@@ -105,7 +106,13 @@ def serving_engine(network: Network, say: Say, *, cores: int) -> Engine:
 
 
 def judge(
-    network: Network, engine: Engine, about: About, evidence: Evidence, *, keep: float
+    network: Network,
+    engine: Engine,
+    about: About,
+    evidence: Evidence,
+    *,
+    keep: float,
+    learned: Iterable[str],
 ) -> tuple[Classifier, Judgement]:
     """A classifier from a fitted network, and how good it is.
 
@@ -115,6 +122,7 @@ def judge(
         about: what the classifier says of itself; temperature and threshold are filled in.
         evidence: what is familiar is learned from it, and all else judged by it.
         keep: the share of validation photos that shall not be called neither.
+        learned: the sha256 of each photo that was learned from.
     """
     head = HeadWeights(
         network.head.linear.weight.detach().double().cpu().numpy()[0],
@@ -127,7 +135,15 @@ def judge(
         temperature=fit_temperature(evidence.labels, logits),
         reject_below=round(1.0 - keep, 6),
     )
-    classifier = Classifier(about, network.preprocessing, engine, head, familiarity, network.eval)
+    classifier = Classifier(
+        about,
+        network.preprocessing,
+        engine,
+        head,
+        familiarity,
+        network.eval,
+        np.unique(photo_keys(learned)),
+    )
     judgement = Judgement(
         evidence.labels,
         logits,

@@ -63,6 +63,7 @@ def as_report(  # noqa: PLR0913
     baseline: Scores | None,
     baseline_logits: Logits | None = None,
     production: Mapping[str, float],
+    champion: str = "",
     decision: str,
     parameters: Mapping[str, object],
     versions: Mapping[str, str],
@@ -72,7 +73,8 @@ def as_report(  # noqa: PLR0913
 ) -> report.Report:
     """The page about a run, with pictures; `run` says which and when.
 
-    `production` holds the metrics of that version, and `baseline_logits` those of the
+    `production` holds the metrics of that version on the same photos, `champion` says how this
+    one compares with it, and `baseline_logits` those of the
     validation photos, `(N,)`, with nothing trained; `run` says which run and when.
     """
     metrics = _metrics(
@@ -85,6 +87,7 @@ def as_report(  # noqa: PLR0913
         verdict=verdict(metrics[0], len(judgement.labels), decision),
         about="; ".join(filter(None, [_about(findings, prepared, fit), run])),
         metrics=metrics,
+        champion=champion,
         confusion=confusion_counts(judgement.labels, predicted_labels(judgement.logits)).matrix,
         ranking=report.Ranking(judgement.labels, judgement.logits, baseline_logits)
         if both

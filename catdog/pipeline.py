@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import registry, tracking
+from catdog import tracking
 from catdog.config import TrainConfig
 from catdog.parity import FreshProcess
 from catdog.prepare import Prepared
@@ -26,11 +26,10 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
     """
     with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
         trained = train(config, prepared, say, meanwhile=fresh.start)
-        champion = registry.champion(config.registered_model_name)
-        version, decision = register(config, prepared, trained, fresh, say)
-    report_findings(config, prepared, trained, champion, (version, decision), say)
-    tell(version, decision, trained, say)
-    return version
+        released = register(config, prepared, trained, fresh, say)
+    report_findings(config, prepared, trained, released, say)
+    tell(released, trained, say)
+    return released.version
 
 
 def run_name(config: TrainConfig, dataset: str) -> str:

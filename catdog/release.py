@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
 import catdog
-from catdog import CatdogError, parity, registry, tracking
+from catdog import CatdogError, parity, registry, succession, tracking
 from catdog.card import Facts, model_card
 from catdog.classifier import CARD_FILE, Classifier, to_prediction
 from catdog.config import TrainConfig
+from catdog.contest import Contest, Side, hold
 from catdog.data import (
     JPEG_START,
     evaluation_transform,
@@ -30,9 +32,11 @@ from catdog.judgement import (
     seen_in_training,
     spread,
 )
+from catdog.paired import Paired
 from catdog.parity import Answer, FreshProcess, Parity
 from catdog.prepare import Prepared
-from catdog.registry import Candidate, Decision
+from catdog.promotion import Candidate, Decision, decide, needs_evidence
+from catdog.succession import as_champion
 from catdog.trained import Trained
 
 Say = Callable[[str], None]
@@ -41,16 +45,30 @@ PARITY_PHOTOS = 32
 """Validation photos on which the registered version is compared with the training process."""
 
 
+@dataclass(frozen=True)
+class Released:
+    """A registered version, where it went, and the contest that this rests on."""
+
+    version: ModelVersion
+    decision: Decision
+    contest: Contest
+
+
 def register(
     config: TrainConfig, prepared: Prepared, trained: Trained, fresh: FreshProcess, say: Say
-) -> tuple[ModelVersion, Decision]:
+) -> Released:
     """Save and register what was trained, prove that it answers alike, and give it its stage.
 
     Raises:
         CatdogError: the registry refuses.
     """
     best = trained.best
-    candidate = Candidate(best.val.accuracy, prepared.validation_digest, prepared.drawn)
+    candidate = Candidate(
+        best.val.accuracy,
+        prepared.validation_digest,
+        prepared.drawn,
+        trained.classifier.about.classes,
+    )
     sample = spread(trained.validation, PARITY_PHOTOS)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "classifier"
@@ -64,8 +82,43 @@ def register(
             logged.model_uri, config.registered_model_name, candidate, digest=digest, card=card
         )
         proof = _prove(trained, version, sample, fresh, say)
-    decision = registry.place(version, candidate, proven=proof is not None and proof.holds)
-    return version, decision
+    proven = proof is not None and proof.holds
+    candidate = replace(candidate, status="approved" if proven else "rejected")
+    decision, contest = succession.settle(
+        version,
+        lambda champion: _contest(config, prepared, trained, candidate, champion),
+        lambda held: decide(
+            candidate,
+            as_champion(held.champion),
+            held.evidence,
+            promote=config.promote,
+            margin=config.promote_margin,
+        ),
+    )
+    if isinstance(contest.evidence, Paired):
+        tracking.log_metrics(contest.evidence.to_dict(succession.PAIRED))
+    return Released(version, decision, contest)
+
+
+def _contest(
+    config: TrainConfig,
+    prepared: Prepared,
+    trained: Trained,
+    candidate: Candidate,
+    champion: ModelVersion | None,
+) -> Contest:
+    if champion is None or not needs_evidence(candidate, as_champion(champion), config.promote):
+        return Contest(champion)
+    judgement, about = trained.judgement, trained.classifier.about
+    learned = np.zeros(len(trained.validation), dtype=bool)  # validation is what it never learned
+    return hold(
+        champion,
+        Side(judgement.logits / about.temperature, learned),
+        trained.validation,
+        Path(config.data_dir),
+        digest=prepared.validation_digest,
+        seed=config.seed,
+    )
 
 
 def _facts(config: TrainConfig, prepared: Prepared, trained: Trained) -> Facts:

@@ -248,7 +248,8 @@ class Command:
 class Report:
     """All that the page may show. A part that is None or empty is left out.
 
-    `verdict` says the result in a sentence, `about` which run and when. `confusion` is
+    `verdict` says the result in a sentence, `about` which run and when, `champion` how the
+    model compares with the one in Production before it. `confusion` is
     `(2, 2)`: row = truth, column = prediction, cat before dog.
     """
 
@@ -257,6 +258,7 @@ class Report:
     about: str = ""
     metrics: Sequence[Metric] = ()
     production: str = "Production"
+    champion: str = ""
     confusion: NDArray[np.int64] | None = None
     ranking: Ranking | None = None
     thresholds: Sequence[Threshold] = ()

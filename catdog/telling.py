@@ -10,13 +10,16 @@ from dataclasses import asdict, fields
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import figures, registry, tracking
+from catdog import figures, tracking
 from catdog.config import TrainConfig
+from catdog.contest import Contest
 from catdog.findings import find
 from catdog.images import decode
 from catdog.page import as_report
+from catdog.paired import Paired
 from catdog.prepare import Prepared
-from catdog.registry import Decision
+from catdog.promotion import NO_STAGE, PRODUCTION, Decision
+from catdog.release import Released
 from catdog.report import Command, render
 from catdog.trained import Trained
 
@@ -27,8 +30,7 @@ def report_findings(
     config: TrainConfig,
     prepared: Prepared,
     trained: Trained,
-    champion: ModelVersion | None,
-    placed: tuple[ModelVersion, Decision],
+    released: Released,
     say: Say,
 ) -> None:
     """Look at what the model gets wrong and at the data, and log tables and a report of it.
@@ -36,7 +38,7 @@ def report_findings(
     Raises:
         CatdogError: a picture can't be read any more.
     """
-    version, decision = placed
+    version, decision = released.version, released.decision
     evidence = trained.evidence
     findings = find(
         prepared,
@@ -55,7 +57,8 @@ def report_findings(
         fit=trained.fit,
         baseline=trained.baseline,
         baseline_logits=trained.baseline_logits,
-        production=_comparable(champion, prepared),
+        production=released.contest.metrics,
+        champion=_told(released.contest),
         decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
         parameters=asdict(config),
         versions=tracking.versions(),
@@ -81,11 +84,13 @@ def report_findings(
     )
 
 
-def _comparable(champion: ModelVersion | None, prepared: Prepared) -> dict[str, float]:
-    """The metrics of the version in Production, where they are of the same photos."""
-    if champion is None or champion.tags.get("validation_digest") != prepared.validation_digest:
-        return {}
-    return tracking.metrics_of_run(champion.run_id)
+def _told(contest: Contest) -> str:
+    """Which version was in Production, and how this one compares with it."""
+    if contest.champion is None:
+        return ""
+    evidence = contest.evidence
+    told = evidence.told() if isinstance(evidence, Paired) else evidence
+    return f"version {contest.champion.version}: {told}"
 
 
 def _reproduce(config: TrainConfig) -> list[Command]:
@@ -100,7 +105,7 @@ def _reproduce(config: TrainConfig) -> list[Command]:
 
 
 def _use(version: ModelVersion, decision: Decision) -> list[Command]:
-    if decision.stage == registry.NO_STAGE:
+    if decision.stage == NO_STAGE:
         return []  # it does not answer as its training did: nobody should use it
     uri = f"models:/{version.name}/{version.version}"
     lines = [
@@ -108,30 +113,31 @@ def _use(version: ModelVersion, decision: Decision) -> list[Command]:
         Command("Export it", f"python scripts/export.py --model-uri {uri} --to exported"),
         Command("Serve it", f"mlflow models serve -m {uri} --env-manager local"),
     ]
-    if decision.stage != registry.PRODUCTION:
+    if decision.stage != PRODUCTION:
         return lines
-    current = f"models:/{version.name}/{registry.PRODUCTION}"
+    current = f"models:/{version.name}/{PRODUCTION}"
     return [
         Command("Label photos", f"python scripts/predict.py --model-uri {current}"),
         *lines[1:],
     ]
 
 
-def tell(version: ModelVersion, decision: Decision, trained: Trained, say: Say) -> None:
+def tell(released: Released, trained: Trained, say: Say) -> None:
     """Tag and describe the run, and say what was registered and what to type next."""
+    version, decision = released.version, released.decision
     name = f"{version.name} version {version.version}"
-    shown = decision.stage if decision.stage != registry.NO_STAGE else version.version
+    shown = decision.stage if decision.stage != NO_STAGE else version.version
     uri = f"models:/{version.name}/{shown}"
     tracking.set_tags(
         {
             "registered_version": version.version,
             "stage": decision.stage,
             "stage_reason": decision.reason,
-            "validation_status": "rejected" if decision.stage == registry.NO_STAGE else "approved",
+            "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
         }
     )
-    tracking.describe_run(_description(name, uri, decision, trained))
-    if decision.stage == registry.NO_STAGE:
+    tracking.describe_run(_description(name, uri, released, trained))
+    if decision.stage == NO_STAGE:
         say(f"REJECTED: {name} was registered, and is in no stage: {decision.reason}.")
         say(f"Compare runs:  {tracking.ui_hint()}")
         return
@@ -140,8 +146,9 @@ def tell(version: ModelVersion, decision: Decision, trained: Trained, say: Say) 
     say(f"Label photos:  python scripts/predict.py --model-uri {uri}")
 
 
-def _description(name: str, uri: str, decision: Decision, trained: Trained) -> str:
+def _description(name: str, uri: str, released: Released, trained: Trained) -> str:
     """What the MLflow UI shows on top of the run, in Markdown."""
+    version, decision = released.version, released.decision
     metrics, best = trained.metrics, trained.best
     rows = [
         (
@@ -168,5 +175,16 @@ def _description(name: str, uri: str, decision: Decision, trained: Trained) -> s
         f"| metric | value | 95 % |\n|---|---|---|\n{table}\n\n"
         f"- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
         f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
+        f"{_promote(version, decision)}"
         f"- Export: `python scripts/export.py --model-uri {uri} --to DIR`\n"
     )
+
+
+def _promote(version: ModelVersion, decision: Decision) -> str:
+    """The line of the description that says how to change who serves."""
+    named = "" if version.name == "catdog" else f" --name {shlex.quote(version.name)}"
+    if decision.stage == PRODUCTION:
+        return f"- Go back to the version before: `python scripts/promote.py{named} --rollback`\n"
+    if decision.stage == NO_STAGE:
+        return ""
+    return f"- Promote it: `python scripts/promote.py{named} --to {version.version}`\n"

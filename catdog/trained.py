@@ -156,19 +156,26 @@ def _judge(
         best_val_accuracy=result.best.val.accuracy,
     )
     data_dir = Path(config.data_dir)
-    validation = pictures_of(prepared, "validation")
+    training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
     with _cache(data_dir, network, engine, keep=frozen) as cache:
 
         def features(pictures: list[Picture]) -> Features:
             return extract(pictures, network, engine, cache, watch=progress)[0][0]
 
         evidence = Evidence(
-            features(pictures_of(prepared, "training")),
+            features(training),
             features(validation),
             np.array([picture.label for picture in validation]),
             features([Picture(path, 0, _sha256(path)) for path in neither_folder(data_dir)]),
         )
-    classifier, judgement = judge(network, engine, about, evidence, keep=config.keep_share)
+    classifier, judgement = judge(
+        network,
+        engine,
+        about,
+        evidence,
+        keep=config.keep_share,
+        learned=(picture.sha256 for picture in training),
+    )
     return Trained(
         classifier,
         judgement,

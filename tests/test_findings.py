@@ -55,7 +55,9 @@ def judged(prepared) -> tuple[Classifier, Judgement, Findings]:
     labels = np.array([row["label"] == "dog" for row in prepared.rows("validation")]).astype(int)
     labels[0] = 1 - labels[0]  # one answer is wrong
     evidence = Evidence(training, validation, labels, training[:3] * 3 + 1)
-    classifier, judgement = judge(tiny.network(), tiny.engine, tiny.about, evidence, keep=0.9)
+    classifier, judgement = judge(
+        tiny.network(), tiny.engine, tiny.about, evidence, keep=0.9, learned=()
+    )
     metrics = metrics_of(labels, judgement.logits, calibrated=judgement.calibrated, prefix=PREFIX)
     features = (training, validation)
     return classifier, judgement, find(prepared, classifier, judgement, metrics, features, seed=0)

@@ -23,6 +23,7 @@ from catdog.model import ImageNetClassifier, Network
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
 
 KEEP = 0.9
+LEARNED = ("ff" * 32, "01" * 32)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _judge(network: Network, sample: Sample) -> Judged:
         np.array([picture.label for picture in sample.validation]),
         features(sample.others),
     )
-    return Judged(*judge(network, engine, about, evidence, keep=KEEP), sample)
+    return Judged(*judge(network, engine, about, evidence, keep=KEEP, learned=LEARNED), sample)
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +169,10 @@ def test_a_few_pictures_are_taken_evenly_from_all_of_them(total, count):
         gaps = np.diff(places)
         assert (places[0], places[-1]) == (0, total - 1)
         assert gaps.max() - gaps.min() <= 1
+
+
+def test_the_classifier_knows_which_photos_it_learned_from_and_saves_it(judged, tmp_path):
+    classifier = judged.classifier
+    classifier.save(tmp_path / "model")
+    for one in (classifier, Classifier.load(tmp_path / "model", device="cpu")):
+        assert one.learned_from(["01" * 32, "02" * 32, "ff" * 32]).tolist() == [True, False, True]

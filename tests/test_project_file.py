@@ -21,6 +21,7 @@ CONFIGS = {
     "predict": config.PredictConfig,
     "audit": config.AuditConfig,
     "export": config.ExportConfig,
+    "promote": config.PromoteConfig,
     "clear_cache": config.ClearCacheConfig,
 }
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())

@@ -1,0 +1,115 @@
+"""A challenger and the champion answer the same photos, of which neither has learned any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from numpy.typing import NDArray
+
+from catdog import CLASSES, CatdogError, registry
+from catdog.calibration import Labels, Logits
+from catdog.classifier import Classifier
+from catdog.evaluate import metrics_of
+from catdog.features import Picture, extract, open_cache
+from catdog.paired import Paired, compare_answers
+from catdog.promotion import AT_LEAST
+
+
+@dataclass(frozen=True)
+class Side:
+    """One who answers: its calibrated logits `(N,)` for N photos, and which it learned from.
+
+    `learned` is `(N,)`; None where that is not known.
+    """
+
+    logits: Logits
+    learned: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A champion and how a challenger compares with it, or why that can't be said.
+
+    `metrics` are the champion's, by name with `val_` before them, where it learned from none
+    of the photos of the challenger's validation.
+    """
+
+    champion: ModelVersion | None
+    evidence: Paired | str = "there was no need to compare"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def hold(
+    champion: ModelVersion,
+    challenger: Side,
+    pictures: Sequence[Picture],
+    data_dir: Path,
+    *,
+    digest: str = "",
+    seed: int = 0,
+) -> Contest:
+    """Let the champion answer the pictures that the challenger has answered, and compare.
+
+    `digest` is of the pictures, where they are a validation set as a whole.
+
+    Raises:
+        CatdogError: a picture is gone, or the feature cache can't be written.
+    """
+    labels = np.array([picture.label for picture in pictures])
+    theirs = _sit_version(champion, pictures, data_dir, digest=digest)
+    if isinstance(theirs, str):
+        return Contest(champion, theirs)
+    evidence = compare_sides(labels, theirs, challenger, seed=seed)
+    if isinstance(evidence, str) or evidence.count < len(pictures):
+        return Contest(champion, evidence)
+    return Contest(champion, evidence, metrics_of(labels, theirs.logits, prefix="val_", seed=seed))
+
+
+def sit(classifier: Classifier, pictures: Sequence[Picture], data_dir: Path) -> Side:
+    """Let a classifier answer, from the features that are there or that it computes now.
+
+    Raises:
+        CatdogError: a picture is gone, or the cache can't be written.
+    """
+    network = classifier.network()
+    cache = open_cache(data_dir, network, classifier.engine)
+    features = extract(pictures, network, classifier.engine, cache)[0][0]
+    return Side(
+        classifier.head.logits(features) / classifier.about.temperature,
+        classifier.learned_from(picture.sha256 for picture in pictures),
+    )
+
+
+def compare_sides(labels: Labels, champion: Side, challenger: Side, *, seed: int) -> Paired | str:
+    """The comparison on the photos that neither learned from; a clause of why not, else."""
+    if champion.learned is None or challenger.learned is None:
+        return "which photos it learned from is not known"
+    fresh = ~(champion.learned | challenger.learned)
+    counts = np.bincount(labels[fresh], minlength=2)
+    if counts.min() < AT_LEAST:
+        told = " and ".join(f"{n} of a {name}" for n, name in zip(counts, CLASSES, strict=True))
+        return f"of {len(labels):,} photos only {told} were learned by neither"
+    return compare_answers(
+        labels[fresh], champion.logits[fresh], challenger.logits[fresh], seed=seed
+    )
+
+
+def _sit_version(
+    version: ModelVersion, pictures: Sequence[Picture], data_dir: Path, *, digest: str = ""
+) -> Side | str:
+    """The same for a registered version; a clause of why not, where it can't be used.
+
+    `digest` is of the pictures: they are the version's own validation when it was of the same.
+    """
+    try:
+        folder = registry.fetch(f"models:/{version.name}/{version.version}")
+        side = sit(Classifier.load(folder, device="cpu"), pictures, data_dir)
+    except CatdogError as error:
+        return f"it can't be used any more ({str(error).rstrip('.')})"
+    if side.learned is None and digest and version.tags.get("validation_digest") == digest:
+        return Side(side.logits, np.zeros(len(pictures), dtype=bool))
+    return side

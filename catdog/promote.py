@@ -1,0 +1,168 @@
+"""Who shall serve, asked by itself: compare a version now, name one, go back, or look back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+
+from catdog import CatdogError, images, registry, succession, tracking
+from catdog.classifier import Classifier
+from catdog.config import PromoteConfig
+from catdog.contest import Contest, hold, sit
+from catdog.data import LabelledFolder
+from catdog.download import locate
+from catdog.features import Picture
+from catdog.lessons import pictures_of
+from catdog.prepare import VALIDATION, load_prepared
+from catdog.promotion import PRODUCTION, Candidate, Decision, decide, needs_evidence
+from catdog.succession import Event, as_champion
+
+Say = Callable[[str], None]
+
+LATEST, NONE, AUTO = "latest", "none", "auto"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was decided about a version, and whether it serves now (or would, in a dry run)."""
+
+    version: ModelVersion
+    decision: Decision
+
+    @property
+    def serves(self) -> bool:
+        """Whether the version is in Production after this."""
+        return self.decision.stage == PRODUCTION
+
+
+def promote(config: PromoteConfig, say: Say) -> Outcome:
+    """Do what the parameters ask for.
+
+    Raises:
+        CatdogError: there is no such version, it may never serve, or the registry refuses.
+    """
+    tracking.connect()
+    if config.rollback == "yes":
+        version = succession.predecessor(config.name)
+        return _by_name(config, version, config.because or "rolled back")
+    if config.to != NONE:
+        version = _named(config.name, config.to)
+        return _by_name(config, version, config.because or "promoted by hand")
+    return _by_evidence(config, say)
+
+
+def history_table(events: Sequence[Event]) -> str:
+    """One line for each promotion, the newest first, for people."""
+    rows = [("when (UTC)", "version", "before", "by", "run", "why")]
+    rows += [
+        (
+            event.when[:19].replace("T", " "),
+            event.version,
+            event.before or "-",
+            event.who,
+            event.run_id[:8] or "-",
+            event.why,
+        )
+        for event in reversed(events)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]])
+        for row in rows
+    )
+
+
+def _by_name(config: PromoteConfig, version: ModelVersion, why: str) -> Outcome:
+    if config.dry_run == "no":
+        return Outcome(version, succession.promote_to(version, why))
+    refused = succession.may_not(version)
+    return Outcome(version, refused or Decision(PRODUCTION, why))
+
+
+def _by_evidence(config: PromoteConfig, say: Say) -> Outcome:
+    version = _challenger(config)
+    champion = registry.champion(config.name)
+    if champion is not None and champion.version == version.version:
+        if config.dry_run == "no":
+            succession.crown(version, "")  # its aliases may have been lost on the way
+        return Outcome(version, Decision(PRODUCTION, "it is in Production already"))
+    candidate = Candidate.from_tags(version.tags)
+
+    def contest(champion: ModelVersion | None) -> Contest:
+        if champion is None or not needs_evidence(candidate, as_champion(champion), "auto"):
+            return Contest(champion)
+        return _hold(config, version, champion, say)
+
+    def decided(held: Contest) -> Decision:
+        now = as_champion(held.champion)
+        return decide(candidate, now, held.evidence, margin=config.margin)
+
+    if config.dry_run == "yes":
+        return Outcome(version, decided(contest(champion)))
+    return Outcome(version, succession.settle(version, contest, decided)[0])
+
+
+def _hold(
+    config: PromoteConfig, version: ModelVersion, champion: ModelVersion, say: Say
+) -> Contest:
+    folder = registry.fetch(f"models:/{version.name}/{version.version}")
+    challenger = Classifier.load(folder, device="cpu")
+    data_dir = Path(config.data_dir)
+    pictures, digest = _pictures(config, challenger.about.dataset, say)
+    side = sit(challenger, pictures, data_dir)
+    if side.learned is None and version.tags.get("validation_digest") == digest:
+        side = replace(side, learned=np.zeros(len(pictures), dtype=bool))
+    return hold(champion, side, pictures, data_dir, digest=digest)
+
+
+def _pictures(config: PromoteConfig, dataset: str, say: Say) -> tuple[list[Picture], str]:
+    """What to compare on, and the digest of it where it is a validation set."""
+    if config.data != NONE:
+        return _labelled(Path(config.data).expanduser(), say), ""
+    data_dir = Path(config.data_dir)
+    if config.dataset != AUTO:
+        dataset = locate(config.dataset, data_dir, seed=0).name
+    prepared = load_prepared(data_dir / dataset)
+    return pictures_of(prepared, VALIDATION), prepared.validation_digest
+
+
+def _labelled(folder: Path, say: Say) -> list[Picture]:
+    pictures = []
+    for name, label in LabelledFolder(folder).samples:
+        content = Path(name).read_bytes()
+        try:
+            images.check(content)
+        except images.UnreadableImageError as error:
+            say(f"left out {name}: {error}")
+            continue
+        pictures.append(Picture(Path(name), label, hashlib.sha256(content).hexdigest()))
+    return pictures
+
+
+def _challenger(config: PromoteConfig) -> ModelVersion:
+    if config.version != LATEST:
+        return _named(config.name, config.version)
+    champion = registry.champion(config.name)
+    usable = [one for one in registry.versions(config.name) if not registry.is_rejected(one)]
+    others = [one for one in usable if champion is None or one.version != champion.version]
+    if others:
+        return others[-1]
+    if champion is not None:
+        return champion
+    raise CatdogError(
+        f"the registry holds no version of {config.name} to promote: train one with: "
+        "mlflow run . -P epochs=10"
+    )
+
+
+def _named(name: str, number: str) -> ModelVersion:
+    known = {str(version.version): version for version in registry.versions(name)}
+    if number not in known:
+        told = ", ".join(known) or "none"
+        raise CatdogError(f"{name} has no version {number!r}. It has: {told}.")
+    return known[number]

@@ -1,0 +1,26 @@
+"""Compare a version with the one in Production, promote one, go back, or look back."""
+
+import sys
+
+from catdog import command
+from catdog.config import PromoteConfig
+
+
+def main(config: PromoteConfig) -> int:
+    """Print what was decided and why; 0 when the version serves, 1 when the champion stays."""
+    from catdog import succession, tracking
+    from catdog.promote import history_table, promote
+
+    if config.history == "yes":
+        tracking.connect()
+        print(history_table(succession.history(config.name)))
+        return 0
+    outcome = promote(config, command.say)
+    would = "would go to" if config.dry_run == "yes" else "is in"
+    name = f"{outcome.version.name} version {outcome.version.version}"
+    print(f"{name} {would} {outcome.decision.stage}: {outcome.decision.reason}.")
+    return 0 if outcome.serves else 1
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, PromoteConfig))

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import dataclasses
+from itertools import count
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from catdog import CatdogError, registry, succession
+from catdog.contest import Contest
+from catdog.paired import Paired
+from catdog.promotion import NO_STAGE, PRODUCTION, STAGING, Candidate, Decision
+from catdog.succession import crown, history, place, predecessor, promote_to, settle
+
+PHOTOS = Candidate(0.98, "abc", drawn=False, status="approved")
+NUMBERS = Paired(400, 5, 1, 0.01, -0.002, 0.02, 0.2, -0.01, -0.02, -0.001)
+
+
+@pytest.fixture
+def model_uri(tmp_path, tracking_store):
+    mlflow.set_tracking_uri(tracking_store)
+    saved = tmp_path / "classifier"
+    saved.mkdir()
+    (saved / "model.json").write_text("{}")
+    with mlflow.start_run():
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="catdog.classifier",
+            data_path=str(saved),
+            pip_requirements=["mlflow"],
+        )
+    return info.model_uri
+
+
+@pytest.fixture
+def add(model_uri):
+    """A function that registers one more version."""
+
+    def add(candidate: Candidate = PHOTOS):
+        return registry.add(model_uri, "pets", candidate, digest="", card="# A card")
+
+    return add
+
+
+def _stages() -> dict[str, str]:
+    return {str(one.version): one.current_stage for one in registry.versions("pets")}
+
+
+def _aliases() -> dict[str, str]:
+    aliases = MlflowClient().get_registered_model("pets").aliases
+    return {alias: str(version) for alias, version in aliases.items()}
+
+
+def test_stage_and_aliases_move_together_and_the_former_champion_is_previous(add):
+    first, second, third = add(), add(), add()
+    crown(first, "the first")
+    assert _aliases() == {"production": "1", "champion": "1"}
+    place(second, Decision(PRODUCTION, "better"), Contest(first, NUMBERS))
+    place(third, Decision(STAGING, "not better"), Contest(second, "no photos"))
+    assert _stages() == {"1": "Archived", "2": "Production", "3": "Staging"}
+    assert _aliases() == {"production": "2", "champion": "2", "previous": "1"}
+
+
+def test_the_version_says_why_it_stands_where_it_stands(add):
+    add(), add()
+    first, second = registry.versions("pets")
+    place(second, Decision(STAGING, "not surely better"), Contest(first, NUMBERS))
+    place(registry.versions("pets")[1], Decision(STAGING, "still not"), Contest(first, NUMBERS))
+    found = MlflowClient().get_model_version("pets", "2")
+    assert found.tags["stage_reason"] == "still not"
+    assert found.tags["compared_with"] == "1"
+    assert found.tags["validation_status"] == "approved"
+    numbers = {name: float(value) for name, value in found.tags.items() if name.startswith("vs_")}
+    assert Paired.from_dict(numbers, "vs_champion_") == NUMBERS
+    assert found.description.startswith("# A card")
+    assert found.description.endswith("Staging: still not.\n")
+    assert found.description.count("Where it stands") == 1
+
+
+def test_the_history_says_when_who_from_which_run_and_why(add, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "ada")
+    first, second = add(), add()
+    crown(first, "the first")
+    crown(second, "it is better")
+    crown(second, "said twice")
+    told = history("pets")
+    assert [(event.version, event.before, event.why) for event in told] == [
+        ("1", "", "the first"),
+        ("2", "1", "it is better"),
+    ]
+    assert told[1].who == "ada"
+    assert told[1].run_id == first.run_id
+    assert told[0].when < told[1].when
+    assert history("nothing") == []
+
+
+def test_rolling_back_goes_to_who_served_before_and_can_be_taken_back(add):
+    first, second = add(), add()
+    with pytest.raises(CatdogError, match="no version of pets served before"):
+        predecessor("pets")
+    crown(first, "")
+    crown(second, "")
+    promote_to(predecessor("pets"), "rolled back")
+    assert _stages() == {"1": "Production", "2": "Archived"}
+    assert predecessor("pets").version == second.version
+
+
+def test_the_predecessor_of_the_predecessor_stands_in_for_one_that_was_deleted(add):
+    versions = [add(), add(), add()]
+    for version in versions:
+        crown(version, "")
+    MlflowClient().delete_model_version("pets", "2")
+    assert str(predecessor("pets").version) == "1"
+
+
+def test_a_version_that_may_never_serve_is_not_promoted_by_hand_either(add):
+    crown(add(), "")
+    others = {
+        "never seen to answer": dataclasses.replace(PHOTOS, status="pending"),
+        "does not answer": dataclasses.replace(PHOTOS, status="rejected"),
+        "tells ant and bee": dataclasses.replace(PHOTOS, classes=("ant", "bee")),
+        "drawn pictures": dataclasses.replace(PHOTOS, drawn=True),
+    }
+    for reason, candidate in others.items():
+        with pytest.raises(CatdogError, match=reason):
+            promote_to(add(candidate), "by hand")
+    assert _aliases()["champion"] == "1"
+
+
+def test_a_rejected_version_has_no_stage_even_where_there_is_no_other(add):
+    version = add()
+    place(version, Decision(NO_STAGE, "it answers otherwise"), Contest(None))
+    assert _stages() == {"1": "None"}
+    assert registry.champion("pets") is None
+    assert registry.is_rejected(registry.versions("pets")[0])
+
+
+def test_a_champion_that_came_meanwhile_is_compared_with_too(add):
+    first, beside, challenger = add(), add(), add()
+    crown(first, "")
+    seen = []
+
+    def contest(champion):
+        seen.append(str(champion.version))
+        if len(seen) == 1:
+            crown(beside, "another run was faster")
+        return Contest(champion, NUMBERS)
+
+    decision, held = settle(challenger, contest, lambda _: Decision(STAGING, "not better"))
+    assert seen == ["1", "2"]
+    assert str(held.champion.version) == "2"
+    assert decision.stage == STAGING
+    assert MlflowClient().get_model_version("pets", "3").tags["compared_with"] == "2"
+
+
+def test_champions_that_never_stay_are_an_error_with_the_command_for_later(add):
+    challenger, *others = (add() for _ in range(6))
+    numbers = count()
+
+    def contest(champion):
+        crown(others[next(numbers)], "")
+        return Contest(champion)
+
+    with pytest.raises(CatdogError, match=r"promote.py --version 1 when"):
+        settle(challenger, contest, lambda _: Decision(PRODUCTION, ""))
+
+
+def test_aliases_carry_on_where_mlflow_has_no_stages(add, monkeypatch):
+    first, second = add(), add()
+    monkeypatch.delattr(MlflowClient, "transition_model_version_stage")
+    monkeypatch.setattr(registry, "stage_of", lambda _: "")
+    crown(first, "the first")
+    crown(second, "better")
+    assert _aliases() == {"production": "2", "champion": "2", "previous": "1"}
+    assert str(registry.champion("pets").version) == "2"
+    assert registry.exact("models:/pets/Production") == "models:/pets/2"
+    assert registry.fetch("models:/pets/Production").is_dir()
+
+
+def test_a_user_without_a_name_can_promote(add, monkeypatch):
+    def nobody():
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(succession.getpass, "getuser", nobody)
+    crown(add(), "")
+    assert history("pets")[0].who == "unknown"
