@@ -164,7 +164,7 @@ def _sections(page: Page) -> list[str]:
 
 
 def test_the_example_has_every_part_that_a_report_can_have():
-    words = {"title", "verdict", "about", "production"}
+    words = {"title", "verdict", "about", "production", "champion"}
     assert {each.name for each in fields(Report)} - words == set(PARTS)
 
 
@@ -360,6 +360,8 @@ def test_metrics_stand_beside_the_untrained_and_the_production_version():
     text = Page(render(Report("run", metrics=metrics, production="Production (version 2)"))).text
     assert "accuracy 98.8 % 97.1 % to 99.5 % 97.3 % 98.5 % 97.0 % to 99.0 %" in text
     assert "Production (version 2)" in text
+    page = Page(render(Report("run", metrics=metrics, champion="version 2: 3 of 400 put right")))
+    assert "on photos that neither learned from, version 2: 3 of 400 put right." in page.text
     assert "log-loss (less is better) 0.0454 – –" in text
 
 
@@ -479,6 +481,7 @@ def shown(chromium, tmp_path):
                 WHOLE,
                 metrics=metrics,
                 production="Production (version 12)",
+                champion="version 12: 3 of 400 photos put right",
                 slices=Slices(rows, 0.99, "dark", "may be chance"),
             )
         ),
