@@ -1,11 +1,11 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
 The modules in reading order; each imports only from those above it:
-config, command, images, drawing, sample, others, archive, download, exclusion, prepare, device,
-workers, data, model, engine, features, pixels, calibration, familiarity, bootstrap, evaluate,
-slices, audit, train, lessons, classifier, explain, card, parity, export, judgement, figures,
-svg, charts, report, findings, page, tracking, registry, urls, photos, answers, sorting,
-predict, trained, release, telling, pipeline, cards, app.
+config, command, images, drawing, sample, others, archive, download, exclusion, properties,
+prepare, device, workers, data, model, engine, features, pixels, calibration, familiarity,
+bootstrap, evaluate, slices, audit, train, lessons, classifier, explain, card, parity, export,
+judgement, figures, svg, charts, report, findings, page, tracking, registry, urls, photos,
+answers, sorting, predict, trained, release, telling, pipeline, cards, app.
 """
 
 from __future__ import annotations

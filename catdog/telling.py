@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
 from catdog import figures, registry, tracking
-from catdog.config import TrainConfig
+from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.findings import find
 from catdog.images import decode
 from catdog.page import as_report
@@ -57,9 +57,9 @@ def report_findings(
         baseline_logits=trained.baseline_logits,
         production=_comparable(champion, prepared),
         decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
-        parameters=asdict(config),
+        parameters=_settings(config, prepared),
         versions=tracking.versions(),
-        reproduce=_reproduce(config),
+        reproduce=_reproduce(config, prepared),
         use=_use(version, decision),
         run=tracking.run_identity(),
     )
@@ -88,15 +88,34 @@ def _comparable(champion: ModelVersion | None, prepared: Prepared) -> dict[str, 
     return tracking.metrics_of_run(champion.run_id)
 
 
-def _reproduce(config: TrainConfig) -> list[Command]:
-    """The line that trains the same again: the parameters that are not the defaults."""
-    changed = {
-        field.name: getattr(config, field.name)
-        for field in fields(config)
-        if getattr(config, field.name) != field.default
-    }
-    given = "".join(f" -P {shlex.quote(f'{name}={value}')}" for name, value in changed.items())
-    return [Command("Train the same again", f"mlflow run . --env-manager=local{given}")]
+def _reproduce(config: TrainConfig, prepared: Prepared) -> list[Command]:
+    """The lines that train the same again: one, unless data and head had seeds of their own."""
+    values = _settings(config, prepared)
+    if config.seed == prepared.seed:
+        return [Command("Train the same again", _line(MainConfig, values))]
+    as_prepared = values | {"seed": prepared.seed}
+    return [
+        Command("Get the same pictures", _line(DownloadConfig, as_prepared, "download")),
+        Command("Sort them the same way", _line(PrepareConfig, as_prepared, "prepare")),
+        Command("Train the same again", _line(TrainConfig, values, "train")),
+    ]
+
+
+def _settings(config: TrainConfig, prepared: Prepared) -> dict[str, object]:
+    """The parameters of the run, with those of its data where `config` does not have them."""
+    of_data = {"val_fraction": prepared.val_fraction, "exclude": prepared.exclude}
+    return of_data | asdict(config)
+
+
+def _line(step: type[DataConfig], values: Mapping[str, object], name: str = "") -> str:
+    """The command for an entry point: only what is not the default is spelled out."""
+    entry = f" -e {name}" if name else ""
+    given = "".join(
+        f" -P {shlex.quote(f'{field.name}={values[field.name]}')}"
+        for field in fields(step)
+        if values[field.name] != field.default
+    )
+    return f"mlflow run .{entry} --env-manager=local{given}"
 
 
 def _use(version: ModelVersion, decision: Decision) -> list[Command]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -150,13 +151,15 @@ def log_data(
     """Log which pictures were used: the manifest, and a data set for each split.
 
     Args:
-        manifest: CSV with the columns path, label, split, sha256, width, height.
+        manifest: CSV with the columns path, label, split, sha256, width, height, and the user's.
         name: of the prepared data set.
         origin: where it came from.
         digests: of the splits "training" and "validation", of any length.
         drawn: whether the pictures were drawn by us.
     """
-    rows = pd.read_csv(manifest, keep_default_na=False)
+    # What a user's column holds is left as it is written: "01", or nothing.
+    kinds = defaultdict(lambda: str, width=int, height=int)
+    rows = pd.read_csv(manifest, keep_default_na=False, dtype=kinds)
     for split, digest in digests.items():
         with warnings.catch_warnings():
             # That integer columns can't hold missing values, and that a path is a path.
@@ -175,6 +178,13 @@ def log_data(
         {"dataset": name, "dataset_origin": origin, "data": "drawn" if drawn else "photos"}
         | {f"{split}_digest": digest for split, digest in digests.items()}
     )
+
+
+def log_exclusion(lines: Path, *, count: int, digest: str) -> None:
+    """Log what the user wanted left out: the lines, their digest, and how many pictures it was."""
+    if lines.is_file():
+        mlflow.log_artifact(str(lines), "data")
+    mlflow.set_tags({"excluded_count": str(count), "excluded_digest": digest})
 
 
 def log_epoch(epoch: Epoch, confusion: Figure) -> None:

@@ -212,6 +212,10 @@ def _log_data(prepared: Prepared) -> None:
         digests={"training": prepared.digest, "validation": prepared.validation_digest},
         drawn=prepared.drawn,
     )
+    if prepared.exclude_digest:
+        tracking.log_exclusion(
+            prepared.exclude_lines, count=prepared.excluded, digest=prepared.exclude_digest
+        )
 
 
 def _log_pictures(network: Network, prepared: Prepared) -> None:

@@ -41,6 +41,8 @@ def prepared(tmp_path_factory) -> Prepared:
             for number in range(first, first + count):
                 picture = tiny_picture(name, number, (60 + number, 50))
                 picture.save(folder / "raw" / part / f"{name}.{number}.jpg")
+    known = [f"train/cat.{number}.jpg,{'old' if number % 2 else 'new'}" for number in range(15)]
+    (folder / "raw" / "metadata.csv").write_text("\n".join(["file_name,camera", *known]))
     options = {"origin": "here", "val_fraction": 0.4, "seed": 0}
     whole = prepare(folder / "raw", folder / "whole", **options)
     gone = folder / "exclude.txt"
@@ -82,7 +84,7 @@ def test_every_slice_is_of_the_validation_photos(judged):
         len(judgement.labels),
         int(np.sum(predicted_labels(judgement.calibrated) != judgement.labels)),
     )
-    assert {row.group for row in slices} >= {"class", "brightness"}
+    assert {row.group for row in slices} >= {"class", "brightness", "camera"}
     assert all(row.count < whole.count for row in slices)
 
 
@@ -149,6 +151,9 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     assert "with the excluded photos" in page.about
     assert page.about.endswith("; run 123, today")
     text = render(page)
+    for name in ("camera = old", "camera = new", "camera = (empty)"):
+        assert name in text
+        assert name in set(findings.tables()["tables/slices.csv"]["name"])
     assert Path(wrong).name in text
     assert "version 7 went to Staging: it is worse" in text
 
