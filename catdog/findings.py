@@ -84,7 +84,8 @@ def find(
         classifier: answers for those that the judgement is not about.
         judgement: of the validation photos.
         metrics: of the same, by name.
-        features: of the training and the validation pictures, `(N, D)`, in the manifest's order.
+        features: of the training and the validation pictures, `(N, D)`, in the manifest's order,
+            by a backbone that has not learned from their labels.
         seed: of what is drawn at random.
 
     Raises:

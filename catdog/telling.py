@@ -37,13 +37,12 @@ def report_findings(
         CatdogError: a picture can't be read any more.
     """
     version, decision = placed
-    evidence = trained.evidence
     findings = find(
         prepared,
         trained.classifier,
         trained.judgement,
         trained.metrics,
-        (evidence.training, evidence.validation),
+        trained.pretrained,
         seed=config.seed,
     )
     page = as_report(

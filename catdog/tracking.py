@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # predicting finds its model through here, and must not wait 
 
     from catdog.calibration import Labels, Logits
     from catdog.classifier import Prediction
-    from catdog.evaluate import Scores
+    from catdog.evaluate import Confusion, Scores
     from catdog.findings import Findings
     from catdog.lessons import Pass
     from catdog.parity import Parity
@@ -218,7 +218,12 @@ def log_fit(fit: Fit) -> None:
         }
     )
     mlflow.set_tag("early_stopped", str(fit.stopped_early).lower())
-    mlflow.log_dict(best.val.confusion.to_dict(), "confusion_matrix.json")
+
+
+def log_confusion(confusion: Confusion, drawn: Figure) -> None:
+    """Log the confusion matrix of the served answers, as numbers and drawn."""
+    mlflow.log_dict(confusion.to_dict(), "confusion_matrix.json")
+    mlflow.log_figure(drawn, "confusion_matrix.png")
 
 
 def log_features(features: Pass) -> None:
