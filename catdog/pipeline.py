@@ -28,8 +28,8 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
         trained = train(config, prepared, say, meanwhile=fresh.start)
         champion = registry.champion(config.registered_model_name)
         version, decision = register(config, prepared, trained, fresh, say)
-    report_findings(config, prepared, trained, champion, (version, decision), say)
-    tell(version, decision, trained, say)
+    findings = report_findings(config, prepared, trained, champion, (version, decision), say)
+    tell(version, decision, trained, findings, say)
     return version
 
 

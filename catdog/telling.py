@@ -12,9 +12,9 @@ from mlflow.entities.model_registry import ModelVersion
 
 from catdog import figures, registry, tracking
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
-from catdog.findings import find
+from catdog.findings import Findings, find
 from catdog.images import decode
-from catdog.page import as_report
+from catdog.page import as_report, raw_figures
 from catdog.prepare import Prepared
 from catdog.registry import Decision
 from catdog.report import Command, render
@@ -30,8 +30,11 @@ def report_findings(
     champion: ModelVersion | None,
     placed: tuple[ModelVersion, Decision],
     say: Say,
-) -> None:
+) -> Findings:
     """Look at what the model gets wrong and at the data, and log tables and a report of it.
+
+    Returns:
+        What was found.
 
     Raises:
         CatdogError: a picture can't be read any more.
@@ -78,6 +81,7 @@ def report_findings(
         f"{counts['near_duplicate']} near-duplicates across the split, "
         f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"
     )
+    return findings
 
 
 def _comparable(champion: ModelVersion | None, prepared: Prepared) -> dict[str, float]:
@@ -135,7 +139,9 @@ def _use(version: ModelVersion, decision: Decision) -> list[Command]:
     ]
 
 
-def tell(version: ModelVersion, decision: Decision, trained: Trained, say: Say) -> None:
+def tell(
+    version: ModelVersion, decision: Decision, trained: Trained, findings: Findings, say: Say
+) -> None:
     """Tag and describe the run, and say what was registered and what to type next."""
     name = f"{version.name} version {version.version}"
     shown = decision.stage if decision.stage != registry.NO_STAGE else version.version
@@ -148,7 +154,7 @@ def tell(version: ModelVersion, decision: Decision, trained: Trained, say: Say) 
             "validation_status": "rejected" if decision.stage == registry.NO_STAGE else "approved",
         }
     )
-    tracking.describe_run(_description(name, uri, decision, trained))
+    tracking.describe_run(_description(name, uri, decision, trained, findings))
     if decision.stage == registry.NO_STAGE:
         say(f"REJECTED: {name} was registered, and is in no stage: {decision.reason}.")
         say(f"Compare runs:  {tracking.ui_hint()}")
@@ -158,7 +164,9 @@ def tell(version: ModelVersion, decision: Decision, trained: Trained, say: Say) 
     say(f"Label photos:  python scripts/predict.py --model-uri {uri}")
 
 
-def _description(name: str, uri: str, decision: Decision, trained: Trained) -> str:
+def _description(
+    name: str, uri: str, decision: Decision, trained: Trained, findings: Findings
+) -> str:
     """What the MLflow UI shows on top of the run, in Markdown."""
     metrics, best = trained.metrics, trained.best
     rows = [
@@ -179,11 +187,13 @@ def _description(name: str, uri: str, decision: Decision, trained: Trained) -> s
         for told, value, low, high in rows
         if None not in (value, low, high)
     )
+    raw = "".join(f"{line}\n\n" for line in [raw_figures(findings.others)] if line)
     return (
         f"**{name}** went to **{decision.stage}**: {decision.reason}.\n\n"
         f"Kept epoch {best.number} of {len(trained.fit.epochs)}; on {len(trained.validation):,} "
         f"held back photos, calibrated:\n\n"
         f"| metric | value | 95 % |\n|---|---|---|\n{table}\n\n"
+        f"{raw}"
         f"- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
         f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
         f"- Export: `python scripts/export.py --model-uri {uri} --to DIR`\n"
