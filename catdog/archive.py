@@ -68,6 +68,18 @@ def members(source: Path) -> Iterator[Member]:
         raise CatdogError(f"{source} does not exist: give an archive or a folder of pictures.")
 
 
+def tables_in(folder: Path) -> Iterator[Member]:
+    """The tables of properties in a folder and below it, and no picture.
+
+    Raises:
+        CatdogError: one has more bytes than a table has.
+    """
+    for path in sorted(folder.rglob("*.csv")):
+        name = path.relative_to(folder).as_posix()
+        if is_table_name(name) and not _is_hidden(name):
+            yield name, _read_file(path)
+
+
 def _in_folder(folder: Path) -> Iterator[Member]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -212,17 +212,13 @@ def _slices(table: Sequence[SliceScore]) -> report.Slices | None:
     worst = worst_slice(table)
     return report.Slices(
         [
-            report.Slice(_named(row), row.count, row.errors, row.accuracy, row.low, row.high)
+            report.Slice(row.label, row.count, row.errors, row.accuracy, row.low, row.high)
             for row in rows
         ],
         whole.accuracy,
-        _named(worst) if worst else "",
+        worst.label if worst else "",
         worst.verdict if worst else "",
     )
-
-
-def _named(row: SliceScore) -> str:
-    return row.name if row.group in row.name else f"{row.group}: {row.name}"
 
 
 def _mistakes(

@@ -82,6 +82,11 @@ class SliceScore:
     surely_worse: bool = False
 
     @property
+    def label(self) -> str:
+        """The name, with the group before it where that says more."""
+        return self.name if self.group in self.name else f"{self.group}: {self.name}"
+
+    @property
     def verdict(self) -> str:
         """The same in words."""
         return "surely worse" if self.surely_worse else "may be chance"

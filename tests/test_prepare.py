@@ -577,7 +577,7 @@ def test_what_the_user_knows_of_pictures_stands_in_the_manifest(tmp_path, packed
     assert known.pop("1.jpg") == ("new", "2")
     assert set(known.values()) == {("", "")}
     (told,) = [line for line in said if "metadata.csv" in line]
-    assert told.startswith("1 rows of metadata.csv name no picture")
+    assert told.startswith("Rows of metadata.csv that name no picture: 1,")
     assert told.count("no.jpg") == 1
 
 

@@ -78,7 +78,7 @@ def test_rows_that_name_no_picture_are_said_once_with_their_number():
     said: list[str] = []
     tell_unmatched(found, ["2.jpg"], say=said.append)
     tell_unmatched(found, ["1.jpg", "2.jpg", "3.jpg"], say=said.append)
-    assert said == ["2 rows of metadata.csv name no picture, 1.jpg is the first."]
+    assert said == ["Rows of metadata.csv that name no picture: 2, the first of them 1.jpg."]
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)))

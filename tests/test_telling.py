@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig, parse
 from catdog.prepare import Prepared
-from catdog.telling import _reproduce
+from catdog.registry import Decision
+from catdog.telling import _description, _reproduce
 
 STEPS = {"": MainConfig, "download": DownloadConfig, "prepare": PrepareConfig, "train": TrainConfig}
 
@@ -44,3 +46,27 @@ def test_data_with_a_seed_of_its_own_needs_three_lines():
         ("prepare", PrepareConfig(dataset="pets.zip", seed=1, val_fraction=0.3)),
         ("train", config),
     ]
+
+
+def _described(others: dict[str, float]) -> str:
+    metrics = {f"val_accuracy_score{end}": 0.9 for end in ("", "_ci_low", "_ci_high")}
+    trained = SimpleNamespace(
+        metrics=metrics,
+        best=SimpleNamespace(number=2),
+        fit=SimpleNamespace(epochs=[1, 2, 3]),
+        validation=[1] * 1234,
+    )
+    findings = SimpleNamespace(others=others)
+    return _description(
+        "pets version 7", "models:/pets/7", Decision("None", "it is new"), trained, findings
+    )
+
+
+def test_the_description_gives_figures_with_the_excluded_photos_where_there_are_any():
+    raw = {f"val_raw_accuracy_score{end}": 0.875 for end in ("", "_ci_low", "_ci_high")}
+    raw |= {"val_raw_log_loss": 0.25, "val_raw_example_count": 1240.0}
+    shown = " ".join(_described(raw).split())
+    told = "With the excluded photos, 1,240 in all: accuracy 87.5 % (87.5 % to 87.5 %), log-loss 0.2500."
+    assert told in shown
+    assert "| accuracy | 0.9000 | 0.9000 to 0.9000 |" in shown
+    assert "excluded" not in _described({})
