@@ -72,7 +72,8 @@ def tell_unmatched(properties: Properties, sources: Iterable[str], *, say: Say) 
     unmatched = properties.unmatched(sources)
     if unmatched:
         say(
-            f"{len(unmatched):,} rows of metadata.csv name no picture, {unmatched[0]} is the first."
+            f"Rows of metadata.csv that name no picture: {len(unmatched):,}, "
+            f"the first of them {unmatched[0]}."
         )
 
 
