@@ -124,7 +124,7 @@ def _twins(photos: Photos, options: Options, compute: Compute, scratch: Path) ->
     labels = np.append(photos.labels, [picture.label for picture in pictures])
     held = np.append(photos.held, np.ones(len(planted), dtype=bool))
     start = time.perf_counter()
-    issues = find_issues(paths, labels, held, features, looks)
+    issues = find_issues(paths, labels, held, features, looks, digests=paths)
     seconds = time.perf_counter() - start
     pairs = {(int(i.path), int(i.detail)) for i in issues if i.issue == NEAR_DUPLICATE}
     right = {(place, count + number) for number, (_, place) in enumerate(planted)}

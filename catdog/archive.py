@@ -1,4 +1,4 @@
-"""The pictures in an archive or a folder, one after the other; nothing is unpacked to disk.
+"""The pictures and tables in an archive or a folder, one after the other; nothing is unpacked.
 
 In: what a user has, which may hold archives in its turn. Out: names and bytes. A name is
 only ever read, never written to, so that no member can choose where it lands; an archive
@@ -25,13 +25,17 @@ ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_DEPTH = 2
 """An archive in an archive is Kaggle's habit; a third level is nobody's."""
+TABLE = "metadata.csv"
+"""What the user knows of the pictures beside it, see `catdog.properties`."""
 MAX_PICTURE_BYTES = 200_000_000
+MAX_TABLE_BYTES = 50_000_000
+"""Room for some hundred thousand pictures."""
 MAX_RATIO = 1_000
 """Deflate's own limit is 1,032; photos hardly shrink, so only a bomb comes near it."""
 BOMB_BYTES = 10_000_000
 """A smaller member does no harm however well it shrinks."""
 
-Picture = tuple[str, bytes]
+Member = tuple[str, bytes]
 """Name within the source, with `/`, and content."""
 
 
@@ -40,10 +44,15 @@ def is_archive_name(path: Path | str) -> bool:
     return str(path).lower().endswith(ZIP_SUFFIXES + TAR_SUFFIXES)
 
 
-def pictures(source: Path) -> Iterator[Picture]:
-    """The pictures of an archive or a folder, also those in archives within it.
+def is_table_name(name: str) -> bool:
+    """Whether the name is that of a table of properties."""
+    return PurePosixPath(name).name.lower() == TABLE
 
-    They are known by their names. Hidden files and what is no picture are passed over.
+
+def members(source: Path) -> Iterator[Member]:
+    """The pictures and tables of an archive or a folder, also those in archives within it.
+
+    They are known by their names. Hidden files and all others are passed over.
 
     Raises:
         CatdogError: the source is missing or no archive, or the archive is damaged,
@@ -59,20 +68,32 @@ def pictures(source: Path) -> Iterator[Picture]:
         raise CatdogError(f"{source} does not exist: give an archive or a folder of pictures.")
 
 
-def _in_folder(folder: Path) -> Iterator[Picture]:
+def tables_in(folder: Path) -> Iterator[Member]:
+    """The tables of properties in a folder and below it, and no picture.
+
+    Raises:
+        CatdogError: one has more bytes than a table has.
+    """
+    for path in sorted(folder.rglob("*.csv")):
+        name = path.relative_to(folder).as_posix()
+        if is_table_name(name) and not _is_hidden(name):
+            yield name, _read_file(path)
+
+
+def _in_folder(folder: Path) -> Iterator[Member]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
             relative = path.relative_to(folder).as_posix()
-            if is_image_name(name):
+            if _is_wanted(name):
                 yield relative, _read_file(path)
             elif is_archive_name(name) and not name.startswith("."):
                 with path.open("rb") as stream:
                     yield from _in_archive(stream, relative, depth=1)
 
 
-def _in_archive(stream: IO[bytes], name: str, *, depth: int) -> Iterator[Picture]:
+def _in_archive(stream: IO[bytes], name: str, *, depth: int) -> Iterator[Member]:
     if depth > MAX_DEPTH:
         raise CatdogError(f"{name} is an archive in an archive in an archive: unpack it first.")
     with _damage_is_told(name):
@@ -84,7 +105,7 @@ def _in_archive(stream: IO[bytes], name: str, *, depth: int) -> Iterator[Picture
             yield from _in_tar(stream, name, depth)
 
 
-def _in_zip(stream: IO[bytes], name: str, depth: int) -> Iterator[Picture]:
+def _in_zip(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
     with zipfile.ZipFile(stream) as archive:
         members = archive.infolist()
         for member in members:
@@ -93,14 +114,14 @@ def _in_zip(stream: IO[bytes], name: str, depth: int) -> Iterator[Picture]:
             inner = f"{name}/{member.filename}"
             if member.is_dir() or _is_hidden(member.filename):
                 continue
-            if is_image_name(member.filename):
+            if _is_wanted(member.filename):
                 yield inner, archive.read(member)
             elif is_archive_name(member.filename):
                 with archive.open(member) as packed:
                     yield from _spooled(packed, inner, depth)
 
 
-def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Picture]:
+def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
     with tarfile.open(fileobj=stream) as archive:
         for member in archive:
             _check_name(member.name, name)
@@ -111,7 +132,7 @@ def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Picture]:
             inner = f"{name}/{member.name}"
             if _is_hidden(member.name):
                 continue
-            if is_image_name(member.name):
+            if _is_wanted(member.name):
                 _check_size(member.name, member.size, name)
                 yield inner, archive.extractfile(member).read()
             elif is_archive_name(member.name):
@@ -128,7 +149,7 @@ def _check_tar_end(archive: tarfile.TarFile) -> None:
         pass
 
 
-def _spooled(packed: IO[bytes], name: str, depth: int) -> Iterator[Picture]:
+def _spooled(packed: IO[bytes], name: str, depth: int) -> Iterator[Member]:
     """Read an archive within another from a temporary file: seeking in a packed one is slow."""
     with tempfile.TemporaryFile() as unpacked:
         while chunk := packed.read(1 << 20):
@@ -145,7 +166,7 @@ def _check_zip_member(member: zipfile.ZipInfo, archive: str) -> None:
         _refuse(archive, member.filename, "is a link or a device")
     if member.flag_bits & 0x1:
         raise CatdogError(f"{archive} is encrypted: unpack it, and give the folder.")
-    if is_image_name(member.filename):
+    if _is_wanted(member.filename):
         _check_size(member.filename, member.file_size, archive)
     swells = member.file_size > MAX_RATIO * max(member.compress_size, 1)
     if member.file_size > BOMB_BYTES and swells:
@@ -153,8 +174,9 @@ def _check_zip_member(member: zipfile.ZipInfo, archive: str) -> None:
 
 
 def _check_size(member: str, size: int, archive: str) -> None:
-    if size > MAX_PICTURE_BYTES:
-        _refuse(archive, member, f"says it has {size:,} bytes, more than a picture has")
+    if size > _most_bytes(member):
+        kind = "table" if is_table_name(member) else "picture"
+        _refuse(archive, member, f"says it has {size:,} bytes, more than a {kind} has")
 
 
 def _check_name(member: str, archive: str) -> None:
@@ -173,13 +195,22 @@ def _refuse(archive: str, member: str, why: str) -> None:
     )
 
 
+def _is_wanted(name: str) -> bool:
+    return is_image_name(name) or is_table_name(name)
+
+
+def _most_bytes(name: str) -> int:
+    return MAX_TABLE_BYTES if is_table_name(name) else MAX_PICTURE_BYTES
+
+
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def _read_file(path: Path) -> bytes:
-    if path.stat().st_size > MAX_PICTURE_BYTES:
-        raise CatdogError(f"{path} has more bytes than a picture has: move it out of the folder.")
+    if path.stat().st_size > _most_bytes(path.name):
+        kind = "table" if is_table_name(path.name) else "picture"
+        raise CatdogError(f"{path} has more bytes than a {kind} has: move it out of the folder.")
     return path.read_bytes()
 
 

@@ -11,7 +11,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
 
@@ -77,12 +77,15 @@ class Issue:
     `path` is as in the manifest. `detail` is, for a wrong label, the label that the picture
     seems to deserve; for a near-duplicate the validation picture that `path`, a training
     picture, repeats; for a picture unlike all others, the one that is least unlike it.
+    `sha256` is of the picture, `other_sha256` of the one in `detail`, "" where that is none.
     """
 
     path: str
     issue: str
     score: float
     detail: str
+    sha256: str = ""
+    other_sha256: str = ""
 
 
 def audit(
@@ -107,6 +110,7 @@ def audit(
         np.array([row["split"] == VALIDATION for row in rows]),
         features[0],
         look_at_all([picture.path for picture in pictures]),
+        digests=[picture.sha256 for picture in pictures],
         seed=seed,
     )
 
@@ -118,6 +122,7 @@ def find_issues(
     features: Features,
     looks: Sequence[Look],
     *,
+    digests: Sequence[str],
     seed: int = 0,
 ) -> list[Issue]:
     """The issues of N labelled pictures, by kind and the surest of each kind first.
@@ -128,6 +133,7 @@ def find_issues(
         validation: `(N,)`, whether a picture is held back.
         features: `(N, D) float32`, of the plain view.
         looks: as `catdog.slices.look_at_all` gives them.
+        digests: sha256 of the pictures.
         seed: of the folds.
     """
     issues = [
@@ -135,7 +141,12 @@ def find_issues(
         *_near_duplicates(paths, twins(features, looks, validation)),
         *_unlike_others(paths, *oddness(features)),
     ]
-    return sorted(issues, key=lambda issue: (KINDS.index(issue.issue), -issue.score, issue.path))
+    by_path = dict(zip(paths, digests, strict=True))
+    known = (
+        replace(issue, sha256=by_path[issue.path], other_sha256=by_path.get(issue.detail, ""))
+        for issue in issues
+    )
+    return sorted(known, key=lambda issue: (KINDS.index(issue.issue), -issue.score, issue.path))
 
 
 def other_label_probability(features: Features, labels: Labels, *, seed: int = 0) -> Probabilities:
@@ -207,7 +218,7 @@ def oddness(features: Features) -> tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 def write_issues(path: Path, issues: Iterable[Issue]) -> None:
-    """Write `path, issue, score, detail`, a row for each issue; the file appears whole.
+    """Write the fields of each issue as a row, `path` first; the file appears whole.
 
     Raises:
         CatdogError: it can't be written.
@@ -218,7 +229,7 @@ def write_issues(path: Path, issues: Iterable[Issue]) -> None:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(field.name for field in fields(Issue))
             for issue in issues:
-                writer.writerow((issue.path, issue.issue, f"{issue.score:.4f}", issue.detail))
+                writer.writerow(astuple(replace(issue, score=round(issue.score, 4))))
         part.replace(path)
     except OSError as error:
         raise CatdogError(

@@ -20,6 +20,8 @@ DIGEST = re.compile(r"[0-9a-f]{12,64}", re.IGNORECASE)
 COMMENT = re.compile(r"(^|\s)#.*")
 EXCLUDED = "excluded"
 """Folder of the excluded pictures, and how the names of their splits begin."""
+LINES = "exclude.txt"
+"""A copy of the lines, in that folder."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ look at them; writes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from catdog.judgement import Judgement
 from catdog.prepare import EXCLUDED, TEST, TRAINING, VALIDATION, Prepared
 from catdog.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 
-PREFIX = "val_"
+PREFIX, RAW_PREFIX, TEST_PREFIX = "val_", "val_raw_", "test_"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Findings:
         slices: how photos with something in common do; the first row is all of them.
         worst: the slice with the lowest accuracy, and whether that may be chance.
         issues: what is wrong with the data, the surest of each kind first.
+        test_slices: as `slices`, of labelled test photos; empty where there are none.
     """
 
     metrics: dict[str, float]
@@ -52,16 +53,18 @@ class Findings:
     slices: list[SliceScore]
     worst: SliceScore | None
     issues: list[Issue]
+    test_slices: list[SliceScore] = field(default_factory=list)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What is listed, by the name of its file; a table of nothing keeps its columns."""
         columns = ("class", "precision", "recall", "f1", "support")
+        tested = _table(SliceScore, self.test_slices)
         return {
             "tables/per_class_metrics.csv": pd.DataFrame(self.classes, columns=columns),
             "tables/thresholds.csv": _table(Promise, self.promises),
             "tables/slices.csv": _table(SliceScore, self.slices),
             "data/audit.csv": _table(Issue, self.issues),
-        }
+        } | ({"tables/test_slices.csv": tested} if self.test_slices else {})
 
 
 def _table(kind: type, rows: Sequence[Promise | SliceScore | Issue]) -> pd.DataFrame:
@@ -84,7 +87,8 @@ def find(
         classifier: answers for those that the judgement is not about.
         judgement: of the validation photos.
         metrics: of the same, by name.
-        features: of the training and the validation pictures, `(N, D)`, in the manifest's order.
+        features: of the training and the validation pictures, `(N, D)`, in the manifest's order,
+            by a backbone that has not learned from their labels.
         seed: of what is drawn at random.
 
     Raises:
@@ -101,36 +105,50 @@ def find(
         np.array([row["split"] == VALIDATION for row in both]),
         np.concatenate(features),
         looks,
+        digests=[row["sha256"] for row in both],
         seed=seed,
     )
+    on_test, test_slices = _on_test(prepared, classifier, seed=seed)
     return Findings(
         dict(metrics),
-        _other_metrics(prepared, classifier, judgement, seed=seed),
+        on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
         class_rows(judgement.labels, judgement.calibrated),
         promises(judgement.labels, judgement.logits / classifier.about.temperature),
         table,
         worst_slice(table),
         issues,
+        test_slices,
     )
 
 
-def _other_metrics(
+def _on_test(
+    prepared: Prepared, classifier: Classifier, *, seed: int
+) -> tuple[dict[str, float], list[SliceScore]]:
+    """Metrics and slices of the labelled test photos; none where there are none."""
+    rows = [row for row in prepared.rows(TEST) if row["label"]]
+    if not rows:
+        return {}, []
+    labels, logits = _scored(prepared, classifier, rows)
+    slices = make_slices(rows, look_at_all([prepared.folder / row["path"] for row in rows]))
+    return (
+        metrics_of(labels, logits, prefix=TEST_PREFIX, seed=seed),
+        slice_table(slices, labels, logits),
+    )
+
+
+def _raw_metrics(
     prepared: Prepared, classifier: Classifier, judgement: Judgement, *, seed: int
 ) -> dict[str, float]:
-    """`test_` metrics where test pictures are labelled; `val_raw_` with the excluded ones."""
-    found: dict[str, float] = {}
-    tests = [row for row in prepared.rows(TEST) if row["label"]]
-    if tests:
-        found |= metrics_of(*_scored(prepared, classifier, tests), prefix="test_", seed=seed)
+    """Metrics of the validation photos with the excluded ones among them, where there are any."""
     excluded = prepared.rows(f"{EXCLUDED}-{VALIDATION}")
-    if excluded:
-        labels, logits = _scored(prepared, classifier, excluded)
-        raw_labels = np.append(judgement.labels, labels)
-        # All by one temperature where they are ranked; each by its own where it is measured.
-        ranked = np.append(judgement.logits / classifier.about.temperature, logits)
-        calibrated = np.append(judgement.calibrated, logits)
-        found |= metrics_of(raw_labels, ranked, calibrated=calibrated, prefix="val_raw_", seed=seed)
-    return found
+    if not excluded:
+        return {}
+    labels, logits = _scored(prepared, classifier, excluded)
+    raw_labels = np.append(judgement.labels, labels)
+    # All by one temperature where they are ranked; each by its own where it is measured.
+    ranked = np.append(judgement.logits / classifier.about.temperature, logits)
+    calibrated = np.append(judgement.calibrated, logits)
+    return metrics_of(raw_labels, ranked, calibrated=calibrated, prefix=RAW_PREFIX, seed=seed)
 
 
 def _scored(

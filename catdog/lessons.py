@@ -66,7 +66,9 @@ class Lesson:
     """What is trained, on which batches; `baseline` is what ImageNet's classes know untrained.
 
     `baseline_logits` are what it was scored on: of the validation pictures, `(N,)`.
-    `features` tells of the pass, where it was features that are learned from.
+    `features` tells of the pass, where it was features that are learned from. `pretrained`
+    are those of the plain training and validation pictures, each `(N, D)`, by the backbone as
+    it came: kept where fine-tuning would change them.
     """
 
     model: nn.Module
@@ -75,6 +77,7 @@ class Lesson:
     features: Pass | None = None
     baseline: Scores | None = None
     baseline_logits: Logits | None = None
+    pretrained: tuple[Features, Features] | None = None
 
 
 def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: Say) -> Lesson:
@@ -113,11 +116,16 @@ def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: 
         features=Pass(engine, computed, total - computed, seconds),
         baseline=_baseline(baseline_logits, val),
         baseline_logits=baseline_logits,
+        pretrained=(features["training"][0], features["validation"][0]),
     )
 
 
-def on_pictures(config: TrainConfig, prepared: Prepared, network: Network, _say: Say) -> Lesson:
-    """The whole network, on pictures that are augmented anew in each epoch."""
+def on_pictures(config: TrainConfig, prepared: Prepared, network: Network, say: Say) -> Lesson:
+    """The whole network, on pictures that are augmented anew in each epoch.
+
+    Raises:
+        CatdogError: a picture is gone, or the cache can't be written.
+    """
     device = next(network.parameters()).device
     train = LabelledFolder(prepared.training, training_transform(network.preprocessing))
     val = LabelledFolder(prepared.validation, evaluation_transform(network.preprocessing))
@@ -131,7 +139,22 @@ def on_pictures(config: TrainConfig, prepared: Prepared, network: Network, _say:
         model=network,
         train_batches=make_batches(train, shuffle=True, **shared),
         val_batches=make_batches(val, shuffle=False, **shared),
+        pretrained=None
+        if config.unfreeze == "none"
+        else _plain_features(config, prepared, network, say),
     )
+
+
+def _plain_features(
+    config: TrainConfig, prepared: Prepared, network: Network, say: Say
+) -> tuple[Features, Features]:
+    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    cache = open_cache(Path(config.data_dir), network, engine)
+    training, validation = (
+        extract(pictures_of(prepared, split), network, engine, cache, watch=progress)[0][0]
+        for split in ("training", "validation")
+    )
+    return training, validation
 
 
 def finetune(

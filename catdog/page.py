@@ -26,10 +26,10 @@ from catdog.evaluate import (
     confusion_counts,
     estimates,
 )
-from catdog.findings import PREFIX, Findings
+from catdog.findings import PREFIX, RAW_PREFIX, TEST_PREFIX, Findings
 from catdog.judgement import Judgement
 from catdog.prepare import TRAINING, VALIDATION, Prepared
-from catdog.slices import SliceScore
+from catdog.slices import SliceScore, worst_slice
 from catdog.train import Fit
 
 THUMBNAIL_PX = 160
@@ -88,13 +88,15 @@ def as_report(  # noqa: PLR0913
         about="; ".join(filter(None, [_about(findings, prepared, fit), run])),
         metrics=metrics,
         champion=champion,
+        raw=raw_figures(findings.others),
         confusion=confusion_counts(judgement.labels, predicted_labels(judgement.logits)).matrix,
         ranking=report.Ranking(judgement.labels, judgement.logits, baseline_logits)
         if both
         else None,
         thresholds=[_threshold(promise) for promise in findings.promises],
         calibration=_calibration(judgement, classifier),
-        slices=_slices(findings),
+        slices=_slices(findings.slices),
+        test=_tested(findings),
         familiarity=report.Familiarity(
             np.log10(judgement.familiarity),
             np.log10(np.maximum(judgement.others, 1e-12)),
@@ -128,33 +130,57 @@ def _untrained(
 
 
 def _metrics(
-    found: Mapping[str, float], untrained: Mapping[str, float], production: Mapping[str, float]
+    found: Mapping[str, float],
+    untrained: Mapping[str, float],
+    production: Mapping[str, float],
+    prefix: str = PREFIX,
 ) -> list[report.Metric]:
     return [
         report.Metric(
             name=name,
-            value=found[PREFIX + name],
-            low=found.get(f"{PREFIX}{name}_ci_low", np.nan),
-            high=found.get(f"{PREFIX}{name}_ci_high", np.nan),
+            value=found[prefix + name],
+            low=found.get(f"{prefix}{name}_ci_low", np.nan),
+            high=found.get(f"{prefix}{name}_ci_high", np.nan),
             baseline=untrained.get(name),
-            production=production.get(PREFIX + name),
-            production_low=production.get(f"{PREFIX}{name}_ci_low", np.nan),
-            production_high=production.get(f"{PREFIX}{name}_ci_high", np.nan),
+            production=production.get(prefix + name),
+            production_low=production.get(f"{prefix}{name}_ci_low", np.nan),
+            production_high=production.get(f"{prefix}{name}_ci_high", np.nan),
             percent=percent,
             higher_is_better=name not in LOWER_IS_BETTER,
         )
         for name, percent in SHOWN_METRICS.items()
-        if PREFIX + name in found
+        if prefix + name in found
     ]
+
+
+def _tested(findings: Findings) -> report.OnTest | None:
+    if not findings.test_slices:
+        return None
+    return report.OnTest(
+        findings.test_slices[0].count,
+        _metrics(findings.others, {}, {}, TEST_PREFIX),
+        _slices(findings.test_slices),
+    )
+
+
+def raw_figures(others: Mapping[str, float]) -> str:
+    """Figures with the excluded photos among the others, in a sentence; "" without any."""
+    if f"{RAW_PREFIX}accuracy_score" not in others:
+        return ""
+    accuracy, low, high = (
+        report.share(others[f"{RAW_PREFIX}accuracy_score{end}"])
+        for end in ("", "_ci_low", "_ci_high")
+    )
+    return (
+        f"With the excluded photos, {others[f'{RAW_PREFIX}example_count']:,.0f} in all: accuracy "
+        f"{accuracy} ({low} to {high}), log-loss {others[f'{RAW_PREFIX}log_loss']:.4f}."
+    )
 
 
 def _about(findings: Findings, prepared: Prepared, fit: Fit) -> str:
     told = f"{prepared.folder.name}, kept epoch {fit.best.number} of {len(fit.epochs)}"
-    for prefix, photos in (("val_raw_", "with the excluded photos"), ("test_", "on test photos")):
-        if f"{prefix}accuracy_score" in findings.others:
-            share = report.share(findings.others[f"{prefix}accuracy_score"])
-            told += f"; {share} right {photos}"
-    return told
+    on_test = findings.others.get(f"{TEST_PREFIX}accuracy_score")
+    return told if on_test is None else f"{told}; {report.share(on_test)} right on test photos"
 
 
 def _threshold(promise: Promise) -> report.Threshold:
@@ -182,23 +208,20 @@ def _calibration(judgement: Judgement, classifier: Classifier) -> report.Calibra
     )
 
 
-def _slices(findings: Findings) -> report.Slices | None:
-    whole, *rows = findings.slices
+def _slices(table: Sequence[SliceScore]) -> report.Slices | None:
+    whole, *rows = table
     if not rows:
         return None
+    worst = worst_slice(table)
     return report.Slices(
         [
-            report.Slice(_named(row), row.count, row.errors, row.accuracy, row.low, row.high)
+            report.Slice(row.label, row.count, row.errors, row.accuracy, row.low, row.high)
             for row in rows
         ],
         whole.accuracy,
-        _named(findings.worst) if findings.worst else "",
-        findings.worst.verdict if findings.worst else "",
+        worst.label if worst else "",
+        worst.verdict if worst else "",
     )
-
-
-def _named(row: SliceScore) -> str:
-    return row.name if row.group in row.name else f"{row.group}: {row.name}"
 
 
 def _mistakes(
@@ -239,21 +262,16 @@ def _mistake(
 def _audit(issues: Sequence[Issue], prepared: Prepared) -> report.Audit | None:
     if not issues:
         return None
-    digests = {
-        row["path"]: row["sha256"]
-        for split in (TRAINING, VALIDATION)
-        for row in prepared.rows(split)
-    }
     shown = chain.from_iterable(
         islice((issue for issue in issues if issue.issue == kind), SHOWN) for kind in KINDS
     )
     return report.Audit(
-        [_suspect(issue, prepared.folder, digests) for issue in shown],
+        [_suspect(issue, prepared.folder) for issue in shown],
         Counter(issue.issue for issue in issues),
     )
 
 
-def _suspect(issue: Issue, folder: Path, digests: Mapping[str, str]) -> report.Suspect:
+def _suspect(issue: Issue, folder: Path) -> report.Suspect:
     twin = issue.detail if issue.issue == NEAR_DUPLICATE else ""
     return report.Suspect(
         issue.path,
@@ -263,8 +281,8 @@ def _suspect(issue: Issue, folder: Path, digests: Mapping[str, str]) -> report.S
         thumbnail((folder / issue.path).read_bytes()),
         twin,
         thumbnail((folder / twin).read_bytes()) if twin else b"",
-        digests[issue.path],
-        digests.get(twin, ""),
+        issue.sha256,
+        issue.other_sha256 if twin else "",
     )
 
 

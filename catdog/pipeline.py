@@ -27,8 +27,8 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
     with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
         trained = train(config, prepared, say, meanwhile=fresh.start)
         released = register(config, prepared, trained, fresh, say)
-    report_findings(config, prepared, trained, released, say)
-    tell(released, trained, say)
+    findings = report_findings(config, prepared, trained, released, say)
+    tell(released, trained, findings, say)
     return released.version
 
 

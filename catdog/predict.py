@@ -1,26 +1,19 @@
-"""A model's name and photos → answers, one after the other; a labelled folder → scores."""
+"""A model's name and photos → answers, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from catdog import CatdogError
-from catdog.answers import Answer, Row
+from catdog.answers import Answer
 from catdog.classifier import Classifier, Options, saved_in
 from catdog.device import pick_device
-from catdog.images import UnreadableImageError, is_image_name
+from catdog.images import is_image_name
 from catdog.photos import Photo
 from catdog.prepare import load_prepared
 from catdog.sorting import free_names, short_name
-
-if TYPE_CHECKING:
-    from catdog.evaluate import Scores
 
 
 def load_classifier(model_uri: str, *, device: str = "auto") -> Classifier:
@@ -94,32 +87,6 @@ def explain(classifier: Classifier, answers: Iterable[Answer], folder: Path) -> 
         ) from error
 
 
-def evaluate_folder(
-    classifier: Classifier, folder: Path, *, batch_size: int = 32
-) -> tuple[Scores, list[Row]]:
-    """Score the classifier on `folder/{cat,dog}`; also a row for each unreadable picture.
-
-    Raises:
-        CatdogError: a class has no folder or no picture, or none can be read.
-    """
-    from catdog.data import LabelledFolder
-    from catdog.evaluate import score
-
-    samples = LabelledFolder(folder).samples
-    answers = _logits(classifier, [path for path, _ in samples], batch_size=batch_size)
-    read: list[tuple[int, float]] = []
-    unreadable: list[Row] = []
-    for (path, label), answer in zip(samples, answers, strict=True):
-        if isinstance(answer, float):
-            read.append((label, answer))
-        else:
-            unreadable.append(_failed(path, answer))
-    if not read:
-        raise CatdogError(f"no picture in {folder} can be read: {unreadable[0].error}")
-    labels, logits = zip(*read, strict=True)
-    return score(np.array(labels), np.array(logits)), unreadable
-
-
 @dataclass
 class _Opened:
     photo: Photo
@@ -131,26 +98,3 @@ class _Opened:
         if self.keep:
             self.content = content
         return content
-
-
-def _logits(
-    classifier: Classifier, paths: Iterable[str], *, batch_size: int
-) -> Iterator[float | OSError | UnreadableImageError]:
-    waiting = iter(paths)
-    while batch := list(islice(waiting, batch_size)):
-        contents = [_read(path) for path in batch]
-        answers = iter(classifier.logits([c for c in contents if isinstance(c, bytes)]))
-        for content in contents:
-            yield next(answers) if isinstance(content, bytes) else content
-
-
-def _read(path: str) -> bytes | OSError:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        return error
-
-
-def _failed(path: str, error: OSError | UnreadableImageError) -> Row:
-    reason = error.strerror if isinstance(error, OSError) else None
-    return Row(path, None, None, None, None, reason or str(error))

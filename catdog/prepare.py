@@ -9,6 +9,9 @@ picture to `excluded/validation/cat/`, say, with the split `excluded-validation`
 manifest. So it is neither learned nor counted, and yet whoever reports an accuracy can give
 it both ways: on `rows("validation")`, and raw, on those and `rows("excluded-validation")`.
 Excluding moves no other picture to another side, nor gives it another name.
+
+What the user knows of the pictures, in a `metadata.csv` in the source, stands in columns of
+the manifest after its own, see `catdog.properties`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import os
 import re
 import shutil
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,13 +34,15 @@ from typing import Any
 from filelock import FileLock
 
 from catdog import CLASSES, CatdogError, images
-from catdog.archive import Picture, is_archive_name, pictures
-from catdog.exclusion import EXCLUDED, NONE, Exclusion, Named, read_exclusion
+from catdog.archive import Member, is_archive_name, is_table_name, members
+from catdog.exclusion import EXCLUDED, LINES, NONE, Exclusion, Named, read_exclusion
+from catdog.properties import OWN_COLUMNS, Properties, read_properties, tell_unmatched
 
 FORMAT = 1
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
 TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
 MANAGED = (*SPLITS, EXCLUDED, MANIFEST, QUARANTINE)
+UNFINISHED_MARKER = ".prepared.json.part"
 STAGING = ".preparing"
 """Stands in the folder while it is being prepared, and so marks what is there as ours."""
 
@@ -58,6 +63,8 @@ class Prepared:
 
     `digest` is of the manifest, `validation_digest` of the labels and contents of the
     validation pictures alone: equal digests mean that accuracies can be compared.
+    `val_fraction`, `seed` and `exclude` are what it was prepared with, and `exclude_digest`
+    is of the lines in that file, None when there are none.
     """
 
     folder: Path
@@ -67,6 +74,10 @@ class Prepared:
     counts: dict[str, dict[str, int]]
     quarantined: int
     excluded: int = 0
+    val_fraction: float = 0.2
+    seed: int = 0
+    exclude: str = NONE
+    exclude_digest: str | None = None
 
     @property
     def training(self) -> Path:
@@ -85,8 +96,13 @@ class Prepared:
 
     @property
     def manifest(self) -> Path:
-        """CSV with a row for each picture: path, label, split, sha256, width, height."""
+        """CSV with a row for each picture: `OWN_COLUMNS`, then those of the user."""
         return self.folder / MANIFEST
+
+    @property
+    def exclude_lines(self) -> Path:
+        """The lines that the exclude file had; missing when it had none."""
+        return self.folder / EXCLUDED / LINES
 
     @property
     def quarantine(self) -> Path:
@@ -128,10 +144,11 @@ class Item:
 
 @dataclass
 class Sorting:
-    """What became of the source's pictures: kept items, and reasons for the others."""
+    """What became of the source: kept items, reasons for the others, tables of properties."""
 
     items: list[Item] = field(default_factory=list)
     quarantine: list[tuple[str, str]] = field(default_factory=list)
+    tables: list[Member] = field(default_factory=list)
 
 
 def prepare(
@@ -165,9 +182,10 @@ def prepare(
         say: told of progress, in lines for people.
 
     Raises:
-        CatdogError: the source has no usable pictures of both classes or is refused, the
-            exclude file can't be read or leaves nothing of a class on one side, or the
-            folder is somebody else's, can't be written, or is on a full disk.
+        CatdogError: the source has no usable pictures of both classes or is refused, its
+            metadata.csv can't be used, the exclude file can't be read or leaves nothing of a
+            class on one side, or the folder is somebody else's, can't be written, or is on a
+            full disk.
     """
     _check_places(source, folder)
     exclusion = read_exclusion(exclude)
@@ -185,10 +203,12 @@ def prepare(
             }
             finished = _read_marker(folder)
             if finished and wanted == {key: finished.get(key) for key in wanted}:
+                _write_marker(folder, finished | {"exclude_file": exclude})
                 prepared = load_prepared(folder)
                 say(f"Already prepared: {_summary(prepared)}")
                 return prepared
-            prepared = _prepare_afresh(source, folder, wanted, exclusion, say)
+            typed = {"exclude_file": exclude}
+            prepared = _prepare_afresh(source, folder, wanted | typed, exclusion, say)
     say(f"Prepared: {_summary(prepared)}")
     return prepared
 
@@ -213,6 +233,10 @@ def load_prepared(folder: Path) -> Prepared:
         counts=marker["counts"],
         quarantined=marker["quarantined"],
         excluded=marker.get("excluded", 0),
+        val_fraction=marker["val_fraction"],
+        seed=marker["seed"],
+        exclude=marker.get("exclude_file", NONE),
+        exclude_digest=marker.get("exclude"),
     )
     if not prepared.manifest.is_file() or _digest_of(prepared.manifest) != prepared.digest:
         raise CatdogError(
@@ -230,11 +254,13 @@ def _prepare_afresh(
     staging.mkdir()
     try:
         sorting = _stage(source, staging, say)
+        properties = _properties(sorting, say)
         sorting = _settle_duplicates(sorting)
         _check_classes(sorting, source)
         items = _split(sorting.items, wanted["val_fraction"], wanted["seed"], say)
         items = _exclude(_with_paths(items), exclusion, source, say)
-        _place(items, folder)
+        _place(items, folder, properties)
+        _keep_lines(exclusion, folder)
         _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(sorting.quarantine))
         marker = wanted | {
             "digest": _digest_of(folder / MANIFEST),
@@ -243,9 +269,7 @@ def _prepare_afresh(
             "quarantined": len(sorting.quarantine),
             "excluded": sum(item.path.startswith(f"{EXCLUDED}/") for item in items),
         }
-        part = staging / MARKER
-        part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
-        part.replace(folder / MARKER)
+        _write_marker(folder, marker)
     except BaseException:
         _remove_old(folder)
         raise
@@ -263,7 +287,7 @@ def _remove_old(folder: Path) -> None:
             "choose another folder with --data_dir."
         )
     # The staging folder goes last: until then it says that the rest is ours.
-    for name in (MARKER, *MANAGED, STAGING):
+    for name in (MARKER, UNFINISHED_MARKER, *MANAGED, STAGING):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -274,7 +298,10 @@ def _stage(source: Path, staging: Path, say: Say) -> Sorting:
     waiting: deque[Future[Item | tuple[str, str]]] = deque()
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:
-        for number, picture in enumerate(pictures(source)):
+        for number, picture in enumerate(members(source)):
+            if is_table_name(picture[0]):
+                sorting.tables.append(picture)
+                continue
             waiting.append(pool.submit(_check_and_copy, picture, staging / f"{number}"))
             if len(waiting) > 8 * cores:  # pictures in memory at once
                 _sort_in(waiting.popleft().result(), sorting)
@@ -292,7 +319,7 @@ def _sort_in(result: Item | tuple[str, str], sorting: Sorting) -> None:
         sorting.quarantine.append(result)
 
 
-def _check_and_copy(picture: Picture, target: Path) -> Item | tuple[str, str]:
+def _check_and_copy(picture: Member, target: Path) -> Item | tuple[str, str]:
     name, content = picture
     label, split = _label_of(name), _split_of(name)
     if not label and split != TEST:
@@ -304,6 +331,14 @@ def _check_and_copy(picture: Picture, target: Path) -> Item | tuple[str, str]:
     target.write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
     return Item(name, target, label, split, sha256, width, height)
+
+
+def _properties(sorting: Sorting, say: Say) -> Properties:
+    """What the tables say of the pictures; those that are left out count as met."""
+    properties = read_properties(sorting.tables, say=say)
+    met = [*(item.source for item in sorting.items), *(name for name, _ in sorting.quarantine)]
+    tell_unmatched(properties, met, say=say)
+    return properties
 
 
 def _label_of(name: str) -> str:
@@ -467,7 +502,7 @@ def _check_left(items: Iterable[Item]) -> None:
                 )
 
 
-def _place(items: Iterable[Item], folder: Path) -> None:
+def _place(items: Iterable[Item], folder: Path, properties: Properties) -> None:
     """Move staged pictures to their split and class, and write the manifest."""
     for split in (TRAINING, VALIDATION):
         for label in CLASSES:
@@ -478,9 +513,24 @@ def _place(items: Iterable[Item], folder: Path) -> None:
         target = folder / item.path
         target.parent.mkdir(parents=True, exist_ok=True)
         item.staged.rename(target)
-        rows.append((item.path, item.label, item.split, item.sha256, item.width, item.height))
-    header = ("path", "label", "split", "sha256", "width", "height")
-    _write_csv(folder / MANIFEST, header, sorted(rows))
+        own = (item.path, item.label, item.split, item.sha256, item.width, item.height)
+        rows.append((*own, *properties.of(item.source)))
+    _write_csv(folder / MANIFEST, (*OWN_COLUMNS, *properties.columns), sorted(rows))
+
+
+def _keep_lines(exclusion: Exclusion, folder: Path) -> None:
+    """Keep what was asked to be left out: training logs it, wherever the file has gone."""
+    if exclusion.lines:
+        kept = folder / EXCLUDED / LINES
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text("".join(f"{line}\n" for line in exclusion.lines), encoding="utf-8")
+
+
+def _write_marker(folder: Path, marker: Mapping[str, Any]) -> None:
+    if _read_marker(folder) != marker:
+        part = folder / UNFINISHED_MARKER
+        part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+        part.replace(folder / MARKER)
 
 
 def _free_name(parent: str, name: str, taken: set[str]) -> str:

@@ -21,19 +21,17 @@ from catdog import CLASSES, charts
 
 MOST_PICTURES = 48
 """In one contact sheet; the rest stands in the run's tables. Keeps the page below 3 MB."""
-
 MOST_NAMES = 200
 """Of files listed by name."""
-
 ISSUES = ("wrong_label", "near_duplicate", "unlike_others")
 """What the audit looks for, in the order of the page."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number with its 95 % interval, beside that of others; nan or None where unknown.
+    """A number with its 95 % interval, beside that of others; shown as a share if `percent`.
 
-    `percent` says that it lies in 0..1 and is shown as a percentage.
+    What is not known is nan or None.
     """
 
     name: str
@@ -129,6 +127,15 @@ class Slices:
     overall: float
     worst: str = ""
     verdict: str = ""
+
+
+@dataclass(frozen=True)
+class OnTest:
+    """How the model does on `count` labelled test photos."""
+
+    count: int
+    metrics: Sequence[Metric]
+    slices: Slices | None = None
 
 
 @dataclass(frozen=True)
@@ -249,14 +256,15 @@ class Report:
     """All that the page may show. A part that is None or empty is left out.
 
     `verdict` says the result in a sentence, `about` which run and when, `champion` how the
-    model compares with the one in Production before it. `confusion` is
-    `(2, 2)`: row = truth, column = prediction, cat before dog.
+    model compares with the one in Production before it, `raw` the figures with the excluded
+    photos. `confusion` is `(2, 2)`: row = truth, column = prediction, cat before dog.
     """
 
     title: str
     verdict: str = ""
     about: str = ""
     metrics: Sequence[Metric] = ()
+    raw: str = ""
     production: str = "Production"
     champion: str = ""
     confusion: NDArray[np.int64] | None = None
@@ -264,6 +272,7 @@ class Report:
     thresholds: Sequence[Threshold] = ()
     calibration: Calibration | None = None
     slices: Slices | None = None
+    test: OnTest | None = None
     familiarity: Familiarity | None = None
     mistakes: Sequence[Mistake] = ()
     audit: Audit | None = None

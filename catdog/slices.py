@@ -21,6 +21,7 @@ from scipy.stats import fisher_exact
 from catdog import CatdogError, images
 from catdog.calibration import Labels, Logits, predicted_labels
 from catdog.evaluate import wilson
+from catdog.properties import OWN_COLUMNS
 
 LOOK_PX = 64
 """Shorter side of what is decoded for a look: enough to tell blurred from sharp."""
@@ -30,7 +31,6 @@ AT_LEAST = 20
 MOST_VALUES = 20
 """A column of the user's with more different words than this is no way to slice."""
 
-MANIFEST_COLUMNS = frozenset({"path", "label", "split", "sha256", "width", "height"})
 TERCILES = {
     "brightness": ("dark", "medium", "bright"),
     "contrast": ("flat", "medium", "strong"),
@@ -80,6 +80,11 @@ class SliceScore:
     low: float
     high: float
     surely_worse: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name, with the group before it where that says more."""
+        return self.name if self.group in self.name else f"{self.group}: {self.name}"
 
     @property
     def verdict(self) -> str:
@@ -138,7 +143,7 @@ def make_slices(rows: Sequence[Row], looks: Sequence[Look]) -> list[Slice]:
     found += _by_shape(width / height)
     for name, words in TERCILES.items():
         found += _by_tercile(name, np.array([getattr(look, name) for look in looks]), words)
-    for column in sorted({key for row in rows for key in row} - MANIFEST_COLUMNS):
+    for column in sorted({key for row in rows for key in row} - set(OWN_COLUMNS)):
         found += _by_column(column, [row.get(column) or "" for row in rows])
     return [slice_ for slice_ in found if 0 < slice_.members.sum() < len(rows)]
 
@@ -179,10 +184,10 @@ def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     return around - 4 * grey[1:-1, 1:-1]
 
 
-def _by_word(group: str, words: Sequence[str], label: str = "{}") -> Iterator[Slice]:
+def _by_word(group: str, words: Sequence[str]) -> Iterator[Slice]:
     array = np.array(words)
     for word in sorted(set(words)):
-        yield Slice(group, label.format(word or "(empty)"), array == word)
+        yield Slice(group, word or "(empty)", array == word)
 
 
 def _by_size(megapixels: NDArray[np.float64]) -> list[Slice]:
@@ -209,25 +214,28 @@ def _by_tercile(
     group: str, values: NDArray[np.float64], words: tuple[str, str, str], *, what: str = ""
 ) -> list[Slice]:
     what = what or group
-    lower, upper = np.quantile(values, (1 / 3, 2 / 3))
+    lower, upper = np.nanquantile(values, (1 / 3, 2 / 3))
     low, high = values < lower, values > upper
+    known = ~np.isnan(values)
     return [
         Slice(group, f"{words[0]}: {what} under {lower:.3g}", low),
-        Slice(group, f"{words[1]}: {what} {lower:.3g} to {upper:.3g}", ~low & ~high),
+        Slice(group, f"{words[1]}: {what} {lower:.3g} to {upper:.3g}", known & ~low & ~high),
         Slice(group, f"{words[2]}: {what} over {upper:.3g}", high),
     ]
 
 
 def _by_column(column: str, words: Sequence[str]) -> list[Slice]:
     if len(set(words)) <= MOST_VALUES:
-        return list(_by_word(column, words, column + " = {}"))
+        return [Slice(column, f"{column} = {it.name}", it.members) for it in _by_word("", words)]
+    missing = np.array([not word for word in words])
     try:
-        values = np.array([float(word) for word in words])
+        values = np.array([float(word or "nan") for word in words])
     except ValueError:
         return []
-    if not np.isfinite(values).all():
+    if not np.isfinite(values[~missing]).all():
         return []
-    return _by_tercile(column, values, ("low", "medium", "high"))
+    terciles = _by_tercile(column, values, ("low", "medium", "high"))
+    return [*terciles, Slice(column, f"{column} = (empty)", missing)]
 
 
 def _score(slice_: Slice, wrong: Members) -> SliceScore:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
 from catdog import figures, tracking
-from catdog.config import TrainConfig
+from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.contest import Contest
-from catdog.findings import find
+from catdog.findings import Findings, find
 from catdog.images import decode
-from catdog.page import as_report
+from catdog.page import as_report, raw_figures
 from catdog.paired import Paired
 from catdog.prepare import Prepared
 from catdog.promotion import NO_STAGE, PRODUCTION, Decision
@@ -32,20 +32,22 @@ def report_findings(
     trained: Trained,
     released: Released,
     say: Say,
-) -> None:
+) -> Findings:
     """Look at what the model gets wrong and at the data, and log tables and a report of it.
+
+    Returns:
+        What was found.
 
     Raises:
         CatdogError: a picture can't be read any more.
     """
     version, decision = released.version, released.decision
-    evidence = trained.evidence
     findings = find(
         prepared,
         trained.classifier,
         trained.judgement,
         trained.metrics,
-        (evidence.training, evidence.validation),
+        trained.pretrained,
         seed=config.seed,
     )
     page = as_report(
@@ -60,9 +62,9 @@ def report_findings(
         production=released.contest.metrics,
         champion=_told(released.contest),
         decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
-        parameters=asdict(config),
+        parameters=_settings(config, prepared),
         versions=tracking.versions(),
-        reproduce=_reproduce(config),
+        reproduce=_reproduce(config, prepared),
         use=_use(version, decision),
         run=tracking.run_identity(),
     )
@@ -82,6 +84,7 @@ def report_findings(
         f"{counts['near_duplicate']} near-duplicates across the split, "
         f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"
     )
+    return findings
 
 
 def _told(contest: Contest) -> str:
@@ -93,15 +96,34 @@ def _told(contest: Contest) -> str:
     return f"version {contest.champion.version}: {told}"
 
 
-def _reproduce(config: TrainConfig) -> list[Command]:
-    """The line that trains the same again: the parameters that are not the defaults."""
-    changed = {
-        field.name: getattr(config, field.name)
-        for field in fields(config)
-        if getattr(config, field.name) != field.default
-    }
-    given = "".join(f" -P {shlex.quote(f'{name}={value}')}" for name, value in changed.items())
-    return [Command("Train the same again", f"mlflow run . --env-manager=local{given}")]
+def _reproduce(config: TrainConfig, prepared: Prepared) -> list[Command]:
+    """The lines that train the same again: one, unless data and head had seeds of their own."""
+    values = _settings(config, prepared)
+    if config.seed == prepared.seed:
+        return [Command("Train the same again", _line(MainConfig, values))]
+    as_prepared = values | {"seed": prepared.seed}
+    return [
+        Command("Get the same pictures", _line(DownloadConfig, as_prepared, "download")),
+        Command("Sort them the same way", _line(PrepareConfig, as_prepared, "prepare")),
+        Command("Train the same again", _line(TrainConfig, values, "train")),
+    ]
+
+
+def _settings(config: TrainConfig, prepared: Prepared) -> dict[str, object]:
+    """The parameters of the run, with those of its data where `config` does not have them."""
+    of_data = {"val_fraction": prepared.val_fraction, "exclude": prepared.exclude}
+    return of_data | asdict(config)
+
+
+def _line(step: type[DataConfig], values: Mapping[str, object], name: str = "") -> str:
+    """The command for an entry point: only what is not the default is spelled out."""
+    entry = f" -e {name}" if name else ""
+    given = "".join(
+        f" -P {shlex.quote(f'{field.name}={values[field.name]}')}"
+        for field in fields(step)
+        if values[field.name] != field.default
+    )
+    return f"mlflow run .{entry} --env-manager=local{given}"
 
 
 def _use(version: ModelVersion, decision: Decision) -> list[Command]:
@@ -122,7 +144,7 @@ def _use(version: ModelVersion, decision: Decision) -> list[Command]:
     ]
 
 
-def tell(released: Released, trained: Trained, say: Say) -> None:
+def tell(released: Released, trained: Trained, findings: Findings, say: Say) -> None:
     """Tag and describe the run, and say what was registered and what to type next."""
     version, decision = released.version, released.decision
     name = f"{version.name} version {version.version}"
@@ -136,7 +158,7 @@ def tell(released: Released, trained: Trained, say: Say) -> None:
             "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
         }
     )
-    tracking.describe_run(_description(name, uri, released, trained))
+    tracking.describe_run(_description(name, uri, released, trained, findings))
     if decision.stage == NO_STAGE:
         say(f"REJECTED: {name} was registered, and is in no stage: {decision.reason}.")
         say(f"Compare runs:  {tracking.ui_hint()}")
@@ -146,7 +168,9 @@ def tell(released: Released, trained: Trained, say: Say) -> None:
     say(f"Label photos:  python scripts/predict.py --model-uri {uri}")
 
 
-def _description(name: str, uri: str, released: Released, trained: Trained) -> str:
+def _description(
+    name: str, uri: str, released: Released, trained: Trained, findings: Findings
+) -> str:
     """What the MLflow UI shows on top of the run, in Markdown."""
     version, decision = released.version, released.decision
     metrics, best = trained.metrics, trained.best
@@ -168,11 +192,13 @@ def _description(name: str, uri: str, released: Released, trained: Trained) -> s
         for told, value, low, high in rows
         if None not in (value, low, high)
     )
+    raw = "".join(f"{line}\n\n" for line in [raw_figures(findings.others)] if line)
     return (
         f"**{name}** went to **{decision.stage}**: {decision.reason}.\n\n"
         f"Kept epoch {best.number} of {len(trained.fit.epochs)}; on {len(trained.validation):,} "
         f"held back photos, calibrated:\n\n"
         f"| metric | value | 95 % |\n|---|---|---|\n{table}\n\n"
+        f"{raw}"
         f"- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
         f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
         f"{_promote(version, decision)}"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # predicting finds its model through here, and must not wait 
 
     from catdog.calibration import Labels, Logits
     from catdog.classifier import Prediction
-    from catdog.evaluate import Scores
+    from catdog.evaluate import Confusion, Scores
     from catdog.findings import Findings
     from catdog.lessons import Pass
     from catdog.parity import Parity
@@ -150,13 +151,15 @@ def log_data(
     """Log which pictures were used: the manifest, and a data set for each split.
 
     Args:
-        manifest: CSV with the columns path, label, split, sha256, width, height.
+        manifest: CSV with the columns path, label, split, sha256, width, height, and the user's.
         name: of the prepared data set.
         origin: where it came from.
         digests: of the splits "training" and "validation", of any length.
         drawn: whether the pictures were drawn by us.
     """
-    rows = pd.read_csv(manifest, keep_default_na=False)
+    # What a user's column holds is left as it is written: "01", or nothing.
+    kinds = defaultdict(lambda: str, width=int, height=int)
+    rows = pd.read_csv(manifest, keep_default_na=False, dtype=kinds)
     for split, digest in digests.items():
         with warnings.catch_warnings():
             # That integer columns can't hold missing values, and that a path is a path.
@@ -175,6 +178,13 @@ def log_data(
         {"dataset": name, "dataset_origin": origin, "data": "drawn" if drawn else "photos"}
         | {f"{split}_digest": digest for split, digest in digests.items()}
     )
+
+
+def log_exclusion(lines: Path, *, count: int, digest: str) -> None:
+    """Log what the user wanted left out: the lines, their digest, and how many pictures it was."""
+    if lines.is_file():
+        mlflow.log_artifact(str(lines), "data")
+    mlflow.set_tags({"excluded_count": str(count), "excluded_digest": digest})
 
 
 def log_epoch(epoch: Epoch, confusion: Figure) -> None:
@@ -208,7 +218,12 @@ def log_fit(fit: Fit) -> None:
         }
     )
     mlflow.set_tag("early_stopped", str(fit.stopped_early).lower())
-    mlflow.log_dict(best.val.confusion.to_dict(), "confusion_matrix.json")
+
+
+def log_confusion(confusion: Confusion, drawn: Figure) -> None:
+    """Log the confusion matrix of the served answers, as numbers and drawn."""
+    mlflow.log_dict(confusion.to_dict(), "confusion_matrix.json")
+    mlflow.log_figure(drawn, "confusion_matrix.png")
 
 
 def log_features(features: Pass) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from catdog import CLASSES, figures, lessons, tracking
-from catdog.calibration import Logits
+from catdog.calibration import Logits, predicted_labels
 from catdog.classifier import About, Classifier, to_prediction
 from catdog.config import TrainConfig
 from catdog.data import (
@@ -23,7 +23,7 @@ from catdog.data import (
 )
 from catdog.device import pick_device
 from catdog.engine import Engine, Features
-from catdog.evaluate import Scores, metrics_of
+from catdog.evaluate import Scores, confusion_counts, metrics_of
 from catdog.features import (
     FeatureCache,
     Picture,
@@ -57,11 +57,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves: a classifier, how good it is, and what that was seen on."""
+    """What training leaves: a classifier, how good it is, and what that was seen on.
+
+    `pretrained` are features of the training and the validation pictures, each `(N, D)`, that
+    no label has touched: a backbone that was fine-tuned on a wrong label may agree with it.
+    """
 
     classifier: Classifier
     judgement: Judgement
     evidence: Evidence
+    pretrained: tuple[Features, Features]
     validation: list[Picture]
     fit: Fit
     baseline: Scores | None
@@ -180,6 +185,9 @@ def _judge(
         classifier,
         judgement,
         evidence,
+        (evidence.training, evidence.validation)
+        if config.unfreeze == "none" or lesson.pretrained is None
+        else lesson.pretrained,
         validation,
         result,
         lesson.baseline,
@@ -219,6 +227,10 @@ def _log_data(prepared: Prepared) -> None:
         digests={"training": prepared.digest, "validation": prepared.validation_digest},
         drawn=prepared.drawn,
     )
+    if prepared.exclude_digest:
+        tracking.log_exclusion(
+            prepared.exclude_lines, count=prepared.excluded, digest=prepared.exclude_digest
+        )
 
 
 def _log_pictures(network: Network, prepared: Prepared) -> None:
@@ -258,10 +270,6 @@ def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
     if lesson.baseline:
         say(f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}")
         tracking.log_baseline(lesson.baseline)
-    confusion = figures.confusion_figure(
-        best.val.confusion, f"validation, kept epoch {best.number}"
-    )
-    tracking.log_figure(confusion, "confusion_matrix.png")
     curves = figures.learning_curves(result.epochs, best.number, lesson.baseline)
     tracking.log_figure(curves, "learning_curves.png")
 
@@ -279,6 +287,9 @@ def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
         f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
     )
     tracking.log_metrics(trained.metrics | metrics)
+    confusion = confusion_counts(judgement.labels, predicted_labels(judgement.logits))
+    title = f"validation, kept epoch {trained.best.number}"
+    tracking.log_confusion(confusion, figures.confusion_figure(confusion, title))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
         to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)

@@ -9,21 +9,26 @@ from catdog.config import EvaluateConfig
 
 
 def main(config: EvaluateConfig) -> int:
-    """Print accuracy, log-loss, ROC AUC and the confusion matrix."""
-    from catdog.predict import evaluate_folder, load_classifier
+    """Print metrics with their 95 % intervals, and accuracy by the kind of photo."""
+    from catdog.labelled import evaluate_folder
+    from catdog.predict import load_classifier
 
     classifier = load_classifier(config.model_uri, device=config.device)
-    scores, unreadable = evaluate_folder(
-        classifier, Path(config.data), batch_size=config.batch_size
+    found = evaluate_folder(
+        classifier, Path(config.data), batch_size=config.batch_size, say=command.say
     )
-    for row in unreadable:
+    for row in found.unreadable:
         command.say(f"left out {row.path}: {row.error}")
+    if found.learned:
+        command.say(
+            f"{found.learned:,} of these {found.scores.count:,} pictures were learned from by this "
+            "model: its answers for them say little about new photos."
+        )
     if config.format == "json":
-        print(json.dumps(scores.to_dict()))
+        print(json.dumps(found.to_dict()))
     else:
-        for name, value in scores.to_dict().items():
-            print(f"{name:16} {value:.4f}" if isinstance(value, float) else f"{name:16} {value}")
-    return 1 if unreadable else 0
+        print("\n".join(found.lines()))
+    return 1 if found.unreadable else 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ class ColourClassifier:
 
     def __init__(self, window: int = 16) -> None:
         self.window = window
+        self.learned: frozenset[str] = frozenset()
+
+    def learned_from(self, sha256s: Iterable[str]) -> np.ndarray:
+        return np.array([sha256 in self.learned for sha256 in sha256s])
 
     def predict(self, contents: Sequence[bytes], options: Any = None) -> list[Prediction]:
         return [self._predict(content, options or Options()) for content in contents]

@@ -44,7 +44,7 @@ def _plain_tar(members: Mapping[str, bytes]) -> bytes:
 def _read(tmp_path: Path, content: bytes, name: str = "pets.zip") -> dict[str, bytes]:
     path = tmp_path / name
     path.write_bytes(content)
-    return dict(archive.pictures(path))
+    return dict(archive.members(path))
 
 
 @pytest.mark.parametrize(("pack", "name"), [(_zip, "pets.zip"), (_tar, "pets.tar.gz")])
@@ -63,7 +63,7 @@ def test_archives_in_an_archive_are_read_too(tmp_path):
 def test_archives_in_a_folder_are_read_too(tmp_path):
     (tmp_path / "kaggle").mkdir()
     (tmp_path / "kaggle" / "train.zip").write_bytes(_zip({"cat.0.jpg": PHOTO}))
-    assert dict(archive.pictures(tmp_path / "kaggle")) == {"train.zip/cat.0.jpg": PHOTO}
+    assert dict(archive.members(tmp_path / "kaggle")) == {"train.zip/cat.0.jpg": PHOTO}
 
 
 def test_a_third_level_of_archives_is_refused(tmp_path):
@@ -158,7 +158,7 @@ def test_what_is_no_archive_is_told(tmp_path, content):
 
 def test_a_missing_source_is_named(tmp_path):
     with pytest.raises(CatdogError, match=r"gone\.zip does not exist"):
-        dict(archive.pictures(tmp_path / "gone.zip"))
+        dict(archive.members(tmp_path / "gone.zip"))
 
 
 names = st.text(st.sampled_from("ab./\\:~ é\x00\x01"), min_size=1, max_size=12)
@@ -174,3 +174,22 @@ def test_a_name_is_refused_or_stays_below_any_folder(tmp_path, name):
     folder = tmp_path / "below"
     for spelled in (name, name.replace("\\", "/")):
         assert (folder / spelled).resolve().is_relative_to(folder.resolve())
+
+
+@pytest.mark.parametrize(("pack", "name"), [(_zip, "pets.zip"), (_tar, "pets.tar.gz")])
+def test_a_table_of_properties_comes_along_and_a_swollen_one_is_refused(
+    tmp_path, monkeypatch, pack, name
+):
+    content = pack({"metadata.csv": b"file_name,x\n", "other.csv": b"", ".m/metadata.csv": b""})
+    assert _read(tmp_path, content, name) == {f"{name}/metadata.csv": b"file_name,x\n"}
+    monkeypatch.setattr(archive, "MAX_TABLE_BYTES", 5)
+    with pytest.raises(CatdogError, match="12 bytes, more than a table has"):
+        _read(tmp_path, content, name)
+
+
+def test_a_table_in_a_folder_that_is_larger_than_tables_are_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "metadata.csv").write_bytes(b"file_name,x\n")
+    assert dict(archive.members(tmp_path)) == {"metadata.csv": b"file_name,x\n"}
+    monkeypatch.setattr(archive, "MAX_TABLE_BYTES", 5)
+    with pytest.raises(CatdogError, match="more bytes than a table has"):
+        list(archive.members(tmp_path))

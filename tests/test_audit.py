@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from dataclasses import replace
 from random import Random
 
@@ -149,23 +150,35 @@ def test_issues_name_the_picture_and_what_to_do(drawn):
         np.arange(25) >= 16,
         features,
         [look_at(content) for content in contents],
+        digests=[f"d{n}" for n in range(25)],
     )
     found = {(issue.issue, issue.path): issue for issue in issues}
     assert found["wrong_label", "p4"].detail == "cat"
     assert found["near_duplicate", "p2"].detail == "p24"
-    assert ("unlike_others", "p7") in found
+    assert found["wrong_label", "p4"].sha256 == "d4"
+    assert found["wrong_label", "p4"].other_sha256 == ""
+    assert found["near_duplicate", "p2"].sha256 == "d2"
+    assert found["near_duplicate", "p2"].other_sha256 == "d24"
+    assert found["unlike_others", "p7"].sha256 == "d7"
     assert all(0.5 <= issue.score <= 1 for issue in issues)
     kinds = [issue.issue for issue in issues]
     assert kinds == sorted(kinds, key=("wrong_label", "near_duplicate", "unlike_others").index)
 
 
 def test_the_list_of_issues_is_a_csv(tmp_path):
-    issues = [Issue('a, "b".jpg', "wrong_label", 0.98765, "dog")]
+    issues = [Issue('a, "b".jpg', "near_duplicate", 0.98765, "c.jpg", "ab", "cd")]
     write_issues(tmp_path / "audit.csv", issues)
     with (tmp_path / "audit.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert rows == [
-        {"path": 'a, "b".jpg', "issue": "wrong_label", "score": "0.9877", "detail": "dog"}
+        {
+            "path": 'a, "b".jpg',
+            "issue": "near_duplicate",
+            "score": "0.9877",
+            "detail": "c.jpg",
+            "sha256": "ab",
+            "other_sha256": "cd",
+        }
     ]
     assert list(tmp_path.iterdir()) == [tmp_path / "audit.csv"]
     with pytest.raises(CatdogError, match="choose another file with --output"):
@@ -193,6 +206,8 @@ def test_a_prepared_data_set_is_audited_and_its_files_stay_as_they_are(tmp_path,
     assert said[-1] == "Features: 0 computed, 16 found"
     known = {row["path"] for split in ("training", "validation") for row in prepared.rows(split)}
     assert {issue.path for issue in issues} <= known
+    digests = {hashlib.sha256(content).hexdigest() for content in before.values()}
+    assert {issue.sha256 for issue in issues} <= digests
     after = {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()}
     assert after == before
 
@@ -204,7 +219,8 @@ def test_the_script_writes_the_list_beside_the_manifest(tmp_path, draw_folder, c
         dataset=str(raw), data_dir="data", backbone="test_resnet", weights="none", device="cpu"
     )
     assert script.main(config) == 0
-    assert (prepared.folder / "audit.csv").read_text().startswith("path,issue,score,detail\n")
+    header = (prepared.folder / "audit.csv").read_text().splitlines()[0]
+    assert header == "path,issue,score,detail,sha256,other_sha256"
     shown = capsys.readouterr()
     assert "wrong_label: " in shown.out
     assert "exclude.txt" in shown.err

@@ -41,6 +41,9 @@ def prepared(tmp_path_factory) -> Prepared:
             for number in range(first, first + count):
                 picture = tiny_picture(name, number, (60 + number, 50))
                 picture.save(folder / "raw" / part / f"{name}.{number}.jpg")
+    known = [f"train/cat.{number}.jpg,{'old' if number % 2 else 'new'}" for number in range(15)]
+    known += [f"test/dog.{number}.jpg,{'old' if number % 2 else 'new'}" for number in range(50, 54)]
+    (folder / "raw" / "metadata.csv").write_text("\n".join(["file_name,camera", *known]))
     options = {"origin": "here", "val_fraction": 0.4, "seed": 0}
     whole = prepare(folder / "raw", folder / "whole", **options)
     gone = folder / "exclude.txt"
@@ -75,6 +78,38 @@ def test_a_labelled_test_set_is_scored(prepared, judged):
     _, _, findings = judged
     assert findings.others["test_example_count"] == 8
     assert 0.5 < findings.others["test_accuracy_score"] <= 1
+    whole, *slices = findings.test_slices
+    assert (whole.count, round(whole.accuracy, 6)) == (
+        8,
+        round(findings.others["test_accuracy_score"], 6),
+    )
+    assert {"class", "camera"} <= {row.group for row in slices}
+    table = findings.tables()["tables/test_slices.csv"]
+    assert list(table["count"]) == [row.count for row in findings.test_slices]
+
+
+def test_without_labelled_tests_there_is_nothing_of_them(prepared, judged, tmp_path):
+    classifier, judgement, _ = judged
+    for name in ("cat", "dog"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for number in range(4):
+            tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
+    bare = prepare(tmp_path / "raw", tmp_path / "data", origin="", val_fraction=0.5, seed=0)
+    features = tuple(_features(classifier, bare, split) for split in ("training", "validation"))
+    found = find(
+        bare,
+        classifier,
+        replace(
+            judgement,
+            labels=np.array([0, 0, 1, 1]),
+            **{name: getattr(judgement, name)[:4] for name in ("logits", "calibrated")},
+        ),
+        {},
+        features,
+        seed=0,
+    )
+    assert (found.others, found.test_slices) == ({}, [])
+    assert "tables/test_slices.csv" not in found.tables()
 
 
 def test_every_slice_is_of_the_validation_photos(judged):
@@ -84,7 +119,7 @@ def test_every_slice_is_of_the_validation_photos(judged):
         len(judgement.labels),
         int(np.sum(predicted_labels(judgement.calibrated) != judgement.labels)),
     )
-    assert {row.group for row in slices} >= {"class", "brightness"}
+    assert {row.group for row in slices} >= {"class", "brightness", "camera"}
     assert all(row.count < whole.count for row in slices)
 
 
@@ -105,12 +140,14 @@ def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(jud
 
 def test_a_table_of_nothing_keeps_its_header(judged):
     _, _, findings = judged
+    findings = replace(findings, test_slices=[])
     empty = replace(findings, classes=[], promises=[], slices=[], issues=[]).tables()
     full = findings.tables()
     assert full.keys() == empty.keys()
     for name, table in empty.items():
         assert table.to_csv(index=False) == ",".join(full[name].columns) + "\n"
-    assert list(full["data/audit.csv"]) == ["path", "issue", "score", "detail"]
+    audited = ["path", "issue", "score", "detail", "sha256", "other_sha256"]
+    assert list(full["data/audit.csv"]) == audited
     assert list(full["tables/per_class_metrics.csv"]) == list(findings.classes[0])
 
 
@@ -148,20 +185,30 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     assert page.ranking.baseline is not None
     assert page.ranking.scores is judgement.logits
     assert page.confusion.tolist() == scores.confusion.matrix.tolist()
-    assert "with the excluded photos" in page.about
+    assert "right on test photos" in page.about
+    assert page.raw.startswith(f"With the excluded photos, {len(judgement.labels) + 1} in all")
+    assert page.test.count == 8
+    assert page.test.metrics[0].value == findings.others["test_accuracy_score"]
+    assert page.test.metrics[0].low == findings.others["test_accuracy_score_ci_low"]
+    assert {"camera = old", "camera = new"} <= {row.name for row in page.test.slices.rows}
     assert page.about.endswith("; run 123, today")
     text = render(page)
+    for name in ("camera = old", "camera = new", "camera = (empty)"):
+        assert name in text
+        assert name in set(findings.tables()["tables/slices.csv"]["name"])
     assert Path(wrong).name in text
     assert "version 7 went to Staging: it is worse" in text
 
 
 def test_what_the_audit_points_at_says_what_is_meant(prepared, judged):
     rows = prepared.rows("training")
-    path, twin = rows[0]["path"], prepared.rows("validation")[0]["path"]
+    (path, digest), (twin, other) = (
+        (row["path"], row["sha256"]) for row in (rows[0], prepared.rows("validation")[0])
+    )
     issues = [
-        Issue(path, "wrong_label", 0.9, "dog"),
-        Issue(path, "near_duplicate", 0.9, twin),
-        Issue(path, "unlike_others", 0.9, twin),
+        Issue(path, "wrong_label", 0.9, "dog", digest),
+        Issue(path, "near_duplicate", 0.9, twin, digest, other),
+        Issue(path, "unlike_others", 0.9, twin, digest, other),
     ]
     suspects = _audit(issues, prepared).suspects
     assert [suspect.detail for suspect in suspects] == [
@@ -170,4 +217,5 @@ def test_what_the_audit_points_at_says_what_is_meant(prepared, judged):
         f"least unlike {twin}",
     ]
     assert {suspect.line for suspect in suspects} == {f"{rows[0]['sha256'][:16]}  # {path}"}
-    assert suspects[1].twin_line.endswith(f"  # {twin}")
+    assert suspects[1].twin_line == f"{other[:16]}  # {twin}"
+    assert not suspects[2].twin_line.strip()

@@ -14,12 +14,12 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from catdog import CatdogError, command, predict
+from catdog import command, predict
 from catdog.answers import PIPE_CLOSED, to_row, write_rows
 from catdog.classifier import Options, Prediction
 from catdog.config import PredictConfig
 from catdog.photos import Photo, find_photos
-from catdog.predict import answer_photos, evaluate_folder
+from catdog.predict import answer_photos
 from catdog.sorting import Sorter
 from scripts import predict as script
 from tests.conftest import ROOT, encoded, tiny_classifier, tiny_picture
@@ -244,30 +244,6 @@ def test_a_reader_who_has_gone_gives_the_status_of_a_broken_pipe(
         monkeypatch.setattr(sys, "stdout", stdout)
         assert _run(str(tmp_path)) == PIPE_CLOSED
     assert capfd.readouterr().err == ""
-
-
-def test_a_labelled_folder_is_scored_with_the_answers_that_predict_gives(tmp_path, draw_folder):
-    draw_folder(tmp_path, 5)
-    tiny_picture("dog", 9).save(tmp_path / "cat" / "wrong.jpg")
-    (tmp_path / "cat" / "broken.jpg").write_bytes(b"")
-    (tmp_path / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    scores, unreadable = evaluate_folder(ColourClassifier(), tmp_path, batch_size=3)
-    answers = [a for a in _answers(ColourClassifier(), tmp_path) if not a.prediction.error]
-    right = [Path(a.photo.name).parent.name == a.prediction.label for a in answers]
-    assert scores.count == len(right) == 11
-    assert scores.accuracy == sum(right) / 11 == pytest.approx(10 / 11)
-    assert [(Path(row.path).name, row.error) for row in unreadable] == [
-        ("broken.jpg", "the file is empty"),
-        ("gone.jpg", "No such file or directory"),
-    ]
-
-
-def test_a_folder_of_unreadable_pictures_is_one_sentence(tmp_path):
-    for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "1.jpg").write_bytes(b"")
-    with pytest.raises(CatdogError, match=r"no picture in .* can be read: the file is empty"):
-        evaluate_folder(ColourClassifier(), tmp_path)
 
 
 def test_a_saved_folder_can_be_named_in_place_of_a_registered_model(tmp_path):

@@ -554,3 +554,62 @@ def test_real_photos_are_all_prepared(tmp_path, photos):
     assert prepared.counts["validation"] == {"cat": 200, "dog": 200}
     assert prepared.counts["test"] == {"": 1001}
     assert prepared.quarantined == 0
+
+
+@pytest.mark.parametrize("packed", ["folder", "zip"])
+def test_what_the_user_knows_of_pictures_stands_in_the_manifest(tmp_path, packed):
+    source = _kaggle(tmp_path / "raw")
+    (source / "train" / "broken.cat.jpg").write_bytes(b"")
+    lines = ["train/cat.0.jpg,old,01", "train/broken.cat.jpg,new,", "test/1.jpg,new,2", "no.jpg,x,"]
+    table = "\n".join(["file_name,camera,number", *lines])
+    (source / "metadata.csv").write_text(table)
+    if packed == "zip":
+        with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+            for path in source.rglob("*.*"):
+                archive.write(path, path.relative_to(source))
+        source = tmp_path / "raw.zip"
+    said: list[str] = []
+    prepared = _prepare(source, tmp_path / "data", say=said.append)
+    rows = {Path(row["path"]).name: row for row in _rows(prepared)}
+    assert list(rows["cat.0.jpg"])[6:] == ["camera", "number"]
+    known = {name: (row["camera"], row["number"]) for name, row in rows.items()}
+    assert known.pop("cat.0.jpg") == ("old", "01")
+    assert known.pop("1.jpg") == ("new", "2")
+    assert set(known.values()) == {("", "")}
+    (told,) = [line for line in said if "metadata.csv" in line]
+    assert told.startswith("Rows of metadata.csv that name no picture: 1,")
+    assert told.count("no.jpg") == 1
+
+
+def test_another_word_of_the_user_is_another_data_set_with_the_same_validation(tmp_path):
+    source, folder = _kaggle(tmp_path / "raw"), tmp_path / "data"
+    bare = _prepare(source, folder)
+    (source / "metadata.csv").write_text("file_name,camera\ntrain/cat.0.jpg,old\n")
+    known = _prepare(source, folder)
+    assert known.digest != bare.digest
+    assert known.validation_digest == bare.validation_digest
+
+
+def test_a_column_of_the_manifest_in_the_users_table_is_refused_and_nothing_is_left(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    (source / "metadata.csv").write_text("file_name,label\ntrain/cat.0.jpg,dog\n")
+    with pytest.raises(CatdogError, match="'label', which the manifest has"):
+        _prepare(source, tmp_path / "data")
+    assert not [path for path in (tmp_path / "data").iterdir() if path.name != ".lock"]
+
+
+def test_what_it_was_prepared_with_is_remembered(tmp_path):
+    source, folder = _kaggle(tmp_path / "raw"), tmp_path / "data"
+    plain = _prepare(source, folder)
+    assert (plain.val_fraction, plain.seed, plain.exclude) == (0.4, 0, "none")
+    assert plain.exclude_digest is None
+    assert not plain.exclude_lines.exists()
+    path = plain.rows("training")[0]["path"]
+    prepared = _prepare(source, folder, seed=0, exclude=_exclude_file(tmp_path, f"{path}  # a fox"))
+    assert prepared.exclude == str(tmp_path / "exclude.txt")
+    assert len(prepared.exclude_digest) == 64
+    assert prepared.exclude_lines.read_text() == f"{path}\n"
+    (tmp_path / "exclude.txt").rename(tmp_path / "moved.txt")
+    moved = _prepare(source, folder, exclude=str(tmp_path / "moved.txt"))
+    assert load_prepared(folder).exclude == moved.exclude == str(tmp_path / "moved.txt")
+    assert moved.digest == prepared.digest

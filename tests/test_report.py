@@ -26,6 +26,7 @@ from catdog.report import (
     Learning,
     Metric,
     Mistake,
+    OnTest,
     Ranking,
     Report,
     Slice,
@@ -63,6 +64,11 @@ PARTS = {
         0.95,
         "dark",
         "may be chance",
+    ),
+    "test": OnTest(
+        1234,
+        [Metric("accuracy_score", 0.875, 0.8, 0.9)],
+        Slices([Slice("upright", 30, 3, 0.9, 0.7, 0.95)], 0.95, "upright", "may be chance"),
     ),
     "familiarity": Familiarity(LOGITS, LOGITS - 9, -4.5, 0.97),
     "mistakes": [Mistake("validation/cat/7.jpg", "cat", 0.93, JPEG, JPEG)],
@@ -164,7 +170,7 @@ def _sections(page: Page) -> list[str]:
 
 
 def test_the_example_has_every_part_that_a_report_can_have():
-    words = {"title", "verdict", "about", "production", "champion"}
+    words = {"title", "verdict", "about", "raw", "production", "champion"}
     assert {each.name for each in fields(Report)} - words == set(PARTS)
 
 
@@ -311,11 +317,11 @@ def test_every_picture_has_words_for_who_cannot_see_it(page):
     assert len(page.all("img")) == 6
     assert all(image.get("alt") for image in page.all("img"))
     assert all(svg.get("aria-label") for svg in page.all("svg"))
-    assert len(page.all("svg")) == 7
+    assert len(page.all("svg")) == 8
 
 
 def test_every_table_names_its_rows_and_columns(page):
-    assert len(page.all("caption")) == len(page.all("table")) == 8
+    assert len(page.all("caption")) == len(page.all("table")) == 10
     assert {header["scope"] for header in page.all("th")} == {"row", "col"}
 
 
@@ -363,6 +369,21 @@ def test_metrics_stand_beside_the_untrained_and_the_production_version():
     page = Page(render(Report("run", metrics=metrics, champion="version 2: 3 of 400 put right")))
     assert "on photos that neither learned from, version 2: 3 of 400 put right." in page.text
     assert "log-loss (less is better) 0.0454 – –" in text
+
+
+def test_figures_with_the_excluded_photos_stand_below_the_metrics():
+    text = Page(render(Report("run", metrics=PARTS["metrics"], raw="With them: 97 %."))).text
+    assert text.index("log-loss") < text.index("With them: 97 %.") < text.index("Untrained:")
+
+
+def test_labelled_test_photos_have_metrics_and_slices_of_their_own():
+    page = render(Report("run", test=PARTS["test"]))
+    text = Page(page).text
+    assert "1,234 labelled photos" in text
+    assert "87.5 % 80.0 % to 90.0 %" in " ".join(text.split())
+    assert "Worst: <strong>upright</strong>, may be chance" in page
+    without = replace(PARTS["test"], slices=None)
+    assert "upright" not in render(Report("run", test=without))
 
 
 def test_metrics_leave_out_columns_that_nothing_is_known_of():
@@ -528,5 +549,5 @@ def test_the_numbers_below_a_chart_do_not_overlap_on_a_phone(shown):
         });
         """
     )
-    assert len(overlaps) == 7
+    assert len(overlaps) == 8
     assert not any(overlaps)

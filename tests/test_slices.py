@@ -181,3 +181,23 @@ def test_no_slice_is_called_worst_where_nothing_is_wrong():
 def test_looks_of_other_pictures_are_refused():
     with pytest.raises(ValueError, match="don't belong together"):
         make_slices([_row()], [])
+
+
+def test_pictures_of_which_a_number_is_not_known_are_a_slice_of_their_own():
+    ages = ["", *(str(age) for age in range(30)), ""]
+    rows = [_row(age=age) for age in ages]
+    found = {
+        s.name: int(s.members.sum()) for s in make_slices(rows, [_look()] * 32) if s.group == "age"
+    }
+    assert found == {
+        "low: age under 9.67": 10,
+        "medium: age 9.67 to 19.3": 10,
+        "high: age over 19.3": 10,
+        "age = (empty)": 2,
+    }
+
+
+def test_a_column_may_have_any_name():
+    rows = [_row(**{"{x} %s": word}) for word in "aabb"]
+    names = {s.name for s in make_slices(rows, [_look()] * 4) if s.group == "{x} %s"}
+    assert names == {"{x} %s = a", "{x} %s = b"}

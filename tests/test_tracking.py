@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -169,16 +170,14 @@ def test_the_kept_epoch_is_logged_under_names_of_its_own():
     assert run.data.metrics["stopped_epoch"] == 3
     assert run.data.metrics["best_val_accuracy"] == 0.75
     assert run.data.tags["early_stopped"] == "true"
-    cells = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/confusion_matrix.json")
-    assert cells["true_positives"] == 2
 
 
 def test_the_data_sets_carry_our_digests(tmp_path):
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(
-        "path,label,split,sha256,width,height\n"
-        "training/cat/1.jpg,cat,training,aa,4,3\n"
-        "validation/dog/2.jpg,dog,validation,bb,4,3\n"
+        "path,label,split,sha256,width,height,camera\n"
+        "training/cat/1.jpg,cat,training,aa,4,3,01\n"
+        "validation/dog/2.jpg,dog,validation,bb,4,3,\n"
     )
     with tracking.start_run("x"):
         tracking.log_data(
@@ -197,6 +196,10 @@ def test_the_data_sets_carry_our_digests(tmp_path):
         "training": ("pets-training", "a" * 36),
         "validation": ("pets-validation", "b" * 36),
     }
+    kinds = {"camera": "string", "height": "long"}.items()
+    for item in run.inputs.dataset_inputs:
+        columns = json.loads(item.dataset.schema)["mlflow_colspec"]
+        assert kinds <= {column["name"]: column["type"] for column in columns}.items()
     assert run.data.tags["data"] == "photos"
     assert run.data.tags["validation_digest"] == "b" * 64
 
@@ -211,3 +214,16 @@ def test_device_versions_and_commit_are_tagged():
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     assert tags["git_commit"] == (commit or "unknown")
+
+
+def test_what_was_left_out_is_logged_with_the_lines(tmp_path):
+    lines = tmp_path / "exclude.txt"
+    lines.write_text("cat.1.jpg\n")
+    with tracking.start_run("x"):
+        tracking.log_exclusion(lines, count=1, digest="ab")
+        tracking.log_exclusion(tmp_path / "gone.txt", count=1, digest="ab")
+    run = _only_run()
+    logged = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/data/exclude.txt")
+    assert logged == "cat.1.jpg\n"
+    assert run.data.tags["excluded_count"] == "1"
+    assert run.data.tags["excluded_digest"] == "ab"

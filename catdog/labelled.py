@@ -1,0 +1,162 @@
+"""A classifier and a folder that somebody has labelled → how good it is there, and where worse."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from catdog import CLASSES, CatdogError, images
+from catdog.answers import Row
+from catdog.archive import tables_in
+from catdog.classifier import Classifier
+from catdog.data import LabelledFolder
+from catdog.evaluate import Scores, metrics_of, score
+from catdog.images import UnreadableImageError
+from catdog.properties import Properties, read_properties, tell_unmatched
+from catdog.slices import SliceScore, look_at_all, make_slices, slice_table
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a classifier does on labelled photos.
+
+    Attributes:
+        scores: the few numbers of an epoch.
+        metrics: all of them by MLflow's names, with the ends of their 95 % intervals.
+        slices: photos with something in common; the first row is all of them.
+        unreadable: a row for each picture that was left out.
+        learned: how many of the others the model learned from, which flatters it.
+    """
+
+    scores: Scores
+    metrics: dict[str, float]
+    slices: list[SliceScore]
+    unreadable: list[Row]
+    learned: int = 0
+
+    def to_dict(self) -> dict[str, object]:
+        """All of it for programs; what is undefined, as `roc_auc` with one class, is left out."""
+        numbers = self.scores.to_dict() | self.metrics
+        known = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        known["learned_count"] = self.learned
+        return known | {"slices": [asdict(row) for row in self.slices]}
+
+    def lines(self) -> Iterator[str]:
+        """Lines for people: each metric with its interval, and below them the slices."""
+        for name, value in self.metrics.items():
+            if not name.endswith(("_ci_low", "_ci_high")):
+                yield f"{name:24} {_number(name, value)}{_interval(name, self.metrics)}"
+        width = max(len(row.label) for row in self.slices)
+        yield ""
+        yield f"{'slice':{width}}  photos  errors  accuracy"
+        for row in self.slices:
+            share = f"{row.accuracy:.4f}  {row.low:.4f} to {row.high:.4f}"
+            told = "  surely worse" if row.surely_worse else ""
+            yield f"{row.label:{width}}  {row.count:6,}  {row.errors:6,}    {share}{told}"
+
+
+def evaluate_folder(
+    classifier: Classifier, folder: Path, *, batch_size: int = 32, say: Say = lambda _: None
+) -> Evaluation:
+    """Score the classifier on `folder/{cat,dog}`, which is only read.
+
+    Slices are made as in a run's report, by the columns of a metadata.csv in it, too. `say`
+    is told of rows in that table that name no picture.
+
+    Raises:
+        CatdogError: a class has no folder or no picture, none can be read, or the
+            metadata.csv can't be used.
+    """
+    samples = LabelledFolder(folder).samples
+    properties = read_properties(tables_in(folder), say=say)
+    tell_unmatched(properties, (_within(folder, path) for path, _ in samples), say=say)
+    read, unreadable = _answered(classifier, samples, batch_size=batch_size)
+    if not read:
+        raise CatdogError(f"no picture in {folder} can be read: {unreadable[0].error}")
+    labels, logits = np.array([label for _, label, _ in read]), np.array([x for *_, x in read])
+    rows = [_as_in_manifest(path, label, folder, properties) for path, label, _ in read]
+    slices = make_slices(rows, look_at_all([Path(path) for path, *_ in read]))
+    return Evaluation(
+        score(labels, logits),
+        metrics_of(labels, logits),
+        slice_table(slices, labels, logits),
+        unreadable,
+        _learned_count(classifier, [Path(path) for path, *_ in read]),
+    )
+
+
+def _learned_count(classifier: Classifier, paths: Sequence[Path]) -> int:
+    known = classifier.learned_from(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    return 0 if known is None else int(known.sum())
+
+
+def _answered(
+    classifier: Classifier, samples: Sequence[tuple[str, int]], *, batch_size: int
+) -> tuple[list[tuple[str, int, float]], list[Row]]:
+    """Path, label and logit of each picture that can be read, and a row for each other."""
+    read: list[tuple[str, int, float]] = []
+    unreadable: list[Row] = []
+    answers = _logits(classifier, [path for path, _ in samples], batch_size=batch_size)
+    for (path, label), answer in zip(samples, answers, strict=True):
+        if isinstance(answer, float):
+            read.append((path, label, answer))
+        else:
+            unreadable.append(_failed(path, answer))
+    return read, unreadable
+
+
+def _as_in_manifest(path: str, label: int, folder: Path, properties: Properties) -> dict[str, str]:
+    """What a manifest would say of the picture, as far as slices ask for it."""
+    width, height = images.check(Path(path).read_bytes())
+    known = properties.of(_within(folder, path))
+    return {
+        "label": CLASSES[label],
+        "width": str(width),
+        "height": str(height),
+        **dict(zip(properties.columns, known, strict=True)),
+    }
+
+
+def _within(folder: Path, path: str) -> str:
+    return Path(path).relative_to(folder).as_posix()
+
+
+def _number(name: str, value: float) -> str:
+    counted = isinstance(value, int) or name == "example_count"
+    return f"{value:,.0f}" if counted else f"{value:.4f}"
+
+
+def _interval(name: str, metrics: Mapping[str, float]) -> str:
+    ends = (metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high"))
+    return "" if None in ends else f"  {ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def _logits(
+    classifier: Classifier, paths: Iterable[str], *, batch_size: int
+) -> Iterator[float | OSError | UnreadableImageError]:
+    waiting = iter(paths)
+    while batch := list(islice(waiting, batch_size)):
+        contents = [_read(path) for path in batch]
+        answers = iter(classifier.logits([c for c in contents if isinstance(c, bytes)]))
+        for content in contents:
+            yield next(answers) if isinstance(content, bytes) else content
+
+
+def _read(path: str) -> bytes | OSError:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        return error
+
+
+def _failed(path: str, error: OSError | UnreadableImageError) -> Row:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return Row(path, None, None, None, None, reason or str(error))

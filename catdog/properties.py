@@ -1,0 +1,117 @@
+"""What the user knows of the pictures: columns of a metadata.csv become columns of the manifest.
+
+In: each `metadata.csv` of a source, in the convention of Hugging Face's ImageFolder. Its column
+`file_name` (or `path`) names pictures relative to the folder it lies in; the others say
+something about them, the camera say. Out: these columns for a picture of any name. Pure.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from catdog import CatdogError
+
+OWN_COLUMNS = ("path", "label", "split", "sha256", "width", "height")
+"""Of the manifest; the user's stand after them."""
+FILE_NAME, PATH = NAMES = ("file_name", "path")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Properties:
+    """The user's columns, and by a picture's name in the source what stands in them."""
+
+    columns: tuple[str, ...] = ()
+    known: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def of(self, source: str) -> tuple[str, ...]:
+        """What is known of the picture, a string for each column, empty where nothing is."""
+        row = self.known.get(source, {})
+        return tuple(row.get(column, "") for column in self.columns)
+
+    def unmatched(self, sources: Iterable[str]) -> list[str]:
+        """The names in the tables that none of the pictures has."""
+        return sorted(self.known.keys() - set(sources))
+
+
+def read_properties(tables: Iterable[tuple[str, bytes]], *, say: Say) -> Properties:
+    """The properties in tables, each given by its name in the source and its bytes.
+
+    A table without a column of file names is somebody else's: it is said, and not used.
+
+    Raises:
+        CatdogError: a table can't be read, has a column that the manifest has, or names a
+            picture that was named before.
+    """
+    columns: dict[str, None] = {}
+    known: dict[str, Mapping[str, str]] = {}
+    for name, content in tables:
+        header, rows = _parse(name, content)
+        key = next((column for column in NAMES if column in header), None)
+        if key is None:
+            say(f"{name} has no column {FILE_NAME} and is not used.")
+            continue
+        added = [column for column in header if column and column != key]
+        _check_columns(name, added)
+        columns |= dict.fromkeys(added)
+        for row in rows:
+            picture = _beside(name, row.pop(key))
+            if picture in known:
+                raise CatdogError(f"{name} names {picture} a second time: keep one of the rows.")
+            known[picture] = row
+    return Properties(tuple(columns), known)
+
+
+def tell_unmatched(properties: Properties, sources: Iterable[str], *, say: Say) -> None:
+    """Say how many rows name no picture, and the first of them."""
+    unmatched = properties.unmatched(sources)
+    if unmatched:
+        say(
+            f"Rows of metadata.csv that name no picture: {len(unmatched):,}, "
+            f"the first of them {unmatched[0]}."
+        )
+
+
+def _parse(name: str, content: bytes) -> tuple[list[str], list[dict[str, str]]]:
+    try:
+        text = content.decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it holds a zero byte")
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = [column.strip() for column in next(lines, [])]
+        return header, list(_as_rows(header, lines))
+    except (csv.Error, ValueError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise CatdogError(
+            f"{name} can't be read as a table ({reason}): save it as CSV with commas, in UTF-8, "
+            "or give it another name."
+        ) from error
+
+
+def _as_rows(header: list[str], lines: Iterable[list[str]]) -> Iterator[dict[str, str]]:
+    for number, line in enumerate(lines, start=2):
+        if len(line) > len(header):
+            raise ValueError(f"row {number} has more fields than the header")
+        if line:
+            yield dict(zip(header, (value.strip() for value in line), strict=False))
+
+
+def _check_columns(name: str, added: list[str]) -> None:
+    for column in added:
+        if column in OWN_COLUMNS or added.count(column) > 1:
+            owner = "the manifest has" if column in OWN_COLUMNS else "stands in it before"
+            raise CatdogError(
+                f"{name} has a column {column!r}, which {owner}: give the column another name."
+            )
+
+
+def _beside(table: str, named: str) -> str:
+    """The name in the source of what a table calls `named`."""
+    return posixpath.normpath(
+        posixpath.join(posixpath.dirname(table), named.replace("\\", "/").lstrip("/"))
+    )

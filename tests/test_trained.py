@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+from catdog import tracking, trained
+from catdog.calibration import predicted_labels
+from catdog.config import TrainConfig
+from catdog.evaluate import confusion_counts
+from catdog.features import extract, open_cache
+from catdog.lessons import pictures_of
+from catdog.model import build_network
+from catdog.prepare import Prepared, prepare
+from catdog.trained import Trained
+from tests.conftest import tiny_picture
+
+TINY = TrainConfig(
+    data_dir="data",
+    epochs=2,
+    batch_size=8,
+    unfreeze="all",
+    finetune_epochs=1,
+    finetune_rate=0.01,
+    backbone="test_resnet",
+    weights="none",
+    device="cpu",
+)
+
+
+@pytest.fixture
+def prepared(tmp_path) -> Prepared:
+    for name in ("cat", "dog"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for number in range(10):
+            tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
+    exclude = tmp_path / "exclude.txt"
+    exclude.write_text("cat/0.jpg\n")
+    return prepare(
+        tmp_path / "raw",
+        tmp_path / "data" / "pets",
+        origin="here",
+        val_fraction=0.4,
+        seed=0,
+        exclude=str(exclude),
+    )
+
+
+@pytest.fixture
+def run() -> Iterator[mlflow.ActiveRun]:
+    with tracking.start_run("x") as active:
+        yield active
+
+
+def _train(prepared: Prepared, **options: object) -> Trained:
+    return trained.train(replace(TINY, **options), prepared, lambda _: None)
+
+
+def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
+    trained.seed_everything(TINY.seed)
+    network = build_network(TINY.backbone, weights=TINY.weights)
+    engine = trained.serving_engine(network, pytest.fail, cores=1)
+    cache = open_cache(Path("data"), network, engine)
+    features, computed = extract(pictures_of(prepared, split), network, engine, cache)
+    assert computed == 0
+    return features[0]
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_the_audit_gets_features_that_fine_tuning_has_not_touched(prepared, run, views):
+    result = _train(prepared, views=views)
+    splits = ("training", "validation")
+    for split, features in zip(splits, result.pretrained, strict=True):
+        assert np.array_equal(features, _pretrained(prepared, split))
+        assert not np.allclose(features, getattr(result.evidence, split), atol=1e-3)
+
+
+def test_the_confusion_matrix_is_of_the_served_answers(prepared, run):
+    result = _train(prepared, unfreeze="none")
+    assert result.pretrained[0] is result.evidence.training
+    served = replace(result.judgement, logits=np.full(len(result.judgement.labels), -1.0))
+    trained._log_judgement(replace(result, judgement=served), prepared, lambda _: None)
+    logged = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/confusion_matrix.json")
+    expected = confusion_counts(served.labels, predicted_labels(served.logits))
+    assert logged == expected.to_dict()
+    assert logged["true_positives"] == 0
+
+
+def test_what_was_excluded_is_logged_with_the_run(prepared, run):
+    _train(prepared, unfreeze="none", epochs=1)
+    logged = mlflow.get_run(run.info.run_id)
+    assert logged.data.tags["excluded_count"] == "1"
+    assert logged.data.tags["excluded_digest"] == prepared.exclude_digest
+    lines = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/data/exclude.txt")
+    assert lines == "cat/0.jpg\n"
