@@ -148,7 +148,8 @@ def tell(released: Released, trained: Trained, findings: Findings, say: Say) -> 
     """Tag and describe the run, and say what was registered and what to type next."""
     version, decision = released.version, released.decision
     name = f"{version.name} version {version.version}"
-    shown = decision.stage if decision.stage != NO_STAGE else version.version
+    # By number where it does not serve: Staging may hold many, and means the newest.
+    shown = PRODUCTION if decision.stage == PRODUCTION else version.version
     uri = f"models:/{version.name}/{shown}"
     tracking.set_tags(
         {
