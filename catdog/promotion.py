@@ -70,10 +70,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """The stage for a version, and why, in one clause."""
+    """The stage for a version, why, in a few words, and the counts and intervals behind it."""
 
     stage: str
     reason: str
+    evidence: str = ""
+
+    @property
+    def told(self) -> str:
+        """Reason and evidence in one clause."""
+        return f"{self.reason}: {self.evidence}" if self.evidence else self.reason
 
 
 @dataclass(frozen=True)
@@ -141,14 +147,14 @@ def decide(
     if champion is None:
         return Decision(PRODUCTION, "no version was in Production")
     told = evidence if isinstance(evidence, str) else evidence.told()
-    against = f"against version {champion.version}: {told}"
     if promote == "always":
-        return Decision(PRODUCTION, f"promote=always; {against}")
+        return Decision(PRODUCTION, f"promote=always, over version {champion.version}", told)
     if _photos_after_drawings(challenger, champion):
         return Decision(PRODUCTION, "the version in Production was trained on drawn pictures")
     if isinstance(evidence, str):
-        return Decision(STAGING, f"not comparable with version {champion.version}: {evidence}")
-    return _weigh(evidence, against, margin)
+        return Decision(STAGING, f"not comparable with version {champion.version}", told)
+    stage, verdict = _weigh(evidence, margin)
+    return Decision(stage, f"{verdict} than version {champion.version}", told)
 
 
 def _photos_after_drawings(challenger: Candidate | None, champion: Champion) -> bool:
@@ -156,12 +162,13 @@ def _photos_after_drawings(challenger: Candidate | None, champion: Champion) -> 
     return bool(challenger and theirs and theirs.drawn and not challenger.drawn)
 
 
-def _weigh(evidence: Paired, against: str, margin: float) -> Decision:
+def _weigh(evidence: Paired, margin: float) -> tuple[str, str]:
+    if evidence.surely_worse and evidence.surely_better:
+        return STAGING, "surely better in one way, and surely worse in another,"
     if evidence.surely_worse:
-        both = " in one way and better in another" if evidence.surely_better else ""
-        return Decision(STAGING, f"surely worse{both} {against}")
+        return STAGING, "surely worse"
     if evidence.accuracy < -margin:
-        return Decision(STAGING, f"less accurate by more than the margin of {margin:g} {against}")
-    if evidence.surely_better:
-        return Decision(PRODUCTION, f"surely better {against}")
-    return Decision(STAGING, f"not surely better {against}")
+        return STAGING, f"less accurate by more than the margin of {margin:g}"
+    return (
+        (PRODUCTION, "surely better") if evidence.surely_better else (STAGING, "not surely better")
+    )

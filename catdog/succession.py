@@ -101,7 +101,7 @@ def place(version: ModelVersion, decision: Decision, contest: Contest) -> None:
     """
     client = MlflowClient()
     rejected = decision.stage == NO_STAGE
-    tags = {STATUS_TAG: "rejected" if rejected else "approved", "stage_reason": decision.reason}
+    tags = {STATUS_TAG: "rejected" if rejected else "approved", "stage_reason": decision.told}
     if contest.champion is not None:
         tags["compared_with"] = str(contest.champion.version)
     if isinstance(contest.evidence, Paired):
@@ -118,7 +118,7 @@ def place(version: ModelVersion, decision: Decision, contest: Contest) -> None:
         ):
             _set_stage(client, version, STAGING)
     if decision.stage == PRODUCTION:
-        crown(version, decision.reason)
+        crown(version, decision.told)
 
 
 def crown(version: ModelVersion, why: str) -> None:
@@ -234,7 +234,7 @@ def _refusals_are_told(version: ModelVersion) -> Iterator[None]:
 def _described(card: str, decision: Decision) -> str:
     """A version's description, with what was decided as its last section."""
     card = card.split(SECTION, maxsplit=1)[0].rstrip()
-    return f"{card}\n\n{SECTION}\n\n{decision.stage}: {decision.reason}.\n"
+    return f"{card}\n\n{SECTION}\n\n{decision.stage}: {decision.told}.\n"
 
 
 def _number(version: ModelVersion | None) -> str:

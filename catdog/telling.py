@@ -155,16 +155,16 @@ def tell(released: Released, trained: Trained, findings: Findings, say: Say) -> 
         {
             "registered_version": version.version,
             "stage": decision.stage,
-            "stage_reason": decision.reason,
+            "stage_reason": decision.told,
             "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
         }
     )
     tracking.describe_run(_description(name, uri, released, trained, findings))
     if decision.stage == NO_STAGE:
-        say(f"REJECTED: {name} was registered, and is in no stage: {decision.reason}.")
+        say(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
         say(f"Compare runs:  {tracking.ui_hint()}")
         return
-    say(f"Registered {name} in {decision.stage}: {decision.reason}.")
+    say(f"Registered {name} in {decision.stage}: {decision.told}.")
     say(f"Compare runs:  {tracking.ui_hint()}")
     say(f"Label photos:  python scripts/predict.py --model-uri {uri}")
 
@@ -195,7 +195,7 @@ def _description(
     )
     raw = "".join(f"{line}\n\n" for line in [raw_figures(findings.others)] if line)
     return (
-        f"**{name}** went to **{decision.stage}**: {decision.reason}.\n\n"
+        f"**{name}** went to **{decision.stage}**: {decision.told}.\n\n"
         f"Kept epoch {best.number} of {len(trained.fit.epochs)}; on {len(trained.validation):,} "
         f"held back photos, calibrated:\n\n"
         f"| metric | value | 95 % |\n|---|---|---|\n{table}\n\n"

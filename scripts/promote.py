@@ -18,7 +18,7 @@ def main(config: PromoteConfig) -> int:
     outcome = promote(config, command.say)
     would = "would go to" if config.dry_run == "yes" else "is in"
     name = f"{outcome.version.name} version {outcome.version.version}"
-    print(f"{name} {would} {outcome.decision.stage}: {outcome.decision.reason}.")
+    print(f"{name} {would} {outcome.decision.stage}: {outcome.decision.told}.")
     return 0 if outcome.serves else 1
 
 

@@ -62,10 +62,10 @@ def test_a_surely_better_version_takes_the_place_and_a_worse_one_does_not(releas
     first = promote(_config(tmp_path, version="1"), pytest.fail)
     assert (first.decision.stage, first.serves) == (PRODUCTION, True)
     better = promote(_config(tmp_path, version="2"), pytest.fail)
-    assert better.decision.reason.startswith("surely better against version 1: 0 of 30 photos")
+    assert better.decision.told.startswith("surely better than version 1: 0 of 30 photos")
     worse = promote(_config(tmp_path), pytest.fail)  # the newest
     assert (worse.version.version, worse.decision.stage) == (3, STAGING)
-    assert worse.decision.reason.startswith("surely worse against version 2: 0 of 30 photos put")
+    assert worse.decision.told.startswith("surely worse than version 2: 0 of 30 photos put")
     assert str(registry.champion("pets").version) == "2"
 
 
@@ -85,7 +85,7 @@ def test_photos_that_one_of_the_two_has_learned_are_no_evidence(release, tmp_pat
     release(0.2, learned=held[:4]), release(1.0, learned=held[-5:])
     promote(_config(tmp_path, version="1"), pytest.fail)
     outcome = promote(_config(tmp_path), pytest.fail)
-    assert "against version 1: 0 of 21 photos" in outcome.decision.reason
+    assert "than version 1: 0 of 21 photos" in outcome.decision.told
 
 
 def test_too_few_photos_are_told_as_not_comparable(release, tmp_path, prepared):
@@ -93,7 +93,7 @@ def test_too_few_photos_are_told_as_not_comparable(release, tmp_path, prepared):
     promote(_config(tmp_path, version="1"), pytest.fail)
     outcome = promote(_config(tmp_path), pytest.fail)
     assert outcome.decision.stage == STAGING
-    assert outcome.decision.reason == (
+    assert outcome.decision.told == (
         "not comparable with version 1: "
         "of 30 photos only 5 of a cat and 15 of a dog were learned by neither"
     )
@@ -107,7 +107,7 @@ def test_an_older_version_is_comparable_where_it_was_validated_on_the_same_photo
     release(1.0)
     promote(_config(tmp_path, version="2"), pytest.fail)
     outcome = promote(_config(tmp_path), pytest.fail)
-    assert "which photos it learned from is not known" in outcome.decision.reason
+    assert "which photos it learned from is not known" in outcome.decision.told
     promote(_config(tmp_path, to="1"), pytest.fail)
     assert promote(_config(tmp_path), pytest.fail).serves
 
@@ -121,7 +121,7 @@ def test_photos_of_a_folder_are_compared_on_and_unreadable_ones_told(
     promote(_config(tmp_path, version="1"), pytest.fail)
     told: list[str] = []
     outcome = promote(_config(tmp_path, data=str(folder)), told.append)
-    assert "0 of 24 photos put right" in outcome.decision.reason
+    assert "0 of 24 photos put right" in outcome.decision.told
     assert [line.split(": ")[0] for line in told] == [f"left out {folder / 'cat' / 'broken.jpg'}"]
 
 
@@ -157,7 +157,7 @@ def test_the_champion_itself_is_told_to_be_there_already(release, tmp_path):
     release()
     promote(_config(tmp_path), pytest.fail)
     again = promote(_config(tmp_path), pytest.fail)
-    assert again.decision.reason == "it is in Production already"
+    assert again.decision.told == "it is in Production already"
     assert len(succession.history("pets")) == 1
 
 
