@@ -69,9 +69,7 @@ def report_findings(
     if page.mistakes:
         shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
         captions = [f"{one.label}, p_dog {one.p_dog:.2f}" for one in page.mistakes]
-        tracking.show(
-            figures.picture_grid(shown, captions), "worst_errors", step=trained.best.number
-        )
+        tracking.show(figures.picture_grid(shown, captions), "worst_errors")
     counts = Counter(issue.issue for issue in findings.issues)
     worst = findings.worst
     say(
