@@ -72,9 +72,9 @@ def report_findings(
     if page.mistakes:
         shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
         captions = [f"{one.label}, p_dog {one.p_dog:.2f}" for one in page.mistakes]
-        tracking.show(
-            figures.picture_grid(shown, captions), "worst_errors", step=trained.best.number
-        )
+        # The UI shows a thumbnail, in which a row of eight would be a line.
+        grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
+        tracking.show(grid, "worst_errors")
     counts = Counter(issue.issue for issue in findings.issues)
     worst = findings.worst
     say(

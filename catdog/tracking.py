@@ -62,7 +62,7 @@ versions in use."""
 
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "Cats and dogs: a frozen backbone and a one-logit head. "
-    "Sort by `val_log_loss`, which is of the kept epoch; pictures compare under *Artifacts*.",
+    "Sort by `val_log_loss`, which is of the kept epoch; pictures compare in the *Chart view*.",
     # Without it the UI opens with the tabs for prompts and traces.
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "val_log_loss",
@@ -139,7 +139,10 @@ def log_environment(device: str) -> None:
             "python_version": platform.python_version(),
             "platform": platform.platform(),
             "catdog_version": catdog.__version__,
-            **{f"{name}_version": version for name, version in _installed().items()},
+            **{
+                f"{name.replace('-', '_')}_version": version
+                for name, version in _installed().items()
+            },
             **_git_state(),
         }
     )
@@ -221,9 +224,13 @@ def log_fit(fit: Fit) -> None:
 
 
 def log_confusion(confusion: Confusion, drawn: Figure) -> None:
-    """Log the confusion matrix of the served answers, as numbers and drawn."""
+    """Log the confusion matrix of the served answers, as numbers and drawn.
+
+    The UI shows it first, and those of the epochs behind a slider.
+    """
     mlflow.log_dict(confusion.to_dict(), "confusion_matrix.json")
     mlflow.log_figure(drawn, "confusion_matrix.png")
+    show(drawn, "confusion_matrix")
 
 
 def log_features(features: Pass) -> None:
@@ -316,9 +323,13 @@ def log_figure(figure: Figure, name: str) -> None:
     mlflow.log_figure(figure, name)
 
 
-def show(figure: Figure, key: str, *, step: int) -> None:
-    """Log a figure under a key by which the MLflow UI sets it beside those of other runs."""
-    mlflow.log_image(_pixels(figure), key=key, step=step)
+def show(figure: Figure, key: str) -> None:
+    """Log a figure under a key by which the MLflow UI sets it beside those of other runs.
+
+    It does so step by step and begins at 0: at another step, the kept epoch say, nothing would
+    be shown where runs have kept different ones.
+    """
+    mlflow.log_image(_pixels(figure), key=key, step=0)
 
 
 def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str]) -> ModelInfo:

@@ -297,7 +297,7 @@ def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
     tracking.log_predictions(paths, judgement.labels, judgement.logits, answers)
     plot = figures.reliability_figure(judgement)
     tracking.log_figure(plot, "reliability.png")
-    tracking.show(plot, "reliability", step=trained.best.number)
+    tracking.show(plot, "reliability")
     tracking.log_figure(
         figures.familiarity_figure(judgement, classifier.about.reject_below), "familiarity.png"
     )

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -227,3 +229,24 @@ def test_what_was_left_out_is_logged_with_the_lines(tmp_path):
     assert logged == "cat.1.jpg\n"
     assert run.data.tags["excluded_count"] == "1"
     assert run.data.tags["excluded_digest"] == "ab"
+
+
+def test_pictures_to_compare_stand_where_the_ui_begins():
+    confusion = _epoch(1).val.confusion
+    with tracking.start_run("x"):
+        tracking.log_confusion(confusion, figures.confusion_figure(confusion, "kept"))
+        tracking.show(figures.confusion_figure(confusion, "other"), "reliability")
+    run = _only_run()
+    logged = MlflowClient().list_artifacts(run.info.run_id, "images")
+    starts = {tuple(re.split(r"[+%]", Path(picture.path).name)[:3]) for picture in logged}
+    assert starts == {("confusion_matrix", "step", "0"), ("reliability", "step", "0")}
+    cells = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/confusion_matrix.json")
+    assert cells == confusion.to_dict()
+
+
+def test_every_tag_of_a_version_is_in_snake_case():
+    with tracking.start_run("x"):
+        tracking.log_environment("cpu")
+    ours = [name for name in _only_run().data.tags if not name.startswith("mlflow.")]
+    assert "mlflow_version" in ours
+    assert all(name.replace("_", "a").isalnum() for name in ours)
