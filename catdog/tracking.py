@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -470,9 +471,12 @@ def _end(status: str) -> None:
         if not unreachable(error):
             raise
         sent = False
-    _outboxes.pop(outbox.folder.parent.name, None)
+    folder = outbox.folder.parent
+    _outboxes.pop(folder.name, None)
     if status == "FINISHED" and not sent:
-        raise _unsent(outbox.folder.parent)
+        raise _unsent(folder)
+    if status == "FINISHED":
+        shutil.rmtree(folder / "model", ignore_errors=True)  # which the registry has
 
 
 def _unsent(folder: Path) -> CatdogError:

@@ -20,6 +20,9 @@ from pathlib import Path
 import pytest
 
 
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -49,7 +52,7 @@ class Server:
             self.process = subprocess.Popen(
                 command,
                 cwd=self.home,
-                env=environment | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+                env=environment | QUIET,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -129,8 +130,7 @@ def test_another_process_sends_what_this_one_kept(way, run_id, box):
     assert Outbox(box.folder, lambda _: None).send_all(0)
     assert MlflowClient().get_run(run_id).data.params == {"seed": "1"}
     path = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/note.bin")
-    with open(path, "rb") as file:
-        assert file.read() == bytes(range(256))
+    assert Path(path).read_bytes() == bytes(range(256))
 
 
 def test_a_line_that_was_cut_off_does_not_keep_the_others(way, run_id, box, said):
