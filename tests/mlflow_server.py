@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 

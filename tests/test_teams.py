@@ -1,4 +1,4 @@
-"""The scripts against a real `mlflow server` over HTTP, with SQLite and with PostgreSQL behind it."""
+"""The scripts against a real `mlflow server` over HTTP, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class Colleague:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request, tmp_path_factory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp(request.param)
-    with postgres() if request.param == "postgresql" else contextlib.nullcontext() as store:
-        with running(home, store) as server:
-            yield server
+    store = postgres() if request.param == "postgresql" else contextlib.nullcontext()
+    with store as uri, running(home, uri) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
