@@ -146,11 +146,14 @@ def postgres() -> Iterator[str]:
 
     data, port = folder / "data", free_port()
     try:
-        run("initdb", "--auth=trust", "--username=catdog", "--no-sync", f"--pgdata={data}")
+        created = ("--auth=trust", "--username=catdog", "--encoding=UTF8", "--no-sync")
+        run("initdb", *created, f"--pgdata={data}")
         options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off"
         run("pg_ctl", "start", "--wait", f"--pgdata={data}", f"--log={folder}/log", "-o", options)
-        yield f"postgresql+psycopg://catdog@127.0.0.1:{port}/postgres"
-        run("pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}")
+        try:
+            yield f"postgresql+psycopg://catdog@127.0.0.1:{port}/postgres"
+        finally:
+            run("pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
