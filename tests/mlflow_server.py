@@ -151,7 +151,7 @@ def postgres() -> Iterator[str]:
         options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off"
         run("pg_ctl", "start", "--wait", f"--pgdata={data}", f"--log={folder}/log", "-o", options)
         try:
-            yield f"postgresql+psycopg://catdog@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://catdog@127.0.0.1:{port}/postgres"
         finally:
             run("pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}")
     finally:
