@@ -4,7 +4,7 @@ The modules in reading order; each imports only from those above it:
 config, command, images, drawing, sample, others, archive, download, exclusion, properties,
 prepare, device, workers, data, model, engine, features, pixels, calibration, familiarity,
 bootstrap, evaluate, paired, promotion, slices, audit, train, lessons, classifier, explain, card,
-parity, export, judgement, figures, svg, charts, report, findings, page, tracking, registry,
+parity, export, judgement, figures, svg, charts, report, findings, page, outbox, tracking, registry,
 contest, succession, urls, photos, answers, sorting, predict, labelled, promote, trained, release,
 telling, pipeline, cards, app.
 """

@@ -11,7 +11,7 @@ from catdog import tracking
 from catdog.config import TrainConfig
 from catdog.parity import FreshProcess
 from catdog.prepare import Prepared
-from catdog.release import register
+from catdog.release import register, save
 from catdog.telling import report_findings, tell
 from catdog.trained import train
 
@@ -26,7 +26,10 @@ def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> Mod
     """
     with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
         trained = train(config, prepared, say, meanwhile=fresh.start)
-        released = register(config, prepared, trained, fresh, say)
+        model = tracking.model_folder()
+        save(config, prepared, trained, model)  # before a server that may be away is asked
+        with tracking.registering():
+            released = register(config, prepared, trained, model, fresh, say)
     findings = report_findings(config, prepared, trained, released, say)
     tell(released, trained, findings, say)
     return released.version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -54,10 +55,23 @@ class Released:
     contest: Contest
 
 
+def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path) -> None:
+    """Save what was trained, with its model card, into `folder`; what lies there goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    trained.classifier.save(folder)
+    card = model_card(trained.classifier.about, _facts(config, prepared, trained))
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
 def register(
-    config: TrainConfig, prepared: Prepared, trained: Trained, fresh: FreshProcess, say: Say
+    config: TrainConfig,
+    prepared: Prepared,
+    trained: Trained,
+    folder: Path,
+    fresh: FreshProcess,
+    say: Say,
 ) -> Released:
-    """Save and register what was trained, prove that it answers alike, and give it its stage.
+    """Register what `save` wrote, prove that it answers alike, and give it its stage.
 
     Raises:
         CatdogError: the registry refuses.
@@ -70,18 +84,17 @@ def register(
         trained.classifier.about.classes,
     )
     sample = spread(trained.validation, PARITY_PHOTOS)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "classifier"
-        digest = trained.classifier.save(folder)
-        card = model_card(trained.classifier.about, _facts(config, prepared, trained))
-        (folder / CARD_FILE).write_text(card, encoding="utf-8")
-        logged = tracking.log_model(
-            folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
-        )
-        version = registry.add(
-            logged.model_uri, config.registered_model_name, candidate, digest=digest, card=card
-        )
-        proof = _prove(trained, version, sample, fresh, say)
+    logged = tracking.log_model(
+        folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
+    )
+    version = registry.add(
+        logged.model_uri,
+        config.registered_model_name,
+        candidate,
+        digest=registry.digest_of(folder),
+        card=(folder / CARD_FILE).read_text(encoding="utf-8"),
+    )
+    proof = _prove(trained, version, sample, fresh, say)
     proven = proof is not None and proof.holds
     candidate = replace(candidate, status="approved" if proven else "rejected")
     decision, contest = succession.settle(

@@ -1,13 +1,21 @@
-"""The only module that writes to an MLflow run: parameters, metrics, pictures, the model."""
+"""The only module that writes to an MLflow run: parameters, metrics, pictures, the model.
+
+Writes go through `catdog.outbox`, so that a server that is away stops no training.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
 import platform
+import shutil
 import signal
+import sqlite3
 import subprocess
-import tempfile
+import time
+import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +29,18 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.multimedia import compress_image_size
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES
+from PIL import Image
+from sqlalchemy.exc import SQLAlchemyError
 
 import catdog
 from catdog import CatdogError
+from catdog.outbox import LAST_TRY, LIMITS, PATIENT, PROBE, Kind, Outbox, Write, limits, unreachable
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
     from matplotlib.figure import Figure
@@ -72,6 +86,9 @@ EXPERIMENT_TAGS = {
 DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a data set."""
 
+_outboxes: dict[str, Outbox] = {}
+"""The way to each run that this process has open, by the run's id."""
+
 
 def connect() -> None:
     """Use the store that `mlflow ui` shows when started in the project's folder.
@@ -102,22 +119,69 @@ def store_uri() -> str:
 
 
 @contextlib.contextmanager
-def start_run(name: str) -> Iterator[mlflow.ActiveRun]:
+def start_run(name: str, data_dir: Path = Path("data")) -> Iterator[mlflow.ActiveRun]:
     """The run that `mlflow run` has begun, else a new one in the experiment `catdog`.
 
-    It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted.
+    It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted. What can't
+    be sent to the tracking server meanwhile is kept below `data_dir`, in the run's folder.
+
+    Raises:
+        CatdogError: the store can't be opened, or something is still not sent at the end.
     """
     connect()
     if not os.environ.get("MLFLOW_RUN_ID"):
         mlflow.set_experiment(_experiment_name())
     with _sigterm_interrupts(), mlflow.start_run(log_system_metrics=True) as run:
-        mlflow.set_tag("mlflow.runName", name)
+        _outboxes[run.info.run_id] = Outbox(run_folder(data_dir, run.info.run_id) / "outbox")
+        set_tags({"mlflow.runName": name})
         _describe_experiment(run.info.experiment_id)
         try:
             yield run
         except KeyboardInterrupt:
-            mlflow.end_run("KILLED")
+            _end("KILLED")
             raise
+        except BaseException:
+            _end("FAILED")
+            raise
+        _end("FINISHED")
+
+
+def run_folder(data_dir: Path, run_id: str) -> Path:
+    """Where on this machine a run keeps what is not on the server yet."""
+    return data_dir / "runs" / run_id
+
+
+def model_folder() -> Path:
+    """Where the active run keeps its best model, which is on disk before it is registered."""
+    return _outbox().folder.parent / "model"
+
+
+def send_kept(folder: Path) -> None:
+    """Send what the run of this folder (see `run_folder`) could not send.
+
+    Raises:
+        CatdogError: the server can't be reached, or refuses.
+    """
+    if not Outbox(folder / "outbox").send_all():
+        raise _unsent(folder)
+
+
+@contextlib.contextmanager
+def registering() -> Iterator[None]:
+    """For what can't be done without the server: all that is kept is sent first.
+
+    Raises:
+        CatdogError: the server can't be reached, before or meanwhile; says how to go on later.
+    """
+    folder = _outbox().folder.parent
+    send_kept(folder)
+    try:
+        with limits(PATIENT, keep_set=True):
+            yield
+    except (MlflowException, CatdogError, OSError) as error:
+        if not unreachable(error):
+            raise
+        raise _unsent(folder) from error
 
 
 def log_params(params: Mapping[str, Any]) -> None:
@@ -126,14 +190,13 @@ def log_params(params: Mapping[str, Any]) -> None:
     `mlflow run` has logged those that were typed, spelled as they were typed, and MLflow
     refuses another spelling of the same key (`1e-3` and `0.001`).
     """
-    known = MlflowClient().get_run(mlflow.active_run().info.run_id).data.params
-    mlflow.log_params({key: value for key, value in params.items() if key not in known})
-    mlflow.log_dict(dict(params), "config.json")
+    _write("params", {key: str(value) for key, value in params.items()})
+    _log_text(json.dumps(dict(params), indent=2, default=str), "config.json")
 
 
 def log_environment(device: str) -> None:
     """Tag the run with device, versions and the git commit."""
-    mlflow.set_tags(
+    set_tags(
         {
             "device": device,
             "python_version": platform.python_version(),
@@ -167,6 +230,7 @@ def log_data(
         with warnings.catch_warnings():
             # That integer columns can't hold missing values, and that a path is a path.
             warnings.simplefilter("ignore", UserWarning)
+            # What mlflow.log_input writes.
             dataset = mlflow.data.from_pandas(
                 rows[rows["split"] == split].reset_index(drop=True),
                 source=str(manifest.resolve()),
@@ -175,9 +239,9 @@ def log_data(
                 # MLflow's own digest reads the first 10,000 rows only.
                 digest=digest[:DIGEST_LENGTH],
             )
-            mlflow.log_input(dataset, context=split)
-    mlflow.log_artifact(str(manifest), "data")
-    mlflow.set_tags(
+            _write("inputs", [[split, dict(dataset._to_mlflow_entity())]])
+    _log_file(manifest.read_bytes(), f"data/{manifest.name}")
+    set_tags(
         {"dataset": name, "dataset_origin": origin, "data": "drawn" if drawn else "photos"}
         | {f"{split}_digest": digest for split, digest in digests.items()}
     )
@@ -186,13 +250,13 @@ def log_data(
 def log_exclusion(lines: Path, *, count: int, digest: str) -> None:
     """Log what the user wanted left out: the lines, their digest, and how many pictures it was."""
     if lines.is_file():
-        mlflow.log_artifact(str(lines), "data")
-    mlflow.set_tags({"excluded_count": str(count), "excluded_digest": digest})
+        _log_file(lines.read_bytes(), "data/exclude.txt")
+    set_tags({"excluded_count": str(count), "excluded_digest": digest})
 
 
 def log_epoch(epoch: Epoch, confusion: Figure) -> None:
     """Log the numbers of an epoch and its validation confusion matrix, at step = epoch."""
-    mlflow.log_metrics(
+    log_metrics(
         {
             "train_loss": epoch.train.loss,
             "train_accuracy": epoch.train.accuracy,
@@ -205,13 +269,13 @@ def log_epoch(epoch: Epoch, confusion: Figure) -> None:
         },
         step=epoch.number,
     )
-    mlflow.log_image(_pixels(confusion), key="confusion_matrix", step=epoch.number)
+    _log_picture(_pixels(confusion), "confusion_matrix", step=epoch.number)
 
 
 def log_fit(fit: Fit) -> None:
     """Log which epoch was kept and how good it is on the validation pictures."""
     best = fit.best
-    mlflow.log_metrics(
+    log_metrics(
         {
             "best_epoch": best.number,
             "best_val_loss": best.val.loss,
@@ -220,7 +284,7 @@ def log_fit(fit: Fit) -> None:
             "stopped_epoch": fit.epochs[-1].number,
         }
     )
-    mlflow.set_tag("early_stopped", str(fit.stopped_early).lower())
+    set_tags({"early_stopped": str(fit.stopped_early).lower()})
 
 
 def log_confusion(confusion: Confusion, drawn: Figure) -> None:
@@ -228,15 +292,15 @@ def log_confusion(confusion: Confusion, drawn: Figure) -> None:
 
     The UI shows it first, and those of the epochs behind a slider.
     """
-    mlflow.log_dict(confusion.to_dict(), "confusion_matrix.json")
-    mlflow.log_figure(drawn, "confusion_matrix.png")
+    _log_text(json.dumps(confusion.to_dict(), indent=2), "confusion_matrix.json")
+    log_figure(drawn, "confusion_matrix.png")
     show(drawn, "confusion_matrix")
 
 
 def log_features(features: Pass) -> None:
     """Log what the one pass through the backbone cost."""
-    mlflow.set_tag("feature_engine", features.engine.name)
-    mlflow.log_metrics(
+    set_tags({"feature_engine": features.engine.name})
+    log_metrics(
         {
             "features_computed": features.computed,
             "features_found": features.found,
@@ -247,7 +311,7 @@ def log_features(features: Pass) -> None:
 
 def log_baseline(scores: Scores) -> None:
     """Log how good the validation answers are without any training."""
-    mlflow.log_metrics(
+    log_metrics(
         {
             "baseline_accuracy": scores.accuracy,
             "baseline_log_loss": scores.loss,
@@ -256,14 +320,15 @@ def log_baseline(scores: Scores) -> None:
     )
 
 
-def log_metrics(metrics: Mapping[str, float]) -> None:
-    """Log numbers about the kept epoch."""
-    mlflow.log_metrics(dict(metrics))
+def log_metrics(metrics: Mapping[str, float], *, step: int = 0) -> None:
+    """Log numbers, with the time of now; without a step they are about the kept epoch."""
+    now = time.time_ns() // 1_000_000
+    _write("metrics", [[key, float(value), now, step] for key, value in metrics.items()])
 
 
 def log_parity(parity: Parity) -> None:
     """Log how far the registered version's answers are from the training process's."""
-    mlflow.log_metrics(
+    log_metrics(
         {"parity_max_abs_diff": parity.max_abs_diff}
         | {f"parity_{way}_abs_diff": value for way, value in parity.differences.items()}
     )
@@ -278,22 +343,22 @@ def log_predictions(
     table.insert(0, "path", list(paths))
     table.insert(1, "label", labels)
     table.insert(2, "logit", logits)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "validation.parquet"
-        table.to_parquet(path)
-        mlflow.log_artifact(str(path), "predictions")
-    mlflow.log_table(table, "predictions/validation.json")  # which the UI shows as a table
+    _log_file(table.to_parquet(), "predictions/validation.parquet")
+    # As mlflow.log_table does, which makes the UI show it as a table.
+    shown = "predictions/validation.json"
+    _log_text(table.to_json(orient="split", index=False, date_format="iso"), shown)
+    set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": shown, "type": "table"}])})
 
 
 def log_findings(findings: Findings, page: str) -> None:
     """Log metrics with intervals, the tables behind them, and the report as a page."""
-    mlflow.log_metrics(findings.others)
+    log_metrics(findings.others)
     for name, table in findings.tables().items():
-        mlflow.log_text(table.to_csv(index=False), name)
-    mlflow.log_text(page, "report.html")
+        _log_text(table.to_csv(index=False), name)
+    _log_text(page, "report.html")
     if findings.worst:
         worst = findings.worst
-        mlflow.set_tag("worst_slice", f"{worst.group}: {worst.name} ({worst.verdict})")
+        set_tags({"worst_slice": f"{worst.group}: {worst.name} ({worst.verdict})"})
 
 
 def metrics_of_run(run_id: str) -> dict[str, float]:
@@ -320,7 +385,9 @@ def versions() -> dict[str, str]:
 
 def log_figure(figure: Figure, name: str) -> None:
     """Log a figure as the artifact `name`."""
-    mlflow.log_figure(figure, name)
+    stream = io.BytesIO()
+    figure.savefig(stream, format=Path(name).suffix[1:])
+    _log_file(stream.getvalue(), name)
 
 
 def show(figure: Figure, key: str) -> None:
@@ -329,7 +396,17 @@ def show(figure: Figure, key: str) -> None:
     It does so step by step and begins at 0: at another step, the kept epoch say, nothing would
     be shown where runs have kept different ones.
     """
-    mlflow.log_image(_pixels(figure), key=key, step=0)
+    _log_picture(_pixels(figure), key, step=0)
+
+
+def _log_picture(pixels: np.ndarray, key: str, *, step: int) -> None:
+    # The names that mlflow.log_image gives; the UI reads key, step and time from them.
+    now = time.time_ns() // 1_000_000
+    name = f"images/{key}+step+{step}+timestamp+{now}+{uuid.uuid4()}"
+    picture = Image.fromarray(pixels)
+    _log_file(_encoded(picture, "png"), f"{name}.png")
+    _log_file(_encoded(compress_image_size(picture), "webp"), f"{name}+compressed.webp")
+    set_tags({MLFLOW_LOGGED_IMAGES: "True"})
 
 
 def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str]) -> ModelInfo:
@@ -381,12 +458,12 @@ def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str
 
 def describe_run(text: str) -> None:
     """Set the description that the MLflow UI shows for the run, in Markdown."""
-    mlflow.set_tag("mlflow.note.content", text)
+    set_tags({"mlflow.note.content": text})
 
 
 def set_tags(tags: Mapping[str, str]) -> None:
     """Tag the active run."""
-    mlflow.set_tags(dict(tags))
+    _write("tags", dict(tags))
 
 
 def ui_hint() -> str:
@@ -397,15 +474,96 @@ def ui_hint() -> str:
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
+def _write(kind: Kind, content: Any, data: bytes | None = None) -> None:
+    _outbox().write(Write(mlflow.active_run().info.run_id, kind, content, data))
+
+
+def _log_file(content: bytes, name: str) -> None:
+    _write("artifact", name, content)
+
+
+def _log_text(text: str, name: str) -> None:
+    _log_file(text.encode(), name)
+
+
+def _outbox() -> Outbox:
+    return _outboxes[mlflow.active_run().info.run_id]
+
+
+def _end(status: str) -> None:
+    """End the active run; one of which something can't be sent stays unfinished."""
+    outbox = _outbox()
+    sent = outbox.send_all(LAST_TRY if status == "FINISHED" else 0)
+    try:
+        with contextlib.nullcontext() if sent else limits(PROBE):
+            mlflow.end_run(status if sent else "FAILED")
+    except MlflowException as error:
+        if not unreachable(error):
+            raise
+        sent = False
+    folder = outbox.folder.parent
+    _outboxes.pop(folder.name, None)
+    if status == "FINISHED" and not sent:
+        raise _unsent(folder)
+    if status == "FINISHED":
+        shutil.rmtree(folder / "model", ignore_errors=True)  # which the registry has
+
+
+def _unsent(folder: Path) -> CatdogError:
+    model = folder / "model"
+    kept = f"the model in {model}, what was logged" if model.is_dir() else "what was logged"
+    return CatdogError(
+        f"the tracking server {mlflow.get_tracking_uri()} can't be reached; kept for it: {kept} "
+        f"in {folder / 'outbox'}. When it is back, type: mlflow run . -P resume={folder.name}"
+    )
+
+
 def _open_store() -> None:
     uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        for name, value in LIMITS.items():
+            os.environ.setdefault(name, value)
     try:
-        _name_default_experiment(MlflowClient())
-    except (MlflowException, OSError) as error:
+        with _alone(uri):
+            _name_default_experiment(MlflowClient())
+        _let_others_read(uri)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise CatdogError(
             f"the MLflow store {uri} can't be opened: {str(error).splitlines()[0]}. "
             "Check MLFLOW_TRACKING_URI, or that the folder can be written to."
         ) from error
+
+
+def _alone(uri: str) -> contextlib.AbstractContextManager[object]:
+    """Keep other processes out while the store of this URI is opened, and perhaps made.
+
+    Two processes that make the same SQLite store at once spoil it.
+    """
+    path = _sqlite_path(uri)
+    if path is None or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        return contextlib.nullcontext()
+    return FileLock(f"{path}.lock")
+
+
+def _let_others_read(uri: str) -> None:
+    """Let runs write to a SQLite store while others read it, and so don't wait for each other.
+
+    The file remembers it; where it can't be (a folder that can't be written to) nothing changes.
+    """
+    path = _sqlite_path(uri)
+    if path is None or not path.is_file():
+        return
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(path)) as store,
+    ):
+        store.execute("PRAGMA journal_mode=WAL")
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    scheme, _, rest = uri.partition(":///")
+    path = rest.partition("?")[0]
+    return Path(path) if scheme == "sqlite" and path not in ("", ":memory:") else None
 
 
 def _name_default_experiment(client: MlflowClient) -> None:
@@ -433,12 +591,12 @@ def _is_ours(client: MlflowClient) -> bool:
 def _describe_experiment(experiment_id: str) -> None:
     """Tell the MLflow UI how to show our experiment; what somebody has set is kept."""
     client = MlflowClient()
-    experiment = client.get_experiment(experiment_id)
-    if experiment.name != EXPERIMENT:
-        return
-    for key, value in EXPERIMENT_TAGS.items():
-        if key not in experiment.tags:
-            client.set_experiment_tag(experiment_id, key, value)
+    # How the UI looks is worth no failed run, and not everybody may change an experiment.
+    with contextlib.suppress(MlflowException):
+        experiment = client.get_experiment(experiment_id)
+        missing = EXPERIMENT_TAGS.keys() - experiment.tags.keys()
+        for key in missing if experiment.name == EXPERIMENT else ():
+            client.set_experiment_tag(experiment_id, key, EXPERIMENT_TAGS[key])
 
 
 def _experiment_name() -> str:
@@ -479,6 +637,12 @@ def _installed() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def _encoded(picture: Image.Image, form: str) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, form)
+    return stream.getvalue()
 
 
 def _pixels(figure: Figure) -> np.ndarray:

@@ -20,7 +20,7 @@ def main(config: MainConfig) -> int:
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
         command.say(SAMPLE_NOTICE)
-    with tracking.start_run(pipeline.run_name(config, source.name)):
+    with tracking.start_run(pipeline.run_name(config, source.name), Path(config.data_dir)):
         prepared = prepare(
             fetch(source, seed=config.seed),
             Path(config.data_dir) / source.name,

@@ -19,7 +19,7 @@ def main(config: TrainConfig) -> int:
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     prepared = load_prepared(Path(config.data_dir) / source.name)
-    with tracking.start_run(pipeline.run_name(config, source.name)):
+    with tracking.start_run(pipeline.run_name(config, source.name), Path(config.data_dir)):
         pipeline.train_and_register(config, prepared, command.say)
     return 0
 

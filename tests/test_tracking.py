@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, figures, tracking
+from catdog.classifier import Prediction
 from catdog.evaluate import score
+from catdog.outbox import LIMITS
 from catdog.train import Epoch, Fit
 from tests.conftest import ROOT
 
@@ -250,3 +254,56 @@ def test_every_tag_of_a_version_is_in_snake_case():
     ours = [name for name in _only_run().data.tags if not name.startswith("mlflow.")]
     assert "mlflow_version" in ours
     assert all(name.replace("_", "a").isalnum() for name in ours)
+
+
+def _shape(name: str) -> str:
+    """An artifact's name without what differs from call to call."""
+    return re.sub(r"timestamp\+\d+\+[0-9a-f-]{36}", "timestamp+TIME+UUID", name)
+
+
+def _logged(run_id: str, folder: str) -> set[str]:
+    return {_shape(file.path) for file in MlflowClient().list_artifacts(run_id, folder)}
+
+
+def test_pictures_have_the_names_and_tags_that_mlflow_gives_them():
+    figure = figures.confusion_figure(_epoch(1).val.confusion, "validation")
+    with tracking.start_run("ours") as ours:
+        tracking.show(figure, "some key")
+    mlflow.set_experiment("theirs")
+    with mlflow.start_run() as theirs:
+        mlflow.log_image(np.zeros((8, 8, 3), np.uint8), key="some key", step=0)
+    assert _logged(ours.info.run_id, "images") == _logged(theirs.info.run_id, "images")
+    tags = [MlflowClient().get_run(run.info.run_id).data.tags for run in (ours, theirs)]
+    assert tags[0]["mlflow.loggedImages"] == tags[1]["mlflow.loggedImages"]
+
+
+def test_the_table_of_answers_is_what_mlflow_would_log():
+    answers = [Prediction("cat", 0.9, 0.1, 0.5), Prediction("dog", 0.8, 0.8, float("nan"))]
+    with tracking.start_run("ours") as ours:
+        tracking.log_predictions(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([-1, 1]), answers)
+    name = "predictions/validation.json"
+    table = mlflow.load_table(name, run_ids=[ours.info.run_id])
+    mlflow.set_experiment("theirs")
+    with mlflow.start_run() as theirs:
+        mlflow.log_table(table, name)
+    texts = [
+        mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{name}") for run in (ours, theirs)
+    ]
+    assert texts[0] == texts[1]
+    tags = [MlflowClient().get_run(run.info.run_id).data.tags for run in (ours, theirs)]
+    assert tags[0]["mlflow.loggedArtifacts"] == tags[1]["mlflow.loggedArtifacts"]
+
+
+def test_reading_a_sqlite_store_does_not_hold_up_who_writes(tmp_path):
+    tracking.connect()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_user_of_a_server_may_set_longer_limits(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for name in LIMITS:
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(CatdogError, match="can't be opened"):
+        tracking.connect()
+    assert {os.environ[name] for name in LIMITS} == {"0"}
