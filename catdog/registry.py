@@ -107,6 +107,21 @@ def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: s
     return version
 
 
+def version_of_run(name: str, run_id: str) -> ModelVersion | None:
+    """The newest version of `name` that a run has registered; None when it has not.
+
+    Raises:
+        CatdogError: the registry refused.
+    """
+    quoted = name.replace("'", "''")
+    try:
+        versions = MlflowClient().search_model_versions(f"name = '{quoted}'")
+    except MlflowException as error:
+        raise _refused(name, f"runs:/{run_id}", error) from error
+    mine = [version for version in versions if version.run_id == run_id]
+    return max(mine, key=lambda version: int(version.version), default=None)
+
+
 def place(version: ModelVersion, candidate: Candidate, *, proven: bool) -> Decision:
     """Put a new version where it belongs; one that is not `proven` to answer alike gets no stage.
 

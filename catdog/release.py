@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +43,35 @@ PARITY_PHOTOS = 32
 """Validation photos on which the registered version is compared with the training process."""
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A model on disk: its folder, the digest of what is in it, and its card in Markdown."""
+
+    folder: Path
+    digest: str
+    card: str
+
+
+def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path) -> Saved:
+    """Save what was trained, with its card, into `folder`; what lay there before goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    digest = trained.classifier.save(folder)
+    card = model_card(trained.classifier.about, _facts(config, prepared, trained))
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    return Saved(folder, digest, card)
+
+
 def register(
-    config: TrainConfig, prepared: Prepared, trained: Trained, fresh: FreshProcess, say: Say
+    config: TrainConfig,
+    prepared: Prepared,
+    trained: Trained,
+    saved: Saved,
+    fresh: FreshProcess,
+    say: Say,
 ) -> tuple[ModelVersion, Decision]:
-    """Save and register what was trained, prove that it answers alike, and give it its stage.
+    """Register what was trained, prove that it answers alike, and give it its stage.
+
+    A version that this run had registered before it was cut is used.
 
     Raises:
         CatdogError: the registry refuses.
@@ -52,18 +79,16 @@ def register(
     best = trained.best
     candidate = Candidate(best.val.accuracy, prepared.validation_digest, prepared.drawn)
     sample = spread(trained.validation, PARITY_PHOTOS)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "classifier"
-        digest = trained.classifier.save(folder)
-        card = model_card(trained.classifier.about, _facts(config, prepared, trained))
-        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    name = config.registered_model_name
+    version = registry.version_of_run(name, tracking.run_id())
+    if version is None:
         logged = tracking.log_model(
-            folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
+            saved.folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
         )
         version = registry.add(
-            logged.model_uri, config.registered_model_name, candidate, digest=digest, card=card
+            logged.model_uri, name, candidate, digest=saved.digest, card=saved.card
         )
-        proof = _prove(trained, version, sample, fresh, say)
+    proof = _prove(trained, version, sample, fresh, say)
     decision = registry.place(version, candidate, proven=proof is not None and proof.holds)
     return version, decision
 

@@ -6,9 +6,11 @@ between, a file for instance, is the keeper's business.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +69,7 @@ class State:
 
     Attributes:
         epochs: those that are finished.
+        before: how many of them went before the training began.
         underway: the epoch after them, once it has begun.
         weights: of the model, without what is frozen.
         best: the same of the best epoch.
@@ -78,6 +81,7 @@ class State:
     """
 
     epochs: tuple[Epoch, ...]
+    before: int
     underway: Underway | None
     weights: dict[str, Tensor]
     best: dict[str, Tensor]
@@ -102,6 +106,10 @@ class Keeper:
 
     def keep(self, state: State) -> None:
         """Keep a state instead of the one before."""
+
+    def watching(self) -> AbstractContextManager[None]:
+        """While inside, a request to stop waits until the training asks for it with `stop`."""
+        return contextlib.nullcontext()
 
     def stop(self) -> bool:
         """Whether the training shall stop now, to go on another time."""
@@ -168,6 +176,7 @@ class Course:
     ) -> None:
         self._model, self._optimizer, self._stopping = model, optimizer, stopping
         self._keeper, self._schedule = by.keeper, by.schedule
+        self._before = len(by.before)
         self.epochs, self._underway = list(by.before), None
         self._news = True
         if by.keeper.start is not None:
@@ -212,6 +221,7 @@ class Course:
         self._keeper.keep(
             State(
                 epochs=tuple(self.epochs),
+                before=self._before,
                 underway=self._underway,
                 weights=trained_weights(self._model),
                 best=self._stopping.weights,
@@ -227,12 +237,24 @@ class Course:
         self.epochs, self._underway = list(state.epochs), state.underway
         self._model.load_state_dict(state.weights, strict=False)
         self._optimizer.load_state_dict(state.optimizer)
+        _lay_out_as_weights(self._optimizer)
         if self._schedule is not None:
             self._schedule.load_state_dict(state.schedule)
         self._stopping.weights = state.best
         self._stopping.best_epoch, self._stopping.best_loss = state.best_epoch, state.best_loss
         restore_generators(state.generators)
         self._news = False
+
+
+def _lay_out_as_weights(optimizer: Optimizer) -> None:
+    """Give what an optimizer remembers of each weight the weight's own memory format.
+
+    Fused steps take for granted that they agree.
+    """
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == weight.shape:
+                values[name] = torch.empty_like(weight).copy_(value)
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import signal
 import subprocess
 import tempfile
 import warnings
@@ -14,7 +13,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -25,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import catdog
-from catdog import CatdogError
+from catdog import CatdogError, signals
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
     from matplotlib.figure import Figure
@@ -101,22 +99,49 @@ def store_uri() -> str:
 
 
 @contextlib.contextmanager
-def start_run(name: str) -> Iterator[mlflow.ActiveRun]:
+def start_run(name: str, *, resume: str | None = None) -> Iterator[mlflow.ActiveRun]:
     """The run that `mlflow run` has begun, else a new one in the experiment `catdog`.
 
-    It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted.
+    It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted. With the
+    id of an earlier run in `resume`, that one runs again.
     """
     connect()
-    if not os.environ.get("MLFLOW_RUN_ID"):
+    if resume is not None:
+        _set_aside(os.environ.pop("MLFLOW_RUN_ID", None), resume)
+    elif not os.environ.get("MLFLOW_RUN_ID"):
         mlflow.set_experiment(_experiment_name())
-    with _sigterm_interrupts(), mlflow.start_run(log_system_metrics=True) as run:
-        mlflow.set_tag("mlflow.runName", name)
+    with signals.at_once(), mlflow.start_run(run_id=resume, log_system_metrics=True) as run:
+        if resume is None:
+            mlflow.set_tag("mlflow.runName", name)
+        elif "resume_with" in run.data.tags:
+            mlflow.delete_tag("resume_with")
         _describe_experiment(run.info.experiment_id)
         try:
             yield run
         except KeyboardInterrupt:
             mlflow.end_run("KILLED")
             raise
+
+
+def run_id() -> str:
+    """The id of the active run."""
+    return mlflow.active_run().info.run_id
+
+
+def status_of(run_id: str) -> str | None:
+    """A run's status, RUNNING say; None when the store has no such run, or it was deleted."""
+    connect()
+    try:
+        run = MlflowClient().get_run(run_id)
+    except MlflowException:
+        return None
+    return run.info.status if run.info.lifecycle_stage == "active" else None
+
+
+def logged_steps(metric: str) -> set[int]:
+    """The steps at which the active run has a metric; more than none where it was resumed."""
+    history = MlflowClient().get_metric_history(run_id(), metric)
+    return {measured.step for measured in history}
 
 
 def log_params(params: Mapping[str, Any]) -> None:
@@ -419,18 +444,17 @@ def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does, so that no run stays RUNNING."""
+def _set_aside(begun: str | None, resumed: str) -> None:
+    """End the run that `mlflow run` has begun, as another goes on in its place.
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    It is shown below that one. It can't be deleted: `mlflow run` still tags it when all is done.
+    """
+    if begun is None or begun == resumed:
+        return
+    client = MlflowClient()
+    client.set_tag(begun, "mlflow.parentRunId", resumed)
+    client.set_tag(begun, "mlflow.runName", f"resumed {resumed}")
+    client.set_terminated(begun)
 
 
 def _git_state() -> dict[str, str]:

@@ -146,45 +146,46 @@ def fit(
     train_step = train_step or make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
     course = Course(model, optimizer, stopping, resumable)
     last = len(resumable.before) + epochs
-    for number in range(len(course.epochs) + 1, last + 1):
-        if stopping.out_of_patience(number - 1):
-            break
-        underway = course.begin_epoch()
-        start = time.perf_counter() - underway.seconds
+    with resumable.keeper.watching():
+        for number in range(len(course.epochs) + 1, last + 1):
+            if stopping.out_of_patience(number - 1):
+                break
+            underway = course.begin_epoch()
+            start = time.perf_counter() - underway.seconds
 
-        def after_batch(underway: Underway = underway, start: float = start) -> None:
-            underway.seconds = time.perf_counter() - start
-            course.after_batch()
+            def after_batch(underway: Underway = underway, start: float = start) -> None:
+                underway.seconds = time.perf_counter() - start
+                course.after_batch()
 
-        batches = of_epoch(train_batches, number, skip=underway.batches)
-        labels, logits = train_epoch(
-            model,
-            watch(batches, f"epoch {number}"),
-            train_step,
-            underway=underway,
-            after_batch=after_batch,
-        )
-        trained = time.perf_counter()
-        batches = watch(val_batches, f"epoch {number}, validation")
-        val_labels, val_logits = predict(model, batches, after_batch=after_batch)
-        learning_rate = underway.learning_rate
-        _check_finite(logits, val_logits, epoch=number, learning_rate=learning_rate)
-        val = score(val_labels, val_logits)
-        epoch = Epoch(
-            number=number,
-            train=score(labels, logits),
-            val=val,
-            val_labels=val_labels,
-            val_logits=val_logits,
-            learning_rate=learning_rate,
-            seconds=time.perf_counter() - start,
-            images_per_second=len(labels) / (trained - start),
-            is_best=stopping.offer(number, val.loss, model),
-        )
-        course.end_epoch(epoch)
-        on_epoch(epoch)
-        course.after_epoch()
-    course.finish()
+            batches = of_epoch(train_batches, number, skip=underway.batches)
+            labels, logits = train_epoch(
+                model,
+                watch(batches, f"epoch {number}"),
+                train_step,
+                underway=underway,
+                after_batch=after_batch,
+            )
+            trained = time.perf_counter()
+            batches = watch(val_batches, f"epoch {number}, validation")
+            val_labels, val_logits = predict(model, batches, after_batch=after_batch)
+            learning_rate = underway.learning_rate
+            _check_finite(logits, val_logits, epoch=number, learning_rate=learning_rate)
+            val = score(val_labels, val_logits)
+            epoch = Epoch(
+                number=number,
+                train=score(labels, logits),
+                val=val,
+                val_labels=val_labels,
+                val_logits=val_logits,
+                learning_rate=learning_rate,
+                seconds=time.perf_counter() - start,
+                images_per_second=len(labels) / (trained - start),
+                is_best=stopping.offer(number, val.loss, model),
+            )
+            course.end_epoch(epoch)
+            on_epoch(epoch)
+            course.after_epoch()
+        course.finish()
     stopping.restore(model)
     best = course.epochs[stopping.best_epoch - 1]
     return Fit(tuple(course.epochs), best, stopped_early=len(course.epochs) < last)
