@@ -7,6 +7,7 @@ back by whoever predicts. Training, evaluation and prediction all go through `lo
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -115,12 +116,12 @@ def training_transform(preprocessing: Preprocessing) -> Transform:
 
     What it draws follows PyTorch's own random generator.
     """
+    # No function of its own, which could not be handed to a worker process that is not forked.
+    return functools.partial(_augmented_as_torch_draws, preprocessing)
 
-    def transform(image: Tensor) -> Tensor:
-        seed = int(torch.randint(2**62, ()))
-        return augmented(image, preprocessing, Random(seed))
 
-    return transform
+def _augmented_as_torch_draws(preprocessing: Preprocessing, image: Tensor) -> Tensor:
+    return augmented(image, preprocessing, Random(int(torch.randint(2**62, ()))))
 
 
 def augmented(image: Tensor, preprocessing: Preprocessing, rng: Random) -> Tensor:
