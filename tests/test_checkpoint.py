@@ -52,7 +52,7 @@ def _learn(data_dir: Path, folder: Path, way: str, kill_after: int | None, when:
     checkpoint.WITHIN_S, checkpoint.EPOCH_END_S = when
     checkpoint.SHARE = 1e9
     lessons.pick_workers = lambda _device: 1
-    lessons.pick_engine = lambda network, _say, cores: torch_engine(network)
+    lessons.pick_engine = lambda network, _say, **_cores: torch_engine(network)
     tracking.logged_steps = lambda _metric: set()
     tracking.log_epoch = lambda *_told: None
     _die_after(kill_after)
@@ -89,7 +89,7 @@ def _in_a_process(*arguments: object) -> int:
     # Forked, as a new one would spend most of its time with imports.
     process = multiprocessing.get_context("fork").Process(target=_learn, args=arguments)
     process.start()
-    process.join(120)
+    process.join()  # with a timeout it would wait for the process's orphaned workers, too
     return process.exitcode
 
 
