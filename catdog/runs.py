@@ -133,8 +133,8 @@ class RunFolder:
             if interrupted or any(self.path.glob("checkpoint-*")):
                 with contextlib.suppress(OSError):  # of a full disk; `running` serves as well
                     self.mark(INTERRUPTED)
-                tracking.set_tags({"resume_with": self.command()})
                 say(f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}")
+                tracking.set_tags({"resume_with": self.command()})
             else:
                 self.remove()
             raise

@@ -15,12 +15,17 @@ TOGETHER_S = 1.0
 `mlflow run`, which then sends SIGTERM to what it had started."""
 
 
+_requested: list[float] = []
+"""When the last request came: the clock that all of a process's handlers share."""
+
+
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
     """While inside, SIGINT and SIGTERM raise KeyboardInterrupt."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if _is_new():
+            raise KeyboardInterrupt
 
     with _handled_by(interrupt):
         yield
@@ -33,20 +38,30 @@ def after_this(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     A second one, more than a second later, raises KeyboardInterrupt; so does leaving when nobody
     has acted on the first.
     """
-    asked: list[float] = []
+    asked = False
 
     def note(_signal: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if asked and now - asked[0] > TOGETHER_S:
+        nonlocal asked
+        if not _is_new():
+            return
+        if asked:
             raise KeyboardInterrupt
-        if not asked:
-            asked.append(now)
-            say("Stopping after this batch; once more stops at once")
+        asked = True
+        say("Stopping after this batch; once more stops at once")
 
     with _handled_by(note):
-        yield lambda: bool(asked)
+        yield lambda: asked
     if asked:
         raise KeyboardInterrupt
+
+
+def _is_new() -> bool:
+    """Whether a signal is a request of its own, and not one with that of a moment ago."""
+    now = time.monotonic()
+    if _requested and now - _requested[0] <= TOGETHER_S:
+        return False
+    _requested[:] = [now]
+    return True
 
 
 @contextlib.contextmanager
@@ -55,6 +70,7 @@ def _handled_by(handler: Handler) -> Iterator[None]:
     numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         numbers.append(signal.SIGINT)
+    _requested.clear()
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

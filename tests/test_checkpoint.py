@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from catdog import checkpoint, lessons, tracking, trained
+from catdog import checkpoint, lessons, signals, tracking, trained
 from catdog.checkpoint import HEAD, Checkpoints
 from catdog.config import TrainConfig
 from catdog.engine import torch_engine
@@ -227,6 +227,23 @@ def test_a_signal_ends_the_training_after_the_batch_with_a_checkpoint(tmp_path):
     (tmp_path / "other").mkdir()
     unbroken, _ = _fit(Checkpoints(tmp_path / "other", pytest.fail))
     assert torch.equal(broken.weight, unbroken.weight)
+
+
+def test_a_second_signal_later_on_stops_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "TOGETHER_S", 0.0)
+
+    def signalled(batches, _what):
+        for batch in batches:
+            yield batch
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        _fit(Checkpoints(tmp_path, lambda _: None), watch=signalled)
+    assert [path.name for path in tmp_path.glob("checkpoint-2*")] == []
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_checkpoints_are_not_written_more_often_than_they_are_worth(tmp_path):

@@ -606,6 +606,8 @@ def _cut(project: Project, how: signal.Signals, *, after: str) -> tuple[str, str
                 for process in psutil.Process(launcher.pid).children(recursive=True):
                     if "scripts.main" in process.cmdline():
                         process.send_signal(how)
+                break
+        said += launcher.stderr.read()
     assert launcher.returncode == 1
     return project.runs()[0].info.run_id, said.decode()
 

@@ -109,6 +109,13 @@ def test_a_version_that_does_not_answer_alike_is_rejected_even_where_there_is_no
     assert registry.fetch(f"models:/pets/{version.version}").is_dir()  # whoever names it knows
 
 
+def test_the_version_that_a_run_has_registered_is_found(store):
+    version, _ = _register(store)
+    assert registry.version_of_run("pets", version.run_id).version == version.version
+    assert registry.version_of_run("pets", "0" * 32) is None
+    assert registry.version_of_run("o'clock", version.run_id) is None
+
+
 def test_stage_and_alias_of_production_move_together(store):
     client = MlflowClient()
     first, _ = _register(store)
