@@ -1,12 +1,12 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
 The modules in reading order; each imports only from those above it:
-config, command, images, drawing, sample, others, archive, download, exclusion, properties,
-prepare, device, workers, data, model, engine, features, pixels, calibration, familiarity,
-bootstrap, evaluate, paired, promotion, slices, audit, train, lessons, classifier, explain, card,
-parity, export, judgement, figures, svg, charts, report, findings, page, outbox, tracking, registry,
-contest, succession, urls, photos, answers, sorting, predict, labelled, promote, trained, release,
-telling, pipeline, cards, app.
+config, command, signals, images, drawing, sample, others, archive, download, exclusion,
+properties, prepare, device, workers, batches, data, model, engine, features, pixels, calibration,
+familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, train, checkpoint,
+lessons, classifier, explain, card, parity, export, judgement, figures, svg, charts, report,
+findings, page, outbox, tracking, runs, registry, contest, succession, urls, photos, answers,
+sorting, predict, labelled, promote, trained, release, telling, pipeline, cards, app.
 """
 
 from __future__ import annotations

@@ -125,6 +125,13 @@ class TrainConfig(DataConfig):
         Help(help="pretrained, none (random), or a file of the backbone's weights"),
     ] = "pretrained"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    resume: Annotated[
+        str,
+        Help(
+            help="id of a run that was cut and shall go on; auto: the latest one of the same "
+            "parameters and pictures, else a new one; or none"
+        ),
+    ] = "none"
     registered_model_name: Annotated[str, Help(help="name in the model registry")] = "catdog"
     promote: Annotated[
         Promote,
@@ -230,7 +237,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ClearCacheConfig:
-    """Delete cached features that have not been used for a while."""
+    """Delete cached features, and runs that were cut, that have not been used for a while."""
 
     data_dir: Annotated[str, Help(help="folder for downloads and prepared pictures")] = "data"
     days: Annotated[

@@ -7,9 +7,10 @@ back by whoever predicts. Training, evaluation and prediction all go through `lo
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -17,18 +18,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode, v2
 
 from catdog import CLASSES, CatdogError, images
+from catdog.batches import EpochBatches, seeded
 
 Transform = Callable[[Tensor], Tensor]
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Pairs of inputs and labels. Inputs are pictures `(N, 3, S, S) uint8` or features
-`(N, D) float32`; labels are `(N,) int64`, 0 = cat, 1 = dog."""
-
 JPEG_START = b"\xff\xd8\xff"
 LOG_ASPECT = math.log(4 / 3)
 """Augmented crops are at most 4:3 or 3:4 before they are squared."""
@@ -118,12 +116,12 @@ def training_transform(preprocessing: Preprocessing) -> Transform:
 
     What it draws follows PyTorch's own random generator.
     """
+    # No function of its own, which could not be handed to a worker process that is not forked.
+    return functools.partial(_augmented_as_torch_draws, preprocessing)
 
-    def transform(image: Tensor) -> Tensor:
-        seed = int(torch.randint(2**62, ()))
-        return augmented(image, preprocessing, Random(seed))
 
-    return transform
+def _augmented_as_torch_draws(preprocessing: Preprocessing, image: Tensor) -> Tensor:
+    return augmented(image, preprocessing, Random(int(torch.randint(2**62, ()))))
 
 
 def augmented(image: Tensor, preprocessing: Preprocessing, rng: Random) -> Tensor:
@@ -189,6 +187,68 @@ class LabelledFolder(ImageFolder):
         return list(CLASSES), {name: label for label, name in enumerate(CLASSES)}
 
 
+class PictureBatches(EpochBatches):
+    """Batches of a folder's pictures, decoded and transformed by worker processes, if any."""
+
+    def __init__(
+        self,
+        dataset: LabelledFolder,
+        *,
+        batch_size: int,
+        seed: int | None,
+        workers: int,
+        pin_memory: bool,
+    ) -> None:
+        super().__init__(len(dataset), batch_size, seed)
+        self._places = _Places(self)
+        self._loader = DataLoader(
+            _Drawn(dataset, seed or 0),
+            batch_sampler=self._places,
+            generator=torch.Generator(),  # else each epoch would draw from PyTorch's own
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+        )
+
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, which count from 1, without the first `skip`."""
+        self._places.epoch, self._places.skip = epoch, skip
+        return iter(self._loader)
+
+
+class _Places:
+    """What a DataLoader asks for which pictures come next: their epoch and place."""
+
+    def __init__(self, batches: EpochBatches) -> None:
+        self._batches, self.epoch, self.skip = batches, 1, 0
+
+    def __len__(self) -> int:
+        return len(self._batches) - self.skip
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for _, places in self._batches.order(self.epoch, self.skip):
+            yield [(self.epoch, place) for place in places.tolist()]
+
+
+class _Drawn(Dataset):
+    """Pictures whose transform draws what only the seed, the epoch and the place decide."""
+
+    def __init__(self, dataset: LabelledFolder, seed: int) -> None:
+        self._dataset, self._seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, wanted: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, place = wanted
+        before = torch.get_rng_state()
+        torch.set_rng_state(seeded(self._seed, epoch, place).get_state())
+        try:
+            return self._dataset[place]
+        finally:
+            torch.set_rng_state(before)
+
+
 def make_batches(
     dataset: LabelledFolder,
     *,
@@ -197,15 +257,13 @@ def make_batches(
     seed: int,
     workers: int,
     pin_memory: bool = False,
-) -> DataLoader:
-    """Batches of `dataset`; with `shuffle`, in an order that only `seed` decides."""
-    return DataLoader(
+) -> EpochBatches:
+    """Batches of `dataset`; with `shuffle`, in an order that only `seed` and epoch decide."""
+    return PictureBatches(
         dataset,
         batch_size=batch_size,
-        shuffle=shuffle,
-        generator=torch.Generator().manual_seed(seed),
-        num_workers=workers,
-        persistent_workers=workers > 0,
+        seed=seed if shuffle else None,
+        workers=workers,
         pin_memory=pin_memory,
     )
 

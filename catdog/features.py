@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -28,7 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catdog import CatdogError
-from catdog.data import Batches, augmented, evaluation_transform, to_tensor
+from catdog.batches import Batches, EpochBatches
+from catdog.data import augmented, evaluation_transform, to_tensor
 from catdog.engine import Engine, Features
 from catdog.model import Network
 from catdog.workers import in_order
@@ -237,8 +237,8 @@ def _look(
     return augmented(image, network.preprocessing, Random(f"{picture.sha256}/{view}"))
 
 
-class FeatureBatches:
-    """Features as batches, in a new order each time and with the next view of each picture.
+class FeatureBatches(EpochBatches):
+    """Features as batches, in a new order in each epoch and with the next view of each picture.
 
     Iterating gives `(B, D) float32` features and `(B,) int64` labels on the features' device.
     """
@@ -247,24 +247,14 @@ class FeatureBatches:
         self, features: Tensor, labels: Tensor, *, batch_size: int, seed: int | None
     ) -> None:
         """Take features `(views, N, D)` and labels `(N,)`; without a seed, keep their order."""
+        super().__init__(len(labels), batch_size, seed)
         self._features, self._labels = features, labels
-        self._batch_size = batch_size
-        self._random = None if seed is None else torch.Generator().manual_seed(seed)
-        self._epoch = 0
 
-    def __len__(self) -> int:
-        return math.ceil(len(self._labels) / self._batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        view = self._features[self._epoch % len(self._features)]
-        self._epoch += 1
-        count = len(self._labels)
-        order = (
-            torch.arange(count)
-            if self._random is None
-            else torch.randperm(count, generator=self._random)
-        )
-        for chosen in order.to(self._labels.device).split(self._batch_size):
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, which count from 1, without the first `skip`."""
+        view = self._features[(epoch - 1) % len(self._features)]
+        for _, places in self.order(epoch, skip):
+            chosen = places.to(self._labels.device)
             yield view[chosen], self._labels[chosen]
 
 

@@ -19,10 +19,10 @@ from torch import nn
 from tqdm import tqdm
 
 from catdog import CLASSES
+from catdog.batches import Batches
 from catdog.calibration import Logits
 from catdog.config import TrainConfig
 from catdog.data import (
-    Batches,
     LabelledFolder,
     evaluation_transform,
     make_batches,
@@ -35,9 +35,9 @@ from catdog.features import Picture, as_batches, extract, features_folder, open_
 from catdog.model import Network
 from catdog.pixels import PixelBatches, decode_all
 from catdog.prepare import Prepared
+from catdog.state import Epoch, Keeper, Resumable
 from catdog.train import (
     EarlyStopping,
-    Epoch,
     Fit,
     fit,
     make_optimizer,
@@ -164,6 +164,7 @@ def finetune(
     settled: Fit,
     *,
     on_epoch: Callable[[Epoch], None],
+    keeper: Keeper,
     say: Say,
 ) -> Fit:
     """Train head and backbone together, from the settled head on, and keep the best of both."""
@@ -181,6 +182,7 @@ def finetune(
     steps = len(train) * config.finetune_epochs
     stopping = EarlyStopping(config.patience, config.min_delta, started=settled.epochs[-1].number)
     stopping.offer(settled.best.number, settled.best.val.loss, network)
+    schedule = warmup_and_cosine(optimizer, steps=steps, warmup=steps // 10)
     return fit(
         network,
         train,
@@ -192,13 +194,13 @@ def finetune(
             network,
             optimizer,
             nn.BCEWithLogitsLoss(),
-            schedule=warmup_and_cosine(optimizer, steps=steps, warmup=steps // 10),
+            schedule=schedule,
             clip_norm=CLIP_NORM,
             say=say,
         ),
         on_epoch=on_epoch,
         watch=progress,
-        before=settled.epochs,
+        resumable=Resumable(keeper, schedule, settled.epochs),
     )
 
 

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from mlflow.entities.model_registry import ModelVersion
 
 from catdog import tracking
+from catdog.checkpoint import Checkpoints
 from catdog.config import TrainConfig
 from catdog.parity import FreshProcess
 from catdog.prepare import Prepared
 from catdog.release import register, save
+from catdog.runs import NONE, TRAINED, RunFolder
 from catdog.telling import report_findings, tell
 from catdog.trained import train
 
 Say = Callable[[str], None]
 
 
-def train_and_register(config: TrainConfig, prepared: Prepared, say: Say) -> ModelVersion:
+def train_and_register(
+    config: TrainConfig, prepared: Prepared, say: Say, *, folder: RunFolder | None = None
+) -> ModelVersion:
     """Train on prepared pictures within the active MLflow run, and register the best model.
+
+    What it takes to go on after a cut is in `folder`, which is gone when all is done.
 
     Raises:
         CatdogError: a parameter does not fit, the data has gone, or the registry refuses.
     """
+    config = replace(config, resume=NONE)  # all it says from here on would mislead
+    folder = folder or RunFolder.begin(config, tracking.run_id(), "main")
     with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
-        trained = train(config, prepared, say, meanwhile=fresh.start)
-        model = tracking.model_folder()
-        save(config, prepared, trained, model)  # before a server that may be away is asked
+        checkpoints = Checkpoints(folder.path, say)
+        trained = train(config, prepared, say, checkpoints=checkpoints, meanwhile=fresh.start)
+        saved = save(config, prepared, trained, folder.model)  # before a server is asked
+        folder.mark(TRAINED)
         with tracking.registering():
-            released = register(config, prepared, trained, model, fresh, say)
+            released = register(config, prepared, trained, saved, fresh, say)
     findings = report_findings(config, prepared, trained, released, say)
     tell(released, trained, findings, say)
     return released.version

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from catdog.batches import EpochBatches, seeded
 from catdog.data import Preprocessing, evaluation_transform
 from catdog.features import RECIPE, Picture, features_folder, read_picture
 from catdog.workers import in_order
@@ -72,10 +73,10 @@ def _decode_into(
         part.unlink(missing_ok=True)
 
 
-class PixelBatches:
+class PixelBatches(EpochBatches):
     """Batches of pictures `uint8` with labels `(B,) int64`, on the device.
 
-    With a seed they come augmented to `(B, 3, crop_px, crop_px)`, in a new order each time;
+    With a seed they come augmented to `(B, 3, crop_px, crop_px)`, in a new order in each epoch;
     without, as they are.
     """
 
@@ -90,24 +91,16 @@ class PixelBatches:
         seed: int | None,
     ) -> None:
         """Take pixels `(N, 3, S, S)`; they move to the GPU as a whole when they fit."""
+        super().__init__(len(labels), batch_size, seed)
         self._pixels = _on_gpu(pixels, device)
-        self._labels, self._device = labels, device
-        self._crop_px, self._batch_size = crop_px, batch_size
-        self._augment = seed is not None
-        self._random = torch.Generator().manual_seed(seed or 0)
+        self._labels, self._device, self._crop_px = labels, device, crop_px
 
-    def __len__(self) -> int:
-        return len(self._labels.split(self._batch_size))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        count = len(self._labels)
-        order = torch.arange(count)
-        if self._augment:
-            order = torch.randperm(count, generator=self._random)
-        for chosen in order.split(self._batch_size):
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, which count from 1, without the first `skip`."""
+        for number, chosen in self.order(epoch, skip):
             images = self._take(chosen)
-            if self._augment:
-                images = augment(images, self._crop_px, self._random)
+            if self._seed is not None:
+                images = augment(images, self._crop_px, seeded(self._seed, epoch, number))
             yield images, self._labels[chosen].to(self._device)
 
     def _take(self, chosen: Tensor) -> Tensor:

@@ -47,6 +47,19 @@ def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: s
     return version
 
 
+def version_of_run(name: str, run_id: str) -> ModelVersion | None:
+    """The newest version of `name` that a run has registered; None when it has not.
+
+    Raises:
+        CatdogError: the registry refused.
+    """
+    try:
+        mine = [version for version in versions(name) if version.run_id == run_id]
+    except MlflowException as error:
+        raise refused(name, f"runs:/{run_id}", error) from error
+    return mine[-1] if mine else None
+
+
 def fetch(model_uri: str) -> Path:
     """The folder of the saved classifier that a model URI stands for.
 

@@ -55,23 +55,35 @@ class Released:
     contest: Contest
 
 
-def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path) -> None:
-    """Save what was trained, with its model card, into `folder`; what lies there goes."""
+@dataclass(frozen=True)
+class Saved:
+    """A model on disk: its folder, the digest of what is in it, and its card in Markdown."""
+
+    folder: Path
+    digest: str
+    card: str
+
+
+def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path) -> Saved:
+    """Save what was trained, with its card, into `folder`; what lay there before goes."""
     shutil.rmtree(folder, ignore_errors=True)
-    trained.classifier.save(folder)
+    digest = trained.classifier.save(folder)
     card = model_card(trained.classifier.about, _facts(config, prepared, trained))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    return Saved(folder, digest, card)
 
 
 def register(
     config: TrainConfig,
     prepared: Prepared,
     trained: Trained,
-    folder: Path,
+    saved: Saved,
     fresh: FreshProcess,
     say: Say,
 ) -> Released:
-    """Register what `save` wrote, prove that it answers alike, and give it its stage.
+    """Register what was trained, prove that it answers alike, and give it its stage.
+
+    A version that this run had registered before it was cut is used.
 
     Raises:
         CatdogError: the registry refuses.
@@ -84,16 +96,15 @@ def register(
         trained.classifier.about.classes,
     )
     sample = spread(trained.validation, PARITY_PHOTOS)
-    logged = tracking.log_model(
-        folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
-    )
-    version = registry.add(
-        logged.model_uri,
-        config.registered_model_name,
-        candidate,
-        digest=registry.digest_of(folder),
-        card=(folder / CARD_FILE).read_text(encoding="utf-8"),
-    )
+    name = config.registered_model_name
+    version = registry.version_of_run(name, tracking.run_id())
+    if version is None:
+        logged = tracking.log_model(
+            saved.folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
+        )
+        version = registry.add(
+            logged.model_uri, name, candidate, digest=saved.digest, card=saved.card
+        )
     proof = _prove(trained, version, sample, fresh, say)
     proven = proof is not None and proof.holds
     candidate = replace(candidate, status="approved" if proven else "rejected")
@@ -171,6 +182,7 @@ def _prove(
         try:
             found = fresh.answers(uri, [one.path for one in sample], exported, pixels)
         except CatdogError as error:
+            tracking.ask_for_run()  # a server that has gone says nothing against the version
             say(f"REJECTED: {error}")
             return None
     proof = parity.compare(expected, found)

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import sqlite3
 import subprocess
 import time
@@ -23,7 +22,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -39,7 +37,7 @@ from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 import catdog
-from catdog import CatdogError
+from catdog import CatdogError, signals
 from catdog.outbox import LAST_TRY, LIMITS, PATIENT, PROBE, Kind, Outbox, Write, limits, unreachable
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
@@ -119,21 +117,32 @@ def store_uri() -> str:
 
 
 @contextlib.contextmanager
-def start_run(name: str, data_dir: Path = Path("data")) -> Iterator[mlflow.ActiveRun]:
+def start_run(
+    name: str, data_dir: Path = Path("data"), *, resume: str | None = None
+) -> Iterator[mlflow.ActiveRun]:
     """The run that `mlflow run` has begun, else a new one in the experiment `catdog`.
 
-    It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted. What can't
-    be sent to the tracking server meanwhile is kept below `data_dir`, in the run's folder.
+    It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted. With the
+    id of an earlier run in `resume`, that one runs again. What can't be sent to the tracking
+    server meanwhile is kept below `data_dir`, in the run's folder.
 
     Raises:
         CatdogError: the store can't be opened, or something is still not sent at the end.
     """
     connect()
-    if not os.environ.get("MLFLOW_RUN_ID"):
+    if resume is not None:
+        _set_aside(os.environ.pop("MLFLOW_RUN_ID", None), resume)
+    elif not os.environ.get("MLFLOW_RUN_ID"):
         mlflow.set_experiment(_experiment_name())
-    with _sigterm_interrupts(), mlflow.start_run(log_system_metrics=True) as run:
-        _outboxes[run.info.run_id] = Outbox(run_folder(data_dir, run.info.run_id) / "outbox")
-        set_tags({"mlflow.runName": name})
+    with signals.at_once(), mlflow.start_run(run_id=resume, log_system_metrics=True) as run:
+        folder = run_folder(data_dir, run.info.run_id)
+        _outboxes[run.info.run_id] = Outbox(folder / "outbox")
+        if resume is None:
+            set_tags({"mlflow.runName": name})
+        else:
+            send_kept(folder)  # so that the run knows all that it has logged
+            if "resume_with" in run.data.tags:
+                mlflow.delete_tag("resume_with")
         _describe_experiment(run.info.experiment_id)
         try:
             yield run
@@ -149,11 +158,6 @@ def start_run(name: str, data_dir: Path = Path("data")) -> Iterator[mlflow.Activ
 def run_folder(data_dir: Path, run_id: str) -> Path:
     """Where on this machine a run keeps what is not on the server yet."""
     return data_dir / "runs" / run_id
-
-
-def model_folder() -> Path:
-    """Where the active run keeps its best model, which is on disk before it is registered."""
-    return _outbox().folder.parent / "model"
 
 
 def send_kept(folder: Path) -> None:
@@ -182,6 +186,37 @@ def registering() -> Iterator[None]:
         if not unreachable(error):
             raise
         raise _unsent(folder) from error
+
+
+def ask_for_run() -> None:
+    """Ask the server for the active run, and do nothing with the answer.
+
+    Raises:
+        MlflowException: the server can't be reached.
+    """
+    with limits(PROBE):
+        MlflowClient().get_run(run_id())
+
+
+def run_id() -> str:
+    """The id of the active run."""
+    return mlflow.active_run().info.run_id
+
+
+def status_of(run_id: str) -> str | None:
+    """A run's status, RUNNING say; None when the store has no such run, or it was deleted."""
+    connect()
+    try:
+        run = MlflowClient().get_run(run_id)
+    except MlflowException:
+        return None
+    return run.info.status if run.info.lifecycle_stage == "active" else None
+
+
+def logged_steps(metric: str) -> set[int]:
+    """The steps at which the active run has a metric; more than none where it was resumed."""
+    history = MlflowClient().get_metric_history(run_id(), metric)
+    return {measured.step for measured in history}
 
 
 def log_params(params: Mapping[str, Any]) -> None:
@@ -514,7 +549,8 @@ def _unsent(folder: Path) -> CatdogError:
     kept = f"the model in {model}, what was logged" if model.is_dir() else "what was logged"
     return CatdogError(
         f"the tracking server {mlflow.get_tracking_uri()} can't be reached; kept for it: {kept} "
-        f"in {folder / 'outbox'}. When it is back, type: mlflow run . -P resume={folder.name}"
+        f"in {folder / 'outbox'}. When it is back, type: "
+        f"mlflow run . --env-manager=local -P resume={folder.name}"
     )
 
 
@@ -603,18 +639,17 @@ def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does, so that no run stays RUNNING."""
+def _set_aside(begun: str | None, resumed: str) -> None:
+    """End the run that `mlflow run` has begun, as another goes on in its place.
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    It is shown below that one. It can't be deleted: `mlflow run` still tags it when all is done.
+    """
+    if begun is None or begun == resumed:
+        return
+    client = MlflowClient()
+    client.set_tag(begun, "mlflow.parentRunId", resumed)
+    client.set_tag(begun, "mlflow.runName", f"resumed {resumed}")
+    client.set_terminated(begun)
 
 
 def _git_state() -> dict[str, str]:

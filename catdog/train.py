@@ -10,9 +10,9 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,29 +21,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from catdog import CatdogError
+from catdog.batches import Batches, of_epoch
 from catdog.calibration import Labels, Logits
-from catdog.data import Batches
-from catdog.evaluate import Scores, score
+from catdog.evaluate import score
+from catdog.state import (
+    ALONE,
+    Course,
+    EarlyStopping,
+    Epoch,
+    Resumable,
+    Underway,
+    gather,
+)
 
 TrainStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave. Numbers count from 1; speed counts the training pictures.
-
-    `val_labels` and `val_logits`, `(N,)`, stand in the order of the validation batches.
-    """
-
-    number: int
-    train: Scores
-    val: Scores
-    val_labels: Labels
-    val_logits: Logits
-    learning_rate: float
-    seconds: float
-    images_per_second: float
-    is_best: bool
 
 
 @dataclass(frozen=True)
@@ -53,38 +44,6 @@ class Fit:
     epochs: tuple[Epoch, ...]
     best: Epoch
     stopped_early: bool
-
-
-@dataclass
-class EarlyStopping:
-    """Keeps a copy of the best weights, and says when to give up waiting for better.
-
-    An epoch is better when its validation loss is more than `min_delta` below the best.
-    Patience is counted from the epoch `started` at the earliest.
-    """
-
-    patience: int
-    min_delta: float = 0.0
-    started: int = 0
-    best_epoch: int = 0
-    best_loss: float = float("inf")
-    _weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def offer(self, epoch: int, loss: float, model: nn.Module) -> bool:
-        """Take a copy of `model`'s weights if `loss` is the best so far; say whether."""
-        if loss >= self.best_loss - (self.min_delta if self.best_epoch else 0.0):
-            return False
-        self.best_epoch, self.best_loss = epoch, loss
-        self._weights = _copy_of_trained(model)
-        return True
-
-    def out_of_patience(self, epoch: int) -> bool:
-        """Whether `patience` epochs have passed without a better one."""
-        return epoch - max(self.best_epoch, self.started) >= self.patience
-
-    def restore(self, model: nn.Module) -> None:
-        """Put the best weights back into `model`."""
-        model.load_state_dict(self._weights, strict=False)
 
 
 def make_train_step(
@@ -163,7 +122,7 @@ def fit(
     train_step: TrainStep | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     watch: Callable[[Batches, str], Batches] = lambda batches, _: batches,
-    before: Sequence[Epoch] = (),
+    resumable: Resumable = ALONE,
 ) -> Fit:
     """Train until the validation loss stops improving, and leave the best weights in `model`.
 
@@ -173,67 +132,101 @@ def fit(
         val_batches: gone through once an epoch, without learning.
         optimizer: of the parameters that shall learn.
         epochs: the most to train.
-        stopping: decides which epoch is best and when to stop.
+        stopping: decides which epoch is best and when to stop; it has been offered the best of
+            the epochs before, where there are any.
         train_step: how to learn from a batch; without, `make_train_step`'s with BCE.
         on_epoch: told of each epoch as it ends.
         watch: wraps batches to show progress, given what they are for.
-        before: epochs that went before, whose best `stopping` has been offered.
+        resumable: what went before, and who keeps the state.
 
     Raises:
         CatdogError: a loss is not finite; the text names epoch and learning rate.
+        KeyboardInterrupt: the keeper said stop, and has been given the state.
     """
     train_step = train_step or make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
-    history = list(before)
-    last = len(before) + epochs
-    for number in range(len(before) + 1, last + 1):
-        learning_rate = optimizer.param_groups[0]["lr"]
-        start = time.perf_counter()
-        labels, logits = train_epoch(model, watch(train_batches, f"epoch {number}"), train_step)
-        trained = time.perf_counter()
-        val_labels, val_logits = predict(model, watch(val_batches, f"epoch {number}, validation"))
-        _check_finite(logits, val_logits, epoch=number, learning_rate=learning_rate)
-        val = score(val_labels, val_logits)
-        epoch = Epoch(
-            number=number,
-            train=score(labels, logits),
-            val=val,
-            val_labels=val_labels,
-            val_logits=val_logits,
-            learning_rate=learning_rate,
-            seconds=time.perf_counter() - start,
-            images_per_second=len(labels) / (trained - start),
-            is_best=stopping.offer(number, val.loss, model),
-        )
-        history.append(epoch)
-        on_epoch(epoch)
-        if stopping.out_of_patience(number):
-            break
+    course = Course(model, optimizer, stopping, resumable)
+    last = len(resumable.before) + epochs
+    with resumable.keeper.watching():
+        for number in range(len(course.epochs) + 1, last + 1):
+            if stopping.out_of_patience(number - 1):
+                break
+            underway = course.begin_epoch()
+            start = time.perf_counter() - underway.seconds
+
+            def after_batch(underway: Underway = underway, start: float = start) -> None:
+                underway.seconds = time.perf_counter() - start
+                course.after_batch()
+
+            batches = of_epoch(train_batches, number, skip=underway.batches)
+            labels, logits = train_epoch(
+                model,
+                watch(batches, f"epoch {number}"),
+                train_step,
+                underway=underway,
+                after_batch=after_batch,
+            )
+            trained = time.perf_counter()
+            batches = watch(val_batches, f"epoch {number}, validation")
+            val_labels, val_logits = predict(model, batches, after_batch=after_batch)
+            learning_rate = underway.learning_rate
+            _check_finite(logits, val_logits, epoch=number, learning_rate=learning_rate)
+            val = score(val_labels, val_logits)
+            epoch = Epoch(
+                number=number,
+                train=score(labels, logits),
+                val=val,
+                val_labels=val_labels,
+                val_logits=val_logits,
+                learning_rate=learning_rate,
+                seconds=time.perf_counter() - start,
+                images_per_second=len(labels) / (trained - start),
+                is_best=stopping.offer(number, val.loss, model),
+            )
+            course.end_epoch(epoch)
+            on_epoch(epoch)
+            course.after_epoch()
+        course.finish()
     stopping.restore(model)
-    best = history[stopping.best_epoch - 1]
-    return Fit(tuple(history), best, stopped_early=len(history) < last)
+    best = course.epochs[stopping.best_epoch - 1]
+    return Fit(tuple(course.epochs), best, stopped_early=len(course.epochs) < last)
 
 
-def train_epoch(model: nn.Module, batches: Batches, train_step: TrainStep) -> tuple[Labels, Logits]:
-    """Learn from every batch once; the labels and the logits `(N,)` met on the way."""
+def train_epoch(
+    model: nn.Module,
+    batches: Batches,
+    train_step: TrainStep,
+    *,
+    underway: Underway | None = None,
+    after_batch: Callable[[], None] = lambda: None,
+) -> tuple[Labels, Logits]:
+    """Learn from every batch once; the labels and the logits `(N,)` met on the way.
+
+    Those that `underway` has met before are among them; it is told of each batch, and then
+    `after_batch` is called.
+    """
+    underway = underway or Underway()
     model.train()
     device = next(model.parameters()).device
-    seen: list[tuple[Tensor, Tensor]] = []
     for inputs, labels in batches:
         on_device = labels.to(device, non_blocking=True)
         _, logits = train_step(inputs.to(device, non_blocking=True), on_device)
-        seen.append((labels, logits))
-    return _gather(seen)
+        underway.add(labels, logits)
+        after_batch()
+    return gather(underway.seen)
 
 
-def predict(model: nn.Module, batches: Batches) -> tuple[Labels, Logits]:
+def predict(
+    model: nn.Module, batches: Batches, *, after_batch: Callable[[], None] = lambda: None
+) -> tuple[Labels, Logits]:
     """The labels `(N,)` of the batches and the model's logits `(N,)`, in their order."""
     model.eval()
     device = next(model.parameters()).device
     seen: list[tuple[Tensor, Tensor]] = []
-    with torch.inference_mode():
-        for inputs, labels in batches:
+    for inputs, labels in batches:
+        with torch.inference_mode():
             seen.append((labels, model(inputs.to(device, non_blocking=True))))
-    return _gather(seen)
+        after_batch()
+    return gather(seen)
 
 
 def make_optimizer(*parts: tuple[nn.Module, float], weight_decay: float) -> Optimizer:
@@ -278,13 +271,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _gather(seen: list[tuple[Tensor, Tensor]]) -> tuple[Labels, Logits]:
-    # One copy from the device for the epoch: a copy for each batch would wait each time.
-    labels = torch.cat([labels for labels, _ in seen])
-    logits = torch.cat([logits for _, logits in seen])
-    return labels.cpu().numpy(), logits.double().cpu().numpy()
-
-
 def _check_finite(*logits: Logits, epoch: int, learning_rate: float) -> None:
     if all(np.isfinite(values).all() for values in logits):
         return
@@ -292,13 +278,3 @@ def _check_finite(*logits: Logits, epoch: int, learning_rate: float) -> None:
         f"training diverged in epoch {epoch}: a logit is no longer a finite number. "
         f"Try a learning_rate below {learning_rate:g}."
     )
-
-
-def _copy_of_trained(model: nn.Module) -> dict[str, Tensor]:
-    # Clones, because state_dict() hands out the live tensors. What is frozen never changes.
-    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
-    return {
-        name: value.detach().clone()
-        for name, value in model.state_dict().items()
-        if name not in frozen
-    }

@@ -15,6 +15,7 @@ import torch
 
 from catdog import CLASSES, figures, lessons, tracking
 from catdog.calibration import Logits, predicted_labels
+from catdog.checkpoint import FINETUNE, HEAD, Checkpoints
 from catdog.classifier import About, Classifier, to_prediction
 from catdog.config import TrainConfig
 from catdog.data import (
@@ -42,14 +43,8 @@ from catdog.lessons import Lesson, pictures_of, progress
 from catdog.model import Network, build_network, licence_of
 from catdog.others import neither_folder
 from catdog.prepare import Prepared
-from catdog.train import (
-    EarlyStopping,
-    Epoch,
-    Fit,
-    fit,
-    make_optimizer,
-    seed_everything,
-)
+from catdog.state import EarlyStopping, Epoch, Keeper, Resumable
+from catdog.train import Fit, fit, make_optimizer, seed_everything
 from catdog.workers import ONE_CORE_EACH
 
 Say = Callable[[str], None]
@@ -85,14 +80,17 @@ def train(
     prepared: Prepared,
     say: Say,
     *,
+    checkpoints: Checkpoints | None = None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train on prepared pictures, judge the best model, and log all of it in the active run.
 
-    `meanwhile` is called when what is left to do keeps only one core busy.
+    Training goes on from the newest of the `checkpoints`. `meanwhile` is called when what is left
+    to do keeps only one core busy.
 
     Raises:
         CatdogError: a parameter does not fit, or the data has gone.
+        KeyboardInterrupt: a signal came, and a checkpoint was written.
     """
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
@@ -107,12 +105,57 @@ def train(
     prepare_lesson = lessons.on_features if config.views else lessons.on_pictures
     lesson = prepare_lesson(config, prepared, network, say)
     meanwhile()
-    if lesson.features:
+    if lesson.features and not tracking.logged_steps("features_computed"):
         tracking.log_features(lesson.features)
+    result = _learn(config, prepared, network, lesson, checkpoints, say)
+    trained = _judge(config, prepared, network, lesson, result, say)
+    _log_result(result, lesson, say)
+    _log_judgement(trained, prepared, say)
+    return trained
+
+
+def _learn(
+    config: TrainConfig,
+    prepared: Prepared,
+    network: Network,
+    lesson: Lesson,
+    checkpoints: Checkpoints | None,
+    say: Say,
+) -> Fit:
+    """Train the head, then what shall not stay frozen; each goes on from its checkpoint."""
+    logged = tracking.logged_steps("val_loss")  # before the run was cut
+
+    def on_epoch(epoch: Epoch) -> None:
+        _say_epoch(epoch, say)
+        if epoch.number not in logged:
+            _log_epoch(epoch)
+
+    def keeper(stage: str) -> Keeper:
+        return checkpoints.keeper(stage) if checkpoints else Keeper()
+
+    result = checkpoints.settled() if checkpoints else None
+    if result is None:
+        result = _train_head(config, lesson, keeper(HEAD), on_epoch)
+    if config.unfreeze == "none":
+        return result
+    return lessons.finetune(
+        config,
+        prepared,
+        network,
+        result,
+        on_epoch=on_epoch,
+        keeper=keeper(FINETUNE),
+        say=say,
+    )
+
+
+def _train_head(
+    config: TrainConfig, lesson: Lesson, keeper: Keeper, on_epoch: Callable[[Epoch], None]
+) -> Fit:
     # On features a step is too small to share: cores that wait for each other take four times
     # as long when others are busy, too.
     with ONE_CORE_EACH if lesson.features else contextlib.nullcontext():
-        result = fit(
+        return fit(
             lesson.model,
             lesson.train_batches,
             lesson.val_batches,
@@ -121,22 +164,10 @@ def train(
             ),
             epochs=config.epochs,
             stopping=EarlyStopping(config.patience, config.min_delta),
-            on_epoch=lambda epoch: _log_epoch(epoch, say),
-            watch=progress if lesson.model is network else lambda batches, _: batches,
+            on_epoch=on_epoch,
+            watch=(lambda batches, _: batches) if lesson.features else progress,
+            resumable=Resumable(keeper),
         )
-    if config.unfreeze != "none":
-        result = lessons.finetune(
-            config,
-            prepared,
-            network,
-            result,
-            on_epoch=lambda epoch: _log_epoch(epoch, say),
-            say=say,
-        )
-    trained = _judge(config, prepared, network, lesson, result, say)
-    _log_result(result, lesson, say)
-    _log_judgement(trained, prepared, say)
-    return trained
 
 
 def _judge(
@@ -249,12 +280,15 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     tracking.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
 
 
-def _log_epoch(epoch: Epoch, say: Say) -> None:
+def _say_epoch(epoch: Epoch, say: Say) -> None:
     say(
         f"epoch {epoch.number:3}: train loss {epoch.train.loss:.4f}, "
         f"val loss {epoch.val.loss:.4f}, val accuracy {epoch.val.accuracy:.4f}, "
         f"{epoch.images_per_second:.0f} images/s{'  (best)' if epoch.is_best else ''}"
     )
+
+
+def _log_epoch(epoch: Epoch) -> None:
     confusion = figures.confusion_figure(epoch.val.confusion, f"validation, epoch {epoch.number}")
     tracking.log_epoch(epoch, confusion)
 

@@ -1,4 +1,4 @@
-"""Delete cached features that have not been used for a while."""
+"""Delete cached features, and runs that were cut, that have not been used for a while."""
 
 import sys
 from pathlib import Path
@@ -10,8 +10,10 @@ from catdog.config import ClearCacheConfig
 def main(config: ClearCacheConfig) -> int:
     """Print how much space was freed."""
     from catdog.features import clear_caches
+    from catdog.runs import clear_runs
 
-    freed = clear_caches(Path(config.data_dir), days=config.days)
+    data_dir = Path(config.data_dir)
+    freed = clear_caches(data_dir, days=config.days) + clear_runs(data_dir, days=config.days)
     print(f"freed {freed / 1e6:.1f} MB")
     return 0
 

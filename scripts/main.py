@@ -9,19 +9,21 @@ from catdog.config import MainConfig
 
 def main(config: MainConfig) -> int:
     """From a data set's name to a registered classifier."""
-    from catdog import pipeline, tracking
+    from catdog import pipeline, runs
     from catdog.device import pick_device
     from catdog.download import SAMPLE_NOTICE, fetch, locate
     from catdog.model import check_backbone
-    from catdog.prepare import prepare
+    from catdog.prepare import Prepared, prepare
 
+    config = runs.as_begun(config, "main")
     check_backbone(config.backbone)
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
         command.say(SAMPLE_NOTICE)
-    with tracking.start_run(pipeline.run_name(config, source.name), Path(config.data_dir)):
-        prepared = prepare(
+
+    def prepared_pictures() -> Prepared:
+        return prepare(
             fetch(source, seed=config.seed),
             Path(config.data_dir) / source.name,
             origin=source.origin,
@@ -30,7 +32,10 @@ def main(config: MainConfig) -> int:
             exclude=config.exclude,
             say=command.say,
         )
-        pipeline.train_and_register(config, prepared, command.say)
+
+    name = pipeline.run_name(config, source.name)
+    with runs.open_run(config, "main", name, prepared_pictures, command.say) as (prepared, folder):
+        pipeline.train_and_register(config, prepared, command.say, folder=folder)
     return 0
 
 

@@ -9,18 +9,20 @@ from catdog.config import TrainConfig
 
 def main(config: TrainConfig) -> int:
     """Train on the data set that prepare has sorted."""
-    from catdog import pipeline, tracking
+    from catdog import pipeline, runs
     from catdog.device import pick_device
     from catdog.download import locate
     from catdog.model import check_backbone
     from catdog.prepare import load_prepared
 
+    config = runs.as_begun(config, "train")
     check_backbone(config.backbone)
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     prepared = load_prepared(Path(config.data_dir) / source.name)
-    with tracking.start_run(pipeline.run_name(config, source.name), Path(config.data_dir)):
-        pipeline.train_and_register(config, prepared, command.say)
+    name = pipeline.run_name(config, source.name)
+    with runs.open_run(config, "train", name, lambda: prepared, command.say) as (_, folder):
+        pipeline.train_and_register(config, prepared, command.say, folder=folder)
     return 0
 
 

@@ -82,7 +82,9 @@ def test_a_server_that_restarts_in_mid_run_misses_nothing(server, tmp_path, caps
 def test_what_a_server_missed_until_the_end_can_be_sent_later(server, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "LAST_TRY", 1.0)
     with (
-        pytest.raises(CatdogError, match=r"type: mlflow run \. -P resume=") as raised,
+        pytest.raises(
+            CatdogError, match=r"type: mlflow run \. --env-manager=local -P resume="
+        ) as raised,
         tracking.start_run("x", tmp_path) as run,
     ):
         _log_epochs(1)
@@ -100,11 +102,11 @@ def test_nothing_is_registered_while_the_server_is_away(server, tmp_path, monkey
     monkeypatch.setattr(outbox.Outbox.send_all, "__defaults__", (0.0,))
     with (
         pytest.raises(CatdogError, match=r"kept for it: the model in .*model, what was logged"),
-        tracking.start_run("x", tmp_path),
+        tracking.start_run("x", tmp_path) as run,
     ):
         server.kill()
         _log_epochs(1)
-        tracking.model_folder().mkdir()
+        (tracking.run_folder(tmp_path, run.info.run_id) / "model").mkdir()
         with tracking.registering():
             pytest.fail("the server is away")
 

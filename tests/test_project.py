@@ -19,6 +19,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+import psutil
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -581,6 +582,72 @@ def test_an_interrupted_training_ends_as_killed(tmp_path):
     (run,) = project.runs()
     assert run.info.status == "KILLED"
     assert project.client.search_registered_models() == []
+
+
+LONG = ("dataset=pets", "epochs=40", "patience=40")
+
+
+def _cut(project: Project, how: signal.Signals, *, after: str) -> tuple[str, str]:
+    """Start `mlflow run`, and send its script a signal once a file like `after` is there.
+
+    Returns the run's id and what was said.
+    """
+    pairs = [word for parameter in LONG for word in ("-P", parameter)]
+    launcher = subprocess.Popen(
+        ["mlflow", "run", ".", "--env-manager=local", *pairs],
+        cwd=project.root,
+        env=project.environment(),
+        stderr=subprocess.PIPE,
+    )
+    said = b""
+    with launcher:
+        for line in launcher.stderr:
+            said += line
+            if line.startswith(b"epoch") and any(project.root.glob(after)):
+                for process in psutil.Process(launcher.pid).children(recursive=True):
+                    if "scripts.main" in process.cmdline():
+                        process.send_signal(how)
+                break
+        said += launcher.stderr.read()
+    assert launcher.returncode == 1
+    return project.runs()[0].info.run_id, said.decode()
+
+
+def _check_went_on(project: Project, run_id: str) -> None:
+    aside, run = project.runs()
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert "resume_with" not in run.data.tags
+    for name in ("val_loss", "features_computed"):
+        steps = [m.step for m in project.client.get_metric_history(run_id, name)]
+        assert steps == (list(range(1, 41)) if name == "val_loss" else [0])
+    assert run.data.params["epochs"] == "40"
+    (version,) = project.client.search_model_versions("name = 'catdog'")
+    assert version.run_id == run_id
+    assert list((project.root / "data" / "runs").iterdir()) == []
+    assert (aside.info.status, aside.data.tags["mlflow.parentRunId"]) == ("FINISHED", run_id)
+
+
+def test_a_run_that_was_killed_goes_on_as_the_same_run(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets", 12)
+    run_id, _ = _cut(project, signal.SIGKILL, after="data/runs/*/checkpoint-*")
+    said = project.mlflow_run(f"resume={run_id}").stderr
+    assert f"Resuming run {run_id}" in said
+    assert "epoch   1:" not in said  # it did not begin anew
+    _check_went_on(project, run_id)
+
+
+def test_a_run_that_was_told_to_end_says_how_it_goes_on(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets", 12)
+    run_id, said = _cut(project, signal.SIGTERM, after="data/runs/*/run.json")
+    command = f"mlflow run . --env-manager=local -P resume={run_id}"
+    assert f"Go on: {command}" in said
+    (run,) = project.runs()
+    # Our KILLED does not last: `mlflow run` sets FAILED after whatever did not end with 0.
+    assert (run.info.status, run.data.tags["resume_with"]) == ("FAILED", command)
+    assert "the latest unfinished one" in project.mlflow_run("resume=auto", *LONG).stderr
+    _check_went_on(project, run_id)
 
 
 @pytest.mark.timeout(1800)

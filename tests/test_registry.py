@@ -56,6 +56,13 @@ def test_a_version_that_does_not_answer_alike_is_rejected_even_where_there_is_no
     assert registry.fetch(f"models:/pets/{version.version}").is_dir()  # whoever names it knows
 
 
+def test_the_version_that_a_run_has_registered_is_found(store):
+    version = _register(store)
+    assert registry.version_of_run("pets", version.run_id).version == version.version
+    assert registry.version_of_run("pets", "0" * 32) is None
+    assert registry.version_of_run("o'clock", version.run_id) is None
+
+
 def test_a_uri_that_names_nothing_is_answered_with_what_exists(store):
     with pytest.raises(CatdogError, match=r"is empty: train a model with: mlflow run"):
         registry.fetch("models:/pets/Production")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from catdog import CatdogError
+from catdog.state import Resumable
 from catdog.train import (
     EarlyStopping,
     fit,
@@ -255,7 +256,13 @@ def test_epochs_count_on_and_the_best_of_before_is_kept_when_nothing_is_better()
     wild = make_optimizer((model, 50.0), weight_decay=0.0)
     batches = _separable()
     result = fit(
-        model, batches, batches, optimizer=wild, epochs=9, stopping=stopping, before=settled.epochs
+        model,
+        batches,
+        batches,
+        optimizer=wild,
+        epochs=9,
+        stopping=stopping,
+        resumable=Resumable(before=settled.epochs),
     )
     assert [epoch.number for epoch in result.epochs] == [1, 2, 3, 4, 5, 6]
     assert result.best == settled.best

@@ -1,0 +1,300 @@
+"""Runs that are not finished: what each was asked to do, on which pictures, and which goes on.
+
+Each has a folder `<data_dir>/runs/<run id>/` with `run.json`, its checkpoints, and once it is
+trained the best model in `model/`. A run that has finished leaves nothing there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from filelock import FileLock, Timeout
+
+from catdog import CatdogError, tracking
+from catdog.checkpoint import write_json
+from catdog.config import TrainConfig
+from catdog.prepare import Prepared
+
+FORMAT = 1
+"""Of `run.json` and of the checkpoints beside it."""
+
+NONE, AUTO = "none", "auto"
+RUNNING, INTERRUPTED, TRAINED = "running", "interrupted", "trained"
+NOTE, LOCK, MODEL, OUTBOX = "run.json", "lock", "model", "outbox"
+LEFT_OPEN = ("resume", "data_dir")
+"""Parameters that say which run, and not what it does."""
+
+PATIENCE_S = 6
+"""Worker processes outlive a killed run, and so its lock, for some seconds."""
+
+Say = Callable[[str], None]
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is written of a run. Runs are numbered as they begin: a clock may go backwards.
+
+    `data_digest` is of the prepared manifest, empty until it is known.
+    """
+
+    run_id: str
+    number: int
+    entry_point: str
+    parameters: dict[str, Any]
+    data_digest: str = ""
+    state: str = RUNNING
+    format: int = FORMAT
+
+
+class RunFolder:
+    """The folder of a run that this process works on; no other process does meanwhile."""
+
+    def __init__(self, path: Path, note: Note, lock: FileLock) -> None:
+        """Take a lock that is held."""
+        self.path, self.note, self._lock = path, note, lock
+
+    @classmethod
+    def begin(cls, config: TrainConfig, run_id: str, entry_point: str) -> Self:
+        """Make the folder of a new run.
+
+        Raises:
+            CatdogError: it can't be written.
+        """
+        home = Path(config.data_dir) / "runs"
+        number = 1 + max((note.number for note in _notes(home)), default=0)
+        parameters = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
+        path = home / run_id
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path / LOCK)
+            lock.acquire()
+            folder = cls(path, Note(run_id, number, entry_point, parameters), lock)
+            folder.mark(RUNNING)
+        except OSError as error:
+            raise CatdogError(
+                f"{path} can't be written ({error.strerror or error}): choose another folder "
+                "with --data_dir."
+            ) from error
+        return folder
+
+    @classmethod
+    def take(cls, path: Path) -> Self | None:
+        """The folder of a run that was cut; None when a process still works on it."""
+        lock = FileLock(path / LOCK)
+        try:
+            lock.acquire(timeout=PATIENCE_S)
+        except Timeout:
+            return None
+        return cls(path, _read(path), lock)
+
+    @property
+    def model(self) -> Path:
+        """Where the best model is saved."""
+        return self.path / MODEL
+
+    def mark(self, state: str, **known: str) -> None:
+        """Write how far the run is, and what more is known of it."""
+        self.note = replace(self.note, state=state, **known)
+        write_json(self.path / NOTE, asdict(self.note))
+
+    def command(self) -> str:
+        """The line that lets the run go on."""
+        home = self.path.resolve().parents[1]
+        options = "" if self.note.entry_point == "main" else f" -e {self.note.entry_point}"
+        where = "" if home == tracking.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
+        return f"mlflow run . --env-manager=local{options} -P resume={self.note.run_id}{where}"
+
+    def _is_worth_keeping(self) -> bool:
+        """Whether there is what a run could go on with, or what did not reach the server."""
+        unsent = self.path / OUTBOX
+        return any(self.path.glob("checkpoint-*")) or (unsent.is_dir() and any(unsent.iterdir()))
+
+    def release(self) -> None:
+        """Let other processes work on the run."""
+        self._lock.release()
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        self.release()
+        shutil.rmtree(self.path)
+
+    @contextlib.contextmanager
+    def cut_is_told(self, say: Say) -> Iterator[None]:
+        """When what is done inside is cut, note it and say how to go on; then release."""
+        try:
+            yield
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if interrupted or self._is_worth_keeping():
+                with contextlib.suppress(OSError):  # of a full disk; `running` serves as well
+                    self.mark(INTERRUPTED)
+                say(f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}")
+                tracking.set_tags({"resume_with": self.command()})
+            else:
+                self.remove()
+            raise
+        finally:
+            self.release()
+
+
+@contextlib.contextmanager
+def open_run(
+    config: TrainConfig,
+    entry_point: str,
+    name: str,
+    prepare: Callable[[], Prepared],
+    say: Say,
+) -> Iterator[tuple[Prepared, RunFolder]]:
+    """A new run, or the one that `config.resume` lets go on, with its pictures and its folder.
+
+    Pictures of a run that goes on are looked at first: what does not fit leaves it as it is.
+
+    Raises:
+        CatdogError: no such run can go on, or the pictures can't be had.
+    """
+    prepared = prepare() if config.resume != NONE else None
+    found = _found(config, entry_point, prepared, say) if prepared else None
+    resumed = found.note.run_id if found else None
+    with tracking.start_run(name, Path(config.data_dir), resume=resumed) as active:
+        folder = found or RunFolder.begin(config, active.info.run_id, entry_point)
+        with folder.cut_is_told(say):
+            prepared = prepared or prepare()
+            folder.mark(RUNNING, data_digest=prepared.digest)
+            yield prepared, folder
+    folder.remove()  # all of it has reached the server
+
+
+def as_begun(config: Config, entry_point: str) -> Config:
+    """The config with the parameters of the run that `resume` names; else as it is.
+
+    Raises:
+        CatdogError: the run can't go on, or another value of a parameter was typed.
+    """
+    if config.resume in (NONE, AUTO):
+        return config
+    note = _named(Path(config.data_dir) / "runs", config.resume)
+    if note.entry_point != entry_point:
+        raise CatdogError(
+            f"resume={note.run_id} was begun by the entry point {note.entry_point}: "
+            f"go on with mlflow run . -e {note.entry_point} -P resume={note.run_id}"
+        )
+    begun = {}
+    for field in fields(config):
+        if field.name in LEFT_OPEN:
+            continue
+        typed, stored = getattr(config, field.name), note.parameters.get(field.name, field.default)
+        if typed not in (field.default, stored):
+            raise CatdogError(
+                f"{field.name}={typed} is not what run {note.run_id} was begun with "
+                f"({field.name}={stored}): leave it out, or begin a new run without resume."
+            )
+        begun[field.name] = stored
+    return replace(config, **begun)
+
+
+def clear_runs(data_dir: Path, *, days: float) -> int:
+    """Delete folders of runs that nobody went on with for `days` days; the bytes that freed."""
+    freed = 0
+    oldest = time.time() - days * 86_400
+    for path in (data_dir / "runs").glob("*/"):
+        if path.stat().st_mtime > oldest:
+            continue
+        lock = FileLock(path / LOCK)
+        with contextlib.suppress(Timeout):  # a run that goes on
+            lock.acquire(timeout=0)
+            freed += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            lock.release()
+            shutil.rmtree(path)
+    return freed
+
+
+def _found(config: TrainConfig, entry_point: str, prepared: Prepared, say: Say) -> RunFolder | None:
+    home = Path(config.data_dir) / "runs"
+    if config.resume == AUTO:
+        return _latest(home, config, entry_point, prepared, say)
+    note = _named(home, config.resume)
+    if note.data_digest not in ("", prepared.digest):
+        raise CatdogError(
+            f"resume={note.run_id}: the pictures in {prepared.folder} are no longer those that "
+            "the run began with: begin a new run without resume."
+        )
+    folder = RunFolder.take(home / note.run_id)
+    if folder is None:
+        raise CatdogError(
+            f"resume={note.run_id}: another process still works on that run; end it first."
+        )
+    say(f"Resuming run {note.run_id}")
+    return folder
+
+
+def _latest(
+    home: Path, config: TrainConfig, entry_point: str, prepared: Prepared, say: Say
+) -> RunFolder | None:
+    """The latest run that may go on; None, which is said, when there is none."""
+    wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
+    for note in sorted(_notes(home), key=lambda note: note.number, reverse=True):
+        alike = note.parameters == wanted and note.entry_point == entry_point
+        if not alike or note.data_digest not in ("", prepared.digest):
+            continue
+        if tracking.status_of(note.run_id) is None:
+            continue  # of another store, or deleted
+        folder = RunFolder.take(home / note.run_id)
+        if folder is not None:
+            say(f"Resuming run {note.run_id}, the latest unfinished one of these parameters")
+            return folder
+    say("No unfinished run has these parameters and pictures: a new one begins")
+    return None
+
+
+def _named(home: Path, run_id: str) -> Note:
+    if re.fullmatch(r"[\w-]+", run_id) and (home / run_id / NOTE).is_file():
+        note = _read(home / run_id)
+        if tracking.status_of(run_id) is None:
+            raise CatdogError(
+                f"resume={run_id}: the MLflow store {tracking.store_uri()} has no such run, or it "
+                "was deleted: restore it, or set MLFLOW_TRACKING_URI to the store that it is in."
+            )
+        return note
+    if tracking.status_of(run_id) == "FINISHED":
+        raise CatdogError(f"resume={run_id}: that run has finished, there is nothing left to do.")
+    others = ", ".join(note.run_id for note in _notes(home)) or "none"
+    raise CatdogError(
+        f"resume={run_id}: {home} holds no such run (unfinished ones there: {others}). "
+        "Name one of them, give the run's --data_dir, or begin a new run without resume."
+    )
+
+
+def _read(path: Path) -> Note:
+    try:
+        told = json.loads((path / NOTE).read_text(encoding="utf-8"))
+        stored = told["format"]
+        note = Note(**told) if stored == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CatdogError(
+            f"{path / NOTE} can't be read ({error}): begin a new run without resume."
+        ) from error
+    if note is None:
+        raise CatdogError(
+            f"{path / NOTE} is of format {stored}, this catdog reads {FORMAT}: use the catdog "
+            "version that began the run, or begin a new one without resume."
+        )
+    return note
+
+
+def _notes(home: Path) -> list[Note]:
+    """Of all runs in `home` that this catdog can read."""
+    notes = []
+    for path in home.glob(f"*/{NOTE}"):
+        with contextlib.suppress(CatdogError):
+            notes.append(_read(path.parent))
+    return notes
