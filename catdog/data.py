@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -199,7 +199,7 @@ def make_batches(
     pin_memory: bool = False,
 ) -> DataLoader:
     """Batches of `dataset`; with `shuffle`, in an order that only `seed` decides."""
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=batch_size,
         shuffle=shuffle,
@@ -208,6 +208,26 @@ def make_batches(
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
     )
+
+
+class _Loader(DataLoader):
+    """Says in a sentence what went wrong in one of its processes."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            yield from super().__iter__()
+        except images.UnreadableImageError as error:
+            # From another process it comes with that one's traceback, its own text at the end.
+            reason = str(error).strip().splitlines()[-1]
+            prefix = f"{images.__name__}.{type(error).__name__}: "
+            raise images.UnreadableImageError(reason.removeprefix(prefix)) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise CatdogError(
+                "a process that decodes pictures was killed, most likely by the system for want "
+                "of memory: give a smaller batch_size, or views=1, which needs no such process."
+            ) from error
 
 
 def pick_workers(device: torch.device) -> int:

@@ -92,6 +92,7 @@ def train(
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     say(f"Device: {device_name}")
+    prepared.check()
     tracking.log_params(asdict(config))
     tracking.log_environment(device_name)
     _log_data(prepared)
