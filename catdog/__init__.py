@@ -2,9 +2,9 @@
 
 The modules in reading order; each imports only from those above it:
 config, command, images, drawing, sample, others, archive, download, exclusion, intact, prepare,
-device, workers, data, model, engine, features, pixels, calibration, familiarity, bootstrap, evaluate,
-slices, audit, train, lessons, classifier, explain, card, parity, export, judgement, figures,
-svg, charts, report, findings, page, tracking, registry, urls, photos, answers, sorting,
+device, workers, data, model, engine, features, pixels, calibration, familiarity, bootstrap,
+evaluate, slices, audit, train, lessons, classifier, explain, card, parity, export, judgement,
+figures, svg, charts, report, findings, page, tracking, registry, urls, photos, answers, sorting,
 predict, trained, release, telling, pipeline, cards, app.
 """
 

@@ -19,13 +19,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from catdog import CatdogError
-from catdog.images import is_image_name
+from catdog.images import MAX_BYTES, is_image_name
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_DEPTH = 2
 """An archive in an archive is Kaggle's habit; a third level is nobody's."""
-MAX_PICTURE_BYTES = 200_000_000
+MAX_PICTURE_BYTES = MAX_BYTES
 MAX_RATIO = 1_000
 """Deflate's own limit is 1,032; photos hardly shrink, so only a bomb comes near it."""
 BOMB_BYTES = 10_000_000

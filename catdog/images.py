@@ -24,6 +24,9 @@ ORIENTATION = 0x0112
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""
 
+MAX_BYTES = 200_000_000
+"""A photo has a tenth of that; whoever sends more wants to fill the memory."""
+
 HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
@@ -132,9 +135,16 @@ def is_image_name(path: Path | str) -> bool:
     return stem != "" and not name.startswith(".") and f".{suffix.lower()}" in SUFFIXES
 
 
+def too_large(size: int) -> str:
+    """What is said of a file of more than `MAX_BYTES`."""
+    return f"{size:,} bytes are more than the limit of {MAX_BYTES:,}"
+
+
 def _open(content: bytes) -> Image.Image:
     if not content:
         raise UnreadableImageError("the file is empty")
+    if len(content) > MAX_BYTES:
+        raise UnreadableImageError(too_large(len(content)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -208,6 +208,8 @@ def log_fit(fit: Fit) -> None:
         }
     )
     mlflow.set_tag("early_stopped", str(fit.stopped_early).lower())
+    if fit.trouble:
+        mlflow.set_tag("stopped_because", fit.trouble)
     mlflow.log_dict(best.val.confusion.to_dict(), "confusion_matrix.json")
 
 

@@ -48,11 +48,15 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a training went: every epoch, and which one the model now holds."""
+    """How a training went: every epoch, and which one the model now holds.
+
+    `trouble` says why it had to be stopped, where it had to be.
+    """
 
     epochs: tuple[Epoch, ...]
     best: Epoch
     stopped_early: bool
+    trouble: str = ""
 
 
 @dataclass
@@ -180,18 +184,21 @@ def fit(
         before: epochs that went before, whose best `stopping` has been offered.
 
     Raises:
-        CatdogError: a loss is not finite; the text names epoch and learning rate.
+        CatdogError: a logit of the first epoch is not finite. In a later one the training stops,
+            with the best weights, and says why in `trouble`.
     """
     train_step = train_step or make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
     history = list(before)
-    last = len(before) + epochs
+    last, trouble = len(before) + epochs, ""
     for number in range(len(before) + 1, last + 1):
         learning_rate = optimizer.param_groups[0]["lr"]
         start = time.perf_counter()
         labels, logits = train_epoch(model, watch(train_batches, f"epoch {number}"), train_step)
         trained = time.perf_counter()
         val_labels, val_logits = predict(model, watch(val_batches, f"epoch {number}, validation"))
-        _check_finite(logits, val_logits, epoch=number, learning_rate=learning_rate)
+        if not (np.isfinite(logits).all() and np.isfinite(val_logits).all()):
+            trouble = _divergence(number, learning_rate)
+            break
         val = score(val_labels, val_logits)
         epoch = Epoch(
             number=number,
@@ -208,9 +215,11 @@ def fit(
         on_epoch(epoch)
         if stopping.out_of_patience(number):
             break
+    if not stopping.best_epoch:
+        raise CatdogError(trouble)
     stopping.restore(model)
     best = history[stopping.best_epoch - 1]
-    return Fit(tuple(history), best, stopped_early=len(history) < last)
+    return Fit(tuple(history), best, stopped_early=len(history) < last, trouble=trouble)
 
 
 def train_epoch(model: nn.Module, batches: Batches, train_step: TrainStep) -> tuple[Labels, Logits]:
@@ -285,10 +294,8 @@ def _gather(seen: list[tuple[Tensor, Tensor]]) -> tuple[Labels, Logits]:
     return labels.cpu().numpy(), logits.double().cpu().numpy()
 
 
-def _check_finite(*logits: Logits, epoch: int, learning_rate: float) -> None:
-    if all(np.isfinite(values).all() for values in logits):
-        return
-    raise CatdogError(
+def _divergence(epoch: int, learning_rate: float) -> str:
+    return (
         f"training diverged in epoch {epoch}: a logit is no longer a finite number. "
         f"Try a learning_rate below {learning_rate:g}."
     )

@@ -92,9 +92,9 @@ def train(
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     say(f"Device: {device_name}")
-    prepared.check()
     tracking.log_params(asdict(config))
     tracking.log_environment(device_name)
+    prepared.check()
     _log_data(prepared)
 
     network = build_network(config.backbone, weights=config.weights).to(device)
@@ -244,6 +244,9 @@ def _log_epoch(epoch: Epoch, say: Say) -> None:
 def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
     best = result.best
     why = "no better epoch came" if result.stopped_early else "all epochs are done"
+    if result.trouble:
+        why = "it diverged"
+        say(f"warning: {result.trouble}")
     say(
         f"Stopped after epoch {result.epochs[-1].number} ({why}); kept epoch {best.number}: "
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"

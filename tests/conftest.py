@@ -7,12 +7,16 @@ import os
 import random
 import shutil
 import sys
+import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image, ImageDraw
+
+from tests.kaggle_server import KaggleServer
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
@@ -115,6 +119,52 @@ def tracking_store(tmp_path, monkeypatch):
     if mlflow is not None:
         mlflow.end_run()
         mlflow.set_tracking_uri(None)
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment of a process that runs our code from whatever folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **extra}
+
+
+@pytest.fixture
+def empty_home(tmp_path, monkeypatch) -> Path:
+    """An empty home: nobody's own Kaggle token is ever used."""
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def kaggle(empty_home, monkeypatch) -> Iterator[KaggleServer]:
+    """Kaggle, on loopback, with the user logged in by a token and 3 MB to download."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for number in range(3):
+            archive.writestr(f"train/cat.{number}.jpg", random.Random(number).randbytes(1_000_000))
+    with KaggleServer(stream.getvalue()) as state:
+        point_kaggle_client_to(state.url, monkeypatch)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_planted_0123456789")
+        yield state
+
+
+def point_kaggle_client_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Kaggle's client in this process talk to `url`."""
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, url)
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """How long anybody wanted to sleep between tries; nobody does."""
+    asked: list[float] = []
+    monkeypatch.setattr(time, "sleep", asked.append)
+    return asked
 
 
 @pytest.fixture
