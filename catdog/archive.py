@@ -194,7 +194,8 @@ def _damage_is_told(name: str) -> Iterator[None]:
         EOFError,
         NotImplementedError,
     ) as error:
+        reason = (str(error) or "it ends too early").splitlines()[0].rstrip(":")
         raise CatdogError(
-            f"{name} is not a whole zip or tar archive ({error}): "
+            f"{name} is not a whole zip or tar archive ({reason}): "
             "delete it and get it again, or give another."
         ) from error
