@@ -85,7 +85,7 @@ def where(pets, tmp_path) -> tuple[object, ...]:
 
 @pytest.mark.fault(
     "kill -9 while preparing",
-    "nothing looks finished; the next run gives what an unbroken one does",
+    "nothing looks finished; the next run gives what it should",
 )
 def test_killed_while_preparing_the_next_run_completes(run, pets, tmp_path, where):
     folder = tmp_path / "data" / "pets"
