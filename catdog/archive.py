@@ -7,8 +7,11 @@ that tries is refused whole, because what it holds can't be trusted either.
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -30,6 +33,20 @@ MAX_RATIO = 1_000
 """Deflate's own limit is 1,032; photos hardly shrink, so only a bomb comes near it."""
 BOMB_BYTES = 10_000_000
 """A smaller member does no harm however well it shrinks."""
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+    OSError,
+)
+"""What reading a damaged archive raises: an OSError when bzip2 or gzip finds it so, or when it
+names a place before its beginning."""
 
 Picture = tuple[str, bytes]
 """Name within the source, with `/`, and content."""
@@ -187,13 +204,9 @@ def _read_file(path: Path) -> bytes:
 def _damage_is_told(name: str) -> Iterator[None]:
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-    ) as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk's trouble, not the archive's
         reason = (str(error) or "it ends too early").splitlines()[0].rstrip(":")
         raise CatdogError(
             f"{name} is not a whole zip or tar archive ({reason}): "

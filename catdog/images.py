@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -32,8 +33,21 @@ HEIC_BRANDS = frozenset(
 )
 """What bytes 8 to 12 of such a file can be. AVIF has brands of its own, and Pillow reads it."""
 
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
-"""What decoders raise; RuntimeError is that of AVIF."""
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What decoders raise over damaged bytes: nearly anything, as any field may hold anything."""
 
 
 class UnreadableImageError(CatdogError):
@@ -75,7 +89,7 @@ def decode_small(content: bytes, side_px: int) -> Image.Image:
             image.draft("RGB", (side_px, side_px))
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise UnreadableImageError(f"does not decode: {error}") from error
 
 
@@ -105,12 +119,15 @@ def orientation(content: bytes) -> int:
     """How the picture is to be turned, 1 to 8 as EXIF counts; read from its header alone.
 
     Raises:
-        UnreadableImageError: empty, not a picture, or over `MAX_PIXELS`.
+        UnreadableImageError: empty, not a picture, over `MAX_PIXELS`, or with damaged EXIF.
     """
     image = _open(content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        turned = image.getexif().get(ORIENTATION, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turned = image.getexif().get(ORIENTATION, 1)
+    except DAMAGE as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
     return turned if turned in range(1, 9) else 1
 
 

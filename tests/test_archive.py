@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -109,3 +110,46 @@ def test_a_name_is_refused_or_stays_below_any_folder(tmp_path, name):
     folder = tmp_path / "below"
     for spelled in (name, name.replace("\\", "/")):
         assert (folder / spelled).resolve().is_relative_to(folder.resolve())
+
+
+members = st.lists(
+    st.tuples(
+        st.text(st.sampled_from("ab./\\:~ é\x00\x01\udcff"), min_size=1, max_size=8)
+        | st.sampled_from(["cat/1.jpg", "a.jpg", "A.JPG", "../a.jpg", "/a.jpg", "b.zip", "a/"]),
+        st.sampled_from([b"", PHOTO, PHOTO[:40], b"PK\x03\x04", bytes(2000)]),
+    ),
+    max_size=6,
+)
+
+
+def _packed(kind: str, chosen: list[tuple[str, bytes]]) -> bytes:
+    try:
+        return (_zip if kind == "zip" else _tar)(dict(chosen))
+    except (UnicodeEncodeError, ValueError, tarfile.TarError):  # a name that no archive can have
+        return b""
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    chosen=members,
+    kind=st.sampled_from(["zip", "tar"]),
+    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),
+)
+def test_any_archive_is_read_or_refused_and_writes_nothing(tmp_path, chosen, kind, flips):
+    content = bytearray(_packed(kind, chosen))
+    for where, value in flips:
+        if content:
+            content[where % len(content)] = value
+    shutil.rmtree(tmp_path / "given", ignore_errors=True)
+    path = tmp_path / "given" / f"pets.{kind}"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    try:
+        for name, _ in archive.pictures(path):
+            assert ".." not in name.split("/")
+    except CatdogError:
+        pass
+    assert [below.name for below in tmp_path.iterdir()] == ["given"]
+    assert [below.name for below in path.parent.iterdir()] == [path.name]
