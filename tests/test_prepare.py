@@ -525,9 +525,7 @@ def test_real_photos_are_all_prepared(tmp_path, photos):
     assert prepared.quarantined == 0
 
 
-cells = st.text(
-    st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\r"), max_size=20
-)
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=20)
 
 
 @settings(max_examples=100, deadline=None)

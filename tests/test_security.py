@@ -206,7 +206,7 @@ HOSTILE = [
     "größe",
 ]
 text = st.sampled_from(HOSTILE) | st.text(
-    st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
 )
 
 
