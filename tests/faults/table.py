@@ -46,11 +46,13 @@ def families() -> Iterator[tuple[str, list[Row]]]:
 
 
 def written(outcomes: Mapping[Row, list[str]]) -> str:
-    """The text of docs/faults.md."""
+    """The text of docs/faults.md; what was not run now keeps the result that stands there."""
+    before = _results() if DOC.exists() else {}
     parts = [HEADING]
     for title, rows in families():
         lines = [
-            f"| {row.fault} | {row.answer} | {_result(outcomes.get(row, []))} |" for row in rows
+            f"| {row.fault} | {row.answer} | {_result(outcomes.get(row, [])) or before.get(row, 'not run')} |"
+            for row in rows
         ]
         parts.append(
             "\n".join(
@@ -62,9 +64,13 @@ def written(outcomes: Mapping[Row, list[str]]) -> str:
 
 def listed() -> list[Row]:
     """The rows of docs/faults.md as it stands."""
+    return list(_results())
+
+
+def _results() -> dict[Row, str]:
     lines = [line for line in DOC.read_text().splitlines() if line.startswith("| ")]
     cells = [line.strip("| ").split(" | ") for line in lines]
-    return [Row(*row[:2]) for row in cells if row[0] != "fault"]
+    return {Row(*row[:2]): row[2] for row in cells if row[0] != "fault"}
 
 
 def _is_mark(node: ast.AST) -> bool:
@@ -73,4 +79,4 @@ def _is_mark(node: ast.AST) -> bool:
 
 def _result(outcomes: list[str]) -> str:
     counts = {outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "skipped")}
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "not run"
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
