@@ -50,10 +50,10 @@ def written(outcomes: Mapping[Row, list[str]]) -> str:
     before = _results() if DOC.exists() else {}
     parts = [HEADING]
     for title, rows in families():
-        lines = [
-            f"| {row.fault} | {row.answer} | {_result(outcomes.get(row, [])) or before.get(row, 'not run')} |"
-            for row in rows
-        ]
+        results = {
+            row: _result(outcomes.get(row, [])) or before.get(row, "not run") for row in rows
+        }
+        lines = [f"| {row.fault} | {row.answer} | {results[row]} |" for row in rows]
         parts.append(
             "\n".join(
                 [f"## {title}", "", "| fault | answer | result |", "|---|---|---|", *lines, ""]
