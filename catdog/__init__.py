@@ -2,11 +2,11 @@
 
 The modules in reading order; each imports only from those above it:
 config, command, signals, images, drawing, sample, others, archive, download, exclusion,
-properties, prepare, device, workers, batches, data, model, engine, features, pixels, calibration,
-familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, train, checkpoint,
-lessons, classifier, explain, card, parity, export, judgement, figures, svg, charts, report,
-findings, page, outbox, tracking, runs, registry, contest, succession, urls, photos, answers,
-sorting, predict, labelled, promote, trained, release, telling, pipeline, cards, app.
+properties, intact, prepare, device, workers, batches, data, model, engine, features, pixels,
+calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, train,
+checkpoint, lessons, classifier, explain, card, parity, export, judgement, figures, svg, charts,
+report, findings, page, outbox, tracking, runs, registry, contest, succession, urls, photos,
+answers, sorting, predict, labelled, promote, trained, release, telling, pipeline, cards, app.
 """
 
 from __future__ import annotations

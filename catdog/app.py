@@ -24,8 +24,13 @@ from catdog.classifier import Classifier, Options
 if TYPE_CHECKING:  # Gradio is an extra, and slow to import
     import gradio
     from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_FILE = "50mb"
+UPLOAD, UPLOAD_BYTES = "/gradio_api/upload", 500 * 2**20
+"""Where photos are sent, and the most bytes of all that are sent at once: they go to the disk."""
+OTHER_BYTES = 2**20
+"""Of everything else that is sent to the page: it names photos and settings."""
 LOOPBACK = ("127.0.0.1", "localhost")
 KEEP_SECONDS = 24 * 3600
 """How long an upload is kept on a page that is never closed."""
@@ -124,6 +129,52 @@ def build(model: Model) -> gradio.Blocks:
     return page
 
 
+class BodyLimit:
+    """Turns away a request that says, or is found, to be larger than its address needs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, and count what comes."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = UPLOAD_BYTES if scope["path"] == UPLOAD else OTHER_BYTES
+        seen, answered = 0, False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _TooLargeError
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            if _told_length(scope) > limit:
+                raise _TooLargeError
+            await self._app(scope, counted, noted)
+        except _TooLargeError:
+            if not answered:
+                await send({"type": "http.response.start", "status": 413, "headers": []})
+                await send({"type": "http.response.body", "body": b"too large"})
+
+
+class _TooLargeError(Exception):
+    """More came than is taken."""
+
+
+def _told_length(scope: Scope) -> int:
+    told = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(told) if told.isdigit() else 0
+
+
 def web_app(model: Model, host: str, uploads: Path) -> FastAPI:
     """The page as an ASGI app that keeps uploads in the folder `uploads`."""
     require_gradio()
@@ -135,6 +186,7 @@ def web_app(model: Model, host: str, uploads: Path) -> FastAPI:
     app = FastAPI(openapi_url=None)
     if host in LOOPBACK:  # another site's name that is made to point here is turned away
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+    app.add_middleware(BodyLimit)
     return gr.mount_gradio_app(
         app,
         build(model),

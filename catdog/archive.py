@@ -7,8 +7,11 @@ that tries is refused whole, because what it holds can't be trusted either.
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -19,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from catdog import CatdogError
-from catdog.images import is_image_name
+from catdog.images import MAX_BYTES, is_image_name
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -27,13 +30,27 @@ MAX_DEPTH = 2
 """An archive in an archive is Kaggle's habit; a third level is nobody's."""
 TABLE = "metadata.csv"
 """What the user knows of the pictures beside it, see `catdog.properties`."""
-MAX_PICTURE_BYTES = 200_000_000
+MAX_PICTURE_BYTES = MAX_BYTES
 MAX_TABLE_BYTES = 50_000_000
 """Room for some hundred thousand pictures."""
 MAX_RATIO = 1_000
 """Deflate's own limit is 1,032; photos hardly shrink, so only a bomb comes near it."""
 BOMB_BYTES = 10_000_000
 """A smaller member does no harm however well it shrinks."""
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+    OSError,
+)
+"""What reading a damaged archive raises: an OSError when bzip2 or gzip finds it so, or when it
+names a place before its beginning."""
 
 Member = tuple[str, bytes]
 """Name within the source, with `/`, and content."""
@@ -218,14 +235,11 @@ def _read_file(path: Path) -> bytes:
 def _damage_is_told(name: str) -> Iterator[None]:
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-    ) as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk's trouble, not the archive's
+        reason = (str(error) or "it ends too early").splitlines()[0].rstrip(":")
         raise CatdogError(
-            f"{name} is not a whole zip or tar archive ({error}): "
+            f"{name} is not a whole zip or tar archive ({reason}): "
             "delete it and get it again, or give another."
         ) from error

@@ -6,10 +6,10 @@ the disk or imports more than the parser, so that a wrong flag is answered at on
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -26,6 +26,20 @@ class Range:
     low: float
     high: float
 
+
+@dataclass(frozen=True)
+class Words:
+    """What a text may be: all of it matches `pattern`, which `told` says in words."""
+
+    pattern: str
+    told: str
+
+
+MODEL_NAME = Words(
+    r"\w([\w .()+-]*[\w)+])?",
+    "letters, digits, spaces and . _ - + ( ), with a letter or a digit in front",
+)
+"""A name in the registry becomes part of a URI and of a question to the store."""
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Promote = Literal["auto", "never", "always"]
@@ -132,7 +146,9 @@ class TrainConfig(DataConfig):
             "parameters and pictures, else a new one; or none"
         ),
     ] = "none"
-    registered_model_name: Annotated[str, Help(help="name in the model registry")] = "catdog"
+    registered_model_name: Annotated[str, MODEL_NAME, Help(help="name in the model registry")] = (
+        "catdog"
+    )
     promote: Annotated[
         Promote,
         Help(
@@ -272,7 +288,7 @@ class PromoteConfig:
     compared with the one that is, on photos that neither learned from.
     """
 
-    name: Annotated[str, Help(help="of the registered model")] = "catdog"
+    name: Annotated[str, MODEL_NAME, Help(help="of the registered model")] = "catdog"
     version: Annotated[
         str, Help(help="of the challenger; latest: the newest that is not in Production")
     ] = "latest"
@@ -298,6 +314,7 @@ class PromoteConfig:
 
 
 Config = TypeVar("Config")
+Limit = TypeVar("Limit", Range, Words)
 
 
 def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Config:
@@ -307,35 +324,48 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     A misspelled flag or a value of the wrong type ends the program with status 2 and a message.
 
     Raises:
-        CatdogError: a value is outside its range; the text names it and the range.
+        CatdogError: a value is outside its range, or no name; the text says which and why.
     """
     arguments = _with_values(config_class, sys.argv[1:] if argv is None else argv)
     config = tyro.cli(
         config_class, args=arguments, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
     )
     check_ranges(config)
+    check_words(config)
     return config
 
 
 def _with_values(config_class: type, argv: Sequence[str]) -> list[str]:
-    """The arguments, with `--name` and `--no-name` of a yes or no as `--name=yes` and `=no`.
+    """The arguments, each flag of `config_class` in one word with its value: `--name=value`.
 
-    MLproject can pass only values, and people type flags.
+    MLproject passes whatever value was typed, also one that looks like a flag; and where a
+    yes or no is wanted, people type `--name` and `--no-name`.
     """
     hints = get_type_hints(config_class)
     switches = {name for name, hint in hints.items() if hint == YesNo}
-    end = argv.index("--") if "--" in argv else len(argv)
-    flags = pairwise([*argv[:end], ""])
-    return [*(_with_value(flag, following, switches) for flag, following in flags), *argv[end:]]
+    words, result = list(argv), []
+    while words and words[0] != "--":
+        word = words.pop(0)
+        name, following = _flag_name(word), words[0] if words else "--"
+        if name in switches and following not in get_args(YesNo):
+            result.append(f"--{name}=yes")
+        elif name.removeprefix("no_") in switches - {name}:
+            result.append(f"--{name.removeprefix('no_')}=no")
+        elif name in hints and words and not _is_flag(following, hints):
+            result.append(f"--{name}={words.pop(0)}")
+        else:
+            result.append(word)
+    return [*result, *words]
 
 
-def _with_value(flag: str, following: str, switches: set[str]) -> str:
-    name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
-    if name in switches and following not in get_args(YesNo):
-        return f"--{name}=yes"
-    if name.removeprefix("no_") in switches - {name}:
-        return f"--{name.removeprefix('no_')}=no"
-    return flag
+def _flag_name(word: str) -> str:
+    return word[2:].replace("-", "_") if word.startswith("--") else ""
+
+
+def _is_flag(word: str, names: Container[str]) -> bool:
+    """Whether the word is a flag of ours, which means that the value before it was forgotten."""
+    name = _flag_name(word.partition("=")[0])
+    return name in names or name.removeprefix("no_") in names or word in ("-h", "--help")
 
 
 def check_ranges(config: Any) -> None:
@@ -350,11 +380,25 @@ def check_ranges(config: Any) -> None:
             )
 
 
+def check_words(config: Any) -> None:
+    """Raise CatdogError when a text of `config` is not what is declared for it."""
+    for name, words in _declared(type(config), Words).items():
+        value = getattr(config, name)
+        if not re.fullmatch(words.pattern, value):
+            raise CatdogError(
+                f"{name}={value} is no name: use {words.told}, as in -P {name}=catdog"
+            )
+
+
 def _ranges(config_class: type) -> dict[str, Range]:
+    return _declared(config_class, Range)
+
+
+def _declared(config_class: type, kind: type[Limit]) -> dict[str, Limit]:
     hints = get_type_hints(config_class, include_extras=True)
     return {
         field.name: extra
         for field in fields(config_class)
         for extra in getattr(hints[field.name], "__metadata__", ())
-        if isinstance(extra, Range)
+        if isinstance(extra, kind)
     }

@@ -201,7 +201,7 @@ class PictureBatches(EpochBatches):
     ) -> None:
         super().__init__(len(dataset), batch_size, seed)
         self._places = _Places(self)
-        self._loader = DataLoader(
+        self._loader = _Loader(
             _Drawn(dataset, seed or 0),
             batch_sampler=self._places,
             generator=torch.Generator(),  # else each epoch would draw from PyTorch's own
@@ -266,6 +266,26 @@ def make_batches(
         workers=workers,
         pin_memory=pin_memory,
     )
+
+
+class _Loader(DataLoader):
+    """Says in a sentence what went wrong in one of its processes."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            yield from super().__iter__()
+        except images.UnreadableImageError as error:
+            # From another process it comes with that one's traceback, its own text at the end.
+            reason = str(error).strip().splitlines()[-1]
+            prefix = f"{images.__name__}.{type(error).__name__}: "
+            raise images.UnreadableImageError(reason.removeprefix(prefix)) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise CatdogError(
+                "a process that decodes pictures was killed, most likely by the system for want "
+                "of memory: give a smaller batch_size, or views=1, which needs no such process."
+            ) from error
 
 
 def pick_workers(device: torch.device) -> int:

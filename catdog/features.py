@@ -8,7 +8,10 @@ split, seed or name computes nothing anew.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -98,8 +101,13 @@ class FeatureCache:
 
     def _write(self, name: str, array: NDArray) -> Path:
         part, target = self.folder / f".{name}", self.folder / name
-        with part.open("wb") as stream:
-            np.save(stream, array)
+        packed = io.BytesIO()
+        np.save(packed, array)  # straight to a file, it does not say why it can't be written
+        try:
+            part.write_bytes(packed.getbuffer())
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
         return part.replace(target)
 
     def _open(self, path: Path) -> None:
@@ -126,12 +134,25 @@ def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache
     for name, tensor in network.backbone.state_dict().items():
         known_by.update(name.encode())
         known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    try:
+    with cache_trouble_is_told(features_folder(data_dir)):
         return FeatureCache(features_folder(data_dir) / known_by.hexdigest()[:16])
+
+
+@contextlib.contextmanager
+def cache_trouble_is_told(folder: Path) -> Iterator[None]:
+    """Raise what the disk refuses below the cache's `folder` as a CatdogError."""
+    try:
+        yield
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise CatdogError(
+                f"the disk is full, there is no room for features in {folder}: free some space, "
+                "with python scripts/clear_cache.py --days 0 for one, and run this again, or "
+                "choose another folder with --data_dir."
+            ) from error
         raise CatdogError(
-            f"the feature cache in {features_folder(data_dir)} can't be written "
-            f"({error.strerror or error}): choose another folder with --data_dir."
+            f"the feature cache in {folder} can't be written ({error.strerror or error}): "
+            "choose another folder with --data_dir."
         ) from error
 
 
@@ -169,7 +190,8 @@ def extract(
         The features, and how many of them were computed.
 
     Raises:
-        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
+        CatdogError: a picture is gone, unreadable, or not the one that was prepared, or the
+            features can't be written.
     """
     wanted = {picture.key(view): (picture, view) for view in range(views) for picture in pictures}
     missing = [(picture, view) for key, (picture, view) in wanted.items() if key not in cache]
@@ -204,7 +226,8 @@ def _compute(
         done += len(computed)
         if done - written >= SHARD_ROWS or done == len(missing):
             keys = [picture.key(view) for picture, view in missing[written:done]]
-            cache.append(keys, np.concatenate(waiting))
+            with cache_trouble_is_told(cache.folder):
+                cache.append(keys, np.concatenate(waiting))
             waiting, written = [], done
 
 
@@ -218,12 +241,13 @@ def read_picture(picture: Picture) -> Tensor:
         content = picture.path.read_bytes()
     except OSError as error:
         raise CatdogError(
-            f"{picture.path} can't be read ({error.strerror}): run scripts/prepare.py again."
+            f"{picture.path} can't be read ({error.strerror}): run scripts/prepare.py again, "
+            "which makes it anew."
         ) from error
     if hashlib.sha256(content).hexdigest() != picture.sha256:
         raise CatdogError(
-            f"{picture.path} is not the picture that was prepared: delete prepared.json beside "
-            "the manifest and run scripts/prepare.py again."
+            f"{picture.path} is not the picture that was prepared: delete it and run "
+            "scripts/prepare.py again, which makes it anew."
         )
     return to_tensor(content)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -24,13 +25,29 @@ ORIENTATION = 0x0112
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""
 
+MAX_BYTES = 200_000_000
+"""A photo has a tenth of that; whoever sends more wants to fill the memory."""
+
 HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
 """What bytes 8 to 12 of such a file can be. AVIF has brands of its own, and Pillow reads it."""
 
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
-"""What decoders raise; RuntimeError is that of AVIF."""
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What decoders raise over damaged bytes: nearly anything, as any field may hold anything."""
 
 
 class UnreadableImageError(CatdogError):
@@ -72,7 +89,7 @@ def decode_small(content: bytes, side_px: int) -> Image.Image:
             image.draft("RGB", (side_px, side_px))
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise UnreadableImageError(f"does not decode: {error}") from error
 
 
@@ -102,12 +119,15 @@ def orientation(content: bytes) -> int:
     """How the picture is to be turned, 1 to 8 as EXIF counts; read from its header alone.
 
     Raises:
-        UnreadableImageError: empty, not a picture, or over `MAX_PIXELS`.
+        UnreadableImageError: empty, not a picture, over `MAX_PIXELS`, or with damaged EXIF.
     """
     image = _open(content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        turned = image.getexif().get(ORIENTATION, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turned = image.getexif().get(ORIENTATION, 1)
+    except DAMAGE as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
     return turned if turned in range(1, 9) else 1
 
 
@@ -132,9 +152,16 @@ def is_image_name(path: Path | str) -> bool:
     return stem != "" and not name.startswith(".") and f".{suffix.lower()}" in SUFFIXES
 
 
+def too_large(size: int) -> str:
+    """What is said of a file of more than `MAX_BYTES`."""
+    return f"{size:,} bytes are more than the limit of {MAX_BYTES:,}"
+
+
 def _open(content: bytes) -> Image.Image:
     if not content:
         raise UnreadableImageError("the file is empty")
+    if len(content) > MAX_BYTES:
+        raise UnreadableImageError(too_large(len(content)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from catdog import CatdogError, urls
-from catdog.images import UnreadableImageError, is_image_name
+from catdog.images import MAX_BYTES, UnreadableImageError, is_image_name, too_large
 
 STDIN = "-"
 READ_BYTES = 65_536
@@ -55,6 +55,8 @@ class Photo:
             raise UnreadableImageError(self.trouble)
         if urls.is_url(self.name):
             return urls.fetch(self.name, allow_private=self.allow_private)
+        if (size := Path(self.name).stat().st_size) > MAX_BYTES:
+            raise UnreadableImageError(too_large(size))
         return Path(self.name).read_bytes()
 
 

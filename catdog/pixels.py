@@ -20,7 +20,13 @@ from torch.nn import functional
 
 from catdog.batches import EpochBatches, seeded
 from catdog.data import Preprocessing, evaluation_transform
-from catdog.features import RECIPE, Picture, features_folder, read_picture
+from catdog.features import (
+    RECIPE,
+    Picture,
+    cache_trouble_is_told,
+    features_folder,
+    read_picture,
+)
 from catdog.workers import in_order
 
 Pixels = NDArray[np.uint8]
@@ -40,7 +46,8 @@ def decode_all(
     """All pictures as `(N, 3, S, S) uint8`, S = crop_px, memory-mapped; decoded once.
 
     Raises:
-        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
+        CatdogError: a picture is gone, unreadable, or not the one that was prepared, or they
+            have no room on the disk.
     """
     known_by = hashlib.sha256(f"{RECIPE} {preprocessing}".encode())
     for picture in pictures:
@@ -55,10 +62,10 @@ def decode_all(
 def _decode_into(
     path: Path, pictures: Sequence[Picture], preprocessing: Preprocessing, watch: Watch
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     side = preprocessing.crop_px
-    pixels = open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(pictures), 3, side, side))
+    with cache_trouble_is_told(path.parent):
+        pixels = _reserve(part, (len(pictures), 3, side, side))
     transform = evaluation_transform(preprocessing)
 
     def decode(row: int) -> None:
@@ -71,6 +78,23 @@ def _decode_into(
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> Pixels:
+    """A new memory-mapped array in a file that has its place on the disk.
+
+    Without that a full disk shows when a page is written, as a signal that ends the process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pixels = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # macOS has none
+            with path.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return pixels
 
 
 class PixelBatches(EpochBatches):

@@ -36,6 +36,7 @@ from filelock import FileLock
 from catdog import CLASSES, CatdogError, images
 from catdog.archive import Member, is_archive_name, is_table_name, members
 from catdog.exclusion import EXCLUDED, LINES, NONE, Exclusion, Named, read_exclusion
+from catdog.intact import check_intact, check_unchanged, missing
 from catdog.properties import OWN_COLUMNS, Properties, read_properties, tell_unmatched
 
 FORMAT = 1
@@ -114,6 +115,27 @@ class Prepared:
         with self.manifest.open(encoding="utf-8", newline="") as stream:
             return [row for row in csv.DictReader(stream) if row["split"] == split]
 
+    def check(self) -> None:
+        """Raise CatdogError when a picture to learn from is not what was prepared."""
+        check_intact(self.folder, self._digests(), below=(TRAINING, VALIDATION))
+
+    def lost(self) -> str | None:
+        """The path of a picture that is gone, if there is one.
+
+        Raises:
+            CatdogError: one is gone, and another one was changed or added by hand.
+        """
+        with self.manifest.open(encoding="utf-8", newline="") as stream:
+            paths = [row["path"] for row in csv.DictReader(stream)]
+        lost = next(missing(self.folder, paths), None)
+        if lost:
+            check_unchanged(self.folder, self._digests(), below=(TRAINING, VALIDATION))
+        return lost
+
+    def _digests(self) -> dict[str, str]:
+        rows = [*self.rows(TRAINING), *self.rows(VALIDATION)]
+        return {row["path"]: row["sha256"] for row in rows}
+
     def left_out(self) -> list[dict[str, str]]:
         """The rows of `quarantine`: path and reason of each file that was left out."""
         with self.quarantine.open(encoding="utf-8", newline="") as stream:
@@ -184,8 +206,8 @@ def prepare(
     Raises:
         CatdogError: the source has no usable pictures of both classes or is refused, its
             metadata.csv can't be used, the exclude file can't be read or leaves nothing of a
-            class on one side, or the folder is somebody else's, can't be written, or is on a
-            full disk.
+            class on one side, or the folder is somebody else's, was changed by hand, can't be
+            written, or is on a full disk.
     """
     _check_places(source, folder)
     exclusion = read_exclusion(exclude)
@@ -203,10 +225,12 @@ def prepare(
             }
             finished = _read_marker(folder)
             if finished and wanted == {key: finished.get(key) for key in wanted}:
-                _write_marker(folder, finished | {"exclude_file": exclude})
-                prepared = load_prepared(folder)
-                say(f"Already prepared: {_summary(prepared)}")
-                return prepared
+                prepared = _still_there(folder, say)
+                if prepared:
+                    _write_marker(folder, finished | {"exclude_file": exclude})
+                    prepared = load_prepared(folder)
+                    say(f"Already prepared: {_summary(prepared)}")
+                    return prepared
             typed = {"exclude_file": exclude}
             prepared = _prepare_afresh(source, folder, wanted | typed, exclusion, say)
     say(f"Prepared: {_summary(prepared)}")
@@ -241,8 +265,20 @@ def load_prepared(folder: Path) -> Prepared:
     if not prepared.manifest.is_file() or _digest_of(prepared.manifest) != prepared.digest:
         raise CatdogError(
             f"{prepared.manifest} was changed or deleted after it was prepared: "
-            f"delete {folder / MARKER} and run scripts/prepare.py again."
+            "delete it and run scripts/prepare.py again, which makes it anew."
         )
+    return prepared
+
+
+def _still_there(folder: Path, say: Say) -> Prepared | None:
+    """What was prepared; None when some of it is gone, and so is to be made anew."""
+    lost: str | None = MANIFEST
+    prepared = load_prepared(folder) if (folder / MANIFEST).exists() else None
+    if prepared:
+        lost = prepared.lost()
+    if lost:
+        say(f"{folder / lost} is gone: preparing afresh")
+        return None
     return prepared
 
 

@@ -102,7 +102,13 @@ def fetch(model_uri: str) -> Path:
 
 def digest_of(folder: Path) -> str:
     """The digest of a saved classifier's description, which holds those of its other files."""
-    return hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CatdogError(
+            f"{folder} does not hold a whole catdog model: its {MODEL_FILE} can't be read "
+            f"({error.strerror or error}). Name another version."
+        ) from error
 
 
 def exact(model_uri: str) -> str:

@@ -320,6 +320,8 @@ def log_fit(fit: Fit) -> None:
         }
     )
     set_tags({"early_stopped": str(fit.stopped_early).lower()})
+    if fit.trouble:
+        set_tags({"stopped_because": fit.trouble})
 
 
 def log_confusion(confusion: Confusion, drawn: Figure) -> None:

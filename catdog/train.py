@@ -39,11 +39,15 @@ TrainStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Fit:
-    """How a training went: every epoch, and which one the model now holds."""
+    """How a training went: every epoch, and which one the model now holds.
+
+    `trouble` says why it had to be stopped, where it had to be.
+    """
 
     epochs: tuple[Epoch, ...]
     best: Epoch
     stopped_early: bool
+    trouble: str = ""
 
 
 def make_train_step(
@@ -140,12 +144,13 @@ def fit(
         resumable: what went before, and who keeps the state.
 
     Raises:
-        CatdogError: a loss is not finite; the text names epoch and learning rate.
+        CatdogError: a logit of the first epoch is not finite. In a later one the training stops,
+            with the best weights, and says why in `trouble`.
         KeyboardInterrupt: the keeper said stop, and has been given the state.
     """
     train_step = train_step or make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
     course = Course(model, optimizer, stopping, resumable)
-    last = len(resumable.before) + epochs
+    last, trouble = len(resumable.before) + epochs, ""
     with resumable.keeper.watching():
         for number in range(len(course.epochs) + 1, last + 1):
             if stopping.out_of_patience(number - 1):
@@ -169,7 +174,9 @@ def fit(
             batches = watch(val_batches, f"epoch {number}, validation")
             val_labels, val_logits = predict(model, batches, after_batch=after_batch)
             learning_rate = underway.learning_rate
-            _check_finite(logits, val_logits, epoch=number, learning_rate=learning_rate)
+            if not (np.isfinite(logits).all() and np.isfinite(val_logits).all()):
+                trouble = _divergence(number, learning_rate)
+                break
             val = score(val_labels, val_logits)
             epoch = Epoch(
                 number=number,
@@ -185,10 +192,12 @@ def fit(
             course.end_epoch(epoch)
             on_epoch(epoch)
             course.after_epoch()
+        if not stopping.best_epoch:
+            raise CatdogError(trouble)
         course.finish()
     stopping.restore(model)
     best = course.epochs[stopping.best_epoch - 1]
-    return Fit(tuple(course.epochs), best, stopped_early=len(course.epochs) < last)
+    return Fit(tuple(course.epochs), best, stopped_early=len(course.epochs) < last, trouble=trouble)
 
 
 def train_epoch(
@@ -271,10 +280,8 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _check_finite(*logits: Logits, epoch: int, learning_rate: float) -> None:
-    if all(np.isfinite(values).all() for values in logits):
-        return
-    raise CatdogError(
+def _divergence(epoch: int, learning_rate: float) -> str:
+    return (
         f"training diverged in epoch {epoch}: a logit is no longer a finite number. "
         f"Try a learning_rate below {learning_rate:g}."
     )

@@ -97,6 +97,7 @@ def train(
     say(f"Device: {device_name}")
     tracking.log_params(asdict(config))
     tracking.log_environment(device_name)
+    prepared.check()
     _log_data(prepared)
 
     network = build_network(config.backbone, weights=config.weights).to(device)
@@ -296,6 +297,9 @@ def _log_epoch(epoch: Epoch) -> None:
 def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
     best = result.best
     why = "no better epoch came" if result.stopped_early else "all epochs are done"
+    if result.trouble:
+        why = "it diverged"
+        say(f"warning: {result.trouble}")
     say(
         f"Stopped after epoch {result.epochs[-1].number} ({why}); kept epoch {best.number}: "
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import random
 import shutil
+import subprocess
 import sys
+import time
+import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.kaggle_server import KaggleServer
+
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
 
     from catdog.classifier import Classifier
+    from tests.test_project import Project
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,6 +124,129 @@ def tracking_store(tmp_path, monkeypatch):
     if mlflow is not None:
         mlflow.end_run()
         mlflow.set_tracking_uri(None)
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment of a process that runs our code from whatever folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **extra}
+
+
+@pytest.fixture
+def empty_home(tmp_path, monkeypatch) -> Path:
+    """An empty home: nobody's own Kaggle token is ever used."""
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def kaggle(empty_home, monkeypatch) -> Iterator[KaggleServer]:
+    """Kaggle, on loopback, with the user logged in by a token and 3 MB to download."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for number in range(3):
+            archive.writestr(f"train/cat.{number}.jpg", random.Random(number).randbytes(1_000_000))
+    with KaggleServer(stream.getvalue()) as state:
+        point_kaggle_client_to(state.url, monkeypatch)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_planted_0123456789")
+        yield state
+
+
+def point_kaggle_client_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Kaggle's client in this process talk to `url`."""
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, url)
+
+
+PLANTED = {"KAGGLE_API_TOKEN": "KGAT_planted_0123456789", "KAGGLE_KEY": "planted9876543210"}
+"""Kaggle credentials that must be found nowhere."""
+
+REDIRECT = """
+import importlib.util, os
+if "TEST_KAGGLE_URL" in os.environ and importlib.util.find_spec("kagglesdk"):
+    from kagglesdk import kaggle_env
+    kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.LOCAL] = os.environ["TEST_KAGGLE_URL"]
+"""
+"""Run by each Python process that finds it as sitecustomize.py."""
+
+
+@dataclass(frozen=True)
+class TwoAtOnce:
+    """Two `mlflow run` that were started together in one project, and how they ended."""
+
+    project: Project
+    server: KaggleServer
+    ended: list[subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="session")
+def two_at_once(tmp_path_factory) -> Iterator[TwoAtOnce]:
+    """Two runs that download the same data set with planted credentials."""
+    from tests.test_project import _copy
+
+    root = tmp_path_factory.mktemp("two")
+    project = _copy(root)
+    with contextlib.chdir(root):  # two that make MLflow's tables at once fail within MLflow
+        project.client.search_experiments()
+    (root / "site").mkdir()
+    (root / "site" / "sitecustomize.py").write_text(REDIRECT)
+    (root / "home" / ".kaggle").mkdir()
+    login = {"username": "somebody", "key": PLANTED["KAGGLE_KEY"]}
+    (root / "home" / ".kaggle" / "kaggle.json").write_text(json.dumps(login))
+    (root / "home" / ".kaggle" / "kaggle.json").chmod(0o600)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in COLOURS:
+            for number in range(6):
+                photo = encoded(tiny_picture(name, number))
+                archive.writestr(f"train/{name}.{number}.jpg", photo)
+    with KaggleServer(stream.getvalue()) as server:
+        environment = project.environment(
+            KAGGLE_API_ENVIRONMENT="LOCALHOST",
+            KAGGLE_API_TOKEN=PLANTED["KAGGLE_API_TOKEN"],
+            TEST_KAGGLE_URL=server.url,
+            PYTHONPATH=f"{root}{os.pathsep}{root / 'site'}",
+        )
+        wanted = [
+            "dataset=kaggle:somebody/pets",
+            "backbone=test_resnet",
+            "weights=none",
+            "epochs=2",
+        ]
+        command = ["mlflow", "run", ".", "--env-manager=local"]
+        command += [word for pair in wanted for word in ("-P", pair)]
+        both = []
+        for _ in range(2):
+            both.append(
+                subprocess.Popen(
+                    command,
+                    cwd=root,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        shown = [process.communicate(timeout=400) for process in both]
+        ended = [
+            subprocess.CompletedProcess(process.args, process.returncode, *texts)
+            for process, texts in zip(both, shown, strict=True)
+        ]
+        yield TwoAtOnce(project, server, ended)
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """How long anybody wanted to sleep between tries; nobody does."""
+    asked: list[float] = []
+    monkeypatch.setattr(time, "sleep", asked.append)
+    return asked
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ class KaggleServer:
     cuts: list[int] = field(default_factory=list)
     """For each of the next transfers, after how many bytes the connection is closed."""
     ignores_range: bool = False
+    lies: int = 0
+    """How many bytes more (or fewer) it says to send than it does."""
     expires: int = 0
     """How many of the next ranged transfers are answered with an error page."""
     wrong: int = 0
@@ -80,7 +82,7 @@ def _handler(state: KaggleServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) + state.lies))
             self.send_header("Last-Modified", MODIFIED)
             self.send_header("ETag", '"one"')
             self.send_header("Accept-Ranges", "bytes")

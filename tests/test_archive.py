@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-import stat
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -66,48 +66,7 @@ def test_archives_in_a_folder_are_read_too(tmp_path):
     assert dict(archive.members(tmp_path / "kaggle")) == {"train.zip/cat.0.jpg": PHOTO}
 
 
-def test_a_third_level_of_archives_is_refused(tmp_path):
-    nested = _zip({"b.zip": _zip({"c.zip": _zip({"cat.0.jpg": PHOTO})})})
-    with pytest.raises(CatdogError, match="archive in an archive in an archive"):
-        _read(tmp_path, nested)
-
-
 HOSTILE = ["../1.jpg", "/etc/1.jpg", "a/../../1.jpg", "..\\1.jpg", "C:/1.jpg", "\\\\host\\1.jpg"]
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("pack", [_zip, _tar])
-def test_an_archive_with_a_member_that_leaves_its_folder_is_refused(tmp_path, name, pack):
-    with pytest.raises(CatdogError, match=r"is refused: its member .* outside of its folder"):
-        _read(tmp_path, pack({"cat/1.jpg": PHOTO, name: PHOTO}))
-
-
-def test_a_link_in_a_zip_is_refused(tmp_path):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as opened:
-        info = zipfile.ZipInfo("cat/1.jpg")
-        info.external_attr = (stat.S_IFLNK | 0o777) << 16
-        opened.writestr(info, "/etc/passwd")
-    with pytest.raises(CatdogError, match="is a link or a device"):
-        _read(tmp_path, stream.getvalue())
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
-def test_a_link_or_a_device_in_a_tar_is_refused(tmp_path, kind):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as opened:
-        info = tarfile.TarInfo("cat/1.jpg")
-        info.type, info.linkname = kind, "/etc/passwd"
-        opened.addfile(info)
-    with pytest.raises(CatdogError, match="is a link or a device"):
-        _read(tmp_path, stream.getvalue(), "pets.tar")
-
-
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
-    bomb = _zip({"cat/1.jpg": bytes(50_000_000)}, compression=zipfile.ZIP_DEFLATED)
-    assert len(bomb) < 100_000
-    with pytest.raises(CatdogError, match="swells to 50,000,000 bytes"):
-        _read(tmp_path, bomb)
 
 
 def test_a_picture_of_absurd_size_is_refused(tmp_path, monkeypatch):
@@ -126,34 +85,11 @@ def test_a_member_that_lies_about_its_size_is_told_as_damage(tmp_path):
         _read(tmp_path, bytes(content))
 
 
-def test_an_encrypted_archive_is_told(tmp_path):
-    content = bytearray(_zip({"cat/1.jpg": PHOTO}))
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    with pytest.raises(CatdogError, match="is encrypted"):
-        _read(tmp_path, bytes(content))
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
-@pytest.mark.parametrize(
-    ("pack", "name"), [(_zip, "pets.zip"), (_tar, "pets.tar.gz"), (_plain_tar, "pets.tar")]
-)
-def test_a_truncated_archive_is_told(tmp_path, share, pack, name):
-    content = pack({f"cat/{number}.jpg": PHOTO for number in range(40)})
-    with pytest.raises(CatdogError, match="is not a whole zip or tar archive"):
-        _read(tmp_path, content[: int(share * len(content))], name)
-
-
 def test_a_tar_cut_between_two_members_is_told(tmp_path):
     content = _plain_tar({f"cat/{number}.jpg": PHOTO for number in range(3)})
     member = 512 + -(-len(PHOTO) // 512) * 512
     with pytest.raises(CatdogError, match=r"not a whole zip or tar archive \(it was cut off\)"):
         _read(tmp_path, content[: 2 * member], "pets.tar")
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>sign in</html>", PHOTO])
-def test_what_is_no_archive_is_told(tmp_path, content):
-    with pytest.raises(CatdogError, match="is not a whole zip or tar archive"):
-        _read(tmp_path, content)
 
 
 def test_a_missing_source_is_named(tmp_path):
@@ -193,3 +129,46 @@ def test_a_table_in_a_folder_that_is_larger_than_tables_are_is_refused(tmp_path,
     monkeypatch.setattr(archive, "MAX_TABLE_BYTES", 5)
     with pytest.raises(CatdogError, match="more bytes than a table has"):
         list(archive.members(tmp_path))
+
+
+members = st.lists(
+    st.tuples(
+        st.text(st.sampled_from("ab./\\:~ é\x00\x01\udcff"), min_size=1, max_size=8)
+        | st.sampled_from(["cat/1.jpg", "a.jpg", "A.JPG", "../a.jpg", "/a.jpg", "b.zip", "a/"]),
+        st.sampled_from([b"", PHOTO, PHOTO[:40], b"PK\x03\x04", bytes(2000)]),
+    ),
+    max_size=6,
+)
+
+
+def _packed(kind: str, chosen: list[tuple[str, bytes]]) -> bytes:
+    try:
+        return (_zip if kind == "zip" else _tar)(dict(chosen))
+    except (UnicodeEncodeError, ValueError, tarfile.TarError):  # a name that no archive can have
+        return b""
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    chosen=members,
+    kind=st.sampled_from(["zip", "tar"]),
+    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4),
+)
+def test_any_archive_is_read_or_refused_and_writes_nothing(tmp_path, chosen, kind, flips):
+    content = bytearray(_packed(kind, chosen))
+    for where, value in flips:
+        if content:
+            content[where % len(content)] = value
+    shutil.rmtree(tmp_path / "given", ignore_errors=True)
+    path = tmp_path / "given" / f"pets.{kind}"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    try:
+        for name, _ in archive.members(path):
+            assert ".." not in name.split("/")
+    except CatdogError:
+        pass
+    assert [below.name for below in tmp_path.iterdir()] == ["given"]
+    assert [below.name for below in path.parent.iterdir()] == [path.name]

@@ -1,69 +1,27 @@
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import os
-import random
 import subprocess
 import sys
-import time
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from catdog import CatdogError, download
 from catdog.download import fetch, has_kaggle_credentials, locate
-from tests.conftest import ROOT
+from tests.conftest import ROOT, point_kaggle_client_to
 from tests.kaggle_server import KaggleServer
 
 TOKEN = "KGAT_planted_0123456789"
 SLUG = "somebody/pets"
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch) -> Path:
-    """An empty home: nobody's own token is ever used."""
-    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.setenv("HOME", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("empty_home")
 
 
 @pytest.fixture
-def waits(monkeypatch) -> list[float]:
-    """How long the client wanted to wait between its tries; it does not."""
-    asked: list[float] = []
-    monkeypatch.setattr(time, "sleep", asked.append)
-    return asked
-
-
-def _archive(size: int = 3_000_000) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as opened:
-        for number in range(3):
-            opened.writestr(f"train/cat.{number}.jpg", random.Random(number).randbytes(size // 3))
-    return stream.getvalue()
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Kaggle, on loopback, with the user logged in by a token."""
-    with KaggleServer(_archive()) as state:
-        _point_client_to(state.url, monkeypatch)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-        yield state
-
-
-def _point_client_to(url: str, monkeypatch) -> None:
-    from kagglesdk import kaggle_env
-
-    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, url)
+def server(kaggle) -> KaggleServer:
+    """Kaggle, on loopback, with the user logged in by our token."""
+    return kaggle
 
 
 def _fetch(tmp_path: Path) -> Path:
@@ -91,70 +49,10 @@ def test_what_is_here_whole_is_not_asked_for_again(tmp_path, server):
     assert server.asked == asked
 
 
-def test_an_archive_that_shrank_since_is_fetched_again(tmp_path, server):
-    path = _fetch(tmp_path)
-    path.write_bytes(path.read_bytes()[:1000])
-    assert _fetch(tmp_path).read_bytes() == server.content
-
-
-def test_a_download_cut_in_the_middle_goes_on_where_it_stopped(tmp_path, server, waits):
-    server.cuts = [1_500_000, 500_000]
-    assert _fetch(tmp_path).read_bytes() == server.content
-    assert len(server.ranges) == 2
-    assert all(int(asked[6:-1]) > 0 for asked in server.ranges)
-    assert len(waits) >= 2
-
-
-def test_a_download_that_failed_goes_on_in_the_next_run(tmp_path, server, waits):
-    server.cuts = [1_200_000] + [0] * 5
-    _refused(tmp_path, "Kaggle can't be reached to download somebody/pets")
-    server.ranges.clear()
-    assert _fetch(tmp_path).read_bytes() == server.content
-    assert len(server.ranges) == 1
-    assert waits
-
-
-def test_a_server_that_knows_no_ranges_is_no_trouble(tmp_path, server, waits):
-    server.ignores_range, server.cuts = True, [1_500_000]
-    assert _fetch(tmp_path).read_bytes() == server.content
-    assert waits
-
-
 def test_a_damaged_archive_is_thrown_away_and_fetched_anew(tmp_path, server, capsys):
     server.wrong = 1
     assert _fetch(tmp_path).read_bytes() == server.content
     assert "came damaged" in capsys.readouterr().err
-
-
-def test_an_archive_that_comes_damaged_twice_is_not_believed(tmp_path, server):
-    server.wrong = 2
-    _refused(tmp_path, "came damaged twice")
-    assert _fetch(tmp_path).read_bytes() == server.content
-
-
-def test_an_error_page_in_mid_download_is_not_taken_for_pictures(tmp_path, server, waits):
-    server.cuts, server.expires = [1_500_000], 9
-    with contextlib.suppress(CatdogError):
-        _fetch(tmp_path)
-    server.expires = 0
-    assert _fetch(tmp_path).read_bytes() == server.content
-    assert waits
-
-
-@pytest.mark.parametrize(
-    ("status", "said"),
-    [
-        (401, r"refused the token \(401\).*make another"),
-        (403, r"does not let you download somebody/pets \(403\).*accept its rules"),
-        (404, r"knows no data set somebody/pets \(404\)"),
-        (429, r"asked too often \(429\)"),
-        (500, r"can't serve somebody/pets now \(500\)"),
-    ],
-)
-def test_every_refusal_is_one_sentence(tmp_path, server, waits, status, said):
-    server.status = status
-    _refused(tmp_path, said)
-    assert all(wait < 120 for wait in waits)
 
 
 def test_an_expired_token_is_told(tmp_path, server):
@@ -163,7 +61,7 @@ def test_an_expired_token_is_told(tmp_path, server):
 
 
 def test_no_network_is_told(tmp_path, server, monkeypatch, waits):
-    _point_client_to("http://127.0.0.1:9", monkeypatch)
+    point_kaggle_client_to("http://127.0.0.1:9", monkeypatch)
     _refused(tmp_path, "Kaggle can't be reached")
     assert all(wait < 120 for wait in waits)
 
@@ -172,17 +70,6 @@ def test_kaggle_without_a_token_is_told_before_anything_is_asked(tmp_path, serve
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     _refused(tmp_path, "needs a Kaggle token and none was found")
     assert server.asked == []
-
-
-def test_a_full_disk_is_told(tmp_path, server, monkeypatch, waits):
-    from kaggle.api.kaggle_api_extended import KaggleApi
-
-    def full(*_args, **_options):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(KaggleApi, "download_file", full)
-    _refused(tmp_path, "the disk is full")
-    assert waits == []
 
 
 def test_a_data_folder_that_can_not_be_written_is_told(tmp_path, server):
@@ -207,30 +94,6 @@ def test_the_token_is_never_shown_or_written(tmp_path, server, capfd, waits, sta
     assert len(waits) < 9
 
 
-def test_killed_in_mid_download_nothing_looks_whole_and_the_next_run_goes_on(tmp_path, server):
-    server.cuts = [1_500_000]  # the client would wait some seconds, and is killed meanwhile
-    code = (
-        "import sys; from pathlib import Path; from kagglesdk import kaggle_env as k\n"
-        "k._env_to_endpoint[k.KaggleEnv.LOCAL] = sys.argv[1]\n"
-        "from catdog.download import fetch, locate\n"
-        "fetch(locate('kaggle:somebody/pets', Path(sys.argv[2]), seed=0), seed=0)"
-    )
-    command = [sys.executable, "-c", code, server.url, str(tmp_path / "data")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    part = tmp_path / "data" / "somebody-pets" / "raw" / "incoming" / "pets.zip"
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if part.exists() and part.stat().st_size >= 1_048_576:
-                break
-            time.sleep(0.01)
-        process.kill()
-    assert not (part.parent.parent / "pets.zip").exists()
-    server.ranges.clear()
-    assert _fetch(tmp_path).read_bytes() == server.content
-    assert len(server.ranges) == 1
-
-
 CREDENTIALS = {
     "token": lambda _: {"KAGGLE_API_TOKEN": "x"},
     "user and key": lambda _: {"KAGGLE_USERNAME": "x", "KAGGLE_KEY": "y"},
@@ -252,9 +115,9 @@ def _written(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("form", CREDENTIALS)
-def test_auto_is_kaggle_with_any_form_of_credentials(tmp_path, home, monkeypatch, form):
+def test_auto_is_kaggle_with_any_form_of_credentials(tmp_path, empty_home, monkeypatch, form):
     assert locate("auto", tmp_path, seed=0).kind == "sample"
-    for name, value in CREDENTIALS[form](home).items():
+    for name, value in CREDENTIALS[form](empty_home).items():
         monkeypatch.setenv(name, value)
     assert has_kaggle_credentials()
     assert locate("auto", tmp_path, seed=0).origin == "kaggle:biaiscience/dogs-vs-cats"

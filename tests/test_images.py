@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
 from catdog import images
+from catdog.data import to_tensor
 from catdog.images import UnreadableImageError
 from tests.conftest import ROOT, encoded, tiny_picture
 
@@ -202,20 +203,47 @@ def test_pictures_are_known_by_their_names(name, is_one):
     assert images.is_image_name(name) is is_one
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    cuts=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=12),
-    form=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", *MODERN]),
+def _with_exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    return exif
+
+
+FORMS = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", *MODERN]
+REAL = {form: encoded(tiny_picture("dog", 3, (24, 20)), form, exif=_with_exif()) for form in FORMS}
+READERS = (
+    images.decode,
+    images.check,
+    images.orientation,
+    lambda content: images.decode_small(content, 16),
+    to_tensor,
 )
-def test_damaged_bytes_give_a_picture_or_our_error_and_nothing_else(cuts, form):
-    content = bytearray(encoded(tiny_picture("dog", 3, (24, 20)), form))
-    for where, value in cuts:
-        content[where % len(content)] = value
-    for read in (images.decode, images.check):
-        try:
+edits = st.lists(
+    st.tuples(st.integers(0, 300) | st.integers(0, 9999), st.binary(max_size=8), st.integers(0, 8)),
+    max_size=8,
+)
+
+
+@settings(max_examples=250, deadline=5_000)
+@given(edits=edits, form=st.sampled_from(FORMS))
+@example(edits=[], form="JPEG")
+def test_damaged_bytes_give_a_picture_or_our_error_in_short_time(edits, form):
+    content = bytearray(REAL[form])
+    for where, put, taken in edits:
+        at = where % (len(content) + 1)
+        content[at : at + taken] = put
+    for read in READERS:
+        with contextlib.suppress(UnreadableImageError):
             read(bytes(content))
-        except UnreadableImageError:
-            continue
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "PNG"])
+def test_damaged_exif_is_our_error_too(form):
+    content = REAL[form].replace(b"MM\0*", b"MM\0?").replace(b"II*\0", b"II?\0")
+    assert content != REAL[form]
+    for read in READERS:
+        with contextlib.suppress(UnreadableImageError):
+            read(content)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

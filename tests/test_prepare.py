@@ -4,12 +4,7 @@ import csv
 import errno
 import hashlib
 import io
-import os
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 import warnings
 import zipfile
 from collections import Counter
@@ -23,7 +18,7 @@ from hypothesis import strategies as st
 from catdog import CatdogError
 from catdog import prepare as module
 from catdog.prepare import load_prepared, prepare
-from tests.conftest import ROOT, encoded, tiny_picture
+from tests.conftest import encoded, tiny_picture
 
 
 def _fill(folder: Path, *names: str) -> Path:
@@ -291,32 +286,6 @@ def test_source_and_folder_may_not_lie_in_each_other(tmp_path, source, folder):
     with pytest.raises(CatdogError, match="one lies in the other"):
         _prepare(tmp_path / source, tmp_path / folder)
     assert _snapshot(tmp_path / source) == before
-
-
-def test_killed_half_way_nothing_looks_finished_and_the_next_run_completes(tmp_path):
-    source = _kaggle(tmp_path / "raw", 40)
-    undisturbed = _prepare(source, tmp_path / "other")
-    code = (
-        "import sys, time; from pathlib import Path; from catdog import prepare as m\n"
-        "real = m._check_and_copy\n"
-        "def slow(*a):\n    time.sleep(0.05); return real(*a)\n"
-        "m._check_and_copy = slow\n"
-        "m.prepare(Path(sys.argv[1]), Path(sys.argv[2]), origin='here', val_fraction=0.4, seed=0)"
-    )
-    folder = tmp_path / "data"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, str(source), str(folder)]
-    with subprocess.Popen(command, env=environment) as process:
-        deadline = time.monotonic() + 30
-        while not (folder / ".preparing" / "9").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert (folder / ".preparing").exists()
-    with pytest.raises(CatdogError, match="holds no prepared data set"):
-        load_prepared(folder)
-    finished = _prepare(source, folder)
-    assert (finished.digest, finished.counts) == (undisturbed.digest, undisturbed.counts)
-    assert not (folder / ".preparing").exists()
 
 
 @pytest.mark.parametrize("where", ["_place", "_write_csv", "_validation_digest"])
@@ -613,3 +582,33 @@ def test_what_it_was_prepared_with_is_remembered(tmp_path):
     moved = _prepare(source, folder, exclude=str(tmp_path / "moved.txt"))
     assert load_prepared(folder).exclude == moved.exclude == str(tmp_path / "moved.txt")
     assert moved.digest == prepared.digest
+
+
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(paths=st.lists(cells, max_size=8), split=st.sampled_from(["training", "validation", "test"]))
+def test_the_manifest_gives_back_what_was_written(paths, split):
+    header = ("path", "label", "split", "sha256", "width", "height")
+    with TemporaryDirectory() as folder:
+        rows = [(path, "cat", split, "00", number, 1) for number, path in enumerate(paths)]
+        rows.append(("other", "dog", "elsewhere", "11", 1, 1))
+        module._write_csv(Path(folder, "manifest.csv"), header, rows)
+        read = module.Prepared(Path(folder), "", "", "", {}, 0).rows(split)
+    assert [(row["path"], int(row["width"])) for row in read] == list(
+        zip(paths, range(len(paths)), strict=True)
+    )
+
+
+names = st.text(st.characters(), min_size=1, max_size=100)
+
+
+@settings(max_examples=100, deadline=None)
+@given(given=st.lists(names, min_size=1, max_size=8))
+def test_every_name_becomes_one_that_any_system_keeps_apart(given):
+    taken: set[str] = set()
+    made = [module._free_name("training/cat", name, taken) for name in given]
+    assert len({path.casefold() for path in made}) == len(made)
+    for path in made:
+        assert Path("x", path).resolve().parent == Path("x/training/cat").resolve()

@@ -1,0 +1,168 @@
+"""What breaks things for real, and the table of what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from catdog import command, config, pipeline
+from catdog.classifier import Options
+from catdog.parity import Answer
+from catdog.predict import load_classifier
+from tests.conftest import tiny_classifier
+from tests.faults.table import DOC, Row, written
+
+TINY = ("--backbone", "test_resnet", "--weights", "none", "--epochs", "2")
+"""A training that takes seconds."""
+
+_outcomes: dict[Row, list[str]] = defaultdict(list)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-fault-table", action="store_true", help="write docs/faults.md")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" or report.outcome != "passed":
+        for mark in item.iter_markers("fault"):
+            _outcomes[Row(*mark.args)].append(report.outcome)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--write-fault-table", default=False):
+        DOC.write_text(written(_outcomes), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a script ended, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """What the user is told, once and without a traceback."""
+        (told,) = re.findall(r"^error: (.*)", self.err, re.MULTILINE)
+        assert "Traceback" not in self.err, self.err
+        return told
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capfd) -> Run:
+    """A function that runs a script with its arguments, in this process."""
+
+    def run(name: str, *arguments: object) -> Ended:
+        script = importlib.import_module(f"scripts.{name}")
+        kind = getattr(config, f"{name.title().replace('_', '')}Config")
+        capfd.readouterr()
+        status = command.run(script.main, kind, [str(argument) for argument in arguments])
+        shown = capfd.readouterr()
+        return Ended(status, shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
+def untouched() -> Iterator[Callable[[Path], Path]]:
+    """A function that takes a path which must hold the same bytes when the test is over."""
+    before: dict[Path, dict[str, str]] = {}
+
+    def watch(path: Path) -> Path:
+        before[path] = _digests(path)
+        return path
+
+    yield watch
+    for path, digests in before.items():
+        assert _digests(path) == digests, f"{path} was changed"
+
+
+def _digests(path: Path) -> dict[str, str]:
+    files = [path] if path.is_file() else [below for below in path.rglob("*") if below.is_file()]
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.fixture
+def pets(tmp_path, draw_folder, untouched) -> Path:
+    """A folder of the user's with six pictures of each class, which must stay as it is."""
+    return untouched(draw_folder(tmp_path / "pets"))
+
+
+@contextlib.contextmanager
+def _mounted(folder: Path, *command: str) -> Iterator[None]:
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        pytest.skip(f"nothing may be mounted here: {ended.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of two megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with _mounted(folder, "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)):
+        yield folder
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], Path]]:
+    """A function that makes a folder one that can be read and not written, whoever tries."""
+    with contextlib.ExitStack() as stack:
+
+        def protect(folder: Path) -> Path:
+            stack.enter_context(_mounted(folder, "mount", "--bind", str(folder), str(folder)))
+            again = ["mount", "-o", "remount,ro,bind", str(folder)]
+            subprocess.run(again, check=True)
+            return folder
+
+        yield protect
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory) -> Path:
+    """The folder of a small classifier."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    tiny_classifier().save(folder)
+    return folder
+
+
+class QuickProof:
+    """In place of a fresh process: the registered version is loaded here, and asked here."""
+
+    def __init__(self, _tracking_uri: str) -> None: ...
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def answers(self, model_uri: str, photos: list[Path], *_: object) -> dict[str, list[Answer]]:
+        classifier = load_classifier(model_uri, device="cpu")
+        seen = classifier.predict([photo.read_bytes() for photo in photos], Options(reject=False))
+        return {"model": [Answer(one.p_dog, one.familiarity) for one in seen]}
+
+
+@pytest.fixture
+def trains_quickly(monkeypatch) -> None:
+    """Prove a version in this process, and write no report: they take most of the time."""
+    monkeypatch.setattr(pipeline, "FreshProcess", QuickProof)
+    monkeypatch.setattr(pipeline, "report_findings", lambda *_: None)

@@ -1,0 +1,121 @@
+"""The disk"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from catdog import CatdogError
+from catdog.data import Preprocessing
+from catdog.features import Picture
+from catdog.pixels import decode_all
+from catdog.prepare import load_prepared
+from tests.conftest import encoded
+from tests.faults.conftest import TINY
+
+
+@pytest.mark.fault(
+    "the disk is full while unpacking",
+    "“the disk is full, nothing was prepared in …: free some space or choose another folder”; "
+    "nothing is left behind",
+)
+def test_a_full_disk_while_unpacking_leaves_nothing_behind(run, tmp_path, small_disk, untouched):
+    for name in ("cat", "dog"):
+        (tmp_path / "large" / name).mkdir(parents=True)
+        for number in range(6):
+            noise = encoded(Image.effect_noise((640, 480), 80 + number), "PNG")
+            (tmp_path / "large" / name / f"{number}.png").write_bytes(noise)
+    source = untouched(tmp_path / "large")
+    ended = run("prepare", "--dataset", source, "--data_dir", small_disk)
+    assert ended.status == 2
+    assert ended.sentence.startswith(f"the disk is full, nothing was prepared in {small_disk}")
+    assert [path.name for path in (small_disk / "large").iterdir()] == [".lock"]
+
+
+def _fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.fault(
+    "the disk is full while caching features",
+    "“the disk is full, there is no room for features in …”; with room again, the run completes",
+)
+def test_a_full_disk_while_caching_features_is_told(run, pets, small_disk, trains_quickly):
+    where = ("--dataset", pets, "--data_dir", small_disk)
+    assert run("prepare", *where).status == 0
+    _fill(small_disk)
+    ended = run("train", *where, *TINY)
+    assert ended.status == 2
+    assert ended.sentence.startswith("the disk is full, there is no room for features")
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    again = run("train", *where, *TINY)
+    assert again.status == 0, again.err
+
+
+@pytest.mark.fault(
+    "the disk is full while decoded pictures are kept for fine-tuning",
+    "the same sentence, in place of a process that the system ends; nothing is left behind",
+)
+def test_a_full_disk_while_decoding_for_fine_tuning_is_told(run, pets, tmp_path, small_disk):
+    run("prepare", "--dataset", pets, "--data_dir", tmp_path / "data")
+    row, *_ = load_prepared(tmp_path / "data" / "pets").rows("training")
+    picture = Picture(tmp_path / "data" / "pets" / row["path"], 0, row["sha256"])
+    look = Preprocessing(256, 224, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(CatdogError, match="the disk is full, there is no room for features"):
+        decode_all([picture] * 20, look, small_disk)
+    assert not [path for path in small_disk.rglob("*") if path.is_file()]
+
+
+@pytest.mark.fault(
+    "the data folder is read-only",
+    "“preparing … failed at … (Read-only file system): check that it can be read and written, or "
+    "choose another folder”",
+)
+def test_a_read_only_data_folder_is_told(run, pets, tmp_path, read_only):
+    (tmp_path / "data").mkdir()
+    data = read_only(tmp_path / "data")
+    ended = run("prepare", "--dataset", pets, "--data_dir", data)
+    assert ended.status == 2
+    assert "Read-only file system" in ended.sentence
+    assert "choose another folder with --data_dir" in ended.sentence
+
+
+@pytest.mark.fault(
+    "the data folder is read-only when training begins",
+    "“the feature cache in … can't be written (Read-only file system): choose another folder”",
+)
+def test_a_read_only_data_folder_is_told_by_training(run, pets, tmp_path, untouched, read_only):
+    where = ("--dataset", pets, "--data_dir", tmp_path / "data")
+    assert run("prepare", *where).status == 0
+    read_only(untouched(tmp_path / "data"))
+    ended = run("train", *where, *TINY)
+    assert ended.status == 2
+    assert "the feature cache in" in ended.sentence
+    assert "Read-only file system" in ended.sentence
+
+
+@pytest.mark.fault("the folder of the source is read-only", "is only read: all goes well")
+def test_a_read_only_source_is_enough(run, pets, tmp_path, read_only):
+    read_only(pets)
+    ended = run("prepare", "--dataset", pets, "--data_dir", tmp_path / "data")
+    assert ended.status == 0
+
+
+@pytest.mark.fault(
+    "pictures of the user's own stand in the data folder",
+    "“… was not made by catdog and is left alone: choose another folder”",
+)
+def test_what_the_user_keeps_in_the_data_folder_is_left_alone(
+    run, pets, tmp_path, draw_folder, untouched
+):
+    draw_folder(tmp_path / "data" / "pets" / "training")
+    untouched(tmp_path / "data" / "pets" / "training")
+    ended = run("prepare", "--dataset", pets, "--data_dir", tmp_path / "data")
+    assert ended.status == 2
+    assert "was not made by catdog and is left alone" in ended.sentence

@@ -1,0 +1,195 @@
+"""Processes"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+from torch.utils.data import get_worker_info
+
+from catdog import CatdogError, lessons
+from catdog.prepare import load_prepared
+from tests.conftest import child_environment
+from tests.faults.conftest import TINY
+
+SLOW_PREPARE = """
+from catdog import prepare as step
+real = step._check_and_copy
+def slow(*a):
+    time.sleep(0.1); return real(*a)
+step._check_and_copy = slow
+"""
+SLOW_FEATURES = """
+from catdog import features as step
+step.SHARD_ROWS = 1
+real = step._look
+def slow(*a):
+    time.sleep(0.2); return real(*a)
+step._look = slow
+"""
+SLOW_REGISTERING = """
+from catdog import pipeline, registry
+from tests.faults.conftest import QuickProof
+pipeline.FreshProcess = QuickProof
+def slow(*a, **b):
+    print("registered", flush=True); time.sleep(60)
+registry.place = slow
+"""
+RUN = """
+import importlib
+from catdog import command, config
+name = sys.argv.pop(1)
+script = importlib.import_module(f"scripts.{name}")
+sys.exit(command.run(script.main, getattr(config, f"{name.title()}Config")))
+"""
+
+
+class Child:
+    """A script in a process of its own, slowed down so that it can be killed at a chosen moment."""
+
+    def __init__(self, slow: str, name: str, *arguments: object) -> None:
+        self._out = Path(f"{name}-{id(self)}.out").resolve()
+        with self._out.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"import sys, time\n{slow}\n{RUN}", name]
+                + [str(argument) for argument in arguments],
+                env=child_environment(),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill_when(self, ready: Callable[[str], bool]) -> None:
+        """Send SIGKILL as soon as `ready` says so of what it has printed."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if ready(self._out.read_text()):
+                break
+            time.sleep(0.01)
+        self._process.send_signal(signal.SIGKILL)
+        ended = self._process.wait(30)
+        assert ended == -signal.SIGKILL, self._out.read_text()
+
+
+@pytest.fixture
+def where(pets, tmp_path) -> tuple[object, ...]:
+    return ("--dataset", pets, "--data_dir", tmp_path / "data")
+
+
+@pytest.mark.fault(
+    "kill -9 while preparing",
+    "nothing looks finished; the next run gives what it should",
+)
+def test_killed_while_preparing_the_next_run_completes(run, pets, tmp_path, where):
+    folder = tmp_path / "data" / "pets"
+    child = Child(SLOW_PREPARE, "prepare", *where)
+    child.kill_when(lambda _: (folder / ".preparing" / "3").exists())
+    assert (folder / ".preparing").exists()
+    with pytest.raises(CatdogError, match="holds no prepared data set"):
+        load_prepared(folder)
+    assert run("prepare", *where).status == 0
+    assert run("prepare", "--dataset", pets, "--data_dir", tmp_path / "other").status == 0
+    unbroken = load_prepared(tmp_path / "other" / "pets")
+    assert load_prepared(folder).digest == unbroken.digest
+    assert not (folder / ".preparing").exists()
+
+
+def _newest_run() -> mlflow.entities.Run:
+    client = MlflowClient()
+    (experiment,) = [one for one in client.search_experiments() if one.name == "catdog"]
+    return client.search_runs([experiment.experiment_id])[0]
+
+
+@pytest.mark.fault(
+    "kill -9 while features are computed", "what was computed is found again; the rest is computed"
+)
+def test_killed_in_the_feature_pass_the_next_run_uses_what_is_there(
+    run, tmp_path, where, trains_quickly
+):
+    assert run("prepare", *where).status == 0
+    child = Child(SLOW_FEATURES, "train", *where, *TINY)
+    cache = tmp_path / "data" / "features"
+    child.kill_when(lambda _: len(list(cache.glob("*/*.keys.npy"))) > 0)
+    ended = run("train", *where, *TINY)
+    assert ended.status == 0, ended.err
+    metrics = _newest_run().data.metrics
+    assert metrics["features_found"] > 0
+    assert metrics["features_found"] + metrics["features_computed"] == 12
+
+
+@pytest.mark.fault(
+    "kill -9 while the model is registered",
+    "the half-registered version has no stage; the next run registers another, in Production",
+)
+def test_killed_while_registering_the_next_run_registers_anew(run, where, trains_quickly):
+    assert run("prepare", *where).status == 0
+    child = Child(SLOW_REGISTERING, "train", *where, *TINY)
+    child.kill_when(lambda out: "registered\n" in out)
+    ended = run("train", *where, *TINY)
+    assert ended.status == 0, ended.err
+    versions = MlflowClient().search_model_versions("name = 'catdog'")
+    assert {one.version: one.current_stage for one in versions} == {1: "None", 2: "Production"}
+    assert _newest_run().info.status == "FINISHED"
+
+
+@pytest.mark.fault(
+    "a process that decodes pictures is killed by the system",
+    "“a process that decodes pictures was killed, most likely … for want of memory: give a smaller "
+    "batch_size, or views=1”; the run ends as FAILED",
+)
+def test_a_killed_decoding_process_is_told(run, where, monkeypatch):
+    def killed(_: object) -> object:
+        assert get_worker_info() is not None
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(lessons, "pick_workers", lambda _: 2)
+    monkeypatch.setattr(lessons, "training_transform", lambda _: killed)
+    assert run("prepare", *where).status == 0
+    ended = run("train", *where, *TINY, "--views", "0")
+    assert ended.status == 2
+    assert ended.sentence.startswith("a process that decodes pictures was killed")
+    assert _newest_run().info.status == "FAILED"
+
+
+@pytest.mark.fault(
+    "a picture vanishes while another process decodes it", "the picture is named, in one sentence"
+)
+def test_a_picture_that_vanishes_in_mid_training_is_named(run, where, tmp_path, monkeypatch):
+    victim: list[Path] = []
+
+    monkeypatch.setattr(lessons, "pick_workers", lambda _: 1)
+    real = lessons.make_batches
+
+    def late(dataset: object, **options: object) -> object:
+        if options["shuffle"]:  # the training pictures have been listed by now
+            victim.append(Path(dataset.samples[-1][0]))
+            victim[0].unlink()
+        return real(dataset, **options)
+
+    monkeypatch.setattr(lessons, "make_batches", late)
+    assert run("prepare", *where).status == 0
+    ended = run("train", *where, *TINY, "--views", "0")
+    assert ended.status == 2
+    assert ended.sentence == f"{victim[0]}: No such file or directory"
+
+
+@pytest.mark.project
+@pytest.mark.fault(
+    "two `mlflow run` at once in one folder",
+    "one downloads and prepares, the other waits and uses it; two versions, one in Production",
+)
+def test_two_runs_at_once_in_one_folder_both_finish(two_at_once):
+    assert [ended.returncode for ended in two_at_once.ended] == [0, 0]
+    assert [run.info.status for run in two_at_once.project.runs()] == ["FINISHED", "FINISHED"]
+    assert two_at_once.server.asked.count("/signed") == 1
+    versions = two_at_once.project.client.search_model_versions("name = 'catdog'")
+    assert sorted(version.version for version in versions) == [1, 2]
+    assert [version.current_stage for version in versions].count("Production") == 1
+    load_prepared(two_at_once.project.root / "data" / "somebody-pets").check()

@@ -1,0 +1,221 @@
+"""Training, the store and the registry"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from catdog import photos, pipeline, registry, train
+from tests.faults.conftest import TINY, QuickProof
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A trained project: its store, the arguments that trained it, and its registered model."""
+
+    root: Path
+    where: tuple[str, ...]
+
+    @property
+    def model(self) -> Path:
+        """The folder of the files of version 1."""
+        return registry.fetch("models:/catdog/1")
+
+    def runs(self) -> list[mlflow.entities.Run]:
+        client = MlflowClient()
+        experiment = client.get_experiment_by_name("catdog")
+        return client.search_runs([experiment.experiment_id])
+
+    def newest_run(self) -> mlflow.entities.Run:
+        return self.runs()[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder in which a tiny classifier was trained and registered."""
+    from catdog import command, config
+    from scripts import main
+    from tests.conftest import COLOURS, tiny_picture
+
+    root = tmp_path_factory.mktemp("trained")
+    for name in COLOURS:
+        (root / "pets" / name).mkdir(parents=True)
+        for number in range(6):
+            tiny_picture(name, number).save(root / "pets" / name / f"{number}.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        patch.setattr(pipeline, "FreshProcess", QuickProof)
+        mlflow.set_tracking_uri(None)
+        where = ["--dataset", "pets", "--data_dir", "data", *TINY]
+        assert command.run(main.main, config.MainConfig, where) == 0
+    mlflow.set_tracking_uri(None)
+    return root
+
+
+@pytest.fixture
+def shop(trained, monkeypatch, trains_quickly) -> Shop:
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained}/mlflow.db")
+    return Shop(trained, ("--dataset", "pets", "--data_dir", "data", *TINY))
+
+
+@pytest.mark.fault(
+    "a file of the feature cache is damaged", "is removed, and its features are computed again"
+)
+def test_a_damaged_feature_cache_is_computed_again(run, shop):
+    for stored in shop.root.glob("data/features/*/*.features.npy"):
+        content = bytearray(stored.read_bytes())
+        content[-5] ^= 0xFF
+        stored.write_bytes(content)
+    ended = run("train", *shop.where)
+    assert ended.status == 0, ended.err
+    assert shop.newest_run().data.metrics["features_computed"] == 12
+
+
+@pytest.mark.fault("the clock goes backwards in mid-training", "all goes well")
+def test_a_clock_that_goes_backwards_does_no_harm(run, shop, monkeypatch):
+    real, calls = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: real() - 60 * next(calls))
+    ended = run("train", *shop.where)
+    assert ended.status == 0, ended.err
+    assert {one.info.status for one in shop.runs()} == {"FINISHED"}
+
+
+@pytest.mark.fault(
+    "the loss is no number, after some good epochs",
+    "“warning: training diverged in epoch 2 …: Try a learning_rate below …”; the best model is "
+    "kept and registered, and the run is tagged with the reason",
+)
+def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
+    real, seen = train.train_epoch, []
+
+    def poisoned(model, *rest):
+        answer = real(model, *rest)
+        seen.append(answer)
+        if len(seen) == 2:
+            with torch.no_grad():
+                model.linear.weight.fill_(float("nan"))
+        return answer
+
+    monkeypatch.setattr(train, "train_epoch", poisoned)
+    ended = run("train", *shop.where, "--epochs", "9")
+    assert ended.status == 0, ended.err
+    assert "warning: training diverged in epoch 2" in ended.err
+    assert "kept epoch 1" in ended.err
+    newest = shop.newest_run()
+    assert newest.data.tags["stopped_because"].startswith("training diverged in epoch 2")
+    assert newest.data.metrics["best_epoch"] == 1
+    assert "registered_version" in newest.data.tags
+
+
+@pytest.mark.fault(
+    "the loss is no number from the first epoch on",
+    "“training diverged in epoch 1 …: Try a learning_rate below …”; the run ends as FAILED",
+)
+def test_a_loss_that_never_was_a_number_ends_the_run(run, shop, monkeypatch):
+    real = train.train_epoch
+
+    def poisoned(model, *rest):
+        with torch.no_grad():
+            model.linear.weight.fill_(float("nan"))
+        return real(model, *rest)
+
+    monkeypatch.setattr(train, "train_epoch", poisoned)
+    before = len(MlflowClient().search_model_versions("name = 'catdog'"))
+    ended = run("train", *shop.where)
+    assert ended.status == 2
+    assert ended.sentence.startswith("training diverged in epoch 1")
+    assert shop.newest_run().info.status == "FAILED"
+    assert len(MlflowClient().search_model_versions("name = 'catdog'")) == before
+
+
+@pytest.fixture
+def second(shop) -> int:
+    """Another version of the same model, to be deleted."""
+    client = MlflowClient()
+    source = client.get_model_version("catdog", "1").source
+    return client.create_model_version("catdog", source).version
+
+
+@pytest.mark.fault(
+    "the registered version is deleted while predict answers", "the others are answered by it"
+)
+def test_a_version_that_is_deleted_meanwhile_answers_to_the_end(run, shop, second, monkeypatch):
+    real = photos.Photo.read
+
+    def deleting(photo):
+        if any(one.version == second for one in MlflowClient().search_model_versions()):
+            MlflowClient().delete_model_version("catdog", str(second))
+        return real(photo)
+
+    monkeypatch.setattr(photos.Photo, "read", deleting)
+    uri = f"models:/catdog/{second}"
+    ended = run("predict", "pets/cat", "--model_uri", uri, "--format", "json")
+    assert ended.status == 0, ended.err
+    assert len(json.loads(ended.out)) == 6
+    again = run("predict", "pets/cat", "--model_uri", uri)
+    assert again.status == 2
+    assert again.sentence.startswith(f"{uri} does not name a model. Versions of 'catdog': 1")
+
+
+@pytest.mark.fault(
+    "the registered version is deleted while predict fetches it",
+    "“… does not name a model. Versions of 'catdog': … Try: …”",
+)
+def test_a_version_that_is_deleted_while_it_is_fetched_is_told(run, shop, second, monkeypatch):
+    real = mlflow.artifacts.download_artifacts
+
+    def deleting(uri):
+        MlflowClient().delete_model_version("catdog", str(second))
+        return real(uri)
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", deleting)
+    ended = run("predict", "pets/cat", "--model_uri", f"models:/catdog/{second}")
+    assert ended.status == 2
+    assert ended.sentence.startswith(f"models:/catdog/{second} does not name a model. Versions of")
+    assert "Try: python scripts/predict.py --model-uri models:/catdog/" in ended.sentence
+
+
+FILES = ["model.json", "weights.safetensors", "arrays.safetensors", "backbone.onnx"]
+
+
+@pytest.mark.fault(
+    "a file of a registered model is tampered with",
+    "“… its digest differs”, naming the file; status 2, and no answer",
+)
+@pytest.mark.parametrize("name", FILES)
+def test_a_registered_model_that_was_tampered_with_is_not_used(run, shop, name):
+    path = shop.model / name
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"best_epoch": ', b'"best_epoch":  '))
+    if path.read_bytes() == content:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        ended = run("predict", "pets/cat", "--model_uri", "models:/catdog/1")
+    finally:
+        path.write_bytes(content)
+    assert (ended.status, ended.out) == (2, "")
+    assert name in ended.sentence
+    assert "differs" in ended.sentence
+
+
+@pytest.mark.fault("a file of a registered model is gone", "one sentence; status 2, and no answer")
+@pytest.mark.parametrize("name", FILES)
+def test_a_registered_model_that_lacks_a_file_is_not_used(run, shop, tmp_path, name):
+    path = shop.model / name
+    shutil.move(path, tmp_path / name)
+    try:
+        ended = run("predict", "pets/cat", "--model_uri", "models:/catdog/1")
+    finally:
+        shutil.move(tmp_path / name, path)
+    assert (ended.status, ended.out) == (2, "")
+    assert name in ended.sentence
