@@ -28,4 +28,10 @@ lint: install ## check the code's form
 	ruff check .
 	ruff format --check .
 
-.PHONY: help install train test ui lint
+types: install ## check the types
+	mypy
+
+coverage: install ## run the tests and say which lines they leave out
+	python -m pytest --cov --cov-report=term --cov-report=html
+
+.PHONY: help install train test ui lint types coverage

@@ -97,9 +97,10 @@ def build(model: Model) -> gradio.Blocks:
         options = Options(reject=reject, threshold=threshold)
         yield from show(model.classifier, [Path(path) for path in paths or []], options)
 
-    with gr.Blocks(
+    page = gr.Blocks(
         title="catdog: cat or dog?", analytics_enabled=False, delete_cache=(3600, KEEP_SECONDS)
-    ) as page:
+    )
+    with page:
         gr.HTML(HEADING)
         photos = gr.File(
             label="Photos", file_count="multiple", type="filepath", height=200, elem_id="photos"
@@ -187,7 +188,7 @@ def web_app(model: Model, host: str, uploads: Path) -> FastAPI:
     if host in LOOPBACK:  # another site's name that is made to point here is turned away
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
     app.add_middleware(BodyLimit)
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         build(model),
         path="/",
@@ -204,6 +205,7 @@ def web_app(model: Model, host: str, uploads: Path) -> FastAPI:
         css=CSS,
         head=HEAD,
     )
+    return mounted
 
 
 def serve(

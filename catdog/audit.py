@@ -166,7 +166,8 @@ def other_label_probability(features: Features, labels: Labels, *, seed: int = 0
     # Its many small products are twenty times as slow when a busy machine's cores share them.
     with threadpool_limits(1):
         probabilities = cross_val_predict(model, features, labels, cv=parts, method="predict_proba")
-    return probabilities[np.arange(len(labels)), 1 - labels].astype(np.float64)
+    others: Probabilities = probabilities[np.arange(len(labels)), 1 - labels].astype(np.float64)
+    return others
 
 
 def twins(
@@ -248,7 +249,7 @@ def summary(issues: Sequence[Issue], *, first: int = 10) -> Iterable[str]:
 
 
 def _wrong_labels(paths: Sequence[str], labels: Labels, other: Probabilities) -> Iterable[Issue]:
-    for index in np.flatnonzero(other > 0.5):
+    for index in np.flatnonzero(other > 0.5).tolist():
         suggested = CLASSES[1 - labels[index]]
         yield Issue(paths[index], WRONG_LABEL, float(other[index]), suggested)
 
@@ -264,7 +265,7 @@ def _near_duplicates(
 def _unlike_others(
     paths: Sequence[str], odd: NDArray[np.float64], nearest: NDArray[np.int64]
 ) -> Iterable[Issue]:
-    for index in np.flatnonzero(odd > ODD):
+    for index in np.flatnonzero(odd > ODD).tolist():
         score = float(odd[index] / (odd[index] + ODD))
         yield Issue(paths[index], UNLIKE_OTHERS, score, paths[nearest[index]])
 

@@ -83,7 +83,8 @@ def fit_temperature(labels: Labels, logits: Logits) -> float:
 
 def _shares(labels: Labels) -> NDArray[np.float64]:
     cats, dogs = np.bincount(labels, minlength=2)
-    return np.where(labels == 1, (dogs + 1) / (dogs + 2), 1 / (cats + 2))
+    shares: NDArray[np.float64] = np.where(labels == 1, (dogs + 1) / (dogs + 2), 1 / (cats + 2))
+    return shares
 
 
 def _cross_entropy(dogs: NDArray[np.float64], logits: Logits) -> float:

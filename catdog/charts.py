@@ -17,6 +17,7 @@ CORNER = 0.1
 """How much of a corner is drawn larger where a good model's curve hides in it."""
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 def learning_curve(
@@ -102,7 +103,7 @@ def precision_recall_curve(
         axes.plot(recall, precision, style, color=COLOURS[colour], label=label)
 
     def curves(axes: Axes) -> None:
-        guessing = float(np.mean(labels))
+        guessing = float(np.mean(np.asarray(labels)))
         axes.axhline(guessing, color=COLOURS["muted"], linestyle=":", label="guessing")
         if baseline is not None:
             curve(axes, baseline, "--", "other", "untrained")
@@ -157,7 +158,7 @@ def familiarity(known: ArrayLike, strangers: ArrayLike, threshold: float, scale:
         scale: what the numbers are, for the axis.
     """
     known, strangers = np.asarray(known, dtype=float), np.asarray(strangers, dtype=float)
-    edges = np.histogram_bin_edges(np.concatenate([known, strangers]), bins=32)
+    edges = np.histogram_bin_edges(np.concatenate([known, strangers]), bins=32).tolist()
 
     def draw(axes: Axes) -> None:
         groups = (
@@ -225,7 +226,7 @@ def intervals(
     )
 
 
-def _binned(labels: NDArray, p_dog: Floats, bins: int) -> tuple[Floats, Floats, NDArray]:
+def _binned(labels: Counts, p_dog: Floats, bins: int) -> tuple[Floats, Floats, Counts]:
     """Of each bin that holds photos: their mean p_dog, their share of dogs, their count."""
     places = np.minimum((p_dog * bins).astype(int), bins - 1)
     counts = np.bincount(places, minlength=bins)
@@ -239,7 +240,7 @@ def _dots(
     axes: Axes,
     x: Floats,
     shares: Floats,
-    counts: NDArray,
+    counts: Counts,
     marker: str,
     colour: str,
     label: str,

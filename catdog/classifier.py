@@ -371,8 +371,8 @@ def _engine(
         if portable is None or largest_difference(portable, engine) <= TOLERANCE:
             return engine
         say(f"{device.type} is not used: its features differ from those of the training.")
-    engine = fastest(portable, say, cores=cores) if portable is not None else None
-    return engine or torch_engine(network().cpu())
+    found = fastest(portable, say, cores=cores) if portable is not None else None
+    return found or torch_engine(network().cpu())
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -410,7 +410,7 @@ def _check_files(digests: Mapping[str, str], folder: Path) -> None:
 
 
 def _portable(
-    folder: Path, arrays: Mapping[str, NDArray], preprocessing: Preprocessing
+    folder: Path, arrays: Mapping[str, NDArray[Any]], preprocessing: Preprocessing
 ) -> Portable | None:
     if "engine.expected" not in arrays:
         return None

@@ -112,7 +112,7 @@ def openvino_engine(portable: Portable, *, cores: int) -> Engine:
             "INFERENCE_NUM_THREADS": cores,
         },
     )
-    requests: SimpleQueue = SimpleQueue()
+    requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(cores):
         requests.put(compiled.create_infer_request())
 
@@ -156,7 +156,8 @@ def onnx_engine(portable: Portable, *, cores: int) -> Engine:
     )
 
     def compute(images: Tensor) -> Features:
-        return session.run(None, {"images": images.numpy()})[0]
+        features: Features = session.run(None, {"images": images.numpy()})[0]
+        return features
 
     return Engine("onnxruntime", compute, callers=cores, batch=8, portable=portable)
 
@@ -253,7 +254,7 @@ def _to_onnx(network: Network, size_px: int) -> bytes:
         torch.onnx.export(
             _Backbone(network).eval(),
             (example,),
-            stream,
+            stream,  # type: ignore[arg-type]  # the older exporter takes a stream, too
             input_names=["images"],
             output_names=["features"],
             dynamic_axes={"images": {0: "count"}, "features": {0: "count"}},

@@ -12,6 +12,7 @@ import io
 import math
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from catdog.classifier import Classifier, Prediction, says_dog
 from catdog.data import evaluation_steps, to_tensor
 from catdog.model import Network
 from catdog.workers import ONE_CORE_EACH
+
+if TYPE_CHECKING:
+    from catdog.model import Backbone
 
 Heat = NDArray[np.float32]
 
@@ -108,7 +112,8 @@ def _maps_and_logit(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
         maps = backbone.forward_features(pixels)
     with torch.enable_grad():
         maps.requires_grad_(True)
-        return maps, network.head(backbone.forward_head(maps))
+        logit: Tensor = network.head(backbone.forward_head(maps))
+        return maps, logit
 
 
 def _before_last_block(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,13 +125,13 @@ def _before_last_block(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor
         kept.append(inputs[0].detach().requires_grad_(True))
         return kept[0], *inputs[1:]
 
-    last = network.backbone.blocks[-1]
+    *_, last = network.backbone.get_submodule("blocks").children()
     with torch.enable_grad(), last.register_forward_pre_hook(keep):
-        logit = network.head(network.backbone(pixels))
+        logit: Tensor = network.head(network.backbone(pixels))
     return kept[0], logit
 
 
-def _on_grid(spoken: Tensor, backbone: nn.Module) -> Tensor:
+def _on_grid(spoken: Tensor, backbone: Backbone) -> Tensor:
     """The channels added up, as a map of rows and columns, whatever the backbone's layout."""
     channels = backbone.num_features
     if spoken.ndim == 4:

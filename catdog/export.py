@@ -136,7 +136,7 @@ class _Familiarity(nn.Module):
         self.levels = torch.from_numpy(familiarity.levels.astype(np.float32))
         self.centre = torch.tensor(familiarity.centre)
         self.spread = torch.tensor(familiarity.spread)
-        self.belief = familiarity.pets and _Belief(familiarity.pets)
+        self.belief = None if familiarity.pets is None else _Belief(familiarity.pets)
 
     def forward(self, features: Tensor) -> Tensor:
         parts = torch.stack(self._parts(features))

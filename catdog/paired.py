@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,11 @@ class Paired:
         Raises:
             KeyError: a number is missing.
         """
-        return cls(**{field.name: numbers[f"{prefix}{field.name}"] for field in fields(cls)})
+        values: dict[str, Any] = {
+            field.name: numbers[f"{prefix}{field.name}"] for field in fields(cls)
+        }
+        # What was logged as a metric comes back as a float.
+        return cls(**values | {name: int(values[name]) for name in ("count", "fixed", "broken")})
 
     def told(self) -> str:
         """The same in one clause."""
@@ -167,7 +172,7 @@ def _correlation(both: int, first: int, second: int, neither: int) -> float:
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
     if margins == 0:
         return 0.0
-    excess = both * neither - first * second
+    excess: float = both * neither - first * second
     if excess > 0:
         excess = max(0.0, excess - (both + first + second + neither) / 2)
     return excess / math.sqrt(margins)

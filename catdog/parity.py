@@ -74,6 +74,11 @@ class FreshProcess:
 
     def start(self) -> None:
         """Start the process; it waits to be asked."""
+        self._started()
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is not None:
+            return self._process
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
         complaint = self._complaint.open("w")
         self._process = subprocess.Popen(
@@ -93,6 +98,7 @@ class FreshProcess:
             text=True,
         )
         complaint.close()  # the process has its own
+        return self._process
 
     def answers(
         self, model_uri: str, photos: Sequence[Path], exported: Path | None, pixels: Path | None
@@ -108,8 +114,7 @@ class FreshProcess:
         Raises:
             CatdogError: the version could not be loaded, or a way gave no answer.
         """
-        if self._process is None:
-            self.start()
+        process = self._started()
         asked = {
             "model_uri": model_uri,
             "photos": [str(photo.resolve()) for photo in photos],
@@ -117,12 +122,12 @@ class FreshProcess:
             "pixels": str(pixels.resolve()) if pixels else None,
         }
         try:
-            out, _ = self._process.communicate(json.dumps(asked), timeout=PATIENCE_S)
+            out, _ = process.communicate(json.dumps(asked), timeout=PATIENCE_S)
         except subprocess.TimeoutExpired as error:
             raise CatdogError(
                 f"{model_uri} gave no answer in a fresh process within {PATIENCE_S} s."
             ) from error
-        if self._process.returncode != 0:
+        if process.returncode != 0:
             complaint = self._complaint.read_text(encoding="utf-8", errors="replace")
             reason = complaint.strip().splitlines()[-1:] or ["no reason given"]
             raise CatdogError(f"{model_uri} can't be used in a fresh process: {reason[0]}")

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib.util
 import json
+import runpy
 import socket
 import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
-import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import torchvision  # noqa: F401  the model will need it, and now there is time
 import uvicorn
-from mlflow.pyfunc import scoring_server
+from mlflow.pyfunc import PyFuncModel, load_model, scoring_server
 
 with contextlib.suppress(ImportError):  # ONNX Runtime stands in where it is not installed
     import openvino  # noqa: F401  likewise
@@ -30,12 +31,13 @@ with contextlib.suppress(ImportError):  # ONNX Runtime stands in where it is not
 Pairs = list[tuple[float, float]]
 
 
-def as_model(model: mlflow.pyfunc.PyFuncModel, photos: list[bytes]) -> Pairs:
+def as_model(model: PyFuncModel, photos: list[bytes]) -> Pairs:
     """The answers of the loaded MLflow model."""
-    return _pairs(model.predict(pd.DataFrame({"image": photos})).to_dict("records"))
+    table = cast(pd.DataFrame, model.predict(pd.DataFrame({"image": photos})))
+    return _pairs(table.to_dict("records"))
 
 
-def over_http(model: mlflow.pyfunc.PyFuncModel, photos: list[bytes]) -> Pairs:
+def over_http(model: PyFuncModel, photos: list[bytes]) -> Pairs:
     """The answers of MLflow's own scoring server, asked through a socket on loopback."""
     records = [{"image": base64.b64encode(photo).decode()} for photo in photos]
     with socket.socket() as listening:
@@ -64,13 +66,11 @@ def through_export(folder: Path, photos: list[str], pixels: Path) -> dict[str, P
 
     The example knows neither MLflow nor PyTorch, and resizes with Pillow.
     """
-    spec = importlib.util.spec_from_file_location("example", folder / "example.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    p_dog, familiarity = example.SESSION.run(None, {"images": np.load(pixels)})
+    example = runpy.run_path(str(folder / "example.py"))
+    p_dog, familiarity = example["SESSION"].run(None, {"images": np.load(pixels)})
     return {
         "onnx": list(zip(p_dog.tolist(), familiarity.tolist(), strict=True)),
-        "example": _pairs([example.classify(photo) for photo in photos]),
+        "example": _pairs([example["classify"](photo) for photo in photos]),
     }
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     if not asked:
         return  # whoever started it has changed its mind
     with contextlib.redirect_stdout(sys.stderr):
-        model = mlflow.pyfunc.load_model(asked["model_uri"])
+        model = load_model(asked["model_uri"])
         photos = [Path(path).read_bytes() for path in asked["photos"]]
         told = {"model": as_model(model, photos), "http": over_http(model, photos)}
         if asked["exported"]:
@@ -89,7 +89,7 @@ def main() -> None:
     print(json.dumps(told))
 
 
-def _pairs(rows: list[dict[str, float]]) -> Pairs:
+def _pairs(rows: Sequence[Mapping[Any, float]]) -> Pairs:
     return [(row["p_dog"], row["familiarity"]) for row in rows]
 
 

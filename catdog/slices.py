@@ -112,7 +112,8 @@ def look_at(content: bytes) -> Look:
     scale = LOOK_PX / min(picture.size)
     # One size for all: blur in a large picture must count like blur in a small one.
     size = [min(8 * LOOK_PX, max(THUMBNAIL_PX, round(side * scale))) for side in picture.size]
-    grey = np.asarray(picture.resize(size, Image.Resampling.BOX), dtype=np.float32) / 255
+    grey = np.asarray(picture.resize(size, Image.Resampling.BOX), dtype=np.float32)
+    grey = grey / np.float32(255)
     thumbnail = picture.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     contrast = float(grey.std())
     return Look(
@@ -247,6 +248,6 @@ def _score(slice_: Slice, wrong: Members) -> SliceScore:
 
 def _compared(row: SliceScore, whole: SliceScore, slices: int) -> SliceScore:
     errors, count = whole.errors - row.errors, whole.count - row.count
-    cells = [[row.errors, row.count - row.errors], [errors, count - errors]]
+    cells = np.array([[row.errors, row.count - row.errors], [errors, count - errors]])
     chance = fisher_exact(cells, alternative="greater").pvalue
     return replace(row, surely_worse=bool(chance < 0.05 / slices))

@@ -11,6 +11,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -28,7 +29,7 @@ COLOURS = {
 }
 """The CSS variables that a chart uses, and what each is on white paper."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9.5,
@@ -93,10 +94,10 @@ def _for_a_page(text: str, description: str) -> str:
     _rename_ids(root, text, description)
     for element in root.iter():
         element.tag = element.tag.removeprefix(f"{{{SVG}}}")
-        if "style" in element.attrib:
-            element.set("style", _restyled(element.get("style")))
+        if (style := element.get("style")) is not None:
+            element.set("style", _restyled(style))
     root.attrib = {
-        "viewBox": root.get("viewBox"),
+        "viewBox": root.attrib["viewBox"],
         "class": "chart",
         "role": "img",
         "aria-label": description,

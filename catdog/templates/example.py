@@ -16,7 +16,7 @@ WANTED = json.loads((HERE / "preprocessing.json").read_text(encoding="utf-8"))
 SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
 
 
-def classify(path):
+def classify(path: str | Path) -> dict[str, str | float]:
     """The answer for the photo at `path`: label, p_dog and familiarity."""
     with Image.open(path) as photo:
         pixels = prepare(ImageOps.exif_transpose(photo))
@@ -27,7 +27,7 @@ def classify(path):
     return {"label": label, "p_dog": p_dog, "familiarity": familiarity}
 
 
-def prepare(photo):
+def prepare(photo: Image.Image) -> np.ndarray:
     """Resize the shorter side, cut out the centre: `(3, S, S) uint8`."""
     if photo.mode.startswith("I"):  # 16 bits a pixel
         photo = photo.convert("I").point(lambda value: value / 256).convert("L")
@@ -41,7 +41,7 @@ def prepare(photo):
     return np.asarray(centre(photo, WANTED["crop_px"], WANTED["crop_px"])).transpose(2, 0, 1)
 
 
-def centre(photo, width, height):
+def centre(photo: Image.Image, width: float, height: float) -> Image.Image:
     """The middle of a photo."""
     left, top = round((photo.width - width) / 2), round((photo.height - height) / 2)
     return photo.crop((left, top, left + width, top + height))
