@@ -5,7 +5,7 @@ config, command, images, drawing, sample, others, archive, download, exclusion, 
 workers, data, model, engine, features, pixels, calibration, familiarity, bootstrap, evaluate,
 slices, audit, train, lessons, classifier, explain, card, parity, export, judgement, figures,
 svg, charts, report, findings, page, tracking, registry, urls, photos, answers, sorting,
-predict, trained, release, telling, pipeline, cards, app.
+predict, scoring, trained, release, telling, pipeline, cards, app.
 """
 
 from __future__ import annotations
