@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from catdog import CatdogError, registry
 from catdog.answers import LABELS
@@ -146,6 +147,9 @@ def score(spark: SparkSession, model: Pinned, source: str, output: str) -> Score
     """
     began = time.monotonic()
     pictures = _pictures(spark, source)
+    listed = pictures.inputFiles()
+    if not listed:
+        raise CatdogError(f"input={source} holds no picture: name a folder that does.")
     files = pictures.drop("content").persist()
     before = _answers(spark, output)
     _refuse_other_answers(before, model, output)
@@ -156,7 +160,7 @@ def score(spark: SparkSession, model: Pinned, source: str, output: str) -> Score
         answered = chosen.select(*FILE, classify("content").alias("answer"))
         _append(answered.select(*FILE, "answer.*"), model, output)
         say(f"round {number} of {len(rounds)}: {this.waiting} photos answered")
-    _give_up(spark, files, model, output)
+    _give_up(spark, listed, files, model, output)
     files.unpersist()
     now = _answers(spark, output)
     labels = {row["label"]: row["count"] for row in now.groupBy("label").count().collect()}
@@ -230,7 +234,7 @@ def _builder(builder: SparkSession.Builder, master: str) -> SparkSession.Builder
 
 
 def _pictures(spark: SparkSession, source: str) -> DataFrame:
-    """The pictures below a folder, unread: `FILE`, content, and `file_path`, by which Spark chooses files."""
+    """The pictures below a folder, unread: `FILE`, content, and `file_path`, Spark's key."""
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
     pattern = ",".join(map(_any_case, sorted(SUFFIXES)))
     try:
@@ -293,14 +297,35 @@ def _of_round(this: Round, pictures: DataFrame, waiting: DataFrame) -> DataFrame
     return chosen.join(broadcast(waiting.select(*FILE)), FILE, "left_semi")
 
 
-def _give_up(spark: SparkSession, files: DataFrame, model: Pinned, output: str) -> None:
-    """Append an error for each file that could not be read, or was too large to be."""
+def _give_up(
+    spark: SparkSession, listed: list[str], files: DataFrame, model: Pinned, output: str
+) -> None:
+    """Append an error for each file that could not be read, was too large to be, or is empty."""
     from pyspark.sql.functions import expr
 
-    left = files.join(_answers(spark, output), FILE, "left_anti")
+    answers = _answers(spark, output)
+    reason = f"IF(length > {MAX_BYTES}, 'larger than {MAX_BYTES >> 20} MB', 'can not be read')"
+    left = files.join(answers, FILE, "left_anti").select(*FILE, expr(reason).alias("error"))
+    known = {row["path"] for row in answers.where("length = 0").select("path").collect()}
+    empty = [(path, None, 0, "the file is empty") for path in _empty(listed, files) - known]
+    if empty:
+        form = "path string, modified timestamp, length bigint, error string"
+        left = left.union(spark.createDataFrame(empty, form))
     if not left.isEmpty():
-        reason = f"IF(length > {MAX_BYTES}, 'larger than {MAX_BYTES >> 20} MB', 'can not be read')"
-        _append(left.select(*FILE, expr(reason).alias("error")), model, output)
+        _append(left, model, output)
+
+
+def _empty(listed: list[str], files: DataFrame) -> set[str]:
+    """The paths of files without a byte, which Spark lists and then leaves out."""
+    if len(listed) == files.count():
+        return set()
+    rows = files.select("file_path").toLocalIterator()
+    found = {_plain(name) for name in listed} - {_plain(row["file_path"]) for row in rows}
+    return {unquote(name) for name in found}
+
+
+def _plain(uri: str) -> str:
+    return re.sub("^file:/+", "/", uri)
 
 
 def _append(answers: DataFrame, model: Pinned, output: str) -> None:
