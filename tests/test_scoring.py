@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -35,7 +36,7 @@ def store(tmp_path_factory, classifier):
     """A store whose registry has a tiny classifier in Production."""
     home = tmp_path_factory.mktemp("store")
     classifier.save(home / "saved")
-    before, folder = os.environ.get("MLFLOW_TRACKING_URI"), os.getcwd()
+    before, folder = os.environ.get("MLFLOW_TRACKING_URI"), Path.cwd()
     os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{home}/mlflow.db"
     os.chdir(home)
     try:
