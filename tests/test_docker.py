@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow.projects import _parse_kubernetes_config, _project_spec, kubernetes
+from mlflow.projects import _parse_kubernetes_config, _project_spec
 from mlflow.projects.docker import validate_docker_env
 
 from tests.conftest import ROOT
@@ -74,6 +74,9 @@ def test_mlflow_reads_the_project_in_a_container():
 
 
 def test_mlflow_makes_a_kubernetes_job_of_the_template(monkeypatch):
+    pytest.importorskip("kubernetes")
+    from mlflow.projects import kubernetes
+
     monkeypatch.chdir(ROOT)
     config = _parse_kubernetes_config(json.loads(Path("docker/kubernetes.json").read_text()))
     job = kubernetes._get_kubernetes_job_definition(
