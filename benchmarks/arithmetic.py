@@ -1,4 +1,4 @@
-"""The tables of docs/arithmetic.md, from its formulas and figures: `python -m benchmarks.arithmetic`.
+"""The table of docs/arithmetic.md, from its formulas: `python -m benchmarks.arithmetic`.
 
 Change a figure below to put in your own; a test holds the page to what is printed here.
 """
