@@ -7,13 +7,19 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## show what can be done
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
 
-install: $(BIN)/.installed ## make .venv and install catdog into it
+install: $(BIN)/.installed ## make .venv and install catdog into it; LOCKED=1: as requirements.lock says
 
 $(BIN)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "catdog needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "catdog needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(if $(LOCKED),--constraint requirements.lock) --editable '.[dev]'
 	@touch $@
+
+lock: install ## write requirements.lock: the versions that are installed now
+	@mkdir -p build
+	python -m pip freeze --exclude-editable > build/installed.txt
+	uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra dev \
+		--constraint build/installed.txt --no-header --no-annotate --output-file requirements.lock
 
 train: install ## train: photos with a Kaggle token, drawn pictures without
 	mlflow run . --env-manager=local -P epochs=10
@@ -34,4 +40,4 @@ types: install ## check the types
 coverage: install ## run the tests and say which lines they leave out
 	python -m pytest --cov --cov-report=term --cov-report=html
 
-.PHONY: help install train test ui lint types coverage
+.PHONY: help install lock train test ui lint types coverage

@@ -6,7 +6,8 @@ properties, intact, prepare, device, workers, batches, data, model, engine, feat
 calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, train,
 checkpoint, lessons, classifier, explain, card, parity, export, judgement, figures, svg, charts,
 report, findings, page, outbox, tracking, runs, registry, contest, succession, urls, photos,
-answers, sorting, predict, labelled, promote, trained, release, telling, pipeline, cards, app.
+answers, sorting, predict, labelled, scoring, promote, trained, release, telling, pipeline, cards,
+app.
 """
 
 from __future__ import annotations

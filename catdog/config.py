@@ -313,6 +313,20 @@ class PromoteConfig:
     data_dir: Annotated[str, Help(help="where prepared pictures and features are kept")] = "data"
 
 
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Label any number of pictures with Spark, on this machine or on many."""
+
+    input: Annotated[str, Help(help="folder of pictures, or its URI for Spark, as s3a://...")]
+    output: Annotated[str, Help(help="folder of a Parquet table that answers are added to")]
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), or of a run")] = (
+        "models:/catdog/Production"
+    )
+    master: Annotated[
+        str, Help(help="of Spark: local[2] for two workers here, or the address of a cluster")
+    ] = "local[2]"
+
+
 Config = TypeVar("Config")
 Limit = TypeVar("Limit", Range, Words)
 

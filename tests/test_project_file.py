@@ -19,6 +19,7 @@ CONFIGS = {
     "train": config.TrainConfig,
     "evaluate": config.EvaluateConfig,
     "predict": config.PredictConfig,
+    "score": config.ScoreConfig,
     "audit": config.AuditConfig,
     "export": config.ExportConfig,
     "promote": config.PromoteConfig,

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import get_type_hints
 
-from catdog.config import MainConfig
+from catdog.config import MainConfig, ScoreConfig
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -18,6 +18,14 @@ def test_the_table_of_parameters_is_the_one_of_the_code():
         rows.append(f"| `{field.name}` | `{field.default}` | {told} |")
     table = "\n".join(rows)
     assert table in README, f"paste this into the README:\n{table}"
+
+
+def test_the_table_of_scoring_is_the_one_of_the_code():
+    hints = get_type_hints(ScoreConfig, include_extras=True)
+    for field in fields(ScoreConfig):
+        (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
+        default = "" if field.default is MISSING else f"`{field.default}`"
+        assert f"| `{field.name}` | {default} | {told} |" in README
 
 
 def test_every_picture_and_script_of_the_readme_is_there():

