@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig, parse
 from catdog.prepare import Prepared
-from catdog.registry import Decision
+from catdog.promotion import Decision
 from catdog.telling import _description, _reproduce
 
 STEPS = {"": MainConfig, "download": DownloadConfig, "prepare": PrepareConfig, "train": TrainConfig}
@@ -55,11 +55,13 @@ def _described(others: dict[str, float]) -> str:
         best=SimpleNamespace(number=2),
         fit=SimpleNamespace(epochs=[1, 2, 3]),
         validation=[1] * 1234,
+        classifier=SimpleNamespace(about=SimpleNamespace(classes=("ant", "bee"))),
     )
     findings = SimpleNamespace(others=others)
-    return _description(
-        "pets version 7", "models:/pets/7", Decision("None", "it is new"), trained, findings
+    released = SimpleNamespace(
+        version=SimpleNamespace(name="pets", version="7"), decision=Decision("None", "it is new")
     )
+    return _description("pets version 7", "models:/pets/7", released, trained, findings)
 
 
 def test_the_description_gives_figures_with_the_excluded_photos_where_there_are_any():
@@ -69,3 +71,14 @@ def test_the_description_gives_figures_with_the_excluded_photos_where_there_are_
     assert "With the excluded photos, 1,240 in all: accuracy 87.5 % (87.5 % to 87.5 %)," in shown
     assert "| accuracy | 0.9000 | 0.9000 to 0.9000 |" in shown
     assert "excluded" not in _described({})
+
+
+def test_the_description_names_what_is_told_apart():
+    assert "It tells ant and bee apart." in _described({})
+
+
+def test_the_classes_that_the_data_was_prepared_for_stand_in_the_line():
+    config = TrainConfig(dataset="insects.zip", registered_model_name="insects")
+    (command,) = _reproduce(config, _prepared(classes=("bee", "ant"), asked="bee,ant"))
+    _, typed = _typed(command.line)
+    assert (typed.classes, typed.registered_model_name) == ("bee,ant", "insects")
