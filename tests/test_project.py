@@ -650,6 +650,36 @@ def test_a_run_that_was_told_to_end_says_how_it_goes_on(tmp_path):
     _check_went_on(project, run_id)
 
 
+def test_another_pair_is_trained_registered_and_labelled(tmp_path):
+    project = _copy(tmp_path)
+    for name in ("ant", "bee"):
+        (tmp_path / "raw" / f"{name.title()}s").mkdir(parents=True)
+        for number in range(20):
+            picture = tiny_picture(name, number, (240, 200))
+            picture.save(tmp_path / "raw" / f"{name.title()}s" / f"{number}.jpg")
+        tiny_picture(name, 99, (240, 200)).save(tmp_path / f"{name}.jpg")
+    wanted = (
+        "learning_rate=1e-2",
+        "dataset=raw",
+        "classes=ant,bee",
+        "registered_model_name=insects",
+    )
+    said = project.mlflow_run(*wanted).stderr
+    assert "Registered insects version 1 in Production" in said
+    (run,) = project.runs()
+    assert (run.data.params["classes"], run.data.tags["classes"]) == ("ant,bee", "ant,bee")
+    assert not [name for name in run.data.metrics if name.startswith("baseline")]
+    assert run.data.metrics["neither_roc_auc"] > 0.5
+    uri = "models:/insects/Production"
+    photos = [str(tmp_path / f"{name}.jpg") for name in ("ant", "bee")]
+    ended = project.script(
+        "predict", "--model-uri", uri, "--format", "json", "--no-reject", *photos
+    )
+    rows = json.loads(ended.stdout)
+    assert [row["label"] for row in rows] == ["ant", "bee"]
+    assert list(rows[0]) == ["path", "label", "confidence", "p_bee", "familiarity", "error"]
+
+
 @pytest.mark.timeout(1800)
 def test_photos_are_learned_to_985_in_a_thousand(tmp_path, photos):
     project = _copy(tmp_path)
