@@ -42,7 +42,6 @@ from catdog.outbox import LAST_TRY, LIMITS, PATIENT, PROBE, Kind, Outbox, Write,
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
     from matplotlib.figure import Figure
-    from mlflow import ActiveRun
     from mlflow.models.model import ModelInfo
 
     from catdog.calibration import Labels, Logits
@@ -516,10 +515,10 @@ def ui_hint() -> str:
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
-def _active_run() -> ActiveRun:
+def _active_run() -> mlflow.ActiveRun:
     run = mlflow.active_run()
     if run is None:
-        raise RuntimeError("this needs an active run: call it within catdog.tracking.run")
+        raise RuntimeError("this needs an active run: call it within catdog.tracking.start_run")
     return run
 
 
