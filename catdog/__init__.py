@@ -1,7 +1,7 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
 The modules in reading order; each imports only from those above it:
-config, command, signals, images, drawing, sample, others, archive, download, exclusion,
+classes, config, command, signals, images, drawing, sample, others, archive, download, exclusion,
 properties, intact, prepare, device, workers, batches, data, model, engine, features, pixels,
 calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, train,
 checkpoint, lessons, classifier, explain, card, parity, export, judgement, figures, svg, charts,
@@ -14,8 +14,12 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
+Classes = tuple[str, str]
+"""Class 0, the negative one, and class 1, the positive one."""
+
 NEGATIVE, POSITIVE = CLASSES = ("cat", "dog")
-"""Class 0 and class 1. The one logit answers: how much does this look like class 1, a dog?"""
+"""The classes of the task that catdog comes with. The one logit answers: how much does this look
+like class 1, a dog? Where the code speaks of cats and dogs, the same holds for any other pair."""
 
 NEITHER = "neither"
 """The label of a photo that looks like none of those the model was made for."""

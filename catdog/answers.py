@@ -19,14 +19,14 @@ from typing import Literal, TextIO
 
 from tqdm import tqdm
 
-from catdog import CLASSES, NEITHER, CatdogError
+from catdog import CLASSES, NEITHER, CatdogError, Classes
+from catdog.classes import as_outside, probability_name
 from catdog.classifier import Prediction
 from catdog.command import say
 from catdog.photos import Photo
 
 Form = Literal["text", "json", "jsonl", "csv", "kaggle"]
 
-LABELS = (*CLASSES, NEITHER)
 PIPE_CLOSED = 141
 """The status of a program whose reader (`| head`) has had enough: 128 + SIGPIPE."""
 
@@ -51,18 +51,26 @@ class Row:
     path: str
     label: str | None
     confidence: float | None
-    p_dog: float | None
+    p_positive: float | None
     familiarity: float | None
     error: str | None
 
 
-FIELDS = tuple(described.name for described in fields(Row))
+def columns(classes: Classes) -> tuple[str, ...]:
+    """What the fields of a row are called in what is written."""
+    return tuple(as_outside({described.name: None for described in fields(Row)}, classes))
+
+
+def labels_of(classes: Classes) -> tuple[str, ...]:
+    """The labels that an answer can have."""
+    return (*classes, NEITHER)
 
 
 @dataclass
 class Tally:
     """How many answers there were, how many of them errors, and how many of each label."""
 
+    classes: Classes = CLASSES
     total: int = 0
     failed: int = 0
     labels: Counter[str] = field(default_factory=Counter)
@@ -77,7 +85,7 @@ class Tally:
             yield row
 
     def __str__(self) -> str:
-        each = ", ".join(f"{self.labels[label]} {label}" for label in LABELS)
+        each = ", ".join(f"{self.labels[label]} {label}" for label in labels_of(self.classes))
         return f"{self.total - self.failed} of {self.total} photos labelled ({each})"
 
 
@@ -87,22 +95,25 @@ def to_row(name: str, prediction: Prediction) -> Row:
         path=name,
         label=prediction.label or None,
         confidence=_number(prediction.confidence),
-        p_dog=_number(prediction.p_dog),
+        p_positive=_number(prediction.p_positive),
         familiarity=_number(prediction.familiarity),
         error=" ".join(prediction.error.split()) or None,
     )
 
 
-def write_rows(rows: Iterable[Row], stream: TextIO, form: Form) -> Tally:
+def write_rows(
+    rows: Iterable[Row], stream: TextIO, form: Form, classes: Classes = CLASSES
+) -> Tally:
     """Write rows in one of the forms, each as it comes; return their tally.
 
-    "kaggle" is a submission: the number that is the file's name, and the probability of a dog.
+    The probability of class 1 is called after it, `p_dog` say. "kaggle" is a submission: the
+    number that is the file's name, and the probability of class 1.
 
     Raises:
         CatdogError: a photo can't be part of a submission.
     """
-    tally = Tally()
-    WRITERS[form](tally.watch(rows), stream)
+    tally = Tally(classes)
+    WRITERS[form](tally.watch(rows), stream, classes)
     return tally
 
 
@@ -166,15 +177,17 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _write_text(rows: Iterable[Row], stream: TextIO) -> None:
-    line = "{:7}  {:>10}  {:>6}  {:>11}  {}\n".format
-    stream.write(line("label", "confidence", "p_dog", "familiarity", "path"))
+def _write_text(rows: Iterable[Row], stream: TextIO, classes: Classes) -> None:
+    column = probability_name(classes)
+    label, number = max(map(len, labels_of(classes))), max(6, len(column))
+    line = f"{{:{label}}}  {{:>10}}  {{:>{number}}}  {{:>11}}  {{}}\n".format
+    stream.write(line("label", "confidence", column, "familiarity", "path"))
     for row in rows:
         name = _on_one_line(row.path)
         if row.error is not None:
             stream.write(line("-", "-", "-", "-", f"{name}: {row.error}"))
         else:
-            numbers = (_shown(row.confidence, ".1%"), _shown(row.p_dog, ".4f"))
+            numbers = (_shown(row.confidence, ".1%"), _shown(row.p_positive, ".4f"))
             stream.write(line(row.label, *numbers, _shown(row.familiarity, ".3f"), name))
 
 
@@ -187,30 +200,30 @@ def _on_one_line(name: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
 
 
-def _write_json(rows: Iterable[Row], stream: TextIO) -> None:
+def _write_json(rows: Iterable[Row], stream: TextIO, classes: Classes) -> None:
     separator = "[\n"
     for row in rows:
-        stream.write(separator + _json(row))
+        stream.write(separator + _json(row, classes))
         separator = ",\n"
     stream.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def _write_jsonl(rows: Iterable[Row], stream: TextIO) -> None:
+def _write_jsonl(rows: Iterable[Row], stream: TextIO, classes: Classes) -> None:
     for row in rows:
-        stream.write(_json(row) + "\n")
+        stream.write(_json(row, classes) + "\n")
 
 
-def _json(row: Row) -> str:
-    return json.dumps(asdict(row), ensure_ascii=False)
+def _json(row: Row, classes: Classes) -> str:
+    return json.dumps(as_outside(asdict(row), classes), ensure_ascii=False)
 
 
-def _write_csv(rows: Iterable[Row], stream: TextIO) -> None:
-    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+def _write_csv(rows: Iterable[Row], stream: TextIO, classes: Classes) -> None:
+    writer = csv.DictWriter(stream, columns(classes), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(as_outside(asdict(row), classes) for row in rows)
 
 
-def _write_kaggle(rows: Iterable[Row], stream: TextIO) -> None:
+def _write_kaggle(rows: Iterable[Row], stream: TextIO, _classes: Classes) -> None:
     stream.write("id,label\n")
     ids: set[int] = set()  # as many as the competition has, and no more
     for row in rows:
@@ -218,10 +231,10 @@ def _write_kaggle(rows: Iterable[Row], stream: TextIO) -> None:
         if number in ids:
             raise CatdogError(f"a submission has each id once, and {row.path} is the second.")
         ids.add(number)
-        if row.p_dog is None:
+        if row.p_positive is None:
             say(f"{row.path}: {row.error}; it gets 0.5, as a submission must have each id")
         low, high = KAGGLE_LIMITS
-        label = 0.5 if row.p_dog is None else min(max(row.p_dog, low), high)
+        label = 0.5 if row.p_positive is None else min(max(row.p_positive, low), high)
         stream.write(f"{number},{label:.6f}\n")
 
 
@@ -235,7 +248,7 @@ def _kaggle_id(path: str) -> int:
     return int(stem)
 
 
-WRITERS: dict[Form, Callable[[Iterable[Row], TextIO], None]] = {
+WRITERS: dict[Form, Callable[[Iterable[Row], TextIO, Classes], None]] = {
     "text": _write_text,
     "json": _write_json,
     "jsonl": _write_jsonl,

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catdog import CatdogError
+from catdog import CatdogError, Classes
 from catdog.cards import CSS, facts_html, show
+from catdog.classes import one
 from catdog.classifier import Classifier, Options
 
 if TYPE_CHECKING:  # Gradio is an extra, and slow to import
@@ -97,11 +98,14 @@ def build(model: Model) -> gradio.Blocks:
         options = Options(reject=reject, threshold=threshold)
         yield from show(model.classifier, [Path(path) for path in paths or []], options)
 
+    classes = model.classifier.about.classes
     page = gr.Blocks(
-        title="catdog: cat or dog?", analytics_enabled=False, delete_cache=(3600, KEEP_SECONDS)
+        title=f"catdog: {question(classes).lower()}",
+        analytics_enabled=False,
+        delete_cache=(3600, KEEP_SECONDS),
     )
     with page:
-        gr.HTML(HEADING)
+        gr.HTML(HEADING.format(question(classes)))
         photos = gr.File(
             label="Photos", file_count="multiple", type="filepath", height=200, elem_id="photos"
         )
@@ -112,10 +116,13 @@ def build(model: Model) -> gradio.Blocks:
                 )
             with gr.Column(min_width=280):
                 threshold = gr.Slider(
-                    0, 1, 0.5, step=0.01, label="Threshold", info="a dog above this probability"
+                    *(0, 1, 0.5),
+                    step=0.01,
+                    label="Threshold",
+                    info=f"{one(classes[1])} above this probability",
                 )
         answers = gr.HTML(elem_id="answers")
-        gr.HTML(facts_html("The model that answers", facts(model)))
+        gr.HTML(facts_html("The model that answers", facts(model), classes))
         gr.on(
             [photos.change, reject.change, threshold.change],
             answer,
@@ -128,6 +135,11 @@ def build(model: Model) -> gradio.Blocks:
             show_progress="minimal",
         )
     return page
+
+
+def question(classes: Classes) -> str:
+    """What the page answers: "Cat or dog?"."""
+    return f"{' or '.join(classes)}?".capitalize()
 
 
 class BodyLimit:
@@ -279,7 +291,7 @@ WORDS = {
     "upload_text.click_to_upload": "Click to choose them",
 }
 
-HEADING = """<header><h1>Cat or dog?</h1>
+HEADING = """<header><h1>{}</h1>
 <p>Drop photos below, choose them, or paste one with Ctrl+V. They go to the program that runs
 this page, and nowhere else.</p></header>"""
 

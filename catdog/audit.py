@@ -24,8 +24,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from catdog import CLASSES, CatdogError
+from catdog import CLASSES, CatdogError, Classes
 from catdog.calibration import Labels, Probabilities
+from catdog.classes import one
 from catdog.engine import Features, pick_engine
 from catdog.features import Picture, extract, open_cache
 from catdog.model import Network
@@ -38,7 +39,7 @@ WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = KINDS = (
     "unlike_others",
 )
 TOLD = {
-    WRONG_LABEL: "looks like a {}",
+    WRONG_LABEL: "looks like {}",
     NEAR_DUPLICATE: "repeats {}",
     UNLIKE_OTHERS: "least unlike {}",
 }
@@ -98,7 +99,7 @@ def audit(
     """
     rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
     pictures = [
-        Picture(prepared.folder / row["path"], CLASSES.index(row["label"]), row["sha256"])
+        Picture(prepared.folder / row["path"], prepared.classes.index(row["label"]), row["sha256"])
         for row in rows
     ]
     engine = pick_engine(network, say, cores=os.cpu_count() or 1)
@@ -111,6 +112,7 @@ def audit(
         features[0],
         look_at_all([picture.path for picture in pictures]),
         digests=[picture.sha256 for picture in pictures],
+        classes=prepared.classes,
         seed=seed,
     )
 
@@ -123,6 +125,7 @@ def find_issues(
     looks: Sequence[Look],
     *,
     digests: Sequence[str],
+    classes: Classes = CLASSES,
     seed: int = 0,
 ) -> list[Issue]:
     """The issues of N labelled pictures, by kind and the surest of each kind first.
@@ -134,10 +137,12 @@ def find_issues(
         features: `(N, D) float32`, of the plain view.
         looks: as `catdog.slices.look_at_all` gives them.
         digests: sha256 of the pictures.
+        classes: what they are called.
         seed: of the folds.
     """
+    other = other_label_probability(features, labels, seed=seed)
     issues = [
-        *_wrong_labels(paths, labels, other_label_probability(features, labels, seed=seed)),
+        *_wrong_labels(paths, labels, other, classes),
         *_near_duplicates(paths, twins(features, looks, validation)),
         *_unlike_others(paths, *oddness(features)),
     ]
@@ -245,12 +250,20 @@ def summary(issues: Sequence[Issue], *, first: int = 10) -> Iterable[str]:
     for kind in KINDS:
         yield f"{kind}: {counts[kind]:,}"
         for issue in [issue for issue in issues if issue.issue == kind][:first]:
-            yield f"  {issue.score:.2f}  {issue.path}  {TOLD[kind].format(issue.detail)}"
+            yield f"  {issue.score:.2f}  {issue.path}  {told(issue)}"
 
 
-def _wrong_labels(paths: Sequence[str], labels: Labels, other: Probabilities) -> Iterable[Issue]:
+def told(issue: Issue) -> str:
+    """What the issue's detail means: "looks like a dog"."""
+    detail = one(issue.detail) if issue.issue == WRONG_LABEL else issue.detail
+    return TOLD[issue.issue].format(detail)
+
+
+def _wrong_labels(
+    paths: Sequence[str], labels: Labels, other: Probabilities, classes: Classes
+) -> Iterable[Issue]:
     for index in np.flatnonzero(other > 0.5).tolist():
-        suggested = CLASSES[1 - labels[index]]
+        suggested = classes[1 - labels[index]]
         yield Issue(paths[index], WRONG_LABEL, float(other[index]), suggested)
 
 

@@ -109,23 +109,25 @@ def cross_fitted(labels: Labels, logits: Logits, *, folds: int = FOLDS) -> Logit
     return calibrated
 
 
-def expected_calibration_error(labels: Labels, p_dog: Probabilities, *, bins: int = BINS) -> float:
+def expected_calibration_error(
+    labels: Labels, p_positive: Probabilities, *, bins: int = BINS
+) -> float:
     """How far confidence is from accuracy, on average over the photos, in [0, 1].
 
     Photos are binned by the confidence of their label (Naeini et al., 2015).
     """
-    confidence = np.maximum(p_dog, 1 - p_dog)
-    right = (p_dog > 0.5) == labels
+    confidence = np.maximum(p_positive, 1 - p_positive)
+    right = (p_positive > 0.5) == labels
     places = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(places, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def reliability(labels: Labels, p_dog: Probabilities, *, bins: int = 10) -> Reliability:
+def reliability(labels: Labels, p_positive: Probabilities, *, bins: int = 10) -> Reliability:
     """Photos binned by the probability of a dog, for a reliability plot."""
-    places = np.minimum((p_dog * bins).astype(np.int64), bins - 1)
+    places = np.minimum((p_positive * bins).astype(np.int64), bins - 1)
     count = np.bincount(places, minlength=bins)
     there = count > 0
-    said = np.bincount(places, weights=p_dog, minlength=bins)[there] / count[there]
+    said = np.bincount(places, weights=p_positive, minlength=bins)[there] / count[there]
     seen = np.bincount(places, weights=labels, minlength=bins)[there] / count[there]
     return Reliability(said, seen, count[there])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from catdog.classes import both
 from catdog.classifier import About
 
 CARD = """# {classes}: a classifier of two kinds of pictures
@@ -14,9 +15,9 @@ with one neuron on top. Made by catdog {version}.
 
 ## Use
 
-It tells {classes_small} apart in photos of one animal, and answers `neither` when a photo looks
-unlike those it was validated on. It does not know breeds, does not count, and does not find where
-in a picture an animal is. Drawings and other animals may be taken for one of the two.
+It tells {classes_small} apart in photos of one of them, and answers `neither` when a photo looks
+unlike those it was validated on. It knows no finer kinds, does not count, and does not find where
+in a picture something is. Drawings and things alike may be taken for one of the two.
 
 ## Data
 
@@ -88,7 +89,7 @@ class Facts:
 
 def model_card(about: About, facts: Facts) -> str:
     """The card in Markdown."""
-    classes = " and ".join(about.classes)
+    classes = both(about.classes)
     return CARD.format(
         classes=classes.capitalize(),
         classes_small=classes,

@@ -12,14 +12,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from catdog import CLASSES, CatdogError
-from catdog.classifier import Classifier, Options, Prediction, says_dog
+from catdog import CLASSES, NEITHER, CatdogError, Classes
+from catdog.classes import one
+from catdog.classifier import Classifier, Options, Prediction, says_positive
 from catdog.data import to_tensor
 
 MOST_FILES = 50
+SIDES = ("negative", "positive")
+"""How a card is marked, by the class that its answer speaks for."""
 THUMBNAIL_PX = 360
 MEANING = """<p>Familiarity is the share of validation photos that look less than this one like what
-the model was made for. The probability of a dog takes for granted that it is one of the two.</p>"""
+the model was made for. The probability of {} takes for granted that it is one of the two.</p>"""
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,13 @@ def show(classifier: Classifier, paths: Sequence[Path], options: Options) -> Ite
         Card(path.name, prediction, photo="" if prediction.error else _thumbnail(path))
         for path, prediction in classifier.stream(paths, Path.read_bytes, options)
     ]
-    yield to_html(cards)
+    classes = classifier.about.classes
+    yield to_html(cards, classes)
     explained = [
         card if card.prediction.error else explain(classifier, card, path.read_bytes())
         for card, path in zip(cards, paths, strict=True)
     ]
-    yield to_html(explained)
+    yield to_html(explained, classes)
 
 
 def explain(classifier: Classifier, card: Card, content: bytes) -> Card:
@@ -62,17 +66,17 @@ def explain(classifier: Classifier, card: Card, content: bytes) -> Card:
     return replace(card, heat=_data_url(uncaptioned))
 
 
-def to_html(cards: Sequence[Card]) -> str:
+def to_html(cards: Sequence[Card], classes: Classes = CLASSES) -> str:
     """The cards in one list, with a sentence that sums them up; nothing for no card."""
     if not cards:
         return ""
     failed = sum(bool(card.prediction.error) for card in cards)
     told = f"{len(cards) - failed} of {len(cards)} photos answered."
-    listed = "".join(map(card_html, cards))
+    listed = "".join(card_html(card, classes) for card in cards)
     return f'<p class="told" role="status">{told}</p><ul class="cards">{listed}</ul>'
 
 
-def card_html(card: Card) -> str:
+def card_html(card: Card, classes: Classes = CLASSES) -> str:
     """One photo as an item of the list; its name is escaped."""
     name, said = _safe(card.name), card.prediction
     title = f'<h3 title="{name}">{name}</h3>'
@@ -83,21 +87,23 @@ def card_html(card: Card) -> str:
     known = not math.isnan(said.confidence)
     percent = f"{said.confidence:.1%}" if known else "0%"
     sure = f"{percent} sure" if known else "looks like nothing it knows"
-    animal = CLASSES[says_dog(said)]
-    heat = _figure(card.heat, f"Heat map of {card.name}", f"what speaks for a {animal}")
-    return f"""<li class="card {_safe(said.label)}">{title}
+    speaks = int(says_positive(said, classes))
+    kind = NEITHER if said.label == NEITHER else SIDES[speaks]
+    heat = _figure(card.heat, f"Heat map of {card.name}", f"what speaks for {one(classes[speaks])}")
+    return f"""<li class="card {kind}">{title}
 <p class="label"><b>{_safe(said.label)}</b> <span>{sure}</span></p>
 <div class="bar" aria-hidden="true"><i style="width:{percent}"></i></div>
 <div class="pictures">{_figure(card.photo, f"The photo {card.name}", "photo")}
 {f"<p>{_safe(card.note)}</p>" if card.note else heat}</div>
-<dl><div><dt>probability of a dog</dt><dd>{said.p_dog:.4f}</dd></div>
+<dl><div><dt>probability of {one(classes[1])}</dt><dd>{said.p_positive:.4f}</dd></div>
 <div><dt>familiarity</dt><dd>{said.familiarity:.3f}</dd></div></dl></li>"""
 
 
-def facts_html(title: str, facts: Mapping[str, str]) -> str:
+def facts_html(title: str, facts: Mapping[str, str], classes: Classes = CLASSES) -> str:
     """A headed list of facts, by name, and what the numbers mean; the values are escaped."""
     rows = "".join(f"<div><dt>{k}</dt><dd>{_safe(v)}</dd></div>" for k, v in facts.items())
-    return f'<section class="about"><h2>{title}</h2><dl>{rows}</dl>{MEANING}</section>'
+    meaning = MEANING.format(one(classes[1]))
+    return f'<section class="about"><h2>{title}</h2><dl>{rows}</dl>{meaning}</section>'
 
 
 def _thumbnail(path: Path) -> str:
@@ -136,7 +142,8 @@ header h1 { font-size: 1.7rem; font-weight: 700; margin: 0 0 .3rem; }
 .card { --mark: #64748b; border-top: 5px solid var(--mark); border-radius: 10px;
   box-shadow: 0 0 0 1px var(--border-color-primary); padding: .8rem 1rem; min-width: 0;
   background: var(--block-background-fill); }
-.card.cat { --mark: #b45309; } .card.dog { --mark: #2563eb; } .card.failed { --mark: #dc2626; }
+.card.negative { --mark: #b45309; } .card.positive { --mark: #2563eb; }
+.card.failed { --mark: #dc2626; }
 .cards > .card { margin: 0 !important; }
 .card h3 { font-size: .95rem; margin: 0; overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; }

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 from sklearn import metrics
 
+from catdog import CLASSES, Classes
+from catdog.classes import probability_name, several
 from catdog.svg import COLOURS, SIZE, printable, to_svg
 
 CORNER = 0.1
@@ -62,14 +64,22 @@ def learning_curve(
     return to_svg(draw, f"{name} by epoch: validation {found}{untrained}")
 
 
-def roc_curve(labels: ArrayLike, scores: ArrayLike, baseline: ArrayLike | None = None) -> str:
+def roc_curve(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    baseline: ArrayLike | None = None,
+    *,
+    classes: Classes = CLASSES,
+) -> str:
     """Dogs found against cats taken for dogs, at every threshold.
 
     Args:
         labels: `(N,)`, 0 = cat and 1 = dog, both present.
         scores: `(N,)`, logits or probabilities of a dog.
         baseline: `(N,)`, scores with nothing trained.
+        classes: what they are called.
     """
+    negatives, positives = map(several, classes)
     area = metrics.roc_auc_score(labels, scores)
 
     def curves(axes: Axes) -> None:
@@ -82,7 +92,7 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike, baseline: ArrayLike | None =
 
     def draw(axes: Axes) -> None:
         curves(axes)
-        _shares(axes, "cats taken for dogs", "dogs found")
+        _shares(axes, f"{negatives} taken for {positives}", f"{positives} found")
         if area > 1 - CORNER / 2:
             _enlarge(axes, curves, place=(0.42, 0.14), x=(0, CORNER))
         _legend_above(axes)
@@ -91,9 +101,14 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike, baseline: ArrayLike | None =
 
 
 def precision_recall_curve(
-    labels: ArrayLike, scores: ArrayLike, baseline: ArrayLike | None = None
+    labels: ArrayLike,
+    scores: ArrayLike,
+    baseline: ArrayLike | None = None,
+    *,
+    classes: Classes = CLASSES,
 ) -> str:
     """How many of what is called a dog are dogs, against dogs found; arguments as `roc_curve`."""
+    positives = several(classes[1])
     area = metrics.average_precision_score(labels, scores)
 
     def curve(axes: Axes, answers: ArrayLike, style: str, colour: str, label: str) -> None:
@@ -111,7 +126,7 @@ def precision_recall_curve(
 
     def draw(axes: Axes) -> None:
         curves(axes)
-        _shares(axes, "dogs found (recall)", "dogs among those called so")
+        _shares(axes, f"{positives} found (recall)", f"{positives} among those called so")
         if area > 1 - CORNER / 2:
             _enlarge(axes, curves, place=(0.16, 0.14), x=(1 - CORNER, 1))
         _legend_above(axes)
@@ -120,32 +135,39 @@ def precision_recall_curve(
 
 
 def reliability(
-    labels: ArrayLike, before: ArrayLike, after: ArrayLike | None = None, *, bins: int = 10
+    labels: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike | None = None,
+    *,
+    bins: int = 10,
+    classes: Classes = CLASSES,
 ) -> str:
-    """The share of dogs among photos with a like p_dog, before and after calibration.
+    """The share of dogs among photos with a like p_positive, before and after calibration.
 
     A dot's area grows with the number of photos; a bar is the share's 95 % interval.
 
     Args:
         labels: `(N,)`, 0 = cat and 1 = dog.
-        before: `(N,)`, p_dog as trained.
-        after: `(N,)`, p_dog after calibration.
+        before: `(N,)`, p_positive as trained.
+        after: `(N,)`, p_positive after calibration.
         bins: of equal width.
+        classes: what they are called.
     """
+    share, name = f"share of {several(classes[1])}", probability_name(classes)
     series = [(before, "s", "other", "as trained")]
     if after is not None:
         series.append((after, "o", "ours", "calibrated"))
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle=":", label="perfect")
-        for number, (p_dog, marker, colour, label) in enumerate(series):
-            x, dogs, counts = _binned(np.asarray(labels), np.asarray(p_dog, dtype=float), bins)
+        for number, (p_positive, marker, colour, label) in enumerate(series):
+            x, dogs, counts = _binned(np.asarray(labels), np.asarray(p_positive, dtype=float), bins)
             _dots(axes, x + 0.012 * number, dogs, counts, marker, COLOURS[colour], label)
-        _shares(axes, "p_dog", "share of dogs")
+        _shares(axes, name, share)
         _legend_above(axes)
 
     when = "as trained" if after is None else "as trained and calibrated"
-    return to_svg(draw, f"Reliability: share of dogs by p_dog, {when}, against the diagonal")
+    return to_svg(draw, f"Reliability: {share} by {name}, {when}, against the diagonal")
 
 
 def familiarity(known: ArrayLike, strangers: ArrayLike, threshold: float, scale: str) -> str:
@@ -226,12 +248,12 @@ def intervals(
     )
 
 
-def _binned(labels: Counts, p_dog: Floats, bins: int) -> tuple[Floats, Floats, Counts]:
-    """Of each bin that holds photos: their mean p_dog, their share of dogs, their count."""
-    places = np.minimum((p_dog * bins).astype(int), bins - 1)
+def _binned(labels: Counts, p_positive: Floats, bins: int) -> tuple[Floats, Floats, Counts]:
+    """Of each bin that holds photos: their mean p_positive, their share of dogs, their count."""
+    places = np.minimum((p_positive * bins).astype(int), bins - 1)
     counts = np.bincount(places, minlength=bins)
     held = counts > 0
-    mean = np.bincount(places, p_dog, bins)[held] / counts[held]
+    mean = np.bincount(places, p_positive, bins)[held] / counts[held]
     dogs = np.bincount(places, labels, bins)[held] / counts[held]
     return mean, dogs, counts[held]
 

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from catdog import CLASSES, NEITHER, POSITIVE, CatdogError
+from catdog import CLASSES, NEITHER, CatdogError, Classes
 from catdog.calibration import probability
+from catdog.classes import as_outside
 from catdog.data import Preprocessing, evaluation_transform, to_tensor
 from catdog.device import pick_device
 from catdog.engine import (
@@ -69,7 +70,7 @@ class About:
     best_val_accuracy: float
     temperature: float = 1.0
     reject_below: float = 0.0
-    classes: tuple[str, ...] = CLASSES
+    classes: Classes = CLASSES
     format: int = FORMAT
 
 
@@ -104,14 +105,15 @@ class Options:
 class Prediction:
     """The answer for one photo. After an `error` the label is empty and the numbers nan.
 
-    `p_dog` is the probability of a dog if it is one of the two animals; `familiarity` the share
+    `p_positive` is the probability of class 1, a dog say, if it is one of the two; outside it
+    is called after the class, see `catdog.classes.as_outside`. `familiarity` is the share
     of validation photos that look less like what the model was made for. `confidence` is the
     probability of the label, nan for "neither": how often strangers come is not known.
     """
 
     label: str
     confidence: float
-    p_dog: float
+    p_positive: float
     familiarity: float
     error: str = ""
 
@@ -126,19 +128,19 @@ class Seen:
 
 def to_prediction(seen: Seen, about: About, options: Options = Options()) -> Prediction:
     """The answer that a logit and a familiarity stand for."""
-    p_dog = float(probability(seen.logit))
+    p_positive = float(probability(seen.logit))
     if options.reject and seen.familiarity < about.reject_below:
-        return Prediction(NEITHER, float("nan"), p_dog, seen.familiarity)
-    label = int(p_dog > options.threshold)
-    confidence = p_dog if label else 1.0 - p_dog
-    return Prediction(about.classes[label], confidence, p_dog, seen.familiarity)
+        return Prediction(NEITHER, float("nan"), p_positive, seen.familiarity)
+    label = int(p_positive > options.threshold)
+    confidence = p_positive if label else 1.0 - p_positive
+    return Prediction(about.classes[label], confidence, p_positive, seen.familiarity)
 
 
-def says_dog(prediction: Prediction) -> bool:
-    """Whether an answer speaks for a dog; for "neither", which of the two it is more like."""
+def says_positive(prediction: Prediction, classes: Classes) -> bool:
+    """Whether an answer speaks for class 1; for "neither", which of the two it is more like."""
     if prediction.label == NEITHER:
-        return prediction.p_dog > 0.5
-    return prediction.label == POSITIVE
+        return prediction.p_positive > 0.5
+    return prediction.label == classes[1]
 
 
 class Classifier:
@@ -322,6 +324,22 @@ def saved_in(folder: Path) -> Path:
     return inside[0] if len(inside) == 1 else folder
 
 
+def classes_of(folder: Path) -> Classes:
+    """What a saved classifier tells apart, without loading it.
+
+    Raises:
+        CatdogError: the folder does not hold one.
+    """
+    try:
+        negative, positive = json.loads((folder / MODEL_FILE).read_text("utf-8"))["classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CatdogError(
+            f"{folder} does not hold a whole catdog model ({error}): name a version of the "
+            "registry."
+        ) from error
+    return negative, positive
+
+
 class ServedClassifier:
     """The face that MLflow calls: a table of picture bytes in, a table of answers out."""
 
@@ -333,6 +351,8 @@ class ServedClassifier:
     ) -> pd.DataFrame:
         """Classify the bytes in the column `image`; a `Prediction` in each row of the answer.
 
+        The probability of class 1 is in the column `p_dog`, or as that class is called.
+
         Raises:
             ValueError: the threshold is not a probability.
         """
@@ -343,7 +363,8 @@ class ServedClassifier:
             raise ValueError(f"threshold={options.threshold} must be from 0 to 1")
         contents = [bytes(content) for content in model_input["image"]]
         answers = self.classifier.predict(contents, options)
-        table = pd.DataFrame([asdict(answer) for answer in answers])
+        classes = self.classifier.about.classes
+        table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])
         # JSON has no nan: what is not known is null for whoever asks over HTTP.
         return (
             table.astype(object).where(table.notna(), None)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import tyro
 
 from catdog import CatdogError
+from catdog.classes import AUTO, read_classes
 
 Help = tyro.conf.arg
 
@@ -58,6 +59,13 @@ class DataConfig:
             "kaggle:OWNER/NAME, sample, or the path of an archive or a folder"
         ),
     ] = "auto"
+    classes: Annotated[
+        str,
+        Help(
+            help="NEGATIVE,POSITIVE, as ant,bee: what is told apart; auto: cat,dog, or what the "
+            "two folders of the data set are called"
+        ),
+    ] = AUTO
     data_dir: Annotated[str, Help(help="folder for downloads and prepared pictures")] = "data"
     seed: Annotated[
         int,
@@ -170,7 +178,7 @@ class MainConfig(TrainConfig, PrepareConfig):
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a registered model on a labelled folder DIR/{cat,dog}."""
+    """Score a registered model on a labelled folder, DIR/cat and DIR/dog for its classes."""
 
     data: Annotated[str, Help(help="folder with a sub-folder of pictures for each class")]
     model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
@@ -201,7 +209,8 @@ class PredictConfig:
     ] = "text"
     output: Annotated[str, Help(help="file for the answer; - is the terminal")] = "-"
     sort_into: Annotated[
-        str, Help(help="folder to copy photos to, into cat/, dog/ and neither/ in it; or none")
+        str,
+        Help(help="folder to copy photos to, into one for each answer (cat/, neither/); or none"),
     ] = "none"
     explain: Annotated[
         str, Help(help="folder for pictures of what each answer rests on; or none")
@@ -211,7 +220,7 @@ class PredictConfig:
         Help(help="answer neither where a photo looks like nothing known; no: --no-reject"),
     ] = "yes"
     threshold: Annotated[
-        float, Range(0, 1), Help(help="p_dog above which a photo is labelled dog")
+        float, Range(0, 1), Help(help="p_dog above which a photo is labelled dog, for any classes")
     ] = 0.5
     tta: Annotated[YesNo, Help(help="answers from the picture and its mirror image")] = "no"
     allow_private_urls: Annotated[
@@ -308,7 +317,7 @@ class PromoteConfig:
         str, Help(help="prepared data set to compare on; auto: the challenger's own")
     ] = "auto"
     data: Annotated[
-        str, Help(help="labelled folder DIR/{cat,dog} to compare on instead; or none")
+        str, Help(help="labelled folder to compare on instead, DIR/cat and DIR/dog say; or none")
     ] = "none"
     data_dir: Annotated[str, Help(help="where prepared pictures and features are kept")] = "data"
 
@@ -346,6 +355,8 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     )
     check_ranges(config)
     check_words(config)
+    if isinstance(config, DataConfig):
+        read_classes(config.classes)
     return config
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
-from catdog import CLASSES, CatdogError, registry
+from catdog import CLASSES, CatdogError, Classes, registry
 from catdog.calibration import Labels, Logits, cross_fitted
+from catdog.classes import both, one
 from catdog.classifier import Classifier
 from catdog.evaluate import metrics_of
 from catdog.features import Picture, extract, open_cache
@@ -23,11 +24,12 @@ from catdog.promotion import AT_LEAST
 class Side:
     """One who answers: its calibrated logits `(N,)` for N photos, and which it learned from.
 
-    `learned` is `(N,)`; None where that is not known.
+    `learned` is `(N,)`; None where that is not known. `classes` are what it tells apart.
     """
 
     logits: Logits
     learned: NDArray[np.bool_] | None
+    classes: Classes = CLASSES
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def hold(
     theirs = _sit_version(champion, pictures, data_dir, digest=digest)
     if isinstance(theirs, str):
         return Contest(champion, theirs)
+    if theirs.classes != challenger.classes:
+        return Contest(champion, f"it tells {both(theirs.classes)} apart")
     evidence = compare_sides(labels, theirs, challenger, seed=seed)
     if theirs.learned is None:
         return Contest(champion, evidence)
@@ -93,7 +97,7 @@ def sit(
     if own and learned is None:
         learned = np.zeros(len(pictures), dtype=bool)
     calibrated = cross_fitted(labels, logits) if own else logits / classifier.about.temperature
-    return Side(calibrated, learned)
+    return Side(calibrated, learned, classifier.about.classes)
 
 
 def compare_sides(labels: Labels, champion: Side, challenger: Side, *, seed: int) -> Paired | str:
@@ -103,7 +107,8 @@ def compare_sides(labels: Labels, champion: Side, challenger: Side, *, seed: int
     fresh = ~(champion.learned | challenger.learned)
     counts = np.bincount(labels[fresh], minlength=2)
     if counts.min() < AT_LEAST:
-        told = " and ".join(f"{n} of a {name}" for n, name in zip(counts, CLASSES, strict=True))
+        each = zip(counts, champion.classes, strict=True)
+        told = both(f"{n} of {one(name)}" for n, name in each)
         return f"of {len(labels):,} photos only {told} were learned by neither"
     return compare_answers(
         labels[fresh], champion.logits[fresh], challenger.logits[fresh], seed=seed

@@ -23,7 +23,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode, v2
 
-from catdog import CLASSES, CatdogError, images
+from catdog import CLASSES, CatdogError, Classes, images
 from catdog.batches import EpochBatches, seeded
 
 Transform = Callable[[Tensor], Tensor]
@@ -163,28 +163,31 @@ def normalisation(preprocessing: Preprocessing) -> Transform:
 class LabelledFolder(ImageFolder):
     """Pictures in one sub-folder per class, as `((3, H, W) uint8, label)`.
 
-    The labels follow `catdog.CLASSES`, never the order of a directory listing.
+    The labels follow the order of `classes`, never that of a directory listing.
 
     Raises:
         CatdogError: a class has no folder or no picture.
     """
 
-    def __init__(self, folder: Path, transform: Transform | None = None) -> None:
+    def __init__(
+        self, folder: Path, transform: Transform | None = None, *, classes: Classes = CLASSES
+    ) -> None:
+        self._wanted = classes
         try:
             super().__init__(
                 str(folder), transform=transform, loader=load, is_valid_file=images.is_image_name
             )
         except FileNotFoundError as error:
             raise CatdogError(
-                f"{folder} needs pictures in both {CLASSES[0]}/ and {CLASSES[1]}/: {error}"
+                f"{folder} needs pictures in both {classes[0]}/ and {classes[1]}/: {error}"
             ) from error
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Class names and their labels, in the order of `catdog.CLASSES`."""
-        missing = [name for name in CLASSES if not Path(directory, name).is_dir()]
+        """Class names and their labels, in their order."""
+        missing = [name for name in self._wanted if not Path(directory, name).is_dir()]
         if missing:
             raise FileNotFoundError(f"no folder {' and no folder '.join(missing)}")
-        return list(CLASSES), {name: label for label, name in enumerate(CLASSES)}
+        return list(self._wanted), {name: label for label, name in enumerate(self._wanted)}
 
 
 class PictureBatches(EpochBatches):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from catdog import CLASSES
+from catdog import CLASSES, Classes
 from catdog.bootstrap import REPLICATES, bootstrap
 from catdog.calibration import (
     Labels,
@@ -163,7 +163,9 @@ def estimates(labels: Labels, logits: Logits) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def class_rows(labels: Labels, logits: Logits) -> list[dict[str, str | float]]:
+def class_rows(
+    labels: Labels, logits: Logits, classes: Classes = CLASSES
+) -> list[dict[str, str | float]]:
     """For each class: class, precision, recall, f1 (nan where undefined) and support.
 
     Raises:
@@ -175,7 +177,7 @@ def class_rows(labels: Labels, logits: Logits) -> list[dict[str, str | float]]:
     )
     names = ("precision", "recall", "f1", "support")
     return [
-        {"class": CLASSES[label]}
+        {"class": classes[label]}
         | {name: column[label].item() for name, column in zip(names, columns, strict=True)}
         for label in (0, 1)
     ]
@@ -195,7 +197,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 class Promise:
     """The threshold that keeps the promise "miss at most this share of one class".
 
-    A picture is called a dog when `p_dog > threshold`, else a cat. `missed` of the `count`
+    A picture is called a dog when `p_positive > threshold`, else a cat. `missed` of the `count`
     pictures of class `kept` are called the other class; in return `mistaken` of the
     `other_count` pictures of the other class are called `kept`. `missed_ci_high` is how
     large the missed share may really be: the upper end of Wilson's interval.
@@ -214,18 +216,23 @@ class Promise:
 
 
 def promises(
-    labels: Labels, logits: Logits, at_most: Sequence[float] = (0.001, 0.01, 0.05)
+    labels: Labels,
+    logits: Logits,
+    at_most: Sequence[float] = (0.001, 0.01, 0.05),
+    *,
+    classes: Classes = CLASSES,
 ) -> list[Promise]:
     """For each class and each share in `at_most`, the threshold that misses no more.
 
     Of all such thresholds it is one that mistakes the fewest of the other class, and of these
     the one that is written with the fewest digits. Empty when only one class is present; a
-    promise that no threshold can keep, as `p_dog` is 0 for too many dogs, is left out.
+    promise that no threshold can keep, as `p_positive` is 0 for too many dogs, is left out.
 
     Args:
         labels: `(N,)`, 0 = cat and 1 = dog.
         logits: `(N,)`, divided by the temperature that the served model divides by.
         at_most: shares in 0..1.
+        classes: what they are called.
 
     Raises:
         ValueError: as `score` does.
@@ -233,26 +240,31 @@ def promises(
     labels, logits = _checked(labels, logits)
     if len(np.unique(labels)) < 2:
         return []
-    p_dog = probability(logits)
-    cats, dogs = np.sort(p_dog[labels == 0]), np.sort(p_dog[labels == 1])
-    rows = [_promise(kept, share, cats, dogs) for kept in reversed(CLASSES) for share in at_most]
+    p_positive = probability(logits)
+    cats, dogs = np.sort(p_positive[labels == 0]), np.sort(p_positive[labels == 1])
+    rows = [
+        _promise(kept, share, cats, dogs, classes)
+        for kept in reversed(classes)
+        for share in at_most
+    ]
     return [row for row in rows if row.missed <= _allowed(row.at_most, row.count)]
 
 
-def _promise(kept: str, at_most: float, cats: Probabilities, dogs: Probabilities) -> Promise:
-    mine, others = (dogs, cats) if kept == CLASSES[1] else (cats, dogs)
+def _promise(
+    kept: str, at_most: float, cats: Probabilities, dogs: Probabilities, classes: Classes
+) -> Promise:
+    keeps_dogs = kept == classes[1]
+    mine, others = (dogs, cats) if keeps_dogs else (cats, dogs)
     allowed = _allowed(at_most, len(mine))
-    p_dog = np.concatenate([cats, dogs])
-    if kept == CLASSES[1]:
+    p_positive = np.concatenate([cats, dogs])
+    if keeps_dogs:
         first = dogs[allowed]
-        threshold = _shortest(np.max(p_dog, initial=0.0, where=p_dog < first), first)
+        threshold = _shortest(np.max(p_positive, initial=0.0, where=p_positive < first), first)
     else:
         last = cats[-1 - allowed]
-        threshold = _shortest(last, np.min(p_dog, initial=1.0, where=p_dog > last))
+        threshold = _shortest(last, np.min(p_positive, initial=1.0, where=p_positive > last))
     dogs_missed, cats_missed = int(np.sum(dogs <= threshold)), int(np.sum(cats > threshold))
-    missed, mistaken = (
-        (dogs_missed, cats_missed) if kept == CLASSES[1] else (cats_missed, dogs_missed)
-    )
+    missed, mistaken = (dogs_missed, cats_missed) if keeps_dogs else (cats_missed, dogs_missed)
     return Promise(
         kept=kept,
         at_most=at_most,

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from catdog import CatdogError
-from catdog.classifier import Classifier, Prediction, says_dog
+from catdog.classifier import Classifier, Prediction, says_positive
 from catdog.data import evaluation_steps, to_tensor
 from catdog.model import Network
 from catdog.workers import ONE_CORE_EACH
@@ -73,14 +73,18 @@ def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
         CatdogError: the backbone has no map of features.
     """
     whole, crop, box = _as_seen(classifier, content)
-    heat = heat_map(classifier.network(), crop, towards_dog=says_dog(prediction))
+    heat = heat_map(
+        classifier.network(),
+        crop,
+        towards_positive=says_positive(prediction, classifier.about.classes),
+    )
     picture = whole.point(lambda value: int(value * SHADE))
     picture.paste(_warmed(crop, heat), box)
     return picture
 
 
-def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
-    """How much each place of a crop `(3, S, S) uint8` speaks for a dog, or for a cat.
+def heat_map(network: Network, crop: Tensor, *, towards_positive: bool) -> Heat:
+    """How much each place of a crop `(3, S, S) uint8` speaks for class 1, or for class 0.
 
     Returns:
         `(S, S)`, from 0 to 1 where most of the answer comes from; 0 what speaks against it.
@@ -93,7 +97,7 @@ def heat_map(network: Network, crop: Tensor, *, towards_dog: bool) -> Heat:
     with ONE_CORE_EACH:
         maps, logit = _maps_and_logit(network, network.normalised(crop[None].to(device)))
         (slope,) = torch.autograd.grad(logit, maps)
-    spoken = (slope * maps).detach() * (1.0 if towards_dog else -1.0)
+    spoken = (slope * maps).detach() * (1.0 if towards_positive else -1.0)
     grid = _on_grid(spoken, network.backbone).clamp(min=0)
     large = nn.functional.interpolate(
         grid[None, None].float(), crop.shape[-2:], mode="bicubic", align_corners=False

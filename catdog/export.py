@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from catdog import CatdogError
+from catdog.classes import probability_name
 from catdog.classifier import CARD_FILE, Classifier
 from catdog.data import MAX_ASPECT, evaluation_transform, to_tensor
 from catdog.familiarity import NEIGHBOURS, Familiarity, PetClassifier
@@ -41,6 +42,7 @@ def export(classifier: Classifier, folder: Path, *, card: str | None = None) -> 
     Raises:
         CatdogError: the folder is not empty or can't be written, or ONNX can't hold the model.
     """
+    column = probability_name(classifier.about.classes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -51,7 +53,7 @@ def export(classifier: Classifier, folder: Path, *, card: str | None = None) -> 
             "reject_below": classifier.about.reject_below,
             "max_aspect": MAX_ASPECT,
             "input": "images, (N, 3, crop_px, crop_px) uint8, RGB; normalising is in the model",
-            "output": "p_dog (N,) float32, familiarity (N,) float32",
+            "output": f"{column} (N,) float32, familiarity (N,) float32",
         }
         text = json.dumps(described, indent=2) + "\n"
         (folder / "preprocessing.json").write_text(text, encoding="utf-8")
@@ -80,15 +82,18 @@ def check(classifier: Classifier, folder: Path) -> Parity:
     """
     pictures = neither_pictures()[::4]
     contents = [content for _, content in pictures]
-    expected = [Answer(one.p_dog, one.familiarity) for one in classifier.predict(contents)]
+    expected = [Answer(one.p_positive, one.familiarity) for one in classifier.predict(contents)]
     transform = evaluation_transform(classifier.preprocessing)
     pixels = torch.stack([transform(to_tensor(content)) for content in contents]).numpy()
     example = _example_of(folder)
-    p_dog, familiarity = example.SESSION.run(None, {"images": pixels})
+    p_positive, familiarity = (
+        out.tolist() for out in example.SESSION.run(None, {"images": pixels})
+    )
+    column = probability_name(classifier.about.classes)
     answers = [example.classify(io.BytesIO(content)) for content in contents]
     found = {
-        "onnx": [Answer(*pair) for pair in zip(p_dog.tolist(), familiarity.tolist(), strict=True)],
-        "example": [Answer(answer["p_dog"], answer["familiarity"]) for answer in answers],
+        "onnx": [Answer(*pair) for pair in zip(p_positive, familiarity, strict=True)],
+        "example": [Answer(answer[column], answer["familiarity"]) for answer in answers],
     }
     proof = compare(expected, found)
     if not proof.holds:
@@ -110,10 +115,10 @@ def _example_of(folder: Path) -> ModuleType:
 
 
 class Answers(nn.Module):
-    """Pixels `(N, 3, S, S) uint8` → p_dog and familiarity, each `(N,) float32`, as one graph.
+    """Pixels `(N, 3, S, S) uint8` → `p_dog`, say, and familiarity, each `(N,) float32`.
 
-    It repeats in PyTorch what `HeadWeights` and `Familiarity` do in NumPy, since ONNX is made
-    from PyTorch; `catdog.parity` compares the two in every run.
+    It is one graph that repeats in PyTorch what `HeadWeights` and `Familiarity` do in NumPy, since
+    ONNX is made from PyTorch; `catdog.parity` compares the two in every run.
     """
 
     def __init__(self, network: Network, classifier: Classifier) -> None:
@@ -178,7 +183,7 @@ def _write_onnx(classifier: Classifier, path: Path) -> None:
     device = next(network.parameters()).device
     size_px = classifier.preprocessing.crop_px
     example = torch.zeros(2, 3, size_px, size_px, dtype=torch.uint8)
-    names = ["images", "p_dog", "familiarity"]
+    names = ["images", probability_name(classifier.about.classes), "familiarity"]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,8 +10,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from catdog import CLASSES
+from catdog import CLASSES, Classes
 from catdog.calibration import expected_calibration_error, probability, reliability
+from catdog.classes import one, several
 from catdog.evaluate import Confusion, Scores
 from catdog.judgement import Judgement
 from catdog.state import Epoch
@@ -20,7 +21,7 @@ TILE_PX, CAPTION_PX = 165, 22
 TRAIN_COLOUR, VAL_COLOUR = "#8a8f98", "#1f6feb"
 
 
-def confusion_figure(confusion: Confusion, title: str) -> Figure:
+def confusion_figure(confusion: Confusion, title: str, classes: Classes = CLASSES) -> Figure:
     """The confusion matrix in counts and in shares of each true class."""
     counts = confusion.matrix
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -37,8 +38,8 @@ def confusion_figure(confusion: Confusion, title: str) -> Figure:
             fontsize=15,
             color="white" if shares[row, column] > 0.5 else "#1b1f24",
         )
-    axes.set_xticks([0, 1], CLASSES)
-    axes.set_yticks([0, 1], CLASSES, rotation=90, va="center")
+    axes.set_xticks([0, 1], classes)
+    axes.set_yticks([0, 1], classes, rotation=90, va="center")
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
     axes.set_title(title)
@@ -78,7 +79,7 @@ def learning_curves(
     return figure
 
 
-def reliability_figure(judgement: Judgement) -> Figure:
+def reliability_figure(judgement: Judgement, classes: Classes = CLASSES) -> Figure:
     """How often photos are dogs beside how often they were said to be, before and after."""
     figure = Figure(figsize=(4.8, 4.4), layout="constrained", dpi=120)
     axes = figure.subplots()
@@ -88,26 +89,28 @@ def reliability_figure(judgement: Judgement) -> Figure:
         ("calibrated", judgement.calibrated, VAL_COLOUR),
     )
     for name, logits, colour in ways:
-        p_dog = probability(logits)
-        bins = reliability(judgement.labels, p_dog)
-        error = expected_calibration_error(judgement.labels, p_dog)
+        p_positive = probability(logits)
+        bins = reliability(judgement.labels, p_positive)
+        error = expected_calibration_error(judgement.labels, p_positive)
         axes.plot(bins.said, bins.seen, color=colour, label=f"{name}, error {error:.4f}")
         axes.scatter(bins.said, bins.seen, s=12 + 60 * bins.count / bins.count.max(), color=colour)
-    axes.set_xlabel("probability of a dog, as said")
-    axes.set_ylabel("share that are dogs")
+    axes.set_xlabel(f"probability of {one(classes[1])}, as said")
+    axes.set_ylabel(f"share that are {several(classes[1])}")
     axes.legend(loc="upper left")
     axes.grid(alpha=0.25)
     return figure
 
 
-def familiarity_figure(judgement: Judgement, reject_below: float) -> Figure:
+def familiarity_figure(
+    judgement: Judgement, reject_below: float, classes: Classes = CLASSES
+) -> Figure:
     """Familiarity of validation photos beside that of pictures that are neither."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained", dpi=120)
     axes = figure.subplots()
     floor = 1e-6  # a logarithmic axis has no room for zero
     bins = np.logspace(np.log10(floor), 0, 40).tolist()
     known = (judgement.familiarity, VAL_COLOUR, "validation photos")
-    others = (judgement.others, "#bf8700", "neither cat nor dog")
+    others = (judgement.others, "#bf8700", f"neither {classes[0]} nor {classes[1]}")
     for values, colour, name in (known, others):
         share = np.full(len(values), 1 / len(values))
         axes.hist(

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 import numpy as np
 import pandas as pd
 
-from catdog import CLASSES, CatdogError
+from catdog import CatdogError
 from catdog.audit import Issue, find_issues
 from catdog.calibration import Labels, Logits
 from catdog.classifier import Classifier
@@ -102,19 +102,24 @@ def find(
     table = slice_table(held, judgement.labels, judgement.calibrated)
     issues = find_issues(
         [row["path"] for row in both],
-        np.array([CLASSES.index(row["label"]) for row in both]),
+        np.array([prepared.classes.index(row["label"]) for row in both]),
         np.array([row["split"] == VALIDATION for row in both]),
         np.concatenate(features),
         looks,
         digests=[row["sha256"] for row in both],
+        classes=prepared.classes,
         seed=seed,
     )
     on_test, test_slices = _on_test(prepared, classifier, seed=seed)
     return Findings(
         dict(metrics),
         on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
-        class_rows(judgement.labels, judgement.calibrated),
-        promises(judgement.labels, judgement.logits / classifier.about.temperature),
+        class_rows(judgement.labels, judgement.calibrated, prepared.classes),
+        promises(
+            judgement.labels,
+            judgement.logits / classifier.about.temperature,
+            classes=prepared.classes,
+        ),
         table,
         worst_slice(table),
         issues,
@@ -165,4 +170,5 @@ def _scored(
             f"{prepared.folder / unreadable[0]} can't be read any more: delete prepared.json "
             "beside the manifest and run scripts/prepare.py again."
         )
-    return np.array([CLASSES.index(row["label"]) for row in rows]), np.array(logits)
+    labels = np.array([prepared.classes.index(row["label"]) for row in rows])
+    return labels, np.array(logits)

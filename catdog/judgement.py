@@ -52,13 +52,13 @@ class Judgement:
     kept_share: float
 
     @property
-    def p_dog(self) -> Probabilities:
+    def p_positive(self) -> Probabilities:
         """The honest probability of a dog for each validation photo, `(N,)`."""
         return probability(self.calibrated)
 
     def metrics(self, about: About) -> dict[str, float]:
         """Calibration before and after, and how well "neither" is told, by metric name."""
-        before, after = probability(self.logits), self.p_dog
+        before, after = probability(self.logits), self.p_positive
         return {
             "temperature": about.temperature,
             "val_ece": expected_calibration_error(self.labels, after),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog import CLASSES, CatdogError, images
+from catdog import CatdogError, images
 from catdog.answers import Row
 from catdog.archive import tables_in
 from catdog.classifier import Classifier
@@ -68,7 +68,7 @@ class Evaluation:
 def evaluate_folder(
     classifier: Classifier, folder: Path, *, batch_size: int = 32, say: Say = lambda _: None
 ) -> Evaluation:
-    """Score the classifier on `folder/{cat,dog}`, which is only read.
+    """Score the classifier on a folder with one for each class in it, which is only read.
 
     Slices are made as in a run's report, by the columns of a metadata.csv in it, too. `say`
     is told of rows in that table that name no picture.
@@ -77,14 +77,15 @@ def evaluate_folder(
         CatdogError: a class has no folder or no picture, none can be read, or the
             metadata.csv can't be used.
     """
-    samples = LabelledFolder(folder).samples
+    classes = classifier.about.classes
+    samples = LabelledFolder(folder, classes=classes).samples
     properties = read_properties(tables_in(folder), say=say)
     tell_unmatched(properties, (_within(folder, path) for path, _ in samples), say=say)
     read, unreadable = _answered(classifier, samples, batch_size=batch_size)
     if not read:
         raise CatdogError(f"no picture in {folder} can be read: {unreadable[0].error}")
     labels, logits = np.array([label for _, label, _ in read]), np.array([x for *_, x in read])
-    rows = [_as_in_manifest(path, label, folder, properties) for path, label, _ in read]
+    rows = [_as_in_manifest(path, classes[label], folder, properties) for path, label, _ in read]
     slices = make_slices(rows, look_at_all([Path(path) for path, *_ in read]))
     return Evaluation(
         score(labels, logits),
@@ -115,12 +116,12 @@ def _answered(
     return read, unreadable
 
 
-def _as_in_manifest(path: str, label: int, folder: Path, properties: Properties) -> dict[str, str]:
+def _as_in_manifest(path: str, label: str, folder: Path, properties: Properties) -> dict[str, str]:
     """What a manifest would say of the picture, as far as slices ask for it."""
     width, height = images.check(Path(path).read_bytes())
     known = properties.of(_within(folder, path))
     return {
-        "label": CLASSES[label],
+        "label": label,
         "width": str(width),
         "height": str(height),
         **dict(zip(properties.columns, known, strict=True)),

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from catdog import CLASSES
 from catdog.batches import Batches
 from catdog.calibration import Logits
 from catdog.config import TrainConfig
@@ -127,8 +126,9 @@ def on_pictures(config: TrainConfig, prepared: Prepared, network: Network, say: 
         CatdogError: a picture is gone, or the cache can't be written.
     """
     device = next(network.parameters()).device
-    train = LabelledFolder(prepared.training, training_transform(network.preprocessing))
-    val = LabelledFolder(prepared.validation, evaluation_transform(network.preprocessing))
+    folder = functools.partial(LabelledFolder, classes=prepared.classes)
+    train = folder(prepared.training, training_transform(network.preprocessing))
+    val = folder(prepared.validation, evaluation_transform(network.preprocessing))
     batches_of = functools.partial(
         make_batches,
         batch_size=config.batch_size,
@@ -226,7 +226,7 @@ def _pixel_batches(
 def pictures_of(prepared: Prepared, split: str) -> list[Picture]:
     """The pictures of a split, in the manifest's order."""
     return [
-        Picture(prepared.folder / row["path"], CLASSES.index(row["label"]), row["sha256"])
+        Picture(prepared.folder / row["path"], prepared.classes.index(row["label"]), row["sha256"])
         for row in prepared.rows(split)
     ]
 

@@ -1,4 +1,4 @@
-"""Pictures that are neither cat nor dog: what a model must not be sure of.
+"""Pictures that are neither cat nor dog, and few other things: what a model must not be sure of.
 
 Drawn scenes and textures, and crops of the photographs that scikit-image and scikit-learn
 bring along. They test whether a model knows what it does not know; nothing learns from them.
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from catdog import CatdogError
+from catdog import CLASSES, CatdogError, Classes
+from catdog.classes import label_of
 from catdog.drawing import draw_scene
 
 Grey = NDArray[np.float64]
@@ -126,8 +127,10 @@ def _encoded(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def neither_folder(data_dir: Path) -> list[Path]:
+def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
     """The same pictures as files below `data_dir`, drawn when they are not there yet.
+
+    Left out are those whose names say that they show one of the classes, a flower say.
 
     Raises:
         CatdogError: the folder can't be written.
@@ -142,7 +145,7 @@ def neither_folder(data_dir: Path) -> list[Path]:
             f"{folder} can't be written ({error.strerror or error}): choose another folder "
             "with --data_dir."
         ) from error
-    return sorted(folder.iterdir())
+    return [path for path in sorted(folder.iterdir()) if not label_of(path.name, classes)]
 
 
 def _fill(folder: Path) -> None:

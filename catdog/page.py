@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from catdog import CLASSES, explain, images, report
-from catdog.audit import KINDS, NEAR_DUPLICATE, TOLD, Issue
+from catdog import explain, images, report
+from catdog.audit import KINDS, NEAR_DUPLICATE, Issue, told
 from catdog.calibration import Logits, predicted_labels, probability
 from catdog.classifier import Classifier, Seen, to_prediction
 from catdog.evaluate import (
@@ -85,6 +85,7 @@ def as_report(  # noqa: PLR0913
     both = len(np.unique(judgement.labels)) == 2
     return report.Report(
         title=title,
+        classes=prepared.classes,
         verdict=verdict(metrics[0], len(judgement.labels), decision),
         about="; ".join(filter(None, [_about(findings, prepared, fit), run])),
         metrics=metrics,
@@ -204,7 +205,7 @@ def _calibration(judgement: Judgement, classifier: Classifier) -> report.Calibra
     return report.Calibration(
         judgement.labels,
         probability(judgement.logits),
-        judgement.p_dog,
+        judgement.p_positive,
         classifier.about.temperature,
         [(told, measured[f"{key}_uncalibrated"], measured[key]) for told, key in named.items()],
     )
@@ -254,8 +255,8 @@ def _mistake(
     drawn = explain.as_jpeg(explain.warm(classifier, content, answer))
     return report.Mistake(
         path=photo.relative_to(folder).as_posix(),
-        label=CLASSES[label],
-        p_dog=answer.p_dog,
+        label=classifier.about.classes[label],
+        p_positive=answer.p_positive,
         thumbnail=thumbnail(content),
         heat_map=thumbnail(drawn),
     )
@@ -279,7 +280,7 @@ def _suspect(issue: Issue, folder: Path) -> report.Suspect:
         issue.path,
         issue.issue,
         issue.score,
-        TOLD[issue.issue].format(issue.detail),
+        told(issue),
         thumbnail((folder / issue.path).read_bytes()),
         twin,
         thumbnail((folder / twin).read_bytes()) if twin else b"",

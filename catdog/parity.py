@@ -38,7 +38,7 @@ PATIENCE_S = 300
 class Answer:
     """What one way said of one photo."""
 
-    p_dog: float
+    p_positive: float
     familiarity: float
 
 
@@ -160,4 +160,4 @@ def _largest_difference(expected: Sequence[Answer], found: Sequence[Answer]) -> 
 
 def _table(answers: Sequence[Answer]) -> NDArray[np.float64]:
     # JSON has no nan: over HTTP it comes as None, which becomes nan again here.
-    return np.array([(one.p_dog, one.familiarity) for one in answers], dtype=np.float64)
+    return np.array([(one.p_positive, one.familiarity) for one in answers], dtype=np.float64)

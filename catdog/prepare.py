@@ -33,8 +33,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from catdog import CLASSES, CatdogError, images
+from catdog import CLASSES, CatdogError, Classes, images
 from catdog.archive import Member, is_archive_name, is_table_name, members
+from catdog.classes import AUTO, SPLIT_WORDS, both, classes_in, label_of, one, other, read_classes
 from catdog.exclusion import EXCLUDED, LINES, NONE, Exclusion, Named, read_exclusion
 from catdog.intact import check_intact, check_unchanged, missing
 from catdog.properties import OWN_COLUMNS, Properties, read_properties, tell_unmatched
@@ -47,14 +48,6 @@ UNFINISHED_MARKER = ".prepared.json.part"
 STAGING = ".preparing"
 """Stands in the folder while it is being prepared, and so marks what is there as ours."""
 
-SPLIT_WORDS = {
-    TRAINING: ("train", "training", "training_set", "train_set"),
-    VALIDATION: ("val", "valid", "validation", "validation_set", "val_set"),
-    TEST: ("test", "test1", "testing", "test_set"),
-}
-PREFIX = re.compile(rf"({'|'.join(CLASSES)})s?(?=[ ._(\d-])", re.IGNORECASE)
-"""The class in Kaggle's file names: cat.0.jpg, dog_12.jpg."""
-
 Say = Callable[[str], None]
 
 
@@ -64,7 +57,8 @@ class Prepared:
 
     `digest` is of the manifest, `validation_digest` of the labels and contents of the
     validation pictures alone: equal digests mean that accuracies can be compared.
-    `val_fraction`, `seed` and `exclude` are what it was prepared with, and `exclude_digest`
+    `classes` are what its labels say, class 0 first. `asked`, `val_fraction`, `seed` and
+    `exclude` are what it was prepared with, `asked` for the classes, and `exclude_digest`
     is of the lines in that file, None when there are none.
     """
 
@@ -79,6 +73,8 @@ class Prepared:
     seed: int = 0
     exclude: str = NONE
     exclude_digest: str | None = None
+    classes: Classes = CLASSES
+    asked: str = AUTO
 
     @property
     def training(self) -> Path:
@@ -181,12 +177,14 @@ def prepare(
     val_fraction: float,
     seed: int,
     exclude: str = NONE,
+    classes: str = AUTO,
     say: Say = lambda _: None,
 ) -> Prepared:
     """Sort the pictures of `source` into `folder`.
 
     Labels come from the nearest folder named after a class, else from the file name
-    (`cat.0.jpg`); pictures without a label are kept from a folder named `test`. A folder
+    (`cat.0.jpg`), see `catdog.classes`; pictures without a label are kept from a folder named
+    `test`. A folder
     named `validation` is taken as it is; otherwise each class gives up `val_fraction` of
     its pictures, chosen by their content and `seed`, so that a renamed file stays where it
     is. Files with the same bytes stand on the same side. Labelled pictures that the file
@@ -201,6 +199,7 @@ def prepare(
         val_fraction: share of each class for validation.
         seed: of the split.
         exclude: a file with a line for each picture to leave out, or "none".
+        classes: the two to tell apart, "ant,bee" say, or "auto" for those of the source.
         say: told of progress, in lines for people.
 
     Raises:
@@ -210,6 +209,7 @@ def prepare(
             written, or is on a full disk.
     """
     _check_places(source, folder)
+    named = read_classes(classes)
     exclusion = read_exclusion(exclude)
     _check_exclude_stays(exclude, folder)
     with _disk_trouble_is_told(folder):
@@ -222,6 +222,7 @@ def prepare(
                 "seed": seed,
                 "source": _fingerprint(source),
                 "exclude": exclusion.digest,
+                "classes": ",".join(named) if named else AUTO,
             }
             finished = _read_marker(folder)
             if finished and wanted == {key: finished.get(key) for key in wanted}:
@@ -237,11 +238,11 @@ def prepare(
     return prepared
 
 
-def load_prepared(folder: Path) -> Prepared:
-    """Read a finished prepared data set.
+def load_prepared(folder: Path, *, classes: str = AUTO) -> Prepared:
+    """Read a finished prepared data set; with `classes`, one of just these.
 
     Raises:
-        CatdogError: there is none, or its manifest was changed since.
+        CatdogError: there is none, its manifest was changed since, or it is of other classes.
     """
     marker = _read_marker(folder)
     if marker is None:
@@ -261,7 +262,14 @@ def load_prepared(folder: Path) -> Prepared:
         seed=marker["seed"],
         exclude=marker.get("exclude_file", NONE),
         exclude_digest=marker.get("exclude"),
+        classes=tuple(marker["told_apart"]),
+        asked=marker["classes"],
     )
+    if read_classes(classes) not in (None, prepared.classes):
+        raise CatdogError(
+            f"{folder} was prepared for {both(prepared.classes)}, not for classes={classes}: "
+            f"run scripts/prepare.py again with --classes {classes}."
+        )
     if not prepared.manifest.is_file() or _digest_of(prepared.manifest) != prepared.digest:
         raise CatdogError(
             f"{prepared.manifest} was changed or deleted after it was prepared: "
@@ -289,16 +297,18 @@ def _prepare_afresh(
     staging = folder / STAGING
     staging.mkdir()
     try:
-        sorting = _stage(source, staging, say)
+        classes = read_classes(wanted["classes"]) or _classes_of(source, say)
+        sorting = _stage(source, staging, classes, say)
         properties = _properties(sorting, say)
         sorting = _settle_duplicates(sorting)
-        _check_classes(sorting, source)
+        _check_classes(sorting, source, classes)
         items = _split(sorting.items, wanted["val_fraction"], wanted["seed"], say)
         items = _exclude(_with_paths(items), exclusion, source, say)
-        _place(items, folder, properties)
+        _place(items, folder, classes, properties)
         _keep_lines(exclusion, folder)
         _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(sorting.quarantine))
         marker = wanted | {
+            "told_apart": classes,
             "digest": _digest_of(folder / MANIFEST),
             "validation_digest": _validation_digest(items),
             "counts": _counts(items),
@@ -328,7 +338,19 @@ def _remove_old(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _stage(source: Path, staging: Path, say: Say) -> Sorting:
+def _classes_of(source: Path, say: Say) -> Classes:
+    """The classes that the names in a source speak of."""
+    names = (name for name, _ in members(source) if not is_table_name(name))
+    found = classes_in(name for name in names if _split_of(name) != TEST)
+    if found != CLASSES:
+        say(
+            f"Classes: {found[0]} (negative) and {found[1]} (positive), as the folders are called; "
+            "-P classes=NEGATIVE,POSITIVE names others."
+        )
+    return found
+
+
+def _stage(source: Path, staging: Path, classes: Classes, say: Say) -> Sorting:
     """Copy every readable picture below `staging`, checking as many at once as there are cores."""
     sorting = Sorting()
     waiting: deque[Future[Item | tuple[str, str]]] = deque()
@@ -338,7 +360,8 @@ def _stage(source: Path, staging: Path, say: Say) -> Sorting:
             if is_table_name(picture[0]):
                 sorting.tables.append(picture)
                 continue
-            waiting.append(pool.submit(_check_and_copy, picture, staging / f"{number}"))
+            target = staging / f"{number}"
+            waiting.append(pool.submit(_check_and_copy, picture, target, classes))
             if len(waiting) > 8 * cores:  # pictures in memory at once
                 _sort_in(waiting.popleft().result(), sorting)
             if number and number % 5_000 == 0:
@@ -355,11 +378,11 @@ def _sort_in(result: Item | tuple[str, str], sorting: Sorting) -> None:
         sorting.quarantine.append(result)
 
 
-def _check_and_copy(picture: Member, target: Path) -> Item | tuple[str, str]:
+def _check_and_copy(picture: Member, target: Path, classes: Classes) -> Item | tuple[str, str]:
     name, content = picture
-    label, split = _label_of(name), _split_of(name)
+    label, split = label_of(name, classes), _split_of(name)
     if not label and split != TEST:
-        return name, f"neither {CLASSES[0]} nor {CLASSES[1]} in its folder's or its own name"
+        return name, f"neither {classes[0]} nor {classes[1]} in its folder's or its own name"
     try:
         width, height = images.check(content)
     except images.UnreadableImageError as error:
@@ -375,16 +398,6 @@ def _properties(sorting: Sorting, say: Say) -> Properties:
     met = [*(item.source for item in sorting.items), *(name for name, _ in sorting.quarantine)]
     tell_unmatched(properties, met, say=say)
     return properties
-
-
-def _label_of(name: str) -> str:
-    path = PurePosixPath(name)
-    for part in reversed(path.parts[:-1]):
-        for label in CLASSES:
-            if part.lower() in (label, f"{label}s"):
-                return label
-    prefix = PREFIX.match(path.name)
-    return prefix.group(1).lower() if prefix else ""
 
 
 def _split_of(name: str) -> str:
@@ -421,25 +434,29 @@ def _settle_duplicates(sorting: Sorting) -> Sorting:
     return settled
 
 
-def _check_classes(sorting: Sorting, source: Path) -> None:
+def _check_classes(sorting: Sorting, source: Path, classes: Classes) -> None:
     """Refuse a source that can't be split into training and validation of both classes."""
     labelled = [item for item in sorting.items if item.split != TEST]
     distinct = {
-        label: len({item.sha256 for item in labelled if item.label == label}) for label in CLASSES
+        label: len({item.sha256 for item in labelled if item.label == label}) for label in classes
     }
+    negative, positive = classes
+    others = " -P classes=NEGATIVE,POSITIVE names two other kinds." if classes == CLASSES else ""
     if not labelled:
         reason = _commonest(sorting.quarantine)
         raise CatdogError(
             f"{source} holds no picture to learn from{reason}. Give pictures in folders named "
-            f"{CLASSES[0]}/ and {CLASSES[1]}/, or named {CLASSES[0]}.1.jpg and {CLASSES[1]}.1.jpg."
+            f"{negative}/ and {positive}/, or named {negative}.1.jpg and {positive}.1.jpg.{others}"
         )
-    for label, other in (CLASSES, CLASSES[::-1]):
+    for label in classes:
         if distinct[label] == 0:
+            there = other(label, classes)
             raise CatdogError(
-                f"{source} holds {distinct[other]:,} pictures of a {other} and none of a {label}: "
-                f"add pictures of both, in folders named {CLASSES[0]}/ and {CLASSES[1]}/."
+                f"{source} holds {distinct[there]:,} pictures of {one(there)} and none of "
+                f"{one(label)}: add pictures of both, in folders named {negative}/ and "
+                f"{positive}/.{others}"
             )
-    for label in CLASSES:
+    for label in classes:
         _check_both_sides(labelled, label, distinct[label], source)
 
 
@@ -448,7 +465,7 @@ def _check_both_sides(labelled: Sequence[Item], label: str, distinct: int, sourc
     given = any(item.split == VALIDATION for item in labelled)
     if (given and len(sides) < 2) or distinct < 2:
         raise CatdogError(
-            f"{source} has too few different pictures of a {label}: "
+            f"{source} has too few different pictures of {one(label)}: "
             "at least one is needed for training and another for validation."
         )
 
@@ -466,7 +483,7 @@ def _split(items: Sequence[Item], val_fraction: float, seed: int, say: Say) -> l
         say("The source brings validation pictures of its own: val_fraction is not used.")
         return [replace(item, split=item.split or TRAINING) for item in items]
     chosen: set[str] = set()
-    for label in CLASSES:
+    for label in sorted({item.label for item in items if item.split != TEST}):
         sizes = Counter(item.sha256 for item in items if item.label == label and item.split != TEST)
         chosen |= _choose_validation(sizes, val_fraction, seed)
     return [
@@ -518,7 +535,7 @@ def _exclude(items: Sequence[Item], exclusion: Exclusion, source: Path, say: Say
     for line in unmatched:
         say(f"The exclude file's line {line!r} names no training or validation picture.")
     if chosen:
-        _check_left([item for item in labelled if item.path not in chosen])
+        _check_left([item for item in labelled if item.path not in chosen], labelled)
     return [
         replace(item, split=f"{EXCLUDED}-{item.split}", path=f"{EXCLUDED}/{item.path}")
         if item.path in chosen
@@ -527,21 +544,20 @@ def _exclude(items: Sequence[Item], exclusion: Exclusion, source: Path, say: Say
     ]
 
 
-def _check_left(items: Iterable[Item]) -> None:
+def _check_left(items: Iterable[Item], before: Iterable[Item]) -> None:
     left = {(item.split, item.label) for item in items}
-    for split in (TRAINING, VALIDATION):
-        for label in CLASSES:
-            if (split, label) not in left:
-                raise CatdogError(
-                    f"the exclude file leaves no {split} picture of a {label}: "
-                    "take some of its lines out."
-                )
+    gone = {(item.split, item.label) for item in before} - left
+    for split, label in sorted(gone):
+        raise CatdogError(
+            f"the exclude file leaves no {split} picture of {one(label)}: "
+            "take some of its lines out."
+        )
 
 
-def _place(items: Iterable[Item], folder: Path, properties: Properties) -> None:
+def _place(items: Iterable[Item], folder: Path, classes: Classes, properties: Properties) -> None:
     """Move staged pictures to their split and class, and write the manifest."""
     for split in (TRAINING, VALIDATION):
-        for label in CLASSES:
+        for label in classes:
             (folder / split / label).mkdir(parents=True)
     (folder / TEST).mkdir()
     rows = []
@@ -626,7 +642,10 @@ def _read_marker(folder: Path) -> dict[str, Any] | None:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return marker if isinstance(marker, dict) and marker.get("format") == FORMAT else None
+    if not isinstance(marker, dict) or marker.get("format") != FORMAT:
+        return None
+    # Before there were other classes, none were named.
+    return {"classes": AUTO, "told_apart": CLASSES} | marker
 
 
 def _check_places(source: Path, folder: Path) -> None:

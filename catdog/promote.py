@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import CatdogError, images, registry, succession, tracking
-from catdog.classifier import Classifier
+from catdog import CatdogError, Classes, images, registry, succession, tracking
+from catdog.classes import both
+from catdog.classifier import About, Classifier
 from catdog.config import PromoteConfig
 from catdog.contest import Contest, hold, sit
 from catdog.data import LabelledFolder
@@ -132,26 +133,31 @@ def _hold(
     folder = registry.fetch(f"models:/{version.name}/{version.version}")
     challenger = Classifier.load(folder, device="cpu")
     data_dir = Path(config.data_dir)
-    pictures, digest = _pictures(config, challenger.about.dataset, say)
+    pictures, digest = _pictures(config, challenger.about, say)
     own = bool(digest) and version.tags.get("validation_digest") == digest
     side = sit(challenger, pictures, data_dir, own=own)
     return hold(champion, side, pictures, data_dir, digest=digest)
 
 
-def _pictures(config: PromoteConfig, dataset: str, say: Say) -> tuple[list[Picture], str]:
+def _pictures(config: PromoteConfig, about: About, say: Say) -> tuple[list[Picture], str]:
     """What to compare on, and the digest of it where it is a validation set."""
     if config.data != NONE:
-        return _labelled(Path(config.data).expanduser(), say), ""
-    data_dir = Path(config.data_dir)
+        return _labelled(Path(config.data).expanduser(), about.classes, say), ""
+    data_dir, dataset = Path(config.data_dir), about.dataset
     if config.dataset != AUTO:
         dataset = locate(config.dataset, data_dir, seed=0).name
     prepared = load_prepared(data_dir / dataset)
+    if prepared.classes != about.classes:
+        raise CatdogError(
+            f"{prepared.folder} holds pictures of {both(prepared.classes)}, and {config.name} "
+            f"tells {both(about.classes)} apart: name others with --dataset or --data."
+        )
     return pictures_of(prepared, VALIDATION), prepared.validation_digest
 
 
-def _labelled(folder: Path, say: Say) -> list[Picture]:
+def _labelled(folder: Path, classes: Classes, say: Say) -> list[Picture]:
     pictures = []
-    for name, label in LabelledFolder(folder).samples:
+    for name, label in LabelledFolder(folder, classes=classes).samples:
         content = Path(name).read_bytes()
         try:
             images.check(content)
@@ -179,7 +185,7 @@ def _challenger(config: PromoteConfig) -> ModelVersion:
         return champion
     raise CatdogError(
         f"the registry holds no version of {config.name} to promote: train one with: "
-        "mlflow run . -P epochs=10"
+        f"{registry.training(config.name)}"
     )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from catdog import CLASSES
+from catdog import CLASSES, Classes
+from catdog.classes import both
 from catdog.config import Promote
 from catdog.paired import Paired
 
@@ -39,7 +40,7 @@ class Candidate:
     best_val_accuracy: float
     validation_digest: str
     drawn: bool
-    classes: tuple[str, ...] = CLASSES
+    classes: Classes = CLASSES
     status: Status = "pending"
 
     def to_tags(self) -> dict[str, str]:
@@ -56,12 +57,13 @@ class Candidate:
     def from_tags(cls, tags: Mapping[str, str]) -> Candidate | None:
         """The candidate that a version's tags describe; None when they describe none."""
         try:
+            # Versions from before there were other classes don't name theirs.
+            negative, positive = tags.get("classes", ",".join(CLASSES)).split(",")
             return cls(
                 best_val_accuracy=float(tags["best_val_accuracy"]),
                 validation_digest=tags["validation_digest"],
                 drawn=tags["data"] == "drawn",
-                # Versions from before there were other classes don't name theirs.
-                classes=tuple(tags.get("classes", ",".join(CLASSES)).split(",")),
+                classes=(negative, positive),
                 status=STATUSES[STATUSES.index(tags.get(STATUS_TAG, "pending"))],
             )
         except (KeyError, ValueError):
@@ -102,7 +104,7 @@ def refusal(challenger: Candidate | None, champion: Champion | None) -> Decision
         return None
     theirs = champion.candidate
     if theirs is not None and challenger.classes != theirs.classes:
-        ours, others = " and ".join(challenger.classes), " and ".join(theirs.classes)
+        ours, others = both(challenger.classes), both(theirs.classes)
         return Decision(STAGING, f"it tells {ours} apart, the version in Production {others}")
     if challenger.drawn and (theirs is None or not theirs.drawn):
         return Decision(STAGING, "drawn pictures never replace a model trained on photos")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from catdog import CatdogError, tracking
 from catdog.classifier import MODEL_FILE, saved_in
 from catdog.promotion import PRODUCTION, Candidate
 
+DEFAULT_NAME = "catdog"
+"""Of the registered model, in every command that names none."""
 ALIASES = ("production", "champion")
 """What the version in Production is called beside its stage."""
 DIGEST_TAG = "model_digest"
@@ -192,9 +195,21 @@ def is_rejected(version: ModelVersion) -> bool:
     return version.tags.get("validation_status") == "rejected"
 
 
+def training(name: str) -> str:
+    """The command that trains a version of `name`."""
+    named = "" if name == DEFAULT_NAME else shlex.quote(f"registered_model_name={name}")
+    return f"mlflow run . -P epochs=10{f' -P {named}' if named else ''}"
+
+
+def promoting(name: str) -> str:
+    """The command that promotes a version of `name`, without its options."""
+    named = "" if name == DEFAULT_NAME else f" --name {shlex.quote(name)}"
+    return f"python scripts/promote.py{named}"
+
+
 def _advice(model_uri: str) -> str:
     """What exists, and the command that would help."""
-    name = "catdog"
+    name = DEFAULT_NAME
     if model_uri.startswith("models:/"):
         name = model_uri.removeprefix("models:/").split("/")[0].split("@")[0]
     try:
@@ -206,7 +221,7 @@ def _advice(model_uri: str) -> str:
     if name in found:
         return _listed(found[name])
     if not found:
-        return f"{where} is empty: train a model with: mlflow run . -P epochs=10"
+        return f"{where} is empty: train a model with: {training(name)}"
     names = ", ".join(sorted(found))
     return f"{where} holds no version of {name!r}, but of: {names}. Name one of these."
 
@@ -214,7 +229,7 @@ def _advice(model_uri: str) -> str:
 def _listed(model: RegisteredModel) -> str:
     found = versions(model.name)
     if not found:
-        return f"{model.name!r} has no version: train one with: mlflow run . -P epochs=10"
+        return f"{model.name!r} has no version: train one with: {training(model.name)}"
     told = ", ".join(_told(version, model.aliases) for version in found)
     usable = [version for version in found if not is_rejected(version)]
     if not usable:

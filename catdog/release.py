@@ -100,7 +100,11 @@ def register(
     version = registry.version_of_run(name, tracking.run_id())
     if version is None:
         logged = tracking.log_model(
-            saved.folder, _as_jpeg(sample[0].path), step=best.number, tags=candidate.to_tags()
+            saved.folder,
+            _as_jpeg(sample[0].path),
+            step=best.number,
+            tags=candidate.to_tags(),
+            classes=candidate.classes,
         )
         version = registry.add(
             logged.model_uri, name, candidate, digest=saved.digest, card=saved.card
@@ -137,7 +141,7 @@ def _contest(
     learned = np.zeros(len(trained.validation), dtype=bool)  # validation is what it never learned
     return hold(
         champion,
-        Side(trained.judgement.calibrated, learned),
+        Side(trained.judgement.calibrated, learned, trained.classifier.about.classes),
         trained.validation,
         Path(config.data_dir),
         digest=prepared.validation_digest,
@@ -173,7 +177,7 @@ def _prove(
         picture: to_prediction(one, classifier.about)
         for picture, one in zip(trained.validation, seen, strict=True)
     }
-    expected = [Answer(answers[one].p_dog, answers[one].familiarity) for one in sample]
+    expected = [Answer(answers[one].p_positive, answers[one].familiarity) for one in sample]
     uri = f"models:/{version.name}/{version.version}"
     with tempfile.TemporaryDirectory() as scratch:
         exported = _exported(classifier, Path(scratch) / "export", say)

@@ -1,7 +1,8 @@
 """Run as a program in a fresh process by `catdog.parity`; imports nothing of catdog itself.
 
 In: one line of JSON on standard input, with the model's URI, photos, and the folder of its export.
-Out: one line of JSON with the answers of each way to the model, `[p_dog, familiarity]` each.
+Out: one line of JSON with the answers of each way to the model, `[probability of class 1,
+familiarity]` each.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def through_export(folder: Path, photos: list[str], pixels: Path) -> dict[str, P
     The example knows neither MLflow nor PyTorch, and resizes with Pillow.
     """
     example = runpy.run_path(str(folder / "example.py"))
-    p_dog, familiarity = example["SESSION"].run(None, {"images": np.load(pixels)})
+    probability, familiarity = example["SESSION"].run(None, {"images": np.load(pixels)})
     return {
-        "onnx": list(zip(p_dog.tolist(), familiarity.tolist(), strict=True)),
+        "onnx": list(zip(probability.tolist(), familiarity.tolist(), strict=True)),
         "example": _pairs([example["classify"](photo) for photo in photos]),
     }
 
@@ -90,7 +91,12 @@ def main() -> None:
 
 
 def _pairs(rows: Sequence[Mapping[Any, float]]) -> Pairs:
-    return [(row["p_dog"], row["familiarity"]) for row in rows]
+    return [(row[_probability_in(row)], row["familiarity"]) for row in rows]
+
+
+def _probability_in(row: Mapping[Any, float]) -> str:
+    """The column that is called after class 1, `p_dog` say."""
+    return next(str(name) for name in row if str(name).startswith("p_"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 
-from catdog import CLASSES, charts
+from catdog import CLASSES, Classes, charts
+from catdog.classes import one, other, probability_name, several
 
 MOST_PICTURES = 48
 """In one contact sheet; the rest stands in the run's tables. Keeps the page below 3 MB."""
@@ -70,9 +71,9 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`(N,)` labels and p_dog as trained and after dividing the logit by `temperature`.
+    """`(N,)` labels, and probabilities of class 1 as trained and after calibration.
 
-    `changes` lists what that did to ECE, Brier score and log-loss: name, before, after.
+    That divides the logit by `temperature`. `changes` lists what that did to ECE, Brier score and log-loss: name, before, after.
     """
 
     labels: NDArray[np.int64]
@@ -86,8 +87,8 @@ class Calibration:
 class Threshold:
     """What it costs to miss at most a share of one class.
 
-    Where `p_dog > threshold` a photo is called a dog. `missed` of `total` photos of `label`
-    are missed, and `taken` of the `others` are taken for it.
+    Where the probability is above `threshold` a photo is called a dog. `missed` of `total` photos
+    of `label` are missed, and `taken` of the `others` are taken for it.
     """
 
     label: str
@@ -97,11 +98,6 @@ class Threshold:
     total: int
     taken: int
     others: int
-
-    @property
-    def other(self) -> str:
-        """The other class."""
-        return CLASSES[1 - CLASSES.index(self.label)]
 
 
 @dataclass(frozen=True)
@@ -168,14 +164,9 @@ class Mistake:
 
     path: str
     label: str
-    p_dog: float
+    p_positive: float
     thumbnail: bytes
     heat_map: bytes = b""
-
-    @property
-    def answer(self) -> str:
-        """What the model takes it for."""
-        return CLASSES[1 - CLASSES.index(self.label)]
 
 
 @dataclass(frozen=True)
@@ -255,12 +246,14 @@ class Command:
 class Report:
     """All that the page may show. A part that is None or empty is left out.
 
-    `verdict` says the result in a sentence, `about` which run and when, `champion` how the
-    model compares with the one in Production before it, `raw` the figures with the excluded
-    photos. `confusion` is `(2, 2)`: row = truth, column = prediction, cat before dog.
+    `classes` are what the labels mean, `verdict` says the result in a sentence, `about` which run
+    and when, `champion` how the model compares with the one in Production before it, `raw` the
+    figures with the excluded photos. `confusion` is `(2, 2)`: row = truth, column = prediction,
+    cat before dog.
     """
 
     title: str
+    classes: Classes = CLASSES
     verdict: str = ""
     about: str = ""
     metrics: Sequence[Metric] = ()
@@ -294,7 +287,8 @@ def render(report: Report) -> str:
     page = _template().render(
         report=report,
         charts=charts,
-        classes=CLASSES,
+        classes=report.classes,
+        probability=probability_name(report.classes),
         share=share,
         number=number,
         most_pictures=MOST_PICTURES,
@@ -336,6 +330,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     pages.filters |= {"share": share, "number": number, "digits": digits, "count": "{:,}".format}
+    pages.filters |= {"one": one, "several": several, "other": other}
     pages.filters |= {"jpeg": _data_uri, "sha256": _sha256}
     return pages.get_template("report.html.j2")
 

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from catdog import CatdogError, registry
-from catdog.answers import LABELS
+from catdog import CLASSES, CatdogError, Classes, registry
+from catdog.answers import labels_of
+from catdog.classes import probability_name
+from catdog.classifier import classes_of
 from catdog.command import say
 from catdog.images import SUFFIXES
 
@@ -51,12 +53,6 @@ LOCAL_SETTINGS = {
 }
 """For masters on this machine: nobody else is let in, and a few thousand paths are no big data."""
 
-SCHEMA = (
-    "path string, label string, confidence double, p_dog double, familiarity double, "
-    "error string, model_version string, modified timestamp, length bigint"
-)
-"""The table of answers: what `predict.py` answers, by which model, and for which file."""
-
 FILE = ["path", "modified", "length"]
 """What a file is known by: one that was replaced since is scored anew."""
 
@@ -67,6 +63,21 @@ class Pinned:
 
     folder: Path
     version: str
+    classes: Classes = CLASSES
+
+    @property
+    def schema(self) -> str:
+        """The table of answers: what `predict.py` answers, by which model, and for which file."""
+        return (
+            f"path string, label string, confidence double, {self.probability} double, "
+            "familiarity double, error string, model_version string, modified timestamp, "
+            "length bigint"
+        )
+
+    @property
+    def probability(self) -> str:
+        """The column of the probability of class 1."""
+        return probability_name(self.classes)
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,11 @@ class Scored:
     failed: int
     added: int
     seconds: float
+    classes: Classes = CLASSES
 
     def __str__(self) -> str:
         total = self.failed + self.labels.total()
-        each = ", ".join(f"{self.labels[label]} {label}" for label in LABELS)
+        each = ", ".join(f"{self.labels[label]} {label}" for label in labels_of(self.classes))
         return (
             f"{total - self.failed} of {total} photos labelled ({each}), {self.failed} errors; "
             f"{self.added} of them now, in {self.seconds:.1f} s "
@@ -116,7 +128,7 @@ def pin(model_uri: str) -> Pinned:
             "registry, or a run, as in --model-uri models:/catdog/Production"
         )
     version = uri if uri.startswith("models:/") else f"sha256:{registry.digest_of(saved)[:16]}"
-    return Pinned(folder, version)
+    return Pinned(folder, version, classes_of(saved))
 
 
 @contextlib.contextmanager
@@ -140,7 +152,7 @@ def score(spark: SparkSession, model: Pinned, source: str, output: str) -> Score
         spark: where the work is done.
         model: whose answers they are.
         source: a folder, or the URI of one that Spark can read (`s3a://...`).
-        output: the folder of a Parquet table, of the columns `SCHEMA`; or its URI.
+        output: the folder of a Parquet table, of the columns `Pinned.schema`; or its URI.
 
     Raises:
         CatdogError: there is no picture, or the table holds another model's answers.
@@ -151,7 +163,7 @@ def score(spark: SparkSession, model: Pinned, source: str, output: str) -> Score
     if not listed:
         raise CatdogError(f"input={source} holds no picture: name a folder that does.")
     files = pictures.drop("content").persist()
-    before = _answers(spark, output)
+    before = _answers(spark, output, model)
     _refuse_other_answers(before, model, output)
     rounds = plan(spark, files, before)
     classify = _classifier(spark, model)
@@ -162,11 +174,11 @@ def score(spark: SparkSession, model: Pinned, source: str, output: str) -> Score
         say(f"round {number} of {len(rounds)}: {this.waiting} photos answered")
     _give_up(spark, listed, files, model, output)
     files.unpersist()
-    now = _answers(spark, output)
+    now = _answers(spark, output, model)
     labels = {row["label"]: row["count"] for row in now.groupBy("label").count().collect()}
     failed = labels.pop(None, 0)
     added = sum(labels.values()) + failed - before.count()
-    return Scored(Counter(labels), failed, added, time.monotonic() - began)
+    return Scored(Counter(labels), failed, added, time.monotonic() - began, model.classes)
 
 
 def plan(spark: SparkSession, files: DataFrame, before: DataFrame) -> list[Round]:
@@ -253,15 +265,15 @@ def _pictures(spark: SparkSession, source: str) -> DataFrame:
     )
 
 
-def _answers(spark: SparkSession, output: str) -> DataFrame:
+def _answers(spark: SparkSession, output: str, model: Pinned) -> DataFrame:
     """The answers that the table holds now."""
     from pyspark.errors import AnalysisException
 
-    reader = spark.read.schema(SCHEMA)
+    reader = spark.read.schema(model.schema)
     try:
         return reader.parquet(_escaped(_uri(output)))
     except AnalysisException:  # there is no table yet
-        return spark.createDataFrame([], SCHEMA)
+        return spark.createDataFrame([], model.schema)
 
 
 def _refuse_other_answers(before: DataFrame, model: Pinned, output: str) -> None:
@@ -306,7 +318,7 @@ def _give_up(
     """Append an error for each file that could not be read, was too large to be, or is empty."""
     from pyspark.sql.functions import expr
 
-    answers = _answers(spark, output)
+    answers = _answers(spark, output, model)
     reason = f"IF(length > {MAX_BYTES}, 'larger than {MAX_BYTES >> 20} MB', 'can not be read')"
     left = files.join(answers, FILE, "left_anti").select(*FILE, expr(reason).alias("error"))
     known = {row["path"] for row in answers.where("length = 0").select("path").collect()}
@@ -334,7 +346,7 @@ def _plain(uri: str) -> str:
 def _append(answers: DataFrame, model: Pinned, output: str) -> None:
     from pyspark.sql.functions import expr, lit
 
-    missing = {"label": "string", "confidence": "double", "p_dog": "double"}
+    missing = {"label": "string", "confidence": "double", model.probability: "double"}
     missing["familiarity"] = "double"
     for name, form in missing.items():
         if name not in answers.columns:
@@ -346,7 +358,7 @@ def _append(answers: DataFrame, model: Pinned, output: str) -> None:
             "model_version": lit(model.version),
         }
     )
-    columns = [part.split()[0] for part in SCHEMA.split(", ")]
+    columns = [part.split()[0] for part in model.schema.split(", ")]
     table.select(*columns).write.mode("append").parquet(_uri(output))
 
 

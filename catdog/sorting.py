@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from catdog import CatdogError
-from catdog.answers import LABELS, Answer
+from catdog import CLASSES, CatdogError, Classes
+from catdog.answers import Answer, labels_of
 from catdog.photos import Photo
 
 NAME_BYTES, SUFFIX_CHARACTERS = 200, 20
@@ -17,13 +17,13 @@ NAME_BYTES, SUFFIX_CHARACTERS = 200, 20
 
 
 class Sorter:
-    """The folder `target` with cat/, dog/ and neither/ in it, filled with copies of photos.
+    """The folder `target` with one for each label in it, filled with copies of photos.
 
     A copy keeps its photo's name. Where a photo of that name lies already, it is the same
     and nothing is done, or another and the copy is called -2, -3 and so on.
     """
 
-    def __init__(self, target: Path, sources: Sequence[str]) -> None:
+    def __init__(self, target: Path, sources: Sequence[str], classes: Classes = CLASSES) -> None:
         """Make the folders; `sources` are the names that the photos come from.
 
         Raises:
@@ -34,7 +34,7 @@ class Sorter:
         self.target = target.expanduser()
         refuse_inside(self.target, sources, flag="sort_into")
         try:
-            for label in LABELS:
+            for label in labels_of(classes):
                 (self.target / label).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cant_write(self.target, error) from error

@@ -114,7 +114,7 @@ def settle(
             return decision, held
     raise CatdogError(
         f"the version in Production of {version.name} changed {TRIES} times while version "
-        f"{version.version} was compared: run python scripts/promote.py --version "
+        f"{version.version} was compared: run {registry.promoting(version.name)} --version "
         f"{version.version} when the other runs are done."
     )
 
@@ -270,7 +270,7 @@ def predecessor(name: str) -> ModelVersion:
             return known[number]
     raise CatdogError(
         f"no version of {name} served before the one in Production: name one with --to VERSION, "
-        "of those that python scripts/promote.py --history lists."
+        f"of those that {registry.promoting(name)} --history lists."
     )
 
 

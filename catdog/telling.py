@@ -10,7 +10,8 @@ from dataclasses import asdict, fields
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import figures, tracking
+from catdog import figures, registry, tracking
+from catdog.classes import AUTO, both, probability_name
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.contest import Contest
 from catdog.findings import Findings, find
@@ -72,7 +73,8 @@ def report_findings(
     tracking.log_findings(findings, render(page))
     if page.mistakes:
         shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
-        captions = [f"{one.label}, p_dog {one.p_dog:.2f}" for one in page.mistakes]
+        column = probability_name(prepared.classes)
+        captions = [f"{one.label}, {column} {one.p_positive:.2f}" for one in page.mistakes]
         # The UI shows a thumbnail, in which a row of eight would be a line.
         grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
         tracking.show(grid, "worst_errors")
@@ -123,7 +125,8 @@ def _reproduce(config: TrainConfig, prepared: Prepared) -> list[Command]:
 def _settings(config: TrainConfig, prepared: Prepared) -> dict[str, object]:
     """The parameters of the run, with those of its data where `config` does not have them."""
     of_data = {"val_fraction": prepared.val_fraction, "exclude": prepared.exclude}
-    return of_data | asdict(config)
+    settings = of_data | asdict(config)
+    return settings | ({"classes": prepared.asked} if config.classes == AUTO else {})
 
 
 def _line(step: type[DataConfig], values: Mapping[str, object], name: str = "") -> str:
@@ -207,6 +210,7 @@ def _description(
     raw = "".join(f"{line}\n\n" for line in [raw_figures(findings.others)] if line)
     return (
         f"**{name}** went to **{decision.stage}**: {decision.told}.\n\n"
+        f"It tells {both(trained.classifier.about.classes)} apart.\n\n"
         f"Kept epoch {best.number} of {len(trained.fit.epochs)}; on {len(trained.validation):,} "
         f"held back photos, calibrated:\n\n"
         f"| metric | value | 95 % |\n|---|---|---|\n{table}\n\n"
@@ -220,9 +224,9 @@ def _description(
 
 def _promote(version: ModelVersion, decision: Decision) -> str:
     """The line of the description that says how to change who serves."""
-    named = "" if version.name == "catdog" else f" --name {shlex.quote(version.name)}"
+    command = registry.promoting(version.name)
     if decision.stage == PRODUCTION:
-        return f"- Go back to the version before: `python scripts/promote.py{named} --rollback`\n"
+        return f"- Go back to the version before: `{command} --rollback`\n"
     if decision.stage == NO_STAGE:
         return ""
-    return f"- Promote it: `python scripts/promote.py{named} --to {version.version}`\n"
+    return f"- Promote it: `{command} --to {version.version}`\n"

@@ -37,7 +37,8 @@ from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 import catdog
-from catdog import CatdogError, signals
+from catdog import CLASSES, CatdogError, Classes, signals
+from catdog.classes import as_outside, probability_name
 from catdog.outbox import LAST_TRY, LIMITS, PATIENT, PROBE, Kind, Outbox, Write, limits, unreachable
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
@@ -74,7 +75,8 @@ PINNED = (
 versions in use."""
 
 EXPERIMENT_TAGS = {
-    "mlflow.note.content": "Cats and dogs: a frozen backbone and a one-logit head. "
+    "mlflow.note.content": "Two kinds of pictures, told apart by a frozen backbone and a one-logit "
+    "head; the tag `classes` says which. "
     "Sort by `val_log_loss`, which is of the kept epoch; pictures compare in the *Chart view*.",
     # Without it the UI opens with the tabs for prompts and traces.
     "mlflow.experimentKind": "custom_model_development",
@@ -248,7 +250,13 @@ def log_environment(device: str) -> None:
 
 
 def log_data(
-    manifest: Path, *, name: str, origin: str, digests: Mapping[str, str], drawn: bool
+    manifest: Path,
+    *,
+    name: str,
+    origin: str,
+    digests: Mapping[str, str],
+    drawn: bool,
+    classes: Classes = CLASSES,
 ) -> None:
     """Log which pictures were used: the manifest, and a data set for each split.
 
@@ -258,6 +266,7 @@ def log_data(
         origin: where it came from.
         digests: of the splits "training" and "validation", of any length.
         drawn: whether the pictures were drawn by us.
+        classes: what they show.
     """
     from mlflow.data.pandas_dataset import from_pandas
 
@@ -281,6 +290,7 @@ def log_data(
     _log_file(manifest.read_bytes(), f"data/{manifest.name}")
     set_tags(
         {"dataset": name, "dataset_origin": origin, "data": "drawn" if drawn else "photos"}
+        | {"classes": ",".join(classes)}
         | {f"{split}_digest": digest for split, digest in digests.items()}
     )
 
@@ -375,10 +385,15 @@ def log_parity(parity: Parity) -> None:
 
 
 def log_predictions(
-    paths: Sequence[str], labels: Labels, logits: Logits, answers: Sequence[Prediction]
+    paths: Sequence[str],
+    labels: Labels,
+    logits: Logits,
+    answers: Sequence[Prediction],
+    classes: Classes = CLASSES,
 ) -> None:
     """Log the answer for each validation picture, as a table: `logits` as the head gives them."""
-    table = pd.DataFrame([asdict(answer) for answer in answers]).drop(columns="error")
+    table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])
+    table = table.drop(columns="error")
     table = table.rename(columns={"label": "answer"})
     table.insert(0, "path", list(paths))
     table.insert(1, "label", labels)
@@ -449,7 +464,14 @@ def _log_picture(pixels: np.ndarray, key: str, *, step: int) -> None:
     set_tags({MLFLOW_LOGGED_IMAGES: "True"})
 
 
-def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str]) -> ModelInfo:
+def log_model(
+    folder: Path,
+    example: bytes,
+    *,
+    step: int,
+    tags: Mapping[str, str],
+    classes: Classes = CLASSES,
+) -> ModelInfo:
     """Log a saved classifier as an MLflow model that takes picture bytes.
 
     Args:
@@ -457,6 +479,7 @@ def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str
         example: a JPEG, kept as the model's input example.
         step: the epoch that the weights are from.
         tags: of the logged model.
+        classes: what it tells apart.
     """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
@@ -467,7 +490,7 @@ def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str
             [
                 ColSpec("string", "label"),
                 ColSpec("double", "confidence"),
-                ColSpec("double", "p_dog"),
+                ColSpec("double", probability_name(classes)),
                 ColSpec("double", "familiarity"),
                 ColSpec("string", "error"),
             ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from catdog import CLASSES, figures, lessons, tracking
+from catdog import CLASSES, Classes, figures, lessons, tracking
 from catdog.calibration import Logits, predicted_labels
 from catdog.checkpoint import FINETUNE, HEAD, Checkpoints
 from catdog.classifier import About, Classifier, to_prediction
@@ -101,6 +101,8 @@ def train(
     _log_data(prepared)
 
     network = build_network(config.backbone, weights=config.weights).to(device)
+    if prepared.classes != CLASSES:
+        network.imagenet = None  # of what it knows, only cats and dogs are known to us
     network.blocks(config.unfreeze)  # a wrong value is better told now than after the head
     _log_pictures(network, prepared)
     prepare_lesson = lessons.on_features if config.views else lessons.on_pictures
@@ -129,7 +131,7 @@ def _learn(
     def on_epoch(epoch: Epoch) -> None:
         _say_epoch(epoch, say)
         if epoch.number not in logged:
-            _log_epoch(epoch)
+            _log_epoch(epoch, prepared.classes)
 
     def keeper(stage: str) -> Keeper:
         return checkpoints.keeper(stage) if checkpoints else Keeper()
@@ -191,6 +193,7 @@ def _judge(
         origin=prepared.origin,
         best_epoch=result.best.number,
         best_val_accuracy=result.best.val.accuracy,
+        classes=prepared.classes,
     )
     data_dir = Path(config.data_dir)
     training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
@@ -205,7 +208,12 @@ def _judge(
             features(training),
             features(validation),
             np.array([picture.label for picture in validation]),
-            features([Picture(path, 0, _sha256(path)) for path in neither_folder(data_dir)]),
+            features(
+                [
+                    Picture(path, 0, _sha256(path))
+                    for path in neither_folder(data_dir, prepared.classes)
+                ]
+            ),
         )
     classifier, judgement = judge(
         network,
@@ -260,6 +268,7 @@ def _log_data(prepared: Prepared) -> None:
         origin=prepared.origin,
         digests={"training": prepared.digest, "validation": prepared.validation_digest},
         drawn=prepared.drawn,
+        classes=prepared.classes,
     )
     if prepared.exclude_digest:
         tracking.log_exclusion(
@@ -271,7 +280,7 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     """Show what the model will see: pictures as they are, and as augmentation changes them."""
     samples = [
         (load(path), name)
-        for name in CLASSES
+        for name in prepared.classes
         for path in sorted((prepared.training / name).iterdir())[:8]
     ]
     names = [name for _, name in samples]
@@ -291,8 +300,9 @@ def _say_epoch(epoch: Epoch, say: Say) -> None:
     )
 
 
-def _log_epoch(epoch: Epoch) -> None:
-    confusion = figures.confusion_figure(epoch.val.confusion, f"validation, epoch {epoch.number}")
+def _log_epoch(epoch: Epoch, classes: Classes) -> None:
+    title = f"validation, epoch {epoch.number}"
+    confusion = figures.confusion_figure(epoch.val.confusion, title, classes)
     tracking.log_epoch(epoch, confusion)
 
 
@@ -323,21 +333,21 @@ def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
         f"calibration error {metrics['val_ece']:.4f}"
     )
     say(
-        f"Neither: {metrics['neither_rejected_share']:.1%} of pictures without the animals are "
+        f"Neither: {metrics['neither_rejected_share']:.1%} of pictures that show neither are "
         f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
     )
     tracking.log_metrics(trained.metrics | metrics)
     confusion = confusion_counts(judgement.labels, predicted_labels(judgement.logits))
     title = f"validation, kept epoch {trained.best.number}"
-    tracking.log_confusion(confusion, figures.confusion_figure(confusion, title))
+    tracking.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
         to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
-    tracking.log_predictions(paths, judgement.labels, judgement.logits, answers)
-    plot = figures.reliability_figure(judgement)
+    tracking.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
+    plot = figures.reliability_figure(judgement, prepared.classes)
     tracking.log_figure(plot, "reliability.png")
     tracking.show(plot, "reliability")
-    tracking.log_figure(
-        figures.familiarity_figure(judgement, classifier.about.reject_below), "familiarity.png"
-    )
+    below = classifier.about.reject_below
+    plot = figures.familiarity_figure(judgement, below, prepared.classes)
+    tracking.log_figure(plot, "familiarity.png")

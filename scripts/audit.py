@@ -17,7 +17,8 @@ def main(config: AuditConfig) -> int:
 
     device, _ = pick_device(config.device)
     data_dir = Path(config.data_dir)
-    prepared = load_prepared(data_dir / locate(config.dataset, data_dir, seed=config.seed).name)
+    source = locate(config.dataset, data_dir, seed=config.seed)
+    prepared = load_prepared(data_dir / source.name, classes=config.classes)
     output = prepared.folder / AUDIT if config.output == "auto" else Path(config.output)
     network = build_network(config.backbone, weights=config.weights).to(device)
     issues = audit(prepared, network, data_dir, seed=config.seed, say=command.say)

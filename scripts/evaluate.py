@@ -1,4 +1,4 @@
-"""Score a registered model on a labelled folder DIR/{cat,dog}."""
+"""Score a registered model on a labelled folder."""
 
 import json
 import sys

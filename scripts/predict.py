@@ -29,7 +29,7 @@ def main(config: PredictConfig) -> int:
         keep=sorting or explaining,
     )
     if sorting:
-        answered = Sorter(Path(config.sort_into), names).watch(answered)
+        answered = Sorter(Path(config.sort_into), names, classifier.about.classes).watch(answered)
     if explaining:
         refuse_inside(Path(config.explain), names, flag="explain")
         answered = predict.explain(classifier, answered, Path(config.explain))
@@ -37,7 +37,7 @@ def main(config: PredictConfig) -> int:
     try:
         with answers.open_output(config.output) as stream:
             shown = answers.with_progress(rows, output=config.output)
-            tally = answers.write_rows(shown, stream, config.format)
+            tally = answers.write_rows(shown, stream, config.format, classifier.about.classes)
     except BrokenPipeError:
         return answers.PIPE_CLOSED
     command.say(f"{tally} by {config.model_uri}")

@@ -20,6 +20,7 @@ def main(config: PrepareConfig) -> int:
         val_fraction=config.val_fraction,
         seed=config.seed,
         exclude=config.exclude,
+        classes=config.classes,
         say=command.say,
     )
     print(prepared.folder)

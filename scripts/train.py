@@ -19,7 +19,7 @@ def main(config: TrainConfig) -> int:
     check_backbone(config.backbone)
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
-    prepared = load_prepared(Path(config.data_dir) / source.name)
+    prepared = load_prepared(Path(config.data_dir) / source.name, classes=config.classes)
     name = pipeline.run_name(config, source.name)
     with runs.open_run(config, "train", name, lambda: prepared, command.say) as (_, folder):
         pipeline.train_and_register(config, prepared, command.say, folder=folder)

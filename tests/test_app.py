@@ -164,7 +164,7 @@ def test_the_page_answers_over_http_for_the_bytes_of_the_file(page, drawn, model
     )
     said_of = model.classifier.predict([path.read_bytes() for path in drawn[:2]])
     for path, said in zip(drawn[:2], said_of, strict=True):
-        assert f"<dd>{said.p_dog:.4f}</dd>" in shown
+        assert f"<dd>{said.p_positive:.4f}</dd>" in shown
         assert _digests(uploads)[path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "2 of 3 photos answered." in shown
 

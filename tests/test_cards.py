@@ -56,7 +56,7 @@ def test_a_card_says_what_the_classifier_says_of_the_bytes_of_the_file(classifie
     (said,) = classifier.predict([paths[2].read_bytes()], options)
     *_, shown = show(classifier, [paths[2]], options)
     assert f"<b>{said.label}</b> <span>{said.confidence:.1%} sure</span>" in shown
-    assert f"<dd>{said.p_dog:.4f}</dd>" in shown
+    assert f"<dd>{said.p_positive:.4f}</dd>" in shown
     assert f"<dd>{said.familiarity:.3f}</dd>" in shown
     assert f"width:{said.confidence:.1%}" in shown
 

@@ -60,7 +60,7 @@ def test_an_answer_is_the_same_in_whatever_company(classifier):
     together = classifier.predict(PHOTOS)
     assert [a.label for a in alone] == [b.label for b in together]
     for one, other in zip(alone, together, strict=True):
-        assert one.p_dog == pytest.approx(other.p_dog, abs=1e-9)
+        assert one.p_positive == pytest.approx(other.p_positive, abs=1e-9)
         assert one.familiarity == pytest.approx(other.familiarity, abs=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_an_answer_is_the_same_in_whatever_company(classifier):
 def test_confidence_is_the_probability_of_the_label(logit, label, p_dog):
     answer = to_prediction(Seen(logit, 0.5), ABOUT)
     assert answer.label == label
-    assert answer.p_dog == pytest.approx(p_dog, abs=1e-6)
+    assert answer.p_positive == pytest.approx(p_dog, abs=1e-6)
     assert answer.confidence == pytest.approx(max(p_dog, 1 - p_dog), abs=1e-6)
     assert answer.error == ""
 
@@ -92,7 +92,7 @@ def test_neither_is_never_answered_when_it_may_not_be(logit, familiarity):
 @given(logit=logits, threshold=shares)
 def test_the_threshold_decides_from_which_probability_a_photo_is_a_dog(logit, threshold):
     answer = to_prediction(Seen(logit, 1.0), ABOUT, Options(threshold=threshold))
-    assert (answer.label == "dog") == (answer.p_dog > threshold)
+    assert (answer.label == "dog") == (answer.p_positive > threshold)
 
 
 def test_what_is_no_picture_gets_an_error_and_the_others_are_answered(classifier):
@@ -100,7 +100,7 @@ def test_what_is_no_picture_gets_an_error_and_the_others_are_answered(classifier
     assert [bool(answer.error) for answer in answers] == [False, True, False, True]
     assert answers[0].label == classifier.predict([PHOTOS[0]])[0].label
     assert answers[1].label == ""
-    assert np.isnan(answers[1].p_dog)
+    assert np.isnan(answers[1].p_positive)
 
 
 def test_nothing_but_unreadable_bytes_is_answered_too(classifier):
@@ -147,8 +147,8 @@ def test_a_mirrored_picture_gets_the_same_answer_when_both_ways_are_looked_at(cl
     both = [encoded(one, "PNG") for one in (picture, mirrored)]
     first, second = classifier.predict(both, Options(tta=True))
     plain, turned = classifier.predict(both)
-    assert first.p_dog == pytest.approx(second.p_dog, abs=1e-4)
-    assert plain.p_dog != pytest.approx(turned.p_dog, abs=1e-6)
+    assert first.p_positive == pytest.approx(second.p_positive, abs=1e-4)
+    assert plain.p_positive != pytest.approx(turned.p_positive, abs=1e-6)
 
 
 def test_a_saved_classifier_gives_the_same_answers(classifier, tmp_path):
@@ -184,8 +184,8 @@ def test_without_an_onnx_export_pytorch_answers_the_same(classifier, tmp_path):
     )
     twin = _copies(bare, tmp_path)
     assert twin.engine.name == "pytorch-cpu"
-    expected = [answer.p_dog for answer in classifier.predict(PHOTOS)]
-    assert [answer.p_dog for answer in twin.predict(PHOTOS)] == pytest.approx(expected, abs=1e-4)
+    expected = [answer.p_positive for answer in classifier.predict(PHOTOS)]
+    assert [answer.p_positive for answer in twin.predict(PHOTOS)] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, WEIGHTS_FILE, ARRAYS_FILE, BACKBONE_FILE])
@@ -222,7 +222,7 @@ def test_the_served_model_answers_a_table_with_a_table(classifier):
     answers = ServedClassifier(classifier).predict(pd.DataFrame({"image": [*PHOTOS * 8, b""]}))
     assert list(answers.columns) == ["label", "confidence", "p_dog", "familiarity", "error"]
     assert len(answers) == 49
-    expected = [answer.p_dog for answer in classifier.predict(PHOTOS)]
+    expected = [answer.p_positive for answer in classifier.predict(PHOTOS)]
     assert answers["p_dog"][:6].tolist() == pytest.approx(expected, abs=1e-6)
     assert answers["error"].iloc[-1] == "the file is empty"
 

@@ -45,9 +45,9 @@ def _crop(network: Network, seed: int = 0) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=6)
 @given(st.integers(0, 1000), st.booleans())
-def test_heat_is_a_number_from_0_to_1_for_each_pixel(network, seed, towards_dog):
+def test_heat_is_a_number_from_0_to_1_for_each_pixel(network, seed, towards_positive):
     crop = _crop(network, seed)
-    heat = heat_map(network, crop, towards_dog=towards_dog)
+    heat = heat_map(network, crop, towards_positive=towards_positive)
     assert heat.shape == crop.shape[-2:]
     assert heat.dtype == np.float32
     assert ((heat >= 0) & (heat <= 1)).all()
@@ -55,7 +55,7 @@ def test_heat_is_a_number_from_0_to_1_for_each_pixel(network, seed, towards_dog)
 
 def test_a_backbone_of_every_kind_has_something_to_show(network):
     crop = _crop(network)
-    both = [heat_map(network, crop, towards_dog=towards_dog) for towards_dog in (True, False)]
+    both = [heat_map(network, crop, towards_positive=towards_positive) for towards_positive in (True, False)]
     assert max(heat.max() for heat in both) == 1.0
     assert not np.allclose(*both)
 
@@ -65,7 +65,7 @@ def test_a_head_without_an_opinion_is_warm_nowhere(network):
     before = weight.detach().clone()
     with torch.no_grad():
         weight.zero_()
-    heat = heat_map(network, _crop(network), towards_dog=True)
+    heat = heat_map(network, _crop(network), towards_positive=True)
     with torch.no_grad():
         weight.copy_(before)
     assert (heat == 0).all()
@@ -75,7 +75,7 @@ def test_looking_leaves_the_network_as_it_was(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     crop = _crop(network)
     answer = network(crop[None])
-    heat_map(network, crop, towards_dog=True)
+    heat_map(network, crop, towards_positive=True)
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert torch.equal(network(crop[None]), answer)
@@ -83,15 +83,15 @@ def test_looking_leaves_the_network_as_it_was(network):
 
 def test_a_heat_map_can_be_had_without_gradients_all_around(network):
     with torch.no_grad():
-        quiet = heat_map(network, _crop(network), towards_dog=False)
-    assert np.array_equal(quiet, heat_map(network, _crop(network), towards_dog=False))
+        quiet = heat_map(network, _crop(network), towards_positive=False)
+    assert np.array_equal(quiet, heat_map(network, _crop(network), towards_positive=False))
 
 
 def test_photos_that_are_looked_at_at_the_same_time_do_not_mix(network):
     crops = [_crop(network, seed) for seed in range(12)]
 
     def look(crop):
-        return heat_map(network, crop, towards_dog=True)
+        return heat_map(network, crop, towards_positive=True)
 
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(look, crops))
@@ -125,7 +125,7 @@ def test_it_is_warm_where_the_answer_comes_from(kind):
         network.head.linear.weight.copy_(torch.from_numpy(fitted.coef_ / width))
     for name in names[:12]:
         crop, near = _planted(rng, name, size)
-        heat = heat_map(network, crop, towards_dog=name == "dog")
+        heat = heat_map(network, crop, towards_positive=name == "dog")
         assert near.ravel()[heat.argmax()]
         assert heat[near].mean() > 2 * heat[~near].mean()
 
@@ -137,7 +137,7 @@ def test_a_backbone_without_a_map_is_told(network):
 
     blind = Network(Blind(), network.head, network.preprocessing)
     with pytest.raises(CatdogError, match="has no map of features to show: leave out --explain"):
-        heat_map(blind, _crop(network), towards_dog=True)
+        heat_map(blind, _crop(network), towards_positive=True)
 
 
 WIDE = encoded(tiny_picture("dog", 1).resize((320, 160)), "PNG")
@@ -170,7 +170,7 @@ def test_only_the_margin_that_the_model_does_not_look_at_is_darker(classifier):
 
 
 @pytest.mark.parametrize(
-    ("label", "p_dog", "towards_dog"),
+    ("label", "p_dog", "towards_positive"),
     [
         ("dog", 0.9, True),
         ("cat", 0.1, False),
@@ -181,19 +181,19 @@ def test_only_the_margin_that_the_model_does_not_look_at_is_darker(classifier):
     ],
 )
 def test_the_heat_is_that_of_the_label_which_was_given(
-    classifier, monkeypatch, label, p_dog, towards_dog
+    classifier, monkeypatch, label, p_dog, towards_positive
 ):
     from catdog import explain
 
     asked = []
 
-    def noted(network, crop, *, towards_dog):
-        asked.append(towards_dog)
+    def noted(network, crop, *, towards_positive):
+        asked.append(towards_positive)
         return np.zeros(crop.shape[-2:], np.float32)
 
     monkeypatch.setattr(explain, "heat_map", noted)
     draw(classifier, WIDE, Prediction(label, 0.9, p_dog, 0.5))
-    assert asked == [towards_dog]
+    assert asked == [towards_positive]
 
 
 def test_what_is_no_picture_is_told(classifier):

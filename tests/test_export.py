@@ -102,7 +102,7 @@ def test_the_graph_gives_the_classifiers_answers_on_the_same_pixels(classifier, 
     found = example.SESSION.run(None, {"images": _pixels(classifier, contents)})
     expected = classifier.predict(contents)
     assert [out.dtype for out in found] == [np.float32, np.float32]
-    assert found[0] == pytest.approx([one.p_dog for one in expected], abs=1e-4)
+    assert found[0] == pytest.approx([one.p_positive for one in expected], abs=1e-4)
     assert found[1] == pytest.approx([one.familiarity for one in expected], abs=1e-4)
 
 
@@ -111,7 +111,7 @@ def test_the_example_answers_as_the_classifier_does(classifier, example, tmp_pat
     (tmp_path / name).write_bytes(KINDS[name])
     found = example.classify(tmp_path / name)
     (expected,) = classifier.predict([KINDS[name]])
-    assert found["p_dog"] == pytest.approx(expected.p_dog, abs=PILLOW_LIMIT)
+    assert found["p_dog"] == pytest.approx(expected.p_positive, abs=PILLOW_LIMIT)
     assert found["familiarity"] == pytest.approx(expected.familiarity, abs=PILLOW_LIMIT)
 
 

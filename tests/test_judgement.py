@@ -102,7 +102,7 @@ def test_the_classifier_answers_as_it_was_judged(judged):
     for one, answer in zip(seen, judged.classifier.predict(contents), strict=True):
         expected = to_prediction(one, judged.classifier.about)
         assert answer.label == expected.label
-        assert answer.p_dog == pytest.approx(expected.p_dog, abs=1e-5)
+        assert answer.p_positive == pytest.approx(expected.p_positive, abs=1e-5)
         assert answer.familiarity == pytest.approx(expected.familiarity, abs=1e-4)
 
 
@@ -119,10 +119,10 @@ def test_numbers_are_measured_with_temperatures_that_a_photo_had_no_say_in(judge
     metrics = found.metrics(judged.classifier.about)
     honest = cross_fitted(found.labels, found.logits)
     assert np.array_equal(found.calibrated, honest)
-    assert np.array_equal(found.p_dog, probability(honest))
+    assert np.array_equal(found.p_positive, probability(honest))
     assert metrics["val_log_loss"] == log_loss(found.labels, honest)
     assert metrics["val_log_loss_uncalibrated"] == log_loss(found.labels, found.logits)
-    assert metrics["val_brier_score"] == pytest.approx(np.mean((found.p_dog - found.labels) ** 2))
+    assert metrics["val_brier_score"] == pytest.approx(np.mean((found.p_positive - found.labels) ** 2))
     assert metrics["val_ece"] < metrics["val_ece_uncalibrated"]
 
 

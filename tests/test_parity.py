@@ -18,7 +18,7 @@ ANSWERS = st.lists(st.builds(Answer, NUMBER, NUMBER), min_size=1, max_size=8)
 def test_one_photo_that_differs_is_enough(expected, difference, in_familiarity, data):
     place = data.draw(st.integers(0, len(expected) - 1))
     found = list(expected)
-    p_dog, familiarity = found[place].p_dog, found[place].familiarity
+    p_dog, familiarity = found[place].p_positive, found[place].familiarity
     found[place] = (
         Answer(p_dog, familiarity + difference)
         if in_familiarity

@@ -17,14 +17,16 @@ SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPU
 
 
 def classify(path: str | Path) -> dict[str, str | float]:
-    """The answer for the photo at `path`: label, p_dog and familiarity."""
+    """The answer for the photo at `path`: label, probability of the second class, familiarity."""
     with Image.open(path) as photo:
         pixels = prepare(ImageOps.exif_transpose(photo))
-    p_dog, familiarity = (float(out[0]) for out in SESSION.run(None, {"images": pixels[None]}))
-    label = WANTED["classes"][int(p_dog > 0.5)]
+    probability, familiarity = (
+        float(out[0]) for out in SESSION.run(None, {"images": pixels[None]})
+    )
+    label = WANTED["classes"][int(probability > 0.5)]
     if familiarity < WANTED["reject_below"]:
         label = "neither"
-    return {"label": label, "p_dog": p_dog, "familiarity": familiarity}
+    return {"label": label, f"p_{WANTED['classes'][1]}": probability, "familiarity": familiarity}
 
 
 def prepare(photo: Image.Image) -> np.ndarray:

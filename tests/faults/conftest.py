@@ -158,7 +158,7 @@ class QuickProof:
     def answers(self, model_uri: str, photos: list[Path], *_: object) -> dict[str, list[Answer]]:
         classifier = load_classifier(model_uri, device="cpu")
         seen = classifier.predict([photo.read_bytes() for photo in photos], Options(reject=False))
-        return {"model": [Answer(one.p_dog, one.familiarity) for one in seen]}
+        return {"model": [Answer(one.p_positive, one.familiarity) for one in seen]}
 
 
 @pytest.fixture
