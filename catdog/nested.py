@@ -45,14 +45,13 @@ class Told:
 
 def log(told: Told) -> bool:
     """Make a run of the trial below the active one; False when the server can't be reached."""
-    parent = mlflow.active_run()
+    client, parent = MlflowClient(), _active()
     tags = {key: value for key, value in parent.data.tags.items() if key in INHERITED} | {
         STUDY: told.study,
         TRIAL: str(told.number),
         MLFLOW_PARENT_RUN_ID: parent.info.run_id,
         MLFLOW_RUN_NAME: f"trial {told.number}",
     }
-    client = MlflowClient()
     try:
         with limits(PROBE):
             run = client.create_run(parent.info.experiment_id, told.began_ms, tags)
@@ -75,7 +74,7 @@ def complete(study: str, trials: Collection[Told], *, failed: Collection[int]) -
     Raises:
         MlflowException: the server can't be reached, or refuses.
     """
-    parent, client = mlflow.active_run().info, MlflowClient()
+    parent, client = _active().info, MlflowClient()
     known: dict[int, Run] = {}
     for run in _runs_of(study, parent.experiment_id, client):
         number = int(run.data.tags[TRIAL])
@@ -85,11 +84,18 @@ def complete(study: str, trials: Collection[Told], *, failed: Collection[int]) -
         else:
             known[number] = run
     for told in trials:
-        run = known.get(told.number)
-        if run is None:
+        if told.number not in known:
             log(told)
-        elif run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent.run_id:
+            continue
+        run = known[told.number]
+        if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent.run_id:
             client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, parent.run_id)
+
+
+def _active() -> Run:
+    run = mlflow.active_run()
+    assert run is not None, "trials are logged below a run"
+    return run
 
 
 def _runs_of(study: str, experiment_id: str, client: MlflowClient) -> list[Run]:

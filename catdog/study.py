@@ -10,10 +10,10 @@ import contextlib
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from filelock import FileLock
 from sqlalchemy import make_url
@@ -29,6 +29,7 @@ except ImportError as error:
         f"checkout ({error})."
     ) from error
 
+from optuna import Trial, TrialPruned
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import MedianPruner
 from optuna.samplers import PartialFixedSampler, TPESampler
@@ -39,6 +40,8 @@ from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+__all__ = ["RUN", "FrozenTrial", "Study", "Trial", "TrialPruned", "open_storage", "open_study"]
 
 Say = Callable[[str], None]
 
@@ -87,19 +90,18 @@ class Study:
         """Trials that reached their end or were pruned, in the order of their numbers."""
         return self._trials(*FINISHED)
 
-    @property
-    def best(self) -> FrozenTrial:
-        """The trial of the lowest value.
+    def best_of(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
+        """The trial of the lowest value, of those that were not pruned.
 
         Raises:
-            CatdogError: none has reached its end.
+            CatdogError: all were.
         """
-        done = self._trials(TrialState.COMPLETE)
-        if not done:
+        ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        if not ended:
             raise CatdogError(
                 f"no trial of study {self.name} came to its end: give more of them, with trials=..."
             )
-        return min(done, key=lambda trial: (trial.value, trial.number))
+        return min(ended, key=lambda trial: (trial.value, trial.number))
 
     def failed(self) -> list[int]:
         """The numbers of trials that were cut, or that came too late."""
@@ -107,7 +109,7 @@ class Study:
 
     def work(
         self,
-        objective: Callable[[optuna.Trial], float],
+        objective: Callable[[Trial], float],
         count: int,
         say: Say,
         *,
@@ -141,20 +143,22 @@ class Study:
 
         None where fewer than two trials came to their end.
         """
-        if len(self._trials(TrialState.COMPLETE)) < 2:
+        ended = self._trials(TrialState.COMPLETE)
+        if len(ended) < 2:
             return {}
         from matplotlib import pyplot
 
         pyplot.switch_backend("agg")  # no window
-        names, told = sorted(self.best.params), "search log-loss"
+        names, told = sorted(ended[0].params), "search log-loss"
         with _quietly():
+            warnings.simplefilter("ignore", UserWarning)  # that all have the same batch size, say
             drawn = {
                 "parallel_coordinates": plot_parallel_coordinate(
                     self.study, names, target_name=told
                 ),
                 "parameter_importances": plot_param_importances(self.study, target_name=told),
             }
-        figures = {name: axes.figure for name, axes in drawn.items()}
+        figures = {name: cast("Figure", axes.figure) for name, axes in drawn.items()}
         for figure in figures.values():
             figure.set_size_inches(9, 5)
             figure.tight_layout()
@@ -163,11 +167,11 @@ class Study:
 
     def _run_one(
         self,
-        objective: Callable[[optuna.Trial], float],
+        objective: Callable[[Trial], float],
         count: int,
         first: dict[str, float],
     ) -> None:
-        def wanted(trial: optuna.Trial) -> float:
+        def wanted(trial: Trial) -> float:
             trial.set_user_attr(RUN, self.run_id)
             # Those below it: no two processes see the same place.
             place = sum(one.number < trial.number for one in [*self.finished(), *self._running()])
@@ -223,7 +227,7 @@ def open_study(
         seed: of what is drawn.
         prunes: whether trials that report worse values than half of the others are cut short.
     """
-    pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=WARMUP_EPOCHS)
+    pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=WARMUP_EPOCHS + 1)
     with _quietly():
         study = optuna.create_study(
             study_name=name,

@@ -1,72 +1,43 @@
-"""Many short trials of the head on features that are computed once; then training with the best.
+"""A sweep: trials until the study has enough, then training with the best, which is registered.
 
-A trial learns from a part of the training pictures and is judged on the rest of them, the search
-part. The validation pictures, on which the model is judged in the end, are seen by no trial:
-else the best of many trials would be the one that suits them by luck.
+Several processes, on as many machines, may work on one study; one of them trains with the best.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
-import optuna
-from filelock import FileLock
-from optuna.trial import FrozenTrial
-from torch import nn
-
-from catdog import CatdogError, nested, tracking
+from catdog import nested, tracking
 from catdog.config import HeadConfig, MainConfig, SweepConfig
-from catdog.device import pick_device
-from catdog.engine import Features, pick_engine
-from catdog.features import Picture, as_batches, extract, open_cache
-from catdog.lessons import pictures_of, progress
-from catdog.model import build_network
-from catdog.nested import Told
 from catdog.pipeline import train_and_register
 from catdog.prepare import Prepared
 from catdog.runs import RunFolder
-from catdog.state import EarlyStopping, Epoch
-from catdog.study import RUN, Study, open_storage, open_study
-from catdog.train import Fit, fit, make_optimizer, seed_everything
-from catdog.workers import ONE_CORE_EACH
+from catdog.study import RUN, FrozenTrial, Study, Trial, open_storage, open_study
+from catdog.trials import (
+    BATCH_SIZES,
+    LEARNING_RATES,
+    WEIGHT_DECAYS,
+    in_words,
+    prepare_ground,
+    run_trial,
+    told_of,
+    view_counts,
+)
 
 Say = Callable[[str], None]
 
 FORMAT = 1
 """Raised when a trial of the same parameters would give another value."""
 
-LEARNING_RATES = 1e-4, 1e-1
-WEIGHT_DECAYS = 1e-4, 1.0
-BATCH_SIZES = 16, 32, 64, 128, 256
-
-EPOCHS, BEST_EPOCH, TROUBLE = "epochs", "best_epoch", "stopped_because"
-"""Attributes of a trial: the metrics of each epoch, the best one's number, and why it diverged."""
+SEARCHED = "learning_rate", "weight_decay", "batch_size", "views"
 
 VERSION = "version"
 """Attribute of the trial in which the best parameters are trained with: what was registered."""
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What all trials share: a head with its first weights, and the features of both parts.
-
-    `learn` are features of the part to learn from, `(views, N, D)`, `search` those of the part
-    that trials are judged on, `(1, M, D)`.
-    """
-
-    head: nn.Module
-    learn: Features
-    learn_pictures: Sequence[Picture]
-    search: Features
-    search_pictures: Sequence[Picture]
 
 
 def sweep_and_register(
@@ -106,199 +77,18 @@ def study_name(config: SweepConfig, prepared: Prepared) -> str:
     shared = ("seed", "epochs", "patience", "min_delta", "search_fraction", "backbone")
     decisive |= {key: getattr(config, key) for key in shared}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    return f"{prepared.folder.name}-{digest[:12]}"
-
-
-def view_counts(most: int) -> list[int]:
-    """The numbers of views that a trial may choose from: 1, 2, 4, and so on up to `most`."""
-    return sorted({1 << power for power in range(most.bit_length())} | {most})
-
-
-def split_off(
-    pictures: Sequence[Picture], fraction: float, seed: int
-) -> tuple[list[int], list[int]]:
-    """The places of the pictures to learn from, and of those of the search part.
-
-    A picture's content and the seed decide, so that copies stand on one side, and names and
-    order do not matter.
-
-    Raises:
-        CatdogError: a class has too few different pictures for both sides.
-    """
-    searched: set[str] = set()
-    for label in sorted({picture.label for picture in pictures}):
-        digests = {picture.sha256 for picture in pictures if picture.label == label}
-        if len(digests) < 2:
-            raise CatdogError(
-                "a sweep needs at least two different training pictures of each class, one to "
-                "learn from and one to judge trials on: add pictures."
-            )
-        order = sorted(digests, key=lambda digest: _drawn(f"search/{seed}/{digest}"))
-        searched |= set(order[: min(max(1, round(len(order) * fraction)), len(order) - 1)])
-    places = range(len(pictures))
-    return (
-        [place for place in places if pictures[place].sha256 not in searched],
-        [place for place in places if pictures[place].sha256 in searched],
-    )
-
-
-def prepare_ground(config: SweepConfig, prepared: Prepared, say: Say) -> Ground:
-    """Compute the features of all views of the training pictures, or find them in the cache.
-
-    Raises:
-        CatdogError: a picture is gone, or the cache can't be written.
-    """
-    prepared.check()
-    device, device_name = pick_device(config.device)
-    say(f"Device: {device_name}")
-    seed_everything(config.seed)  # as training does: a trial begins with the same weights
-    network = build_network(config.backbone, weights=config.weights).to(device)
-    pictures = pictures_of(prepared, "training")
-    learn, search = split_off(pictures, config.search_fraction, config.seed)
-    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
-    start = time.perf_counter()
-    # What a process computes, the others beside it then find.
-    with FileLock(Path(config.data_dir) / "sweep.lock"):
-        cache = open_cache(Path(config.data_dir), network, engine)
-        features, computed = extract(
-            pictures, network, engine, cache, views=config.most_views, watch=progress
-        )
-    say(
-        f"Features: {computed:,} computed by {engine.name} and "
-        f"{config.most_views * len(pictures) - computed:,} found, in "
-        f"{time.perf_counter() - start:.1f} s; trials learn from {len(learn):,} pictures and are "
-        f"judged on {len(search):,}"
-    )
-    return Ground(
-        network.head,
-        features[:, learn],
-        [pictures[place] for place in learn],
-        features[:1, search],
-        [pictures[place] for place in search],
-    )
-
-
-def suggest(trial: optuna.Trial, most_views: int) -> dict[str, Any]:
-    """Parameters of the head for a trial, by the names that they have in `HeadConfig`."""
-    return {
-        "learning_rate": trial.suggest_float("learning_rate", *LEARNING_RATES, log=True),
-        "weight_decay": trial.suggest_float("weight_decay", *WEIGHT_DECAYS, log=True),
-        "batch_size": trial.suggest_categorical("batch_size", BATCH_SIZES),
-        "views": trial.suggest_categorical("views", view_counts(most_views)),
-    }
-
-
-def learn(
-    config: SweepConfig,
-    ground: Ground,
-    head: HeadConfig,
-    on_epoch: Callable[[Epoch], None],
-) -> Fit:
-    """Train a head of its own, as training would with these parameters, judged on the search part.
-
-    Raises:
-        CatdogError: it diverged in its first epoch.
-    """
-    model = copy.deepcopy(ground.head)
-    device = next(model.parameters()).device
-    with ONE_CORE_EACH:
-        return fit(
-            model,
-            as_batches(
-                ground.learn[: head.views],
-                ground.learn_pictures,
-                device,
-                batch_size=head.batch_size,
-                seed=config.seed,
-            ),
-            as_batches(ground.search, ground.search_pictures, device, batch_size=4096, seed=None),
-            optimizer=make_optimizer((model, head.learning_rate), weight_decay=head.weight_decay),
-            epochs=config.epochs,
-            stopping=EarlyStopping(config.patience, config.min_delta),
-            on_epoch=on_epoch,
-        )
+    data = re.sub(r"[^\w.-]", "_", prepared.folder.name)
+    return f"{data}-{digest[:12]}"
 
 
 def _run_trials(config: SweepConfig, prepared: Prepared, study: Study, say: Say) -> None:
     ground = prepare_ground(config, prepared, say)
-    started = HeadConfig()
+    usual = HeadConfig()
     study.work(
-        lambda trial: _run_trial(config, ground, study.name, trial, say),
+        lambda trial: run_trial(config, ground, study.name, trial, say),
         config.trials,
         say,
-        first={key: getattr(started, key) for key in ("learning_rate", "weight_decay")}
-        | {"batch_size": started.batch_size, "views": started.views},
-    )
-
-
-def _run_trial(
-    config: SweepConfig, ground: Ground, study: str, trial: optuna.Trial, say: Say
-) -> float:
-    """The log-loss on the search part in the best epoch.
-
-    Raises:
-        TrialPruned: others are better by now, or it diverged.
-    """
-    head = HeadConfig(**suggest(trial, config.most_views))
-    epochs: list[Epoch] = []
-
-    def on_epoch(epoch: Epoch) -> None:
-        epochs.append(epoch)
-        trial.report(epoch.val.loss, epoch.number)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
-    try:
-        fitted = learn(config, ground, head, on_epoch)
-    except (optuna.TrialPruned, CatdogError) as error:
-        if isinstance(error, CatdogError):
-            trial.set_user_attr(TROUBLE, str(error))
-        _keep(study, trial, epochs, "PRUNED", say)
-        raise optuna.TrialPruned from error
-    _keep(study, trial, epochs, "COMPLETE", say)
-    return fitted.best.val.loss
-
-
-def _keep(study: str, trial: optuna.Trial, epochs: list[Epoch], state: str, say: Say) -> None:
-    """Keep what a trial gave, before the study counts it as finished."""
-    told = [
-        {
-            "train_loss": epoch.train.loss,
-            "search_loss": epoch.val.loss,
-            "search_accuracy": epoch.val.accuracy,
-        }
-        for epoch in epochs
-    ]
-    trial.set_user_attr(EPOCHS, told)
-    trial.set_user_attr(BEST_EPOCH, max((e.number for e in epochs if e.is_best), default=0))
-    whole = _told(study, trial, state, time.time())
-    nested.log(whole)  # where it can't be sent, the end of the sweep makes up for it
-    loss = whole.metrics.get("best_search_loss")
-    say(
-        f"trial {trial.number:3}: "
-        f"{'diverged' if loss is None else f'search loss {loss:.4f}'}, "
-        f"{len(epochs)} epochs{', pruned' if state == 'PRUNED' else ''}, "
-        f"{(whole.ended_ms - whole.began_ms) / 1000:.1f} s ({_in_words(trial.params)})"
-    )
-
-
-def _told(study: str, trial: optuna.Trial | FrozenTrial, state: str, ended: float) -> Told:
-    began = trial.datetime_start.timestamp() if trial.datetime_start else ended
-    epochs, best = trial.user_attrs.get(EPOCHS, []), trial.user_attrs.get(BEST_EPOCH, 0)
-    metrics = {}
-    if best:
-        names = ("search_loss", "search_accuracy")
-        metrics = {f"best_{name}": epochs[best - 1][name] for name in names}
-        metrics["best_epoch"] = best
-    return Told(
-        study,
-        trial.number,
-        state,
-        round(began * 1000),
-        round(ended * 1000),
-        trial.params,
-        epochs,
-        metrics,
+        first={name: getattr(usual, name) for name in SEARCHED},
     )
 
 
@@ -324,12 +114,13 @@ def _train_with_best(
     config: SweepConfig,
     prepared: Prepared,
     study: Study,
-    trial: optuna.Trial,
+    trial: Trial,
     folder: RunFolder,
     say: Say,
 ) -> float:
-    finished, best = study.finished(), study.best
-    say(f"Best of {len(finished):,} trials: {best.number}, {_in_words(best.params)}")
+    finished = study.finished()[: config.trials]
+    best = study.best_of(finished)
+    say(f"Best of {len(finished):,} trials: {best.number}, {in_words(best.params)}")
     _log_study(study, finished, best)
     names = {field.name for field in fields(MainConfig)}
     fixed = {key: value for key, value in asdict(config).items() if key in names}
@@ -342,7 +133,7 @@ def _train_with_best(
 def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial) -> None:
     """Log what the trials gave in the active run, and see that each has its run below it."""
     told = [
-        _told(study.name, trial, trial.state.name, trial.datetime_complete.timestamp())
+        told_of(study.name, trial, trial.state.name, trial.datetime_complete.timestamp())
         for trial in finished
         if trial.datetime_complete
     ]
@@ -350,22 +141,15 @@ def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial)
         nested.complete(study.name, told, failed=study.failed())
     pruned = sum(one.state == "PRUNED" for one in told)
     tracking.log_metrics(
-        {"trials_finished": len(told), "trials_pruned": pruned, "best_search_loss": best.value}
+        {
+            "trials_finished": len(told),
+            "trials_pruned": pruned,
+            "best_search_loss": best.value or 0.0,
+        }
     )
     tracking.set_tags({"best_trial": str(best.number)})
     for name, figure in study.figures().items():
         tracking.log_figure(figure, f"{name}.png")
-
-
-def _in_words(params: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in params.items()
-    )
-
-
-def _drawn(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 def _sha256(path: Path) -> str:
