@@ -5,9 +5,9 @@ classes, config, command, signals, images, drawing, sample, others, archive, dow
 properties, intact, prepare, device, workers, batches, data, model, engine, features, pixels,
 calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, train,
 checkpoint, lessons, classifier, explain, card, parity, export, judgement, figures, svg, charts,
-report, findings, page, outbox, tracking, runs, registry, contest, succession, urls, photos,
-answers, sorting, predict, labelled, scoring, promote, trained, release, telling, pipeline, cards,
-app.
+report, findings, page, outbox, tracking, nested, runs, study, trials, registry, contest,
+succession, urls, photos, answers, sorting, predict, labelled, scoring, promote, trained, release,
+telling, pipeline, sweep, cards, app.
 """
 
 from __future__ import annotations

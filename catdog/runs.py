@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from catdog import CatdogError, tracking
 from catdog.checkpoint import write_json
-from catdog.config import TrainConfig
+from catdog.config import FixedConfig
 from catdog.prepare import Prepared
 
 FORMAT = 1
@@ -37,7 +37,7 @@ PATIENCE_S = 6
 """Worker processes outlive a killed run, and so its lock, for some seconds."""
 
 Say = Callable[[str], None]
-Config = TypeVar("Config", bound=TrainConfig)
+Config = TypeVar("Config", bound=FixedConfig)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RunFolder:
         self.path, self.note, self._lock = path, note, lock
 
     @classmethod
-    def begin(cls, config: TrainConfig, run_id: str, entry_point: str) -> Self:
+    def begin(cls, config: FixedConfig, run_id: str, entry_point: str) -> Self:
         """Make the folder of a new run.
 
         Raises:
@@ -150,7 +150,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(
-    config: TrainConfig,
+    config: FixedConfig,
     entry_point: str,
     name: str,
     prepare: Callable[[], Prepared],
@@ -219,7 +219,7 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
     return freed
 
 
-def _found(config: TrainConfig, entry_point: str, prepared: Prepared, say: Say) -> RunFolder | None:
+def _found(config: FixedConfig, entry_point: str, prepared: Prepared, say: Say) -> RunFolder | None:
     home = Path(config.data_dir) / "runs"
     if config.resume == AUTO:
         return _latest(home, config, entry_point, prepared, say)
@@ -239,7 +239,7 @@ def _found(config: TrainConfig, entry_point: str, prepared: Prepared, say: Say) 
 
 
 def _latest(
-    home: Path, config: TrainConfig, entry_point: str, prepared: Prepared, say: Say
+    home: Path, config: FixedConfig, entry_point: str, prepared: Prepared, say: Say
 ) -> RunFolder | None:
     """The latest run that may go on; None, which is said, when there is none."""
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}

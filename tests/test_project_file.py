@@ -17,6 +17,7 @@ CONFIGS = {
     "download": config.DownloadConfig,
     "prepare": config.PrepareConfig,
     "train": config.TrainConfig,
+    "sweep": config.SweepConfig,
     "evaluate": config.EvaluateConfig,
     "predict": config.PredictConfig,
     "score": config.ScoreConfig,
