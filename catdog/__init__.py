@@ -7,7 +7,7 @@ calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit,
 checkpoint, lessons, classifier, explain, card, parity, export, judgement, figures, svg, charts,
 report, findings, page, outbox, tracking, runs, registry, contest, succession, urls, photos,
 answers, sorting, predict, labelled, scoring, promote, trained, release, telling, pipeline, cards,
-app.
+app, serve.
 """
 
 from __future__ import annotations
