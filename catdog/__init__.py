@@ -7,7 +7,7 @@ calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit,
 checkpoint, lessons, classifier, explain, card, parity, export, judgement, figures, svg, charts,
 report, findings, page, outbox, tracking, nested, runs, study, trials, registry, contest,
 succession, urls, photos, answers, sorting, predict, labelled, scoring, promote, trained, release,
-telling, pipeline, sweep, cards, app.
+telling, pipeline, sweep, cards, app, serve.
 """
 
 from __future__ import annotations

@@ -332,6 +332,23 @@ class AppConfig:
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """Answer over HTTP, as `mlflow models serve` does, and run no code of the model."""
+
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
+        "models:/catdog/Production"
+    )
+    host: Annotated[str, Help(help="address to listen at; any but 127.0.0.1 lets others in")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Range(0, 65_535), Help(help="to listen at; 0: a free one")] = 5001
+    max_body_mb: Annotated[
+        int, Range(1, 500), Help(help="largest request, in megabytes; a photo takes 4/3 of its own")
+    ] = 50
+    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+
+
+@dataclass(frozen=True)
 class PromoteConfig:
     """Say who serves: compare a version with the one in Production, go back, or look back.
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -583,10 +584,12 @@ def _end(status: str) -> None:
 def _unsent(folder: Path) -> CatdogError:
     model = folder / "model"
     kept = f"the model in {model}, what was logged" if model.is_dir() else "what was logged"
+    home = folder.resolve().parents[1]
+    where = "" if home == ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
     return CatdogError(
         f"the tracking server {mlflow.get_tracking_uri()} can't be reached; kept for it: {kept} "
         f"in {folder / 'outbox'}. When it is back, type: "
-        f"mlflow run . --env-manager=local -P resume={folder.name}"
+        f"mlflow run . --env-manager=local -P resume={folder.name}{where}"
     )
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +110,11 @@ def train(
     meanwhile()
     if lesson.features and not tracking.logged_steps("features_computed"):
         tracking.log_features(lesson.features)
+    neither = neither_folder(
+        Path(config.data_dir), prepared.classes
+    )  # a disk that is too full is better told now
     result = _learn(config, prepared, network, lesson, checkpoints, say)
-    trained = _judge(config, prepared, network, lesson, result, say)
+    trained = _judge(config, prepared, network, lesson, result, neither, say)
     _log_result(result, lesson, say)
     _log_judgement(trained, prepared, say)
     return trained
@@ -141,7 +144,9 @@ def _learn(
         result = _train_head(config, lesson, keeper(HEAD), on_epoch)
     if config.unfreeze == "none":
         return result
-    return lessons.finetune(
+    if result.trouble:
+        tracking.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
+    tuned = lessons.finetune(
         config,
         prepared,
         network,
@@ -150,6 +155,8 @@ def _learn(
         keeper=keeper(FINETUNE),
         say=say,
     )
+    troubles = filter(None, (result.trouble, tuned.trouble))
+    return replace(tuned, trouble=" ".join(troubles))
 
 
 def _train_head(
@@ -179,6 +186,7 @@ def _judge(
     network: Network,
     lesson: Lesson,
     result: Fit,
+    neither: list[Path],
     say: Say,
 ) -> Trained:
     """Score the best weights as they will be served, calibrate them, and learn what is neither."""
@@ -195,9 +203,8 @@ def _judge(
         best_val_accuracy=result.best.val.accuracy,
         classes=prepared.classes,
     )
-    data_dir = Path(config.data_dir)
     training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
-    with _cache(data_dir, network, engine, keep=frozen is not None) as cache:
+    with _cache(Path(config.data_dir), network, engine, keep=frozen is not None) as cache:
 
         def features(pictures: list[Picture]) -> Features:
             views, _ = extract(pictures, network, engine, cache, watch=progress)
@@ -208,12 +215,7 @@ def _judge(
             features(training),
             features(validation),
             np.array([picture.label for picture in validation]),
-            features(
-                [
-                    Picture(path, 0, _sha256(path))
-                    for path in neither_folder(data_dir, prepared.classes)
-                ]
-            ),
+            features([Picture(path, 0, _sha256(path)) for path in neither]),
         )
     classifier, judgement = judge(
         network,

@@ -185,7 +185,9 @@ def test_without_an_onnx_export_pytorch_answers_the_same(classifier, tmp_path):
     twin = _copies(bare, tmp_path)
     assert twin.engine.name == "pytorch-cpu"
     expected = [answer.p_positive for answer in classifier.predict(PHOTOS)]
-    assert [answer.p_positive for answer in twin.predict(PHOTOS)] == pytest.approx(expected, abs=1e-4)
+    assert [answer.p_positive for answer in twin.predict(PHOTOS)] == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, WEIGHTS_FILE, ARRAYS_FILE, BACKBONE_FILE])

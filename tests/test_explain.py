@@ -55,7 +55,10 @@ def test_heat_is_a_number_from_0_to_1_for_each_pixel(network, seed, towards_posi
 
 def test_a_backbone_of_every_kind_has_something_to_show(network):
     crop = _crop(network)
-    both = [heat_map(network, crop, towards_positive=towards_positive) for towards_positive in (True, False)]
+    both = [
+        heat_map(network, crop, towards_positive=towards_positive)
+        for towards_positive in (True, False)
+    ]
     assert max(heat.max() for heat in both) == 1.0
     assert not np.allclose(*both)
 

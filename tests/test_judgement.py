@@ -122,7 +122,9 @@ def test_numbers_are_measured_with_temperatures_that_a_photo_had_no_say_in(judge
     assert np.array_equal(found.p_positive, probability(honest))
     assert metrics["val_log_loss"] == log_loss(found.labels, honest)
     assert metrics["val_log_loss_uncalibrated"] == log_loss(found.labels, found.logits)
-    assert metrics["val_brier_score"] == pytest.approx(np.mean((found.p_positive - found.labels) ** 2))
+    assert metrics["val_brier_score"] == pytest.approx(
+        np.mean((found.p_positive - found.labels) ** 2)
+    )
     assert metrics["val_ece"] < metrics["val_ece_uncalibrated"]
 
 

@@ -23,6 +23,7 @@ CONFIGS = {
     "score": config.ScoreConfig,
     "audit": config.AuditConfig,
     "export": config.ExportConfig,
+    "serve": config.ServeConfig,
     "promote": config.PromoteConfig,
     "clear_cache": config.ClearCacheConfig,
 }

@@ -140,6 +140,7 @@ def test_training_outlives_the_server_and_its_model_is_on_disk_first(trained, tm
     assert not any("Traceback" in line for line in told), "".join(told)
     (folder,) = (tmp_path / "data" / "runs").iterdir()
     assert told[-1].startswith("error: the tracking server")
-    assert told[-1].endswith(f"type: mlflow run . -P resume={folder.name}\n")
+    command = f"mlflow run . --env-manager=local -P resume={folder.name}"
+    assert told[-1].endswith(f"type: {command} -P data_dir={tmp_path / 'data'}\n")
     assert (folder / "model" / "model.json").is_file()
     assert (folder / "outbox" / "writes.jsonl").is_file()
