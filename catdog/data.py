@@ -293,7 +293,7 @@ def pick_workers(device: torch.device) -> int:
 
     On a CPU the forward pass keeps all cores busy, and a second process only competes.
     """
-    return min(os.cpu_count() or 1, 16) if device.type == "cuda" else 0
+    return min(cores(), 16) if device.type == "cuda" else 0
 
 
 def _upright(image: Tensor, turn: int) -> Tensor:
