@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NoReturn
 
 from catdog import CatdogError
 from catdog.images import MAX_BYTES, is_image_name
@@ -144,16 +144,17 @@ def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
             _check_name(member.name, name)
             if member.isdir():
                 continue
-            if not member.isfile():
+            content = archive.extractfile(member) if member.isfile() else None
+            if content is None:
                 _refuse(name, member.name, "is a link or a device")
             inner = f"{name}/{member.name}"
             if _is_hidden(member.name):
                 continue
             if _is_wanted(member.name):
                 _check_size(member.name, member.size, name)
-                yield inner, archive.extractfile(member).read()
+                yield inner, content.read()
             elif is_archive_name(member.name):
-                yield from _spooled(archive.extractfile(member), inner, depth)
+                yield from _spooled(content, inner, depth)
         _check_tar_end(archive)
 
 
@@ -205,7 +206,7 @@ def _check_name(member: str, archive: str) -> None:
         _refuse(archive, member.replace("\0", "\\0"), "has a name that no file can have")
 
 
-def _refuse(archive: str, member: str, why: str) -> None:
+def _refuse(archive: str, member: str, why: str) -> NoReturn:
     raise CatdogError(
         f"{archive} is refused: its member {member!r} {why}. "
         "Get the archive from a source you trust, or unpack it yourself and give the folder."

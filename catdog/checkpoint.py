@@ -281,4 +281,5 @@ def _underway(told: list[Any] | None, arrays: dict[str, Tensor]) -> Underway | N
     if told is None:
         return None
     seen = [(arrays["labels"], arrays["logits"])] if arrays else []
-    return Underway(*told, seen=seen)
+    learning_rate, seconds, batches = told
+    return Underway(learning_rate, seconds, batches, seen)

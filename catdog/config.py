@@ -164,7 +164,7 @@ class TrainConfig(DataConfig):
     promote_margin: Annotated[
         float,
         Range(0, 1),
-        Help(help="how much less accurate, as a share, it may be for better probabilities"),
+        Help(help="how much less accurate, as a share, it may look for better probabilities"),
     ] = 0.005
 
 
@@ -307,7 +307,7 @@ class PromoteConfig:
     margin: Annotated[
         float,
         Range(0, 1),
-        Help(help="how much less accurate, as a share, it may be for better probabilities"),
+        Help(help="how much less accurate, as a share, it may look for better probabilities"),
     ] = 0.005
     dataset: Annotated[
         str, Help(help="prepared data set to compare on; auto: the challenger's own")

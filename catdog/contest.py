@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
 from catdog import CLASSES, CatdogError, registry
-from catdog.calibration import Labels, Logits
+from catdog.calibration import Labels, Logits, cross_fitted
 from catdog.classifier import Classifier
 from catdog.evaluate import metrics_of
 from catdog.features import Picture, extract, open_cache
@@ -34,13 +34,14 @@ class Side:
 class Contest:
     """A champion and how a challenger compares with it, or why that can't be said.
 
-    `metrics` are the champion's, by name with `val_` before them, where it learned from none
-    of the photos of the challenger's validation.
+    `metrics` are the champion's, by name with `val_` before them, on those of the photos that it
+    has not learned from, of which there are `count`.
     """
 
     champion: ModelVersion | None
     evidence: Paired | str = "there was no need to compare"
     metrics: Mapping[str, float] = field(default_factory=dict)
+    count: int = 0
 
 
 def hold(
@@ -64,24 +65,35 @@ def hold(
     if isinstance(theirs, str):
         return Contest(champion, theirs)
     evidence = compare_sides(labels, theirs, challenger, seed=seed)
-    if isinstance(evidence, str) or evidence.count < len(pictures):
+    if theirs.learned is None:
         return Contest(champion, evidence)
-    return Contest(champion, evidence, metrics_of(labels, theirs.logits, prefix="val_", seed=seed))
+    fresh = ~theirs.learned
+    if np.bincount(labels[fresh], minlength=2).min() == 0:
+        return Contest(champion, evidence)
+    metrics = metrics_of(labels[fresh], theirs.logits[fresh], prefix="val_", seed=seed)
+    return Contest(champion, evidence, metrics, int(fresh.sum()))
 
 
-def sit(classifier: Classifier, pictures: Sequence[Picture], data_dir: Path) -> Side:
+def sit(
+    classifier: Classifier, pictures: Sequence[Picture], data_dir: Path, *, own: bool = False
+) -> Side:
     """Let a classifier answer, from the features that are there or that it computes now.
+
+    Where the pictures are its `own` validation, which set its temperature, each is answered with
+    the temperature that the others set: no photo has a say in how it is judged.
 
     Raises:
         CatdogError: a picture is gone, or the cache can't be written.
     """
     network = classifier.network()
     cache = open_cache(data_dir, network, classifier.engine)
-    features = extract(pictures, network, classifier.engine, cache)[0][0]
-    return Side(
-        classifier.head.logits(features) / classifier.about.temperature,
-        classifier.learned_from(picture.sha256 for picture in pictures),
-    )
+    logits = classifier.head.logits(extract(pictures, network, classifier.engine, cache)[0][0])
+    labels = np.array([picture.label for picture in pictures])
+    learned = classifier.learned_from(picture.sha256 for picture in pictures)
+    if own and learned is None:
+        learned = np.zeros(len(pictures), dtype=bool)
+    calibrated = cross_fitted(labels, logits) if own else logits / classifier.about.temperature
+    return Side(calibrated, learned)
 
 
 def compare_sides(labels: Labels, champion: Side, challenger: Side, *, seed: int) -> Paired | str:
@@ -105,11 +117,9 @@ def _sit_version(
 
     `digest` is of the pictures: they are the version's own validation when it was of the same.
     """
+    own = bool(digest) and version.tags.get("validation_digest") == digest
     try:
         folder = registry.fetch(f"models:/{version.name}/{version.version}")
-        side = sit(Classifier.load(folder, device="cpu"), pictures, data_dir)
+        return sit(Classifier.load(folder, device="cpu"), pictures, data_dir, own=own)
     except CatdogError as error:
         return f"it can't be used any more ({str(error).rstrip('.')})"
-    if side.learned is None and digest and version.tags.get("validation_digest") == digest:
-        return Side(side.logits, np.zeros(len(pictures), dtype=bool))
-    return side

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def to_tensor(content: bytes) -> Tensor:
     if content.startswith(JPEG_START):
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         try:
-            decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+            decoded = cast("Tensor", decode_jpeg(encoded, mode=ImageReadMode.RGB))
         except RuntimeError:
             pass
         else:
@@ -179,7 +179,7 @@ class LabelledFolder(ImageFolder):
                 f"{folder} needs pictures in both {CLASSES[0]}/ and {CLASSES[1]}/: {error}"
             ) from error
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Class names and their labels, in the order of `catdog.CLASSES`."""
         missing = [name for name in CLASSES if not Path(directory, name).is_dir()]
         if missing:
@@ -201,7 +201,7 @@ class PictureBatches(EpochBatches):
     ) -> None:
         super().__init__(len(dataset), batch_size, seed)
         self._places = _Places(self)
-        self._loader = _Loader(
+        self._loader = DataLoader(
             _Drawn(dataset, seed or 0),
             batch_sampler=self._places,
             generator=torch.Generator(),  # else each epoch would draw from PyTorch's own
@@ -213,7 +213,7 @@ class PictureBatches(EpochBatches):
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, which count from 1, without the first `skip`."""
         self._places.epoch, self._places.skip = epoch, skip
-        return iter(self._loader)
+        return _with_trouble_told(self._loader)
 
 
 class _Places:
@@ -230,7 +230,7 @@ class _Places:
             yield [(self.epoch, place) for place in places.tolist()]
 
 
-class _Drawn(Dataset):
+class _Drawn(Dataset[tuple[Tensor, int]]):
     """Pictures whose transform draws what only the seed, the epoch and the place decide."""
 
     def __init__(self, dataset: LabelledFolder, seed: int) -> None:
@@ -268,24 +268,24 @@ def make_batches(
     )
 
 
-class _Loader(DataLoader):
-    """Says in a sentence what went wrong in one of its processes."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        try:
-            yield from super().__iter__()
-        except images.UnreadableImageError as error:
-            # From another process it comes with that one's traceback, its own text at the end.
-            reason = str(error).strip().splitlines()[-1]
-            prefix = f"{images.__name__}.{type(error).__name__}: "
-            raise images.UnreadableImageError(reason.removeprefix(prefix)) from error
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise CatdogError(
-                "a process that decodes pictures was killed, most likely by the system for want "
-                "of memory: give a smaller batch_size, or views=1, which needs no such process."
-            ) from error
+def _with_trouble_told(
+    loader: Iterable[tuple[Tensor, Tensor]],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches; says in a sentence what went wrong in one of its processes."""
+    try:
+        yield from loader
+    except images.UnreadableImageError as error:
+        # From another process it comes with that one's traceback, its own text at the end.
+        reason = str(error).strip().splitlines()[-1]
+        prefix = f"{images.__name__}.{type(error).__name__}: "
+        raise images.UnreadableImageError(reason.removeprefix(prefix)) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise CatdogError(
+            "a process that decodes pictures was killed, most likely by the system for want "
+            "of memory: give a smaller batch_size, or views=1, which needs no such process."
+        ) from error
 
 
 def pick_workers(device: torch.device) -> int:

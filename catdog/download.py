@@ -216,8 +216,8 @@ def _record(part: Path, archive: Path) -> None:
 
 def _is_verified(archive: Path) -> bool:
     try:
-        record = json.loads(_record_of(archive).read_text(encoding="utf-8"))
-        return archive.stat().st_size == record["bytes"]
+        size: int = json.loads(_record_of(archive).read_text(encoding="utf-8"))["bytes"]
+        return archive.stat().st_size == size
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from threading import Semaphore
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ RECIPE = 1
 SHARD_ROWS = 1024
 """What a kill can lose at most: about ten seconds of work on two cores."""
 
-Watch = Callable[[Iterable[int], str], Iterable[int]]
+Watch = Callable[[Iterable[Features], str], Iterable[Features]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class FeatureCache:
 
     def append(self, keys: Sequence[bytes], features: Features) -> None:
         """Write a shard of features `(len(keys), D) float32`."""
-        name = f"{zlib.crc32(np.ascontiguousarray(features)):08x}-{uuid.uuid4().hex}"
+        name = f"{zlib.crc32(np.ascontiguousarray(features).data):08x}-{uuid.uuid4().hex}"
         packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
         # A shard counts once its keys are there, so they come last.
         self._write(f"{name}.features.npy", features)
@@ -99,7 +100,7 @@ class FeatureCache:
         """How large the folder is."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
-    def _write(self, name: str, array: NDArray) -> Path:
+    def _write(self, name: str, array: NDArray[Any]) -> Path:
         part, target = self.folder / f".{name}", self.folder / name
         packed = io.BytesIO()
         np.save(packed, array)  # straight to a file, it does not say why it can't be written
@@ -283,8 +284,18 @@ class FeatureBatches(EpochBatches):
 
 
 def as_batches(
-    features: Features, pictures: Sequence[Picture], device: torch.device, **options: int | None
+    features: Features,
+    pictures: Sequence[Picture],
+    device: torch.device,
+    *,
+    batch_size: int,
+    seed: int | None,
 ) -> Batches:
     """Batches of features `(views, N, D)` with the labels of their pictures, on `device`."""
     labels = torch.tensor([picture.label for picture in pictures])
-    return FeatureBatches(torch.from_numpy(features).to(device), labels.to(device), **options)
+    return FeatureBatches(
+        torch.from_numpy(features).to(device),
+        labels.to(device),
+        batch_size=batch_size,
+        seed=seed,
+    )

@@ -14,7 +14,7 @@ from catdog import CLASSES
 from catdog.calibration import expected_calibration_error, probability, reliability
 from catdog.evaluate import Confusion, Scores
 from catdog.judgement import Judgement
-from catdog.train import Epoch
+from catdog.state import Epoch
 
 TILE_PX, CAPTION_PX = 165, 22
 TRAIN_COLOUR, VAL_COLOUR = "#8a8f98", "#1f6feb"

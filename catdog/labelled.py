@@ -33,20 +33,22 @@ class Evaluation:
         metrics: all of them by MLflow's names, with the ends of their 95 % intervals.
         slices: photos with something in common; the first row is all of them.
         unreadable: a row for each picture that was left out.
-        learned: how many of the others the model learned from, which flatters it.
+        learned: how many of the others the model learned from, which flatters it; None where
+            the model does not know.
     """
 
     scores: Scores
     metrics: dict[str, float]
     slices: list[SliceScore]
     unreadable: list[Row]
-    learned: int = 0
+    learned: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """All of it for programs; what is undefined, as `roc_auc` with one class, is left out."""
         numbers = self.scores.to_dict() | self.metrics
         known = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        known["learned_count"] = self.learned
+        if self.learned is not None:
+            known["learned_count"] = self.learned
         return known | {"slices": [asdict(row) for row in self.slices]}
 
     def lines(self) -> Iterator[str]:
@@ -93,9 +95,9 @@ def evaluate_folder(
     )
 
 
-def _learned_count(classifier: Classifier, paths: Sequence[Path]) -> int:
+def _learned_count(classifier: Classifier, paths: Sequence[Path]) -> int | None:
     known = classifier.learned_from(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
-    return 0 if known is None else int(known.sum())
+    return None if known is None else int(known.sum())
 
 
 def _answered(

@@ -6,6 +6,7 @@ it. Features come from the cache or go into it.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -35,9 +36,8 @@ from catdog.features import Picture, as_batches, extract, features_folder, open_
 from catdog.model import Network
 from catdog.pixels import PixelBatches, decode_all
 from catdog.prepare import Prepared
-from catdog.state import Epoch, Keeper, Resumable
+from catdog.state import EarlyStopping, Epoch, Keeper, Resumable
 from catdog.train import (
-    EarlyStopping,
     Fit,
     fit,
     make_optimizer,
@@ -129,16 +129,17 @@ def on_pictures(config: TrainConfig, prepared: Prepared, network: Network, say: 
     device = next(network.parameters()).device
     train = LabelledFolder(prepared.training, training_transform(network.preprocessing))
     val = LabelledFolder(prepared.validation, evaluation_transform(network.preprocessing))
-    shared = {
-        "batch_size": config.batch_size,
-        "seed": config.seed,
-        "workers": pick_workers(device),
-        "pin_memory": device.type == "cuda",
-    }
+    batches_of = functools.partial(
+        make_batches,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workers=pick_workers(device),
+        pin_memory=device.type == "cuda",
+    )
     return Lesson(
         model=network,
-        train_batches=make_batches(train, shuffle=True, **shared),
-        val_batches=make_batches(val, shuffle=False, **shared),
+        train_batches=batches_of(train, shuffle=True),
+        val_batches=batches_of(val, shuffle=False),
         pretrained=None
         if config.unfreeze == "none"
         else _plain_features(config, prepared, network, say),

@@ -63,6 +63,7 @@ def as_report(  # noqa: PLR0913
     baseline: Scores | None,
     baseline_logits: Logits | None = None,
     production: Mapping[str, float],
+    production_is: str = "Production",
     champion: str = "",
     decision: str,
     parameters: Mapping[str, object],
@@ -73,7 +74,7 @@ def as_report(  # noqa: PLR0913
 ) -> report.Report:
     """The page about a run, with pictures; `run` says which and when.
 
-    `production` holds the metrics of that version on the same photos, `champion` says how this
+    `production` holds the metrics of that version, called `production_is`, `champion` says how this
     one compares with it, and `baseline_logits` those of the
     validation photos, `(N,)`, with nothing trained; `run` says which run and when.
     """
@@ -87,6 +88,7 @@ def as_report(  # noqa: PLR0913
         verdict=verdict(metrics[0], len(judgement.labels), decision),
         about="; ".join(filter(None, [_about(findings, prepared, fit), run])),
         metrics=metrics,
+        production=production_is,
         champion=champion,
         raw=raw_figures(findings.others),
         confusion=confusion_counts(judgement.labels, predicted_labels(judgement.logits)).matrix,

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ def decode_all(
     if not path.exists():
         _decode_into(path, pictures, preprocessing, watch)
     os.utime(path.parent)  # when it was last used decides what is old
-    return np.load(path, mmap_mode="r")
+    pixels: Pixels = np.load(path, mmap_mode="r")
+    return pixels
 
 
 def _decode_into(
@@ -80,7 +82,7 @@ def _decode_into(
         part.unlink(missing_ok=True)
 
 
-def _reserve(path: Path, shape: tuple[int, ...]) -> Pixels:
+def _reserve(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
     """A new memory-mapped array in a file that has its place on the disk.
 
     Without that a full disk shows when a page is written, as a signal that ends the process.
@@ -157,7 +159,8 @@ def augment(pixels: Tensor, crop_px: int, generator: torch.Generator) -> Tensor:
     )
     light, colour = (0.8 + 0.4 * draw[5:7])[..., None, None, None]
     grey = cropped.mean(1, keepdim=True)
-    return ((grey + (cropped - grey) * colour) * light).clamp(0, 255).round().to(torch.uint8)
+    lit: Tensor = (grey + (cropped - grey) * colour) * light
+    return lit.clamp(0, 255).round().to(torch.uint8)
 
 
 def _on_gpu(pixels: Pixels, device: torch.device) -> Pixels | Tensor:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
 from catdog import CatdogError, images, registry, succession, tracking
@@ -19,12 +18,14 @@ from catdog.download import locate
 from catdog.features import Picture
 from catdog.lessons import pictures_of
 from catdog.prepare import VALIDATION, load_prepared
-from catdog.promotion import PRODUCTION, Candidate, Decision, decide, needs_evidence
+from catdog.promotion import PRODUCTION, STATUS_TAG, Candidate, Decision, comparable, decide
 from catdog.succession import Event, as_champion
 
 Say = Callable[[str], None]
 
 LATEST, NONE, AUTO = "latest", "none", "auto"
+LONGEST = 500
+"""Characters of a reason: it becomes a tag, a line of the history and part of a description."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def promote(config: PromoteConfig, say: Say) -> Outcome:
         CatdogError: there is no such version, it may never serve, or the registry refuses.
     """
     tracking.connect()
+    _check(config)
     if config.rollback == "yes":
-        version = succession.predecessor(config.name)
-        return _by_name(config, version, config.because or "rolled back")
+        return _back(config, config.because or "rolled back")
     if config.to != NONE:
         version = _named(config.name, config.to)
         return _by_name(config, version, config.because or "promoted by hand")
@@ -77,6 +78,19 @@ def history_table(events: Sequence[Event]) -> str:
     )
 
 
+def _check(config: PromoteConfig) -> None:
+    if config.rollback == "yes" and config.to != NONE:
+        raise CatdogError("--to and --rollback name two versions: give one of them.")
+    if len(config.because) > LONGEST:
+        raise CatdogError(f"--because has more than {LONGEST} characters: say it shorter.")
+
+
+def _back(config: PromoteConfig, why: str) -> Outcome:
+    if config.dry_run == "no":
+        return Outcome(*succession.roll_back(config.name, why))
+    return _by_name(config, succession.predecessor(config.name), why)
+
+
 def _by_name(config: PromoteConfig, version: ModelVersion, why: str) -> Outcome:
     if config.dry_run == "no":
         return Outcome(version, succession.promote_to(version, why))
@@ -92,9 +106,14 @@ def _by_evidence(config: PromoteConfig, say: Say) -> Outcome:
             succession.crown(version, "")  # its aliases may have been lost on the way
         return Outcome(version, Decision(PRODUCTION, "it is in Production already"))
     candidate = Candidate.from_tags(version.tags)
+    if candidate is not None and candidate.status == "pending":
+        raise CatdogError(
+            f"version {version.version} of {version.name} was never seen to answer as its training "
+            f"did, or its run is at it now. Let that go on: mlflow run . -P resume={version.run_id}"
+        )
 
     def contest(champion: ModelVersion | None) -> Contest:
-        if champion is None or not needs_evidence(candidate, as_champion(champion), "auto"):
+        if champion is None or not comparable(candidate, as_champion(champion)):
             return Contest(champion)
         return _hold(config, version, champion, say)
 
@@ -114,9 +133,8 @@ def _hold(
     challenger = Classifier.load(folder, device="cpu")
     data_dir = Path(config.data_dir)
     pictures, digest = _pictures(config, challenger.about.dataset, say)
-    side = sit(challenger, pictures, data_dir)
-    if side.learned is None and version.tags.get("validation_digest") == digest:
-        side = replace(side, learned=np.zeros(len(pictures), dtype=bool))
+    own = bool(digest) and version.tags.get("validation_digest") == digest
+    side = sit(challenger, pictures, data_dir, own=own)
     return hold(champion, side, pictures, data_dir, digest=digest)
 
 
@@ -148,8 +166,13 @@ def _challenger(config: PromoteConfig) -> ModelVersion:
     if config.version != LATEST:
         return _named(config.name, config.version)
     champion = registry.champion(config.name)
-    usable = [one for one in registry.versions(config.name) if not registry.is_rejected(one)]
-    others = [one for one in usable if champion is None or one.version != champion.version]
+    others = [
+        one
+        for one in registry.versions(config.name)
+        if one.tags.get(STATUS_TAG) not in ("pending", "rejected")
+        and not succession.was_rolled_back(one)
+        and (champion is None or one.version != champion.version)
+    ]
     if others:
         return others[-1]
     if champion is not None:

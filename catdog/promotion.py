@@ -19,7 +19,7 @@ Status = Literal["pending", "approved", "rejected"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 STATUS_TAG = "validation_status"
 
-PRODUCTION, STAGING, NO_STAGE = "Production", "Staging", "None"
+PRODUCTION, STAGING, ARCHIVED, NO_STAGE = "Production", "Staging", "Archived", "None"
 AT_LEAST = 10
 """Fewer photos of a class that neither learned from are no evidence."""
 
@@ -98,24 +98,22 @@ def refusal(challenger: Candidate | None, champion: Champion | None) -> Decision
         return Decision(NO_STAGE, "a fresh process does not answer as the training did")
     if challenger.status == "pending":
         return Decision(NO_STAGE, "it was never seen to answer as the training did")
-    theirs = champion.candidate if champion else None
-    if theirs is None:
+    if champion is None:
         return None
-    if challenger.classes != theirs.classes:
+    theirs = champion.candidate
+    if theirs is not None and challenger.classes != theirs.classes:
         ours, others = " and ".join(challenger.classes), " and ".join(theirs.classes)
         return Decision(STAGING, f"it tells {ours} apart, the version in Production {others}")
-    if challenger.drawn and not theirs.drawn:
+    if challenger.drawn and (theirs is None or not theirs.drawn):
         return Decision(STAGING, "drawn pictures never replace a model trained on photos")
     return None
 
 
-def needs_evidence(
-    challenger: Candidate | None, champion: Champion | None, promote: Promote
-) -> bool:
-    """Whether the decision rests on a comparison; else it is the same with and without one."""
-    if champion is None or promote == "never" or refusal(challenger, champion):
+def comparable(challenger: Candidate | None, champion: Champion | None) -> bool:
+    """Whether the two can answer the same photos: they tell the same things apart."""
+    if champion is None or challenger is None or challenger.status != "approved":
         return False
-    return promote == "always" or not _photos_after_drawings(challenger, champion)
+    return champion.candidate is None or champion.candidate.classes == challenger.classes
 
 
 def decide(
@@ -130,7 +128,8 @@ def decide(
 
     Under `auto` it does when it is surely better (more answers right or better probabilities
     than chance explains, see `catdog.paired`), surely worse in neither of the two, and not
-    less accurate by more than `margin`. Equal models pass at most one time in twenty.
+    less accurate by more than `margin`, by the estimate. Of models that are equal about one in
+    twenty passes; who tries many against the same photos will see one of them pass.
 
     Args:
         challenger: the version; None when its tags don't describe it.

@@ -12,6 +12,7 @@ import io
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from catdog import CatdogError
 
@@ -45,8 +46,8 @@ def read_properties(tables: Iterable[tuple[str, bytes]], *, say: Say) -> Propert
     A table without a column of file names is somebody else's: it is said, and not used.
 
     Raises:
-        CatdogError: a table can't be read, has a column that the manifest has, or names a
-            picture that was named before.
+        CatdogError: a table can't be read, has a column twice, has a row without a name, or
+            names a picture that was named before.
     """
     columns: dict[str, None] = {}
     known: dict[str, Mapping[str, str]] = {}
@@ -58,12 +59,18 @@ def read_properties(tables: Iterable[tuple[str, bytes]], *, say: Say) -> Propert
             continue
         added = [column for column in header if column and column != key]
         _check_columns(name, added)
+        clashing = sorted(set(OWN_COLUMNS).intersection(added))
+        if clashing:
+            say(f"{name}: {', '.join(clashing)} is not used, the manifest has its own.")
+            added = [column for column in added if column not in clashing]
         columns |= dict.fromkeys(added)
         for row in rows:
-            picture = _beside(name, row.pop(key))
+            if not row[key]:
+                raise CatdogError(f"{name} has a row without a {key}: name its picture.")
+            picture = _beside(name, row[key])
             if picture in known:
                 raise CatdogError(f"{name} names {picture} a second time: keep one of the rows.")
-            known[picture] = row
+            known[picture] = {column: row[column] for column in added}
     return Properties(tuple(columns), known)
 
 
@@ -94,19 +101,22 @@ def _parse(name: str, content: bytes) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _as_rows(header: list[str], lines: Iterable[list[str]]) -> Iterator[dict[str, str]]:
+    """Each row by column; spreadsheets pad rows with empty fields, and leave some out."""
     for number, line in enumerate(lines, start=2):
-        if len(line) > len(header):
+        values = [value.strip() for value in line]
+        while values and not values[-1]:
+            values.pop()
+        if len(values) > len(header):
             raise ValueError(f"row {number} has more fields than the header")
-        if line:
-            yield dict(zip(header, (value.strip() for value in line), strict=False))
+        if values:
+            yield dict(zip_longest(header, values, fillvalue=""))
 
 
 def _check_columns(name: str, added: list[str]) -> None:
     for column in added:
-        if column in OWN_COLUMNS or added.count(column) > 1:
-            owner = "the manifest has" if column in OWN_COLUMNS else "stands in it before"
+        if added.count(column) > 1:
             raise CatdogError(
-                f"{name} has a column {column!r}, which {owner}: give the column another name."
+                f"{name} has the column {column!r} twice: give one of them another name."
             )
 
 

@@ -5,9 +5,10 @@ Of MLflow's registry this module and `catdog.succession` know, and no other.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mlflow
@@ -74,8 +75,7 @@ def fetch(model_uri: str) -> Path:
         return saved_in(Path(model_uri))
     tracking.connect()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+        with stages_are_fine():
             version = version_of(model_uri)
             # By its number: a stage may mean another version by now.
             exactly = _numbered(version) if version else model_uri
@@ -135,8 +135,7 @@ def version_of(model_uri: str) -> ModelVersion | None:
     name, _, stage = model_uri.removeprefix("models:/").partition("/")
     if stage == PRODUCTION and (found := champion(name)):
         return found
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MLflow prefers aliases to stages
+    with stages_are_fine():
         named = get_model_name_and_version(client, model_uri)
     # The URI of a logged model, which is no version of anything, names itself alone.
     return client.get_model_version(*named) if len(named) == 2 else None
@@ -160,6 +159,19 @@ def versions(name: str) -> list[ModelVersion]:
     """All versions of `name`, the oldest first; none where nothing is called so."""
     found = MlflowClient().search_model_versions(f"name = {_quoted(name)}")
     return sorted(found, key=lambda version: int(version.version))
+
+
+@contextlib.contextmanager
+def stages_are_fine() -> Iterator[None]:
+    """MLflow prefers aliases to stages since 2.9, but models:/catdog/Production names one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def numbered(name: str, number: str) -> ModelVersion | None:
+    """The version of `name` with that number; None when there is none (any more)."""
+    return next((one for one in versions(name) if str(one.version) == number), None)
 
 
 def stage_of(version: ModelVersion) -> str:

@@ -36,7 +36,7 @@ from catdog.judgement import (
 from catdog.paired import Paired
 from catdog.parity import Answer, FreshProcess, Parity
 from catdog.prepare import Prepared
-from catdog.promotion import Candidate, Decision, decide, needs_evidence
+from catdog.promotion import Candidate, Decision, comparable, decide
 from catdog.succession import as_champion
 from catdog.trained import Trained
 
@@ -107,6 +107,7 @@ def register(
         )
     proof = _prove(trained, version, sample, fresh, say)
     proven = proof is not None and proof.holds
+    succession.attest(version, proven=proven)
     candidate = replace(candidate, status="approved" if proven else "rejected")
     decision, contest = succession.settle(
         version,
@@ -131,13 +132,12 @@ def _contest(
     candidate: Candidate,
     champion: ModelVersion | None,
 ) -> Contest:
-    if champion is None or not needs_evidence(candidate, as_champion(champion), config.promote):
+    if champion is None or not comparable(candidate, as_champion(champion)):
         return Contest(champion)
-    judgement, about = trained.judgement, trained.classifier.about
     learned = np.zeros(len(trained.validation), dtype=bool)  # validation is what it never learned
     return hold(
         champion,
-        Side(judgement.logits / about.temperature, learned),
+        Side(trained.judgement.calibrated, learned),
         trained.validation,
         Path(config.data_dir),
         digest=prepared.validation_digest,

@@ -102,9 +102,10 @@ class RunFolder:
         """Where the best model is saved."""
         return self.path / MODEL
 
-    def mark(self, state: str, **known: str) -> None:
-        """Write how far the run is, and what more is known of it."""
-        self.note = replace(self.note, state=state, **known)
+    def mark(self, state: str, *, data_digest: str | None = None) -> None:
+        """Write how far the run is, and of which data once that is known."""
+        digest = self.note.data_digest if data_digest is None else data_digest
+        self.note = replace(self.note, state=state, data_digest=digest)
         write_json(self.path / NOTE, asdict(self.note))
 
     def command(self) -> str:

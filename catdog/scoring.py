@@ -282,7 +282,10 @@ def _classifier(spark: SparkSession, model: Pinned) -> Callable[[str], Column]:
         # That PySpark has not been tried with all of pandas 3, of which this needs no more
         # than its columns.
         warnings.simplefilter("ignore", FutureWarning)
-        return mlflow.pyfunc.spark_udf(spark, str(model.folder), env_manager="local")
+        answer: Callable[[str], Column] = mlflow.pyfunc.spark_udf(
+            spark, str(model.folder), env_manager="local"
+        )
+    return answer
 
 
 def _of_round(this: Round, pictures: DataFrame, waiting: DataFrame) -> DataFrame:

@@ -8,6 +8,7 @@ such as "dark" or "small: under 0.1 megapixel", and a rule that names the worst 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ THUMBNAIL_PX = 16
 AT_LEAST = 20
 """Smaller slices are listed, but not called the worst: two errors in five are no finding."""
 MOST_VALUES = 20
-"""A column of the user's with more different words than this is no way to slice."""
+"""Of a column of the user's with more different words the commonest are told apart."""
 
 TERCILES = {
     "brightness": ("dark", "medium", "bright"),
@@ -162,12 +163,14 @@ def slice_table(slices: Iterable[Slice], labels: Labels, logits: Logits) -> list
 def worst_slice(table: Iterable[SliceScore], *, at_least: int = AT_LEAST) -> SliceScore | None:
     """The slice with the lowest accuracy; None when none is below that of all pictures.
 
-    Whether it is surely worse stands in its row. Slices of fewer than `at_least` pictures
-    don't count.
+    One that is surely worse comes before all that may be chance. Slices of fewer than
+    `at_least` pictures don't count.
     """
     whole, *rows = table
     worse = [row for row in rows if row.count >= at_least and row.accuracy < whole.accuracy]
-    return min(worse, key=lambda row: (row.accuracy, -row.count), default=None)
+    return min(
+        worse, key=lambda row: (not row.surely_worse, row.accuracy, -row.count), default=None
+    )
 
 
 def _look_at_file(path: Path) -> Look:
@@ -227,16 +230,27 @@ def _by_tercile(
 
 def _by_column(column: str, words: Sequence[str]) -> list[Slice]:
     if len(set(words)) <= MOST_VALUES:
-        return [Slice(column, f"{column} = {it.name}", it.members) for it in _by_word("", words)]
+        return _by_value(column, words)
     missing = np.array([not word for word in words])
     try:
         values = np.array([float(word or "nan") for word in words])
     except ValueError:
-        return []
+        return _by_value(column, _commonest(words))
     if not np.isfinite(values[~missing]).all():
-        return []
+        return _by_value(column, _commonest(words))
     terciles = _by_tercile(column, values, ("low", "medium", "high"))
     return [*terciles, Slice(column, f"{column} = (empty)", missing)]
+
+
+def _by_value(column: str, words: Sequence[str]) -> list[Slice]:
+    return [Slice(column, f"{column} = {it.name}", it.members) for it in _by_word("", words)]
+
+
+def _commonest(words: Sequence[str]) -> list[str]:
+    """The words with "(other)" for all but the commonest; where none comes twice, only that."""
+    counted = Counter(words).most_common(MOST_VALUES - 1)
+    kept = {word for word, count in counted if count > 1}
+    return [word if word in kept else "(other)" for word in words]
 
 
 def _score(slice_: Slice, wrong: Members) -> SliceScore:

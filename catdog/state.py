@@ -12,10 +12,11 @@ import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -177,7 +178,8 @@ class Course:
         self._model, self._optimizer, self._stopping = model, optimizer, stopping
         self._keeper, self._schedule = by.keeper, by.schedule
         self._before = len(by.before)
-        self.epochs, self._underway = list(by.before), None
+        self.epochs = list(by.before)
+        self._underway: Underway | None = None
         self._news = True
         if by.keeper.start is not None:
             self._restore(by.keeper.start)
@@ -276,7 +278,9 @@ def gather(seen: Sequence[tuple[Tensor, Tensor]]) -> tuple[Labels, Logits]:
 def generator_states() -> dict[str, Tensor]:
     """The states of Python's, NumPy's and PyTorch's random generators."""
     _, words, python_spare = random.getstate()
-    _, keys, place, has_spare, spare = np.random.get_state()
+    _, keys, place, has_spare, spare = cast(
+        "tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state()
+    )
     states = {
         # All whole numbers in them are below 2**32, which a double holds exactly.
         "python": torch.tensor([*words, _or_nan(python_spare)], dtype=torch.float64),

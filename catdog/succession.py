@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
-import warnings
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,9 +22,8 @@ from catdog import CatdogError, registry
 from catdog.contest import Contest
 from catdog.paired import Paired
 from catdog.promotion import (
-    NO_STAGE,
+    ARCHIVED,
     PRODUCTION,
-    STAGING,
     STATUS_TAG,
     Candidate,
     Champion,
@@ -37,6 +36,9 @@ EVENT = "promotion_"
 """How the tags of the registered model begin that tell of promotions; then comes the time."""
 PAIRED = "vs_champion_"
 """How the tags and metrics begin that tell how a version compares with the champion."""
+EVENT_KEY = re.compile(rf"{EVENT}\d{{8}}T\d+Z")
+ROLLED_BACK = "rolled_back"
+ANYONE = "anyone"
 TRIES = 3
 SECTION = "## Where it stands, and why"
 """The last section of a version's description."""
@@ -61,6 +63,26 @@ def as_champion(version: ModelVersion | None) -> Champion | None:
     return Champion(str(version.version), Candidate.from_tags(version.tags))
 
 
+class ChampionChangedError(Exception):
+    """Another version has become champion since the one that was compared with."""
+
+
+def attest(version: ModelVersion, *, proven: bool) -> None:
+    """Write down whether a fresh process was seen to answer as the training did.
+
+    A version that is seen not to, and serves already, makes way for who served before it.
+
+    Raises:
+        CatdogError: the registry refused.
+    """
+    status = "approved" if proven else "rejected"
+    with _refusals_are_told(version):
+        MlflowClient().set_model_version_tag(version.name, version.version, STATUS_TAG, status)
+        serving = registry.champion(version.name)
+    if not proven and _number(serving) == _number(version):
+        promote_to(predecessor(version.name), f"version {version.version} was rejected")
+
+
 def settle(
     version: ModelVersion,
     contest: Callable[[ModelVersion | None], Contest],
@@ -69,7 +91,8 @@ def settle(
     """Compare a version with the champion, and put it where it belongs.
 
     When another version has become champion meanwhile, as a run beside this one may bring it
-    about, the comparison is made again, with that one.
+    about, the comparison is made again, with that one. A version that serves already, as it may
+    after a run was cut, is not compared with itself.
 
     Args:
         version: the challenger.
@@ -80,10 +103,13 @@ def settle(
         CatdogError: the registry refused, or champions change faster than they are compared.
     """
     for _ in range(TRIES):
-        held = contest(registry.champion(version.name))
+        champion = registry.champion(version.name)
+        if champion is not None and _number(champion) == _number(version):
+            crown(version, "")  # what was cut may be its aliases
+            return Decision(PRODUCTION, "it is in Production already"), Contest(None)
+        held = contest(champion)
         decision = decide(held)
-        current = registry.champion(version.name)
-        if _number(current) == _number(held.champion):
+        with contextlib.suppress(ChampionChangedError):
             place(version, decision, held)
             return decision, held
     raise CatdogError(
@@ -97,64 +123,90 @@ def place(version: ModelVersion, decision: Decision, contest: Contest) -> None:
     """Give a version the stage that was decided on, and write down why, on the version itself.
 
     Raises:
+        ChampionChangedError: who serves is not who it was compared with.
         CatdogError: the registry refused.
     """
-    client = MlflowClient()
-    rejected = decision.stage == NO_STAGE
-    tags = {STATUS_TAG: "rejected" if rejected else "approved", "stage_reason": decision.told}
-    if contest.champion is not None:
-        tags["compared_with"] = str(contest.champion.version)
-    if isinstance(contest.evidence, Paired):
-        tags |= {name: repr(value) for name, value in contest.evidence.to_dict(PAIRED).items()}
-    with _refusals_are_told(version):
-        for key, value in tags.items():
-            client.set_model_version_tag(version.name, version.version, key, value)
-        known = client.get_model_version(version.name, version.version).description
-        client.update_model_version(
-            version.name, version.version, description=_described(known or "", decision)
-        )
-        if decision.stage == STAGING and _number(registry.champion(version.name)) != _number(
-            version
-        ):
-            _set_stage(client, version, STAGING)
     if decision.stage == PRODUCTION:
-        crown(version, decision.told)
+        crown(version, decision.told, over=contest.champion)
+    elif _number(registry.champion(version.name)) != _number(contest.champion):
+        raise ChampionChangedError
+    with _refusals_are_told(version):
+        if decision.stage != PRODUCTION:
+            _set_stage(MlflowClient(), version, decision.stage)
+        _write_down(version, decision, contest)
 
 
-def crown(version: ModelVersion, why: str) -> None:
-    """Make a version the champion; nothing but the aliases changes where it is already.
+def crown(version: ModelVersion, why: str, *, over: ModelVersion | str | None = ANYONE) -> None:
+    """Make a version the champion; what a cut left undone of that is done.
+
+    The stage comes last: until it is moved, the one before serves, and the history says that
+    a move has begun.
+
+    Args:
+        version: who shall serve.
+        why: for the history.
+        over: who has to serve now; without, whoever does.
 
     Raises:
+        ChampionChangedError: another one serves.
         CatdogError: the registry refused.
     """
     client = MlflowClient()
     with _refusals_are_told(version):
-        before = registry.champion(version.name)
-        _set_stage(client, version, PRODUCTION)
-        for alias in registry.ALIASES:
-            client.set_registered_model_alias(version.name, alias, version.version)
-        if _number(before) == _number(version):
-            return
+        standing = registry.champion(version.name)
+        if not isinstance(over, str) and _number(standing) != _number(over):
+            raise ChampionChangedError
+        event = _begun(version, standing, why)
+        before = registry.numbered(version.name, event.before)
         if before is not None:
             client.set_registered_model_alias(version.name, PREVIOUS, before.version)
-        event = Event(
-            when=datetime.now(UTC).isoformat(timespec="microseconds"),
-            who=_who(),
-            version=str(version.version),
-            before=_number(before),
-            run_id=version.run_id or "",
-            why=why,
-        )
-        key = EVENT + event.when.translate(str.maketrans("", "", "-:.")).replace("+0000", "Z")
-        client.set_registered_model_tag(version.name, key, json.dumps(asdict(event)))
+            gone = Decision(ARCHIVED, f"version {version.version} took its place")
+            _describe(before, gone)
+        for alias in registry.ALIASES:
+            client.set_registered_model_alias(version.name, alias, version.version)
+        _set_stage(client, version, PRODUCTION)
+
+
+def unfinished(name: str) -> Event | None:
+    """The last promotion, where it is not of the version that serves.
+
+    A move was cut then, or somebody has moved the stage by hand.
+    """
+    events = history(name)
+    serving = registry.champion(name)
+    if not events or events[-1].version == _number(serving):
+        return None
+    return events[-1]
+
+
+def _begun(version: ModelVersion, standing: ModelVersion | None, why: str) -> Event:
+    """The event of a promotion: the one that was written when it began, if it was cut."""
+    events = history(version.name)
+    if events and events[-1].version == _number(version):
+        return events[-1]
+    before = _number(standing)
+    if before == _number(version):  # its stage was moved by hand
+        before = events[-1].version if events else ""
+    event = Event(
+        when=datetime.now(UTC).isoformat(timespec="microseconds"),
+        who=_who(),
+        version=_number(version),
+        before=before,
+        run_id=version.run_id or "",
+        why=why or "its stage was moved by hand",
+    )
+    key = EVENT + event.when.translate(str.maketrans("", "", "-:.")).replace("+0000", "Z")
+    MlflowClient().set_registered_model_tag(version.name, key, json.dumps(asdict(event)))
+    return event
 
 
 def promote_to(version: ModelVersion, why: str) -> Decision:
     """Make a version the champion because somebody says so, unless it may never be.
 
     Raises:
-        CatdogError: it is rejected, tells other things apart, or was trained on drawings where
-            photos are served; or the registry refused.
+        CatdogError: it is rejected, tells other things apart, was trained on drawings where
+            photos are served, or says nothing of itself where another serves; or the registry
+            refused.
     """
     refused = may_not(version)
     if refused:
@@ -165,17 +217,42 @@ def promote_to(version: ModelVersion, why: str) -> Decision:
     decision = Decision(PRODUCTION, why)
     crown(version, why)
     with _refusals_are_told(version):
-        MlflowClient().set_model_version_tag(version.name, version.version, "stage_reason", why)
+        _write_down(version, decision, Contest(None))
+        if ROLLED_BACK in version.tags:
+            MlflowClient().delete_model_version_tag(version.name, version.version, ROLLED_BACK)
     return decision
+
+
+def roll_back(name: str, why: str) -> tuple[ModelVersion, Decision]:
+    """Let the version serve that did so before; the one that serves now is marked.
+
+    A marked version serves again only when it is named.
+
+    Raises:
+        CatdogError: none served before, or the registry refused.
+    """
+    leaving, back = registry.champion(name), predecessor(name)
+    decision = promote_to(back, why)
+    if leaving is not None:
+        with _refusals_are_told(leaving):
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            MlflowClient().set_model_version_tag(name, leaving.version, ROLLED_BACK, now)
+            _describe(leaving, Decision(ARCHIVED, f"rolled back to version {back.version}: {why}"))
+    return back, decision
+
+
+def was_rolled_back(version: ModelVersion) -> bool:
+    """Whether somebody went back from this version to the one before."""
+    return ROLLED_BACK in version.tags
 
 
 def may_not(version: ModelVersion) -> Decision | None:
     """Why a version may never take the place of the one that serves now; None when it may."""
-    now = as_champion(registry.champion(version.name))
+    serving = registry.champion(version.name)
     candidate = Candidate.from_tags(version.tags)
-    if candidate is None and not registry.is_rejected(version):
+    if candidate is None and not registry.is_rejected(version) and serving is None:
         return None  # of somebody who has registered it by hand, and names it
-    return refusal(candidate, now)
+    return refusal(candidate, as_champion(serving))
 
 
 def predecessor(name: str) -> ModelVersion:
@@ -189,7 +266,7 @@ def predecessor(name: str) -> ModelVersion:
     marked = registry.aliased(name, PREVIOUS)
     numbers = [_number(marked), *(event.before for event in reversed(history(name)))]
     for number in numbers:
-        if number in known and number != now:
+        if number in known and number != now and not was_rolled_back(known[number]):
             return known[number]
     raise CatdogError(
         f"no version of {name} served before the one in Production: name one with --to VERSION, "
@@ -203,7 +280,8 @@ def history(name: str) -> list[Event]:
         tags = MlflowClient().get_registered_model(name).tags
     except MlflowException:
         return []
-    told = (json.loads(value) for key, value in tags.items() if key.startswith(EVENT))
+    # A tag of somebody else's may begin like ours, but not go on with a time.
+    told = (json.loads(value) for key, value in tags.items() if EVENT_KEY.fullmatch(key))
     return sorted((Event(**event) for event in told), key=lambda event: event.when)
 
 
@@ -214,12 +292,38 @@ def _set_stage(client: MlflowClient, version: ModelVersion, stage: str) -> None:
     """
     if not hasattr(client, "transition_model_version_stage"):
         return
-    with warnings.catch_warnings():
-        # MLflow prefers aliases since 2.9, but models:/catdog/Production names a stage.
-        warnings.simplefilter("ignore", FutureWarning)
+    if registry.stage_of(client.get_model_version(version.name, version.version)) == stage:
+        return
+    with registry.stages_are_fine():
         client.transition_model_version_stage(
             version.name, version.version, stage, archive_existing_versions=stage == PRODUCTION
         )
+
+
+def _write_down(version: ModelVersion, decision: Decision, contest: Contest) -> None:
+    """Tags and description of a version that say what was decided, on what evidence."""
+    client = MlflowClient()
+    tags = {"stage_reason": decision.told}
+    if contest.champion is not None:
+        tags["compared_with"] = _number(contest.champion)
+    if isinstance(contest.evidence, Paired):
+        tags |= {name: repr(value) for name, value in contest.evidence.to_dict(PAIRED).items()}
+    known = client.get_model_version(version.name, version.version).tags
+    ours = {key for key in known if key.startswith(PAIRED) or key == "compared_with"}
+    for key in ours - tags.keys():
+        client.delete_model_version_tag(version.name, version.version, key)
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+    _describe(version, decision)
+
+
+def _describe(version: ModelVersion, decision: Decision) -> None:
+    """Say in a version's description what was decided, as its last section."""
+    client = MlflowClient()
+    known = client.get_model_version(version.name, version.version).description or ""
+    card = known.split(SECTION)[0].rstrip()
+    told = f"{card}\n\n{SECTION}\n\n{decision.stage}: {decision.told}.\n"
+    client.update_model_version(version.name, version.version, description=told)
 
 
 @contextlib.contextmanager
@@ -229,12 +333,6 @@ def _refusals_are_told(version: ModelVersion) -> Iterator[None]:
     except MlflowException as error:
         uri = f"models:/{version.name}/{version.version}"
         raise registry.refused(version.name, uri, error) from error
-
-
-def _described(card: str, decision: Decision) -> str:
-    """A version's description, with what was decided as its last section."""
-    card = card.split(SECTION, maxsplit=1)[0].rstrip()
-    return f"{card}\n\n{SECTION}\n\n{decision.stage}: {decision.told}.\n"
 
 
 def _number(version: ModelVersion | None) -> str:

@@ -60,6 +60,7 @@ def report_findings(
         baseline=trained.baseline,
         baseline_logits=trained.baseline_logits,
         production=released.contest.metrics,
+        production_is=_served(released.contest, len(trained.validation)),
         champion=_told(released.contest),
         decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
         parameters=_settings(config, prepared),
@@ -88,12 +89,22 @@ def report_findings(
 
 
 def _told(contest: Contest) -> str:
-    """Which version was in Production, and how this one compares with it."""
+    """How this version compares with the one in Production, in a sentence; "" where none is."""
     if contest.champion is None:
         return ""
-    evidence = contest.evidence
-    told = evidence.told() if isinstance(evidence, Paired) else evidence
-    return f"version {contest.champion.version}: {told}"
+    version = contest.champion.version
+    if isinstance(contest.evidence, Paired):
+        told = f"Against version {version} in Production, on photos that neither learned from: "
+        return f"{told}{contest.evidence.told()}."
+    return f"Not compared with version {version} in Production: {contest.evidence}."
+
+
+def _served(contest: Contest, total: int) -> str:
+    """The head of the column of the version in Production."""
+    if contest.champion is None:
+        return ""
+    some = "" if contest.count == total else f", {contest.count} of {total} photos"
+    return f"Production (version {contest.champion.version}{some})"
 
 
 def _reproduce(config: TrainConfig, prepared: Prepared) -> list[Command]:

@@ -42,6 +42,7 @@ from catdog.outbox import LAST_TRY, LIMITS, PATIENT, PROBE, Kind, Outbox, Write,
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
     from matplotlib.figure import Figure
+    from mlflow import ActiveRun
     from mlflow.models.model import ModelInfo
 
     from catdog.calibration import Labels, Logits
@@ -50,7 +51,8 @@ if TYPE_CHECKING:  # predicting finds its model through here, and must not wait 
     from catdog.findings import Findings
     from catdog.lessons import Pass
     from catdog.parity import Parity
-    from catdog.train import Epoch, Fit
+    from catdog.state import Epoch
+    from catdog.train import Fit
 
 EXPERIMENT = "catdog"
 ROOT = Path(catdog.__file__).resolve().parents[1]
@@ -200,7 +202,7 @@ def ask_for_run() -> None:
 
 def run_id() -> str:
     """The id of the active run."""
-    return mlflow.active_run().info.run_id
+    return str(_active_run().info.run_id)
 
 
 def status_of(run_id: str) -> str | None:
@@ -258,15 +260,17 @@ def log_data(
         digests: of the splits "training" and "validation", of any length.
         drawn: whether the pictures were drawn by us.
     """
+    from mlflow.data.pandas_dataset import from_pandas
+
     # What a user's column holds is left as it is written: "01", or nothing.
-    kinds = defaultdict(lambda: str, width=int, height=int)
+    kinds: defaultdict[str, type] = defaultdict(lambda: str, width=int, height=int)
     rows = pd.read_csv(manifest, keep_default_na=False, dtype=kinds)
     for split, digest in digests.items():
         with warnings.catch_warnings():
             # That integer columns can't hold missing values, and that a path is a path.
             warnings.simplefilter("ignore", UserWarning)
             # What mlflow.log_input writes.
-            dataset = mlflow.data.from_pandas(
+            dataset = from_pandas(
                 rows[rows["split"] == split].reset_index(drop=True),
                 source=str(manifest.resolve()),
                 targets="label",
@@ -408,7 +412,7 @@ def metrics_of_run(run_id: str) -> dict[str, float]:
 
 def run_identity() -> str:
     """Which run this is, when it began, and from which commit."""
-    info = mlflow.active_run().info
+    info = _active_run().info
     began = datetime.fromtimestamp(info.start_time / 1000, UTC)
     state = _git_state()
     changed = " with changes" if state.get("git_dirty") == "true" else ""
@@ -477,7 +481,7 @@ def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str
             ]
         ),
     )
-    return mlflow.pyfunc.log_model(
+    logged: ModelInfo = mlflow.pyfunc.log_model(
         name="model",
         loader_module="catdog.classifier",
         data_path=str(folder),
@@ -491,6 +495,7 @@ def log_model(folder: Path, example: bytes, *, step: int, tags: Mapping[str, str
         step=step,
         tags=dict(tags),
     )
+    return logged
 
 
 def describe_run(text: str) -> None:
@@ -511,8 +516,15 @@ def ui_hint() -> str:
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
+def _active_run() -> ActiveRun:
+    run = mlflow.active_run()
+    if run is None:
+        raise RuntimeError("this needs an active run: call it within catdog.tracking.run")
+    return run
+
+
 def _write(kind: Kind, content: Any, data: bytes | None = None) -> None:
-    _outbox().write(Write(mlflow.active_run().info.run_id, kind, content, data))
+    _outbox().write(Write(run_id(), kind, content, data))
 
 
 def _log_file(content: bytes, name: str) -> None:
@@ -524,7 +536,7 @@ def _log_text(text: str, name: str) -> None:
 
 
 def _outbox() -> Outbox:
-    return _outboxes[mlflow.active_run().info.run_id]
+    return _outboxes[run_id()]
 
 
 def _end(status: str) -> None:

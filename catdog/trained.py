@@ -180,11 +180,11 @@ def _judge(
     say: Say,
 ) -> Trained:
     """Score the best weights as they will be served, calibrate them, and learn what is neither."""
-    frozen = lesson.features is not None and config.unfreeze == "none"
-    exact = frozen and lesson.features.engine.precision == "float32"
-    engine = (
-        lesson.features.engine if exact else serving_engine(network, say, cores=os.cpu_count() or 1)
-    )
+    frozen = lesson.features if config.unfreeze == "none" else None
+    if frozen is not None and frozen.engine.precision == "float32":
+        engine = frozen.engine
+    else:
+        engine = serving_engine(network, say, cores=os.cpu_count() or 1)
     about = About(
         backbone=config.backbone,
         dataset=prepared.folder.name,
@@ -194,10 +194,12 @@ def _judge(
     )
     data_dir = Path(config.data_dir)
     training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
-    with _cache(data_dir, network, engine, keep=frozen) as cache:
+    with _cache(data_dir, network, engine, keep=frozen is not None) as cache:
 
         def features(pictures: list[Picture]) -> Features:
-            return extract(pictures, network, engine, cache, watch=progress)[0][0]
+            views, _ = extract(pictures, network, engine, cache, watch=progress)
+            plain: Features = views[0]
+            return plain
 
         evidence = Evidence(
             features(training),

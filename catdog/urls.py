@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Iterator
 from threading import Timer
 from time import monotonic
-from typing import Self
+from typing import Self, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from catdog import __version__
@@ -35,6 +35,8 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that stand for the IPv4 address in their last four bytes."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Place = tuple[str, int] | tuple[str, int, int, int]
+"""What a socket connects to: an address in digits, a port, and for IPv6 flow and scope."""
 
 
 def is_url(name: str) -> bool:
@@ -194,7 +196,7 @@ class _Connection(http.client.HTTPConnection):
             self._deadline.watch(self.sock)
             self.sock.do_handshake()
 
-    def _first_connected(self, places: list[tuple[int, tuple]]) -> socket.socket:
+    def _first_connected(self, places: list[tuple[int, Place]]) -> socket.socket:
         failure: OSError = OSError("the name has no address")
         for family, place in places:
             connecting = socket.socket(family, socket.SOCK_STREAM)
@@ -208,10 +210,10 @@ class _Connection(http.client.HTTPConnection):
         raise failure
 
 
-def _resolve(host: str, port: int) -> list[tuple[int, tuple]]:
+def _resolve(host: str, port: int) -> list[tuple[int, Place]]:
     """The family and socket address of each address of the host."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, place) for family, _, _, _, place in found]
+    return [(family, cast("Place", place)) for family, _, _, _, place in found]
 
 
 def _refuse_private(host: str, numbers: list[str]) -> None:
@@ -225,11 +227,14 @@ def _refuse_private(host: str, numbers: list[str]) -> None:
 
 def _meanings(address: Address) -> Iterator[Address]:
     """The address, and the IPv4 address that an IPv6 address may stand for."""
-    mapped = getattr(address, "ipv4_mapped", None)
+    if isinstance(address, ipaddress.IPv4Address):
+        yield address
+        return
+    mapped = address.ipv4_mapped
     if mapped is None and address in NAT64:
         mapped = ipaddress.IPv4Address(address.packed[-4:])
     yield mapped or address
-    if getattr(address, "sixtofour", None):
+    if address.sixtofour:
         yield address.sixtofour
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from catdog import command
+from catdog import CatdogError, command
 from catdog.config import PromoteConfig
 
 
@@ -13,7 +13,16 @@ def main(config: PromoteConfig) -> int:
 
     if config.history == "yes":
         tracking.connect()
-        print(history_table(succession.history(config.name)))
+        events = succession.history(config.name)
+        if not events:
+            raise CatdogError(f"the registry knows of no promotion of {config.name!r}.")
+        print(history_table(events))
+        cut = succession.unfinished(config.name)
+        if cut:
+            command.say(
+                f"The last promotion, of version {cut.version}, is not what serves now: it was "
+                "cut, or the stage was moved by hand. promote.py --to VERSION settles it."
+            )
         return 0
     outcome = promote(config, command.say)
     would = "would go to" if config.dry_run == "yes" else "is in"

@@ -559,10 +559,20 @@ def test_another_word_of_the_user_is_another_data_set_with_the_same_validation(t
     assert known.validation_digest == bare.validation_digest
 
 
-def test_a_column_of_the_manifest_in_the_users_table_is_refused_and_nothing_is_left(tmp_path):
+def test_a_label_in_the_users_table_is_said_not_to_count(tmp_path):
     source = _kaggle(tmp_path / "raw")
-    (source / "metadata.csv").write_text("file_name,label\ntrain/cat.0.jpg,dog\n")
-    with pytest.raises(CatdogError, match="'label', which the manifest has"):
+    (source / "metadata.csv").write_text("file_name,label,camera\ntrain/cat.0.jpg,dog,old\n")
+    said: list[str] = []
+    prepared = _prepare(source, tmp_path / "data", say=said.append)
+    row = next(row for row in _rows(prepared) if row["path"].endswith("/cat.0.jpg"))
+    assert (row["label"], row["camera"]) == ("cat", "old")
+    assert any("label is not used" in line for line in said)
+
+
+def test_a_table_that_is_refused_leaves_nothing_behind(tmp_path):
+    source = _kaggle(tmp_path / "raw")
+    (source / "metadata.csv").write_text("file_name,camera,camera\n")
+    with pytest.raises(CatdogError, match="'camera' twice"):
         _prepare(source, tmp_path / "data")
     assert not [path for path in (tmp_path / "data").iterdir() if path.name != ".lock"]
 

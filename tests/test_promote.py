@@ -161,6 +161,47 @@ def test_the_champion_itself_is_told_to_be_there_already(release, tmp_path):
     assert len(succession.history("pets")) == 1
 
 
+def test_a_version_whose_proof_is_missing_waits_for_its_run(release, tmp_path):
+    release(0.2), release(1.0, status="pending")
+    assert str(promote(_config(tmp_path), pytest.fail).version.version) == "1"
+    assert str(promote(_config(tmp_path), pytest.fail).version.version) == "1"  # not the newest
+    with pytest.raises(CatdogError, match=r"Let that go on: mlflow run . -P resume="):
+        promote(_config(tmp_path, version="2"), pytest.fail)
+    assert registry.numbered("pets", "2").tags["validation_status"] == "pending"
+
+
+def test_a_version_that_was_rolled_back_is_not_tried_again_by_itself(release, tmp_path):
+    release(0.2), release(1.0)
+    promote(_config(tmp_path, version="1"), pytest.fail)
+    promote(_config(tmp_path), pytest.fail)
+    promote(_config(tmp_path, rollback="yes"), pytest.fail)
+    again = promote(_config(tmp_path), pytest.fail)
+    assert (str(again.version.version), again.decision.reason) == (
+        "1",
+        "it is in Production already",
+    )
+
+
+def test_two_versions_at_once_and_a_long_story_are_refused(release, tmp_path):
+    with pytest.raises(CatdogError, match="give one of them"):
+        promote(_config(tmp_path, to="2", rollback="yes"), pytest.fail)
+    with pytest.raises(CatdogError, match="say it shorter"):
+        promote(_config(tmp_path, to="2", because="x" * 501), pytest.fail)
+
+
+def test_a_champion_of_another_split_is_measured_on_what_it_has_not_learned(
+    release, tmp_path, prepared
+):
+    version = release(0.2, learned=_digests(prepared)[:4])
+    pictures = [
+        Picture(prepared.folder / row["path"], int(row["label"] == "dog"), row["sha256"])
+        for row in prepared.rows("validation")
+    ]
+    side = Side(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
+    held = hold(version, side, pictures, tmp_path / "data")
+    assert held.count == held.evidence.count == held.metrics["val_example_count"] == 26
+
+
 def test_a_champion_whose_files_are_gone_is_not_comparable(release, tmp_path, prepared):
     version = release(0.2)
     pictures = [

@@ -15,8 +15,8 @@ from catdog.promotion import (
     STAGING,
     Candidate,
     Champion,
+    comparable,
     decide,
-    needs_evidence,
 )
 
 PHOTOS = Candidate(0.98, "abc", drawn=False, status="approved")
@@ -100,26 +100,23 @@ def test_what_tells_other_things_apart_or_was_not_proven_never_serves(
 @given(evidence=evidences)
 def test_photos_replace_drawn_pictures_without_a_comparison(evidence):
     assert _decide(evidence, champion=DRAWN).stage == PRODUCTION
-    assert not needs_evidence(PHOTOS, Champion("3", DRAWN), "auto")
 
 
-@given(
-    challenger=candidates,
-    champion=st.none() | candidates,
-    promote=promotes,
-    pair=st.tuples(evidences, evidences),
-)
-def test_where_no_evidence_is_needed_it_changes_nothing(challenger, champion, promote, pair):
+@given(challenger=candidates, champion=st.none() | candidates)
+def test_what_tells_the_same_things_apart_and_answers_alike_is_comparable(challenger, champion):
     now = Champion("3", champion) if champion else None
-    if not needs_evidence(challenger, now, promote):
-        stages = {decide(challenger, now, e, promote=promote, margin=0.0).stage for e in pair}
-        assert len(stages) == 1
+    assert comparable(challenger, now) == (
+        champion is not None
+        and challenger.status == "approved"
+        and challenger.classes == champion.classes
+    )
 
 
-def test_a_champion_that_says_nothing_of_itself_is_compared_all_the_same():
+def test_a_champion_that_says_nothing_of_itself_is_compared_but_never_replaced_by_drawings():
     unknown = Champion("3", None)
-    assert needs_evidence(PHOTOS, unknown, "auto")
+    assert comparable(PHOTOS, unknown)
     assert decide(PHOTOS, unknown, BETTER, margin=0.0).stage == PRODUCTION
+    assert decide(DRAWN, unknown, BETTER, promote="always", margin=0.0).stage == STAGING
 
 
 def test_a_challenger_that_says_nothing_of_itself_stays():

@@ -31,7 +31,7 @@ def test_a_column_called_path_names_pictures_where_there_is_no_file_name():
 def test_what_a_spreadsheet_saves_is_read():
     assert _read('\ufefffile_name , camera\r\n1.jpg,"a, b"\r\n\r\n2.jpg\r\n').known == {
         "pets/1.jpg": {"camera": "a, b"},
-        "pets/2.jpg": {},
+        "pets/2.jpg": {"camera": ""},
     }
 
 
@@ -63,14 +63,39 @@ def test_a_table_of_something_else_is_said_and_not_used():
         ('file_name,camera\n1.jpg,"a', "unexpected end of data"),
         ("file_name,camera\n1.jpg," + 200_000 * "x", "field larger"),
         ("file_name,camera\n1.jpg,a\n./1.jpg,b\n", "names pets/1.jpg a second time"),
-        ("file_name,camera,camera\n", "'camera', which stands in it before"),
-        *((f"file_name,{name}\n", f"{name!r}, which the manifest has") for name in OWN_COLUMNS),
+        ("file_name,camera,camera\n", "'camera' twice"),
+        ("camera,file_name\ncanon\n", "a row without a file_name"),
     ],
 )
 def test_a_table_that_can_not_be_used_is_told_in_a_sentence(text, told):
     with pytest.raises(CatdogError, match=r"^pets/metadata.csv ") as caught:
         _read(text)
     assert told in str(caught.value)
+
+
+def test_the_padding_of_spreadsheets_is_passed_over():
+    found = _read("file_name,camera\n1.jpg,old,,\n,\n\n2.jpg\n,,,\n3.jpg,\n", "metadata.csv")
+    assert [found.of(f"{n}.jpg") for n in (1, 2, 3)] == [("old",), ("",), ("",)]
+    assert len(found.known) == 3
+
+
+def test_columns_that_the_manifest_has_are_left_out_and_said():
+    said: list[str] = []
+    content = b"file_name,label,camera,width\n1.jpg,cat,old,7\n"
+    found = read_properties([("metadata.csv", content)], say=said.append)
+    assert found.columns == ("camera",)
+    assert found.of("1.jpg") == ("old",)
+    assert said == ["metadata.csv: label, width is not used, the manifest has its own."]
+
+
+cells = st.sampled_from(["", " ", "1.jpg", "a.jpg", "camera", "file_name", "x,y", "label"])
+
+
+@given(st.lists(st.lists(cells, max_size=4), max_size=5))
+def test_any_rows_are_a_table_or_refused(rows):
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows(rows)
+    test_any_bytes_are_a_table_or_refused.hypothesis.inner_test(stream.getvalue().encode())
 
 
 def test_rows_that_name_no_picture_are_said_once_with_their_number():

@@ -30,6 +30,7 @@ def store(tmp_path, tracking_store):
 
 def _register(store, *, proven=True):
     version = registry.add(store, "pets", PHOTOS, digest="", card="# A card")
+    succession.attest(version, proven=proven)
     decision = Decision(PRODUCTION if proven else NO_STAGE, "of a test")
     succession.place(version, decision, Contest(None))
     return version

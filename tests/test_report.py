@@ -366,8 +366,8 @@ def test_metrics_stand_beside_the_untrained_and_the_production_version():
     text = Page(render(Report("run", metrics=metrics, production="Production (version 2)"))).text
     assert "accuracy 98.8 % 97.1 % to 99.5 % 97.3 % 98.5 % 97.0 % to 99.0 %" in text
     assert "Production (version 2)" in text
-    page = Page(render(Report("run", metrics=metrics, champion="version 2: 3 of 400 put right")))
-    assert "on photos that neither learned from, version 2: 3 of 400 put right." in page.text
+    page = Page(render(Report("run", metrics=metrics, champion="Against version 2: 3 of 400.")))
+    assert "Against version 2: 3 of 400." in page.text
     assert "log-loss (less is better) 0.0454 – –" in text
 
 

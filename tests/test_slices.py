@@ -134,6 +134,27 @@ def test_a_slice_is_scored_on_its_own_pictures():
     assert 0 < first.low < 0.5 < first.high < 1
 
 
+def test_of_a_column_with_many_words_the_commonest_are_slices_and_the_rest_is_one():
+    cameras = [f"model {number % 10}" for number in range(100)] + [f"odd {n}" for n in range(20)]
+    rows = [_row(camera=camera) for camera in cameras]
+    found = [slice_ for slice_ in make_slices(rows, [_look()] * 120) if slice_.group == "camera"]
+    counts = {slice_.name: int(slice_.members.sum()) for slice_ in found}
+    assert counts.pop("camera = (other)") == 20
+    assert counts == {f"camera = model {number}": 10 for number in range(10)}
+
+
+def test_a_slice_that_is_surely_worse_is_called_worst_before_one_that_may_be_chance():
+    labels = np.zeros(1000, dtype=np.int64)
+    logits = np.full(1000, WRONG)  # below zero: a cat, as they all are
+    members = np.arange(1000)
+    many, few = members < 150, (members >= 150) & (members < 170)
+    logits[[*range(12), 150, 151]] = RIGHT
+    table = slice_table([Slice("a", "many", many), Slice("b", "few", few)], labels, logits)
+    assert [row.surely_worse for row in table[1:]] == [True, False]
+    assert table[2].accuracy < table[1].accuracy
+    assert worst_slice(table).name == "many"
+
+
 def test_the_worst_slice_is_that_of_the_lowest_accuracy_if_it_holds_enough_pictures():
     labels = np.ones(400, dtype=int)
     logits = np.array([WRONG] * 20 + [RIGHT] * 380)

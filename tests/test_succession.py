@@ -11,7 +11,17 @@ from catdog import CatdogError, registry, succession
 from catdog.contest import Contest
 from catdog.paired import Paired
 from catdog.promotion import NO_STAGE, PRODUCTION, STAGING, Candidate, Decision
-from catdog.succession import crown, history, place, predecessor, promote_to, settle
+from catdog.succession import (
+    attest,
+    crown,
+    history,
+    place,
+    predecessor,
+    promote_to,
+    roll_back,
+    settle,
+    unfinished,
+)
 
 PHOTOS = Candidate(0.98, "abc", drawn=False, status="approved")
 NUMBERS = Paired(400, 5, 1, 0.01, -0.002, 0.02, 0.2, -0.01, -0.02, -0.001)
@@ -65,6 +75,7 @@ def test_stage_and_aliases_move_together_and_the_former_champion_is_previous(add
 def test_the_version_says_why_it_stands_where_it_stands(add):
     add(), add()
     first, second = registry.versions("pets")
+    crown(first, "the first")
     place(second, Decision(STAGING, "not surely better"), Contest(first, NUMBERS))
     place(registry.versions("pets")[1], Decision(STAGING, "still not"), Contest(first, NUMBERS))
     found = MlflowClient().get_model_version("pets", "2")
@@ -95,15 +106,79 @@ def test_the_history_says_when_who_from_which_run_and_why(add, monkeypatch):
     assert history("nothing") == []
 
 
-def test_rolling_back_goes_to_who_served_before_and_can_be_taken_back(add):
-    first, second = add(), add()
+def test_rolling_back_goes_further_back_each_time_and_never_to_what_was_left(add):
+    versions = [add(), add(), add()]
     with pytest.raises(CatdogError, match="no version of pets served before"):
         predecessor("pets")
-    crown(first, "")
-    crown(second, "")
-    promote_to(predecessor("pets"), "rolled back")
-    assert _stages() == {"1": "Production", "2": "Archived"}
-    assert predecessor("pets").version == second.version
+    for version in versions:
+        crown(version, "better")
+    assert str(roll_back("pets", "it is slow")[0].version) == "2"
+    assert _stages() == {"1": "Archived", "2": "Production", "3": "Archived"}
+    assert str(roll_back("pets", "still slow")[0].version) == "1"
+    with pytest.raises(CatdogError, match="no version of pets served before"):
+        roll_back("pets", "again")
+    left = registry.numbered("pets", "3")
+    assert succession.was_rolled_back(left)
+    assert left.description.endswith("Archived: rolled back to version 2: it is slow.\n")
+    promote_to(left, "mended")
+    assert not succession.was_rolled_back(registry.numbered("pets", "3"))
+
+
+def test_who_is_named_and_who_leaves_say_so_in_their_descriptions(add):
+    first, second = add(), add()
+    place(first, Decision(PRODUCTION, "the first"), Contest(None))
+    place(second, Decision(STAGING, "not better"), Contest(first, NUMBERS))
+    promote_to(second, "Ada asked")
+    told = [version.description.split("\n\n")[-1] for version in registry.versions("pets")]
+    assert told == ["Archived: version 2 took its place.\n", "Production: Ada asked.\n"]
+    tags = registry.numbered("pets", "2").tags
+    assert tags["stage_reason"] == "Ada asked"
+    assert not [name for name in tags if name.startswith(("vs_champion_", "compared_with"))]
+
+
+@pytest.mark.parametrize("step", ["set_registered_model_alias", "transition_model_version_stage"])
+def test_a_promotion_that_was_cut_is_told_and_finished_by_the_next(add, monkeypatch, step):
+    first, second, third = add(), add(), add()
+    crown(first, "the first")
+    crown(second, "better")
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, step, cut)
+        with pytest.raises(KeyboardInterrupt):
+            crown(third, "better still")
+    assert registry.exact("models:/pets/Production") == "models:/pets/2"
+    assert unfinished("pets").version == "3"
+    crown(third, "better still")
+    assert unfinished("pets") is None
+    assert _aliases() == {"production": "3", "champion": "3", "previous": "2"}
+    assert [event.version for event in history("pets")] == ["1", "2", "3"]
+    assert str(predecessor("pets").version) == "2"
+
+
+def test_a_version_that_serves_already_is_not_compared_with_itself(add):
+    version = add()
+    crown(version, "the first")
+    decision, held = settle(version, pytest.fail, pytest.fail)
+    assert decision == Decision(PRODUCTION, "it is in Production already")
+    assert held.champion is None
+
+
+def test_a_version_that_is_rejected_while_it_serves_makes_way(add):
+    first, second = add(), add()
+    crown(first, "the first")
+    crown(second, "better")
+    attest(second, proven=False)
+    assert registry.exact("models:/pets/Production") == "models:/pets/1"
+    assert registry.is_rejected(registry.numbered("pets", "2"))
+
+
+def test_a_tag_of_somebody_elses_is_no_promotion(add):
+    crown(add(), "the first")
+    MlflowClient().set_registered_model_tag("pets", "promotion_policy", "ask Ann")
+    assert len(history("pets")) == 1
 
 
 def test_the_predecessor_of_the_predecessor_stands_in_for_one_that_was_deleted(add):
@@ -121,6 +196,7 @@ def test_a_version_that_may_never_serve_is_not_promoted_by_hand_either(add):
         "does not answer": dataclasses.replace(PHOTOS, status="rejected"),
         "tells ant and bee": dataclasses.replace(PHOTOS, classes=("ant", "bee")),
         "drawn pictures": dataclasses.replace(PHOTOS, drawn=True),
+        "does not say what it was made of": dataclasses.replace(PHOTOS, status="unheard of"),
     }
     for reason, candidate in others.items():
         with pytest.raises(CatdogError, match=reason):
@@ -130,6 +206,7 @@ def test_a_version_that_may_never_serve_is_not_promoted_by_hand_either(add):
 
 def test_a_rejected_version_has_no_stage_even_where_there_is_no_other(add):
     version = add()
+    attest(version, proven=False)
     place(version, Decision(NO_STAGE, "it answers otherwise"), Contest(None))
     assert _stages() == {"1": "None"}
     assert registry.champion("pets") is None
