@@ -11,19 +11,18 @@ import datetime
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
-from catdog import CatdogError, signals
+from catdog import CatdogError, launch, signals
 
 Item = TypeVar("Item")
 Order = dict[str, Any]
@@ -80,11 +79,11 @@ class Team:
         """The sum of what all give."""
         return number
 
-    def whole(self, mine: Tensor, count: int) -> Tensor:
+    def whole(self, mine: Tensor, count: int) -> Tensor:  # noqa: ARG002
         """All `count` values `(count,)`, where each process gives those of its part."""
         return mine
 
-    def add_up(self, loss: Tensor, learning: Sequence[nn.Parameter]) -> Tensor:
+    def add_up(self, loss: Tensor, learning: Sequence[nn.Parameter]) -> Tensor:  # noqa: ARG002
         """Replace gradients by their sums over all processes; return the sum of the losses."""
         return loss
 
@@ -98,6 +97,10 @@ class Team:
         """While inside, the end of another process is told as a CatdogError."""
         return contextlib.nullcontext()
 
+    def following(self) -> contextlib.AbstractContextManager[None]:
+        """What those that follow do inside: how it fails is known to process 0."""
+        return contextlib.nullcontext()
+
 
 SOLO = Team()
 """A process alone."""
@@ -109,14 +112,14 @@ class Ranks(Team):
     def __init__(self) -> None:
         """Meet the others, as the environment that torchrun sets says."""
         if torch.cuda.is_available():
-            torch.cuda.set_device(_local_rank() % torch.cuda.device_count())
-        torch.set_num_threads(cores())
-        self._store, self.rank, self.size = next(iter(dist.rendezvous("env://")))
+            torch.cuda.set_device(launch.local_rank() % torch.cuda.device_count())
+        torch.set_num_threads(launch.cores())
+        self._store, self.rank, self.size = next(iter(rendezvous("env://")))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
             backend, store=self._store, rank=self.rank, world_size=self.size, timeout=STEP
         )
-        self._words = dist.new_group(backend="gloo", timeout=WAIT)
+        self._words = _gloo_group()
         told, _ = self.match({"key": uuid.uuid4().hex}, {})
         self._key = told["key"]  # of this start: torchrun's store outlives a restart
         self._note("who", f"process id {os.getpid()} on {socket.gethostname()}")
@@ -190,12 +193,13 @@ class Ranks(Team):
         dist.all_reduce(flat)
         sizes = [1, len(known), *(g.numel() for g in gradients)]
         total, known, *sums = flat.split(sizes)
+        summed: Tensor = total.reshape(())
         for parameter, gradient, added, has in zip(
             learning, gradients, sums, known.tolist(), strict=True
         ):
             # Where nobody had any, none is what a process alone would have.
             parameter.grad = gradient.copy_(added.view_as(gradient)) if has else None
-        return total[0]
+        return summed
 
     def match(
         self, told: Order, tensors: Mapping[str, Tensor]
@@ -234,12 +238,12 @@ class Ranks(Team):
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
-        """What those that follow do: it ends when process 0 does, and tells it of failures."""
+        """What those that follow do inside: how it fails is known to process 0."""
         try:
             with signals.at_once():
                 yield
         except Ended:
-            pass
+            raise
         except KeyboardInterrupt:
             self._note(STOPPED, "")
             raise
@@ -306,9 +310,7 @@ class Ranks(Team):
                 rank: beat
                 for rank, beat in quiet.items()
                 if self._noted("beat", rank) == beat
-                and not any(
-                    self._noted(how, rank) is not None for how in (FAILED, BROKEN, STOPPED)
-                )
+                and not any(self._noted(how, rank) is not None for how in (FAILED, BROKEN, STOPPED))
             }
         if not quiet:
             return None
@@ -323,7 +325,7 @@ class Ranks(Team):
 @contextlib.contextmanager
 def joined() -> Iterator[Team]:
     """The team that this process belongs to, while it works with it."""
-    if _size() == 1:
+    if launch.size() == 1:
         yield SOLO
         return
     team = Ranks()
@@ -333,82 +335,11 @@ def joined() -> Iterator[Team]:
         team.leave()
 
 
-def cores() -> int:
-    """The cores for this process: a fair share where torchrun has started several here."""
-    return max(1, (os.cpu_count() or 1) // local_size())
-
-
-def local_size() -> int:
-    """How many of the team's processes are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def launch_key() -> str:
-    """What a process and those that torchrun restarts in its place have in common; or empty."""
-    given = os.environ.get("TORCHELASTIC_RUN_ID")
-    if given is None or given != "none":
-        return given or ""
-    # Without --rdzv-id, it is the torchrun that they were started by.
-    with contextlib.suppress(psutil.Error):
-        parent = psutil.Process(os.getppid())
-        return f"{socket.gethostname()}-{parent.pid}-{parent.create_time():.2f}"
-    return ""
-
-
-def may_restart() -> bool:
-    """Whether torchrun will start this process once more if it fails."""
-    done, most = (
-        int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS")
-    )
-    return done < most
-
-
-def must_launch(processes: int) -> bool:
-    """Whether the processes are still to be started.
-
-    Raises:
-        CatdogError: torchrun has started another number of them.
-    """
-    if processes == 1 or processes == _size():
-        return False
-    if _size() > 1:
-        raise CatdogError(
-            f"processes={processes}, but torchrun has started {_size()}: leave processes out."
-        )
-    return True
-
-
-def launch(processes: int) -> int:
-    """Start this command `processes` times, as torchrun would; the exit status."""
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    try:
-        elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
-    except SignalException as error:
-        raise KeyboardInterrupt from error
-    except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        return first.exitcode if first.exitcode > 0 else 1
-    return 0
-
-
-def _size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def _gloo_group() -> dist.ProcessGroup:
+    """For words and waiting: on the CPU, and with as much patience as it takes."""
+    group = dist.new_group(backend="gloo", timeout=WAIT)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def _is_of_exchange(error: Exception) -> bool:

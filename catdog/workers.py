@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from catdog.ranks import cores
+from catdog.launch import cores
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
