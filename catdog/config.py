@@ -153,6 +153,11 @@ class FixedConfig(DataConfig):
         Help(help="pretrained, none (random), or a file of the backbone's weights"),
     ] = "pretrained"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    processes: Annotated[
+        int,
+        Range(1, 1024),
+        Help(help="how many train together on this machine, with a GPU each where it has them"),
+    ] = 1
     resume: Annotated[
         str,
         Help(

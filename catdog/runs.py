@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from catdog import CatdogError, tracking
+from catdog import CatdogError, launch, tracking
 from catdog.checkpoint import write_json
 from catdog.config import FixedConfig
 from catdog.prepare import Prepared
@@ -30,7 +30,7 @@ FORMAT = 1
 NONE, AUTO = "none", "auto"
 RUNNING, INTERRUPTED, TRAINED = "running", "interrupted", "trained"
 NOTE, LOCK, MODEL, OUTBOX = "run.json", "lock", "model", "outbox"
-LEFT_OPEN = ("resume", "data_dir")
+LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
 
 PATIENCE_S = 6
@@ -44,7 +44,8 @@ Config = TypeVar("Config", bound=FixedConfig)
 class Note:
     """What is written of a run. Runs are numbered as they begin: a clock may go backwards.
 
-    `data_digest` is of the prepared manifest, empty until it is known.
+    `data_digest` is of the prepared manifest, empty until it is known. `launch` is that of the
+    processes (see `catdog.launch.key`), which torchrun restarts.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class Note:
     data_digest: str = ""
     state: str = RUNNING
     format: int = FORMAT
+    launch: str = ""
 
 
 class RunFolder:
@@ -78,7 +80,8 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path / LOCK)
             lock.acquire()
-            folder = cls(path, Note(run_id, number, entry_point, parameters), lock)
+            note = Note(run_id, number, entry_point, parameters, launch=launch.key())
+            folder = cls(path, note, lock)
             folder.mark(RUNNING)
         except OSError as error:
             raise CatdogError(
@@ -117,6 +120,8 @@ class RunFolder:
 
     def _is_worth_keeping(self) -> bool:
         """Whether there is what a run could go on with, or what did not reach the server."""
+        if launch.may_restart():
+            return True
         unsent = self.path / OUTBOX
         return any(self.path.glob("checkpoint-*")) or (unsent.is_dir() and any(unsent.iterdir()))
 
@@ -163,7 +168,9 @@ def open_run(
     Raises:
         CatdogError: no such run can go on, or the pictures can't be had.
     """
-    prepared = prepare() if config.resume != NONE else None
+    home = Path(config.data_dir) / "runs"
+    restarted = config.resume == NONE and _is_restarted(home)
+    prepared = prepare() if restarted or config.resume != NONE else None
     found = _found(config, entry_point, prepared, say) if prepared else None
     resumed = found.note.run_id if found else None
     with tracking.start_run(name, Path(config.data_dir), resume=resumed) as active:
@@ -219,9 +226,15 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
     return freed
 
 
+def _is_restarted(home: Path) -> bool:
+    """Whether torchrun has started this process in place of one that had begun a run."""
+    ours = launch.key()
+    return bool(ours) and any(note.launch == ours for note in _notes(home))
+
+
 def _found(config: FixedConfig, entry_point: str, prepared: Prepared, say: Say) -> RunFolder | None:
     home = Path(config.data_dir) / "runs"
-    if config.resume == AUTO:
+    if config.resume in (NONE, AUTO):
         return _latest(home, config, entry_point, prepared, say)
     note = _named(home, config.resume)
     if note.data_digest not in ("", prepared.digest):
@@ -245,6 +258,8 @@ def _latest(
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
     for note in sorted(_notes(home), key=lambda note: note.number, reverse=True):
         alike = note.parameters == wanted and note.entry_point == entry_point
+        if config.resume == NONE and note.launch != launch.key():
+            continue
         if not alike or note.data_digest not in ("", prepared.digest):
             continue
         if tracking.status_of(note.run_id) is None:
