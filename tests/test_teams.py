@@ -169,7 +169,7 @@ def test_a_version_is_compared_promoted_and_rolled_back(trained, challenger, ask
     lines = out.splitlines()[1:]
     assert [line.split()[2] for line in lines] == ["1", challenger, "1"]
     assert [line.partition("agreed with Ada")[1] for line in lines] == ["", "agreed with Ada", ""]
-    assert lines[-1].endswith("it was a bad day")
+    assert lines[0].endswith("it was a bad day")  # the newest first
 
 
 def test_the_registered_model_is_exported(trained, ask, tmp_path):
