@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from PIL import Image
 
-from catdog import CatdogError
+from catdog import CatdogError, trained
 from catdog.data import Preprocessing
 from catdog.features import Picture
 from catdog.pixels import decode_all
@@ -38,13 +38,22 @@ def test_a_full_disk_while_unpacking_leaves_nothing_behind(run, tmp_path, small_
     "the disk is full while caching features",
     "“the disk is full, there is no room for features in …”; with room again, the run completes",
 )
-def test_a_full_disk_while_caching_features_is_told(run, pets, small_disk, trains_quickly):
+def test_a_full_disk_while_caching_features_is_told(
+    run, pets, small_disk, trains_quickly, monkeypatch
+):
     where = ("--dataset", pets, "--data_dir", small_disk)
+    real = trained.build_network
+
+    def filling(*given: object, **options: object) -> object:
+        fill(small_disk)  # the run has begun by now
+        return real(*given, **options)
+
+    monkeypatch.setattr(trained, "build_network", filling)
     assert run("prepare", *where).status == 0
-    fill(small_disk)
     ended = run("train", *where, *TINY)
     assert ended.status == 2
     assert ended.sentence.startswith("the disk is full, there is no room for features")
+    monkeypatch.setattr(trained, "build_network", real)
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     again = run("train", *where, *TINY)
     assert again.status == 0, again.err
