@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
-from sqlalchemy import make_url
+from sqlalchemy import URL, create_engine, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from catdog import CatdogError, tracking
@@ -30,7 +30,7 @@ except ImportError as error:
     ) from error
 
 from optuna import Trial, TrialPruned
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import PartialFixedSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -50,7 +50,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 RUN = "run"
 """The trial's attribute that names the MLflow run of the process that runs it."""
 
-HEARTBEAT_S, DEAD_AFTER_S = 5, 20
+HEARTBEAT_S, DEAD_AFTER_S = 10, 60
 PAUSE_S = 0.5
 """Between two looks at what other processes do."""
 
@@ -124,18 +124,18 @@ class Study:
             first: what the first of all trials tries.
         """
         self._fail([trial for trial in self._running() if trial.user_attrs.get(RUN) == self.run_id])
-        told = time.monotonic()
+        waiting_since = time.monotonic()
         while len(self.finished()) < count:
             with _quietly():
                 optuna.storages.fail_stale_trials(self.study)
-            running = self._running()
-            if len(self.finished()) + len(running) < count:
+            if len(self._counted()) < count:
                 self._run_one(objective, count, first or {})
+                waiting_since = time.monotonic()
                 continue
-            if time.monotonic() - told > PATIENCE_S:
-                told = time.monotonic()
-                self._fail([trial for trial in running if _has_ended(trial)])
-                self._tell_waiting(running, say)
+            if time.monotonic() - waiting_since > PATIENCE_S:
+                waiting_since = time.monotonic()
+                self._fail([trial for trial in self._running() if _has_ended(trial)])
+                self._tell_waiting(say)
             time.sleep(PAUSE_S)
 
     def figures(self) -> dict[str, Figure]:
@@ -171,17 +171,28 @@ class Study:
         count: int,
         first: dict[str, float],
     ) -> None:
+        failed: list[Exception] = []
+
         def wanted(trial: Trial) -> float:
             trial.set_user_attr(RUN, self.run_id)
-            # Those below it: no two processes see the same place.
-            place = sum(one.number < trial.number for one in [*self.finished(), *self._running()])
+            place = sum(one.number < trial.number for one in self._counted())
             if place >= count:
                 raise _EnoughError
             self.study.sampler = self._sampler(place, first if place == 0 else {})
-            return objective(trial)
+            try:
+                return objective(trial)
+            except Exception as error:
+                failed.append(error)
+                raise
 
         with _quietly():
-            self.study.optimize(wanted, n_trials=1, catch=(_EnoughError,))
+            try:
+                self.study.optimize(wanted, n_trials=1, catch=(_EnoughError,))
+            except ValueError:
+                # Others took this process for dead, after a laptop's sleep say, and the trial
+                # for failed: it is one of the missing ones now.
+                if not all(isinstance(error, UpdateFinishedTrialError) for error in failed):
+                    raise
 
     def _sampler(self, place: int, fixed: dict[str, float]) -> optuna.samplers.BaseSampler:
         """One whose draws only seed, place and the trials before decide.
@@ -199,6 +210,10 @@ class Study:
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
 
+    def _counted(self) -> list[FrozenTrial]:
+        # In one look: a trial that ends between two would be in neither.
+        return self._trials(*FINISHED, TrialState.RUNNING)
+
     def _running(self) -> list[FrozenTrial]:
         return self._trials(TrialState.RUNNING)
 
@@ -207,8 +222,8 @@ class Study:
             with contextlib.suppress(ValueError):  # another process was faster
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _tell_waiting(self, running: list[FrozenTrial], say: Say) -> None:
-        for trial in running:
+    def _tell_waiting(self, say: Say) -> None:
+        for trial in self._running():
             say(
                 f"Waiting for trial {trial.number} of study {self.name}, which MLflow run "
                 f"{trial.user_attrs.get(RUN, '(unknown)')} began at {trial.datetime_start:%H:%M}"
@@ -271,18 +286,33 @@ def _database(url: str) -> RDBStorage:
             "~/.pgpass for PostgreSQL, read_default_file in the URL for MySQL)."
         )
     alone: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    options = {}
+    options: dict[str, Any] = {}
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         # Two processes that make the tables at once get into each other's way.
         alone = FileLock(f"{parsed.database}.lock")
         options = {"connect_args": {"timeout": 60}}
     with alone, _quietly():
+        _check_not_of_mlflow(parsed)
         return RDBStorage(
             url,
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT_S,
             grace_period=DEAD_AFTER_S,
+        )
+
+
+def _check_not_of_mlflow(url: URL) -> None:
+    """Refuse MLflow's own database: both count their tables' versions in a table of one name."""
+    engine = create_engine(url)
+    try:
+        taken = inspect(engine).has_table("experiments")
+    finally:
+        engine.dispose()
+    if taken:
+        raise CatdogError(
+            f"storage={url.render_as_string()} is a database of MLflow's: give the study one of "
+            "its own."
         )
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL, create_engine, make_url, text
 
 pytest.importorskip("optuna")
 
-from catdog import CatdogError, study
+from catdog import CatdogError, study, tracking
 from catdog.study import RUN, FrozenTrial, Study, Trial, TrialPruned, open_storage, open_study
 from tests.conftest import child_environment
+from tests.mlflow_server import postgres
 
 WORKER = """
 import sys, time
@@ -29,14 +34,31 @@ def objective(trial):
     print("began", flush=True)
     time.sleep(seconds)
     return value
+print("ready", flush=True)
+sys.stdin.readline()
 mine.work(objective, count, print)
 """
 
 
-@pytest.fixture(params=["sqlite:///sweeps.db", "shared/sweep.log"])
+@pytest.fixture(scope="module")
+def server() -> Iterator[URL]:
+    """A PostgreSQL server."""
+    with postgres() as url:
+        yield make_url(url)
+
+
+@pytest.fixture(params=["sqlite:///sweeps.db", "shared/sweep.log", "postgresql"])
 def where(request) -> str:
-    """A database, and a file."""
-    return request.param
+    """A database in a file, a file of Optuna's, and a new database on a server."""
+    if request.param != "postgresql":
+        return request.param
+    url: URL = request.getfixturevalue("server")
+    name = f"sweeps_{uuid.uuid4().hex}"
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return url.set(database=name).render_as_string()
 
 
 def _study(where: str = "auto", *, run_id: str = "a", seed: int = 0, **options) -> Study:
@@ -57,27 +79,35 @@ def _drawn(mine: Study) -> list[float]:
 
 def _start(where: str, run_id: str, *, count: int, seconds: float) -> subprocess.Popen:
     command = [sys.executable, "-c", WORKER, where, run_id, str(count), str(seconds)]
-    return subprocess.Popen(
-        command, env=child_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, env=child_environment(), text=True, stdin=pipe, stdout=pipe, stderr=pipe
     )
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
 def _killed_in_a_trial(where: str, run_id: str) -> None:
     process = _start(where, run_id, count=2, seconds=60)
+    process.stdin.write("go\n")
+    process.stdin.flush()
     assert process.stdout.readline() == "began\n"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
 
 
 def test_two_processes_share_the_trials(where):
-    processes = [_start(where, run_id, count=24, seconds=0.1) for run_id in "ab"]
+    processes = [_start(where, run_id, count=12, seconds=0.2) for run_id in "ab"]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
     for process in processes:
         assert process.communicate(timeout=120)[1] == ""
         assert process.returncode == 0
     mine = _study(where)
-    assert len(mine.finished()) == 24
+    assert len(mine.finished()) == 12
     assert {trial.user_attrs[RUN] for trial in mine.finished()} == {"a", "b"}
-    assert len(set(_drawn(mine))) == 24
+    assert len(set(_drawn(mine))) == 12
 
 
 def test_only_missing_trials_are_run(where):
@@ -153,6 +183,27 @@ def test_an_error_ends_the_work_and_the_trial_is_missing():
     assert mine.failed() == [0]
 
 
+def test_a_process_that_was_taken_for_dead_goes_on_with_another_trial(where):
+    mine, other = _study(where), _study(where, run_id="b")
+
+    def slow(trial: Trial) -> float:
+        if trial.number == 0:
+            other.study.tell(0, state=study.TrialState.FAIL)
+        trial.report(0.5, 1)
+        return 0.5
+
+    _work(mine, 1, slow)
+    assert [trial.number for trial in mine.finished()] == [1]
+
+
+def test_an_error_of_the_objective_is_never_taken_for_that():
+    def wrong(trial: Trial) -> float:
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        _work(_study(), 1, wrong)
+
+
 def test_what_is_worse_than_half_of_the_others_is_pruned_after_its_third_epoch():
     def objective(trial: Trial) -> float:
         loss = 1.0 if trial.number >= 8 else 0.1
@@ -206,6 +257,16 @@ def test_a_storage_that_can_not_be_opened_is_one_sentence(where, said):
         open_storage(where, Path())
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_database_of_mlflow_is_left_alone(tracking_store):
+    tracking.connect()
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as store:
+        tables = "SELECT name FROM sqlite_master ORDER BY name"
+        before = store.execute(tables).fetchall()
+        with pytest.raises(CatdogError, match="is a database of MLflow's: give the study one of"):
+            open_storage(tracking_store, Path())
+        assert store.execute(tables).fetchall() == before
 
 
 def test_without_optuna_a_sentence_says_what_to_install(tmp_path):
