@@ -73,7 +73,7 @@ class Ranking:
 class Calibration:
     """`(N,)` labels, and probabilities of class 1 as trained and after calibration.
 
-    That divides the logit by `temperature`. `changes` lists what that did to ECE, Brier score
+        That divides the logit by `temperature`. `changes` lists what that did to ECE, Brier score
     and log-loss: name, before, after.
     """
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 COLOURS = {"cat": (200, 60, 40), "dog": (40, 60, 200)}
 """A tiny picture's class shows in its colour, so that a head learns it in a few steps."""
+
+OTHER_COLOURS = {"ant": (40, 160, 60), "bee": (220, 60, 200)}
+"""Those of another pair."""
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 CHROMIUM_FLAGS = (
@@ -61,7 +64,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 def tiny_picture(name: str, seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
     """A picture of the class's colour with a few seeded blots on it."""
     rng = random.Random(f"{name}{seed}")
-    colour = tuple(channel + rng.randrange(-25, 25) for channel in COLOURS[name])
+    colour = tuple(channel + rng.randrange(-25, 25) for channel in (COLOURS | OTHER_COLOURS)[name])
     picture = Image.new("RGB", size, colour)
     pen = ImageDraw.Draw(picture)
     for _ in range(4):
@@ -251,10 +254,12 @@ def waits(monkeypatch) -> list[float]:
 
 @pytest.fixture
 def draw_folder() -> Callable[..., Path]:
-    """A function that fills folder/{cat,dog} with `count` tiny pictures each."""
+    """A function that fills folder/{cat,dog} with `count` tiny pictures each, or other `names`."""
 
-    def draw(folder: Path, count: int = 6, *, start: int = 0) -> Path:
-        for name in COLOURS:
+    def draw(
+        folder: Path, count: int = 6, *, start: int = 0, names: Iterable[str] = COLOURS
+    ) -> Path:
+        for name in names:
             (folder / name).mkdir(parents=True, exist_ok=True)
             for number in range(start, start + count):
                 tiny_picture(name, number).save(folder / name / f"{number}.jpg", quality=90)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import nan
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from catdog import images
+from catdog import CLASSES, images
 from catdog.classifier import Options, Prediction
 from catdog.images import UnreadableImageError
 
@@ -24,6 +25,7 @@ class ColourClassifier:
 
     def __init__(self, window: int = 16) -> None:
         self.window = window
+        self.about = SimpleNamespace(classes=CLASSES)
         self.learned: frozenset[str] = frozenset()
 
     def learned_from(self, sha256s: Iterable[str]) -> np.ndarray:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from catdog import CatdogError, answers
-from catdog.answers import FIELDS, Row, open_output, to_row, write_rows
+from catdog import CLASSES, CatdogError, answers
+from catdog.answers import Row, columns, open_output, to_row, write_rows
 from catdog.classifier import Prediction
 from tests.conftest import ROOT
 from tests.fake_classifier import failed
@@ -37,7 +37,7 @@ def test_json_lines_and_csv_hold_the_same_fields():
     assert json.loads(_written("json", GOOD, BAD)) == expected
     assert [json.loads(line) for line in _written("jsonl", GOOD, BAD).splitlines()] == expected
     read = list(csv.DictReader(io.StringIO(_written("csv", GOOD, BAD))))
-    assert tuple(read[0]) == FIELDS == tuple(expected[0])
+    assert tuple(read[0]) == columns(CLASSES) == tuple(expected[0])
     assert (read[0]["label"], read[0]["p_dog"], read[0]["error"]) == ("dog", "0.9", "")
     assert (read[1]["label"], read[1]["familiarity"], read[1]["error"]) == ("", "", BAD.error)
 
@@ -150,7 +150,7 @@ def test_a_name_that_is_no_text_is_written_and_read_back_from_json(tmp_path):
 def _printing(rows: int, **options) -> subprocess.Popen:
     code = (
         "import sys\n"
-        "from catdog import CatdogError, answers\n"
+        "from catdog import CLASSES, CatdogError, answers\n"
         f"rows = (answers.Row(str(n), 'dog', .9, .9, .5, None) for n in range({rows}))\n"
         "try:\n"
         "    with answers.open_output('-') as stream: answers.write_rows(rows, stream, 'csv')\n"

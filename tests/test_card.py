@@ -32,7 +32,8 @@ def test_a_card_says_what_the_model_was_made_of():
 
 def test_a_card_says_what_the_model_is_not_for_and_whose_the_weights_are():
     card = model_card(ABOUT, FACTS)
-    assert "It does not know breeds" in card
+    assert "It tells cat and dog apart in photos of one of them" in card
+    assert "It knows no finer kinds" in card
     assert "The backbone's weights: apache-2.0." in card
 
 

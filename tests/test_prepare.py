@@ -4,6 +4,7 @@ import csv
 import errno
 import hashlib
 import io
+import json
 import tarfile
 import warnings
 import zipfile
@@ -592,6 +593,80 @@ def test_what_it_was_prepared_with_is_remembered(tmp_path):
     moved = _prepare(source, folder, exclude=str(tmp_path / "moved.txt"))
     assert load_prepared(folder).exclude == moved.exclude == str(tmp_path / "moved.txt")
     assert moved.digest == prepared.digest
+
+
+def _insects(folder: Path) -> Path:
+    for place, (name, parent) in enumerate(
+        (name, parent)
+        for name, parent in (("ant", "train/Ants"), ("bee", "train/bees"))
+        for _ in range(5)
+    ):
+        path = folder / parent / f"{place}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(tiny_picture(name, place)))
+    return folder
+
+
+@pytest.mark.parametrize("packed", ["folder", "zip", "zip of zips"])
+def test_a_source_of_two_other_folders_is_told_apart_by_their_names(tmp_path, packed):
+    source = _pack(_insects(tmp_path / "raw"), packed)
+    said: list[str] = []
+    prepared = _prepare(source, tmp_path / "data", say=said.append)
+    assert prepared.classes == ("ant", "bee")
+    assert prepared.counts["training"] == {"ant": 3, "bee": 3}
+    assert load_prepared(prepared.folder).classes == ("ant", "bee")
+    assert sum("Classes: ant (negative) and bee (positive)" in line for line in said) == 1
+    assert {path.name for path in prepared.training.iterdir()} == {"ant", "bee"}
+
+
+def test_typed_classes_say_which_one_is_positive_and_are_remembered(tmp_path):
+    source, folder = _insects(tmp_path / "raw"), tmp_path / "data"
+    prepared = _prepare(source, folder, classes="Bee, ant")
+    assert (prepared.classes, prepared.asked) == (("bee", "ant"), "bee,ant")
+    before = _snapshot(folder)
+    assert _prepare(source, folder, classes="bee,ant") == prepared
+    assert _snapshot(folder) == before
+    assert _prepare(source, folder).classes == ("ant", "bee")
+    with pytest.raises(CatdogError, match="was prepared for ant and bee, not for classes=bee,ant"):
+        load_prepared(folder, classes="bee,ant")
+
+
+def test_kaggles_way_to_name_files_holds_for_any_classes(tmp_path):
+    source = tmp_path / "raw"
+    _insects(source)
+    (source / "flat").mkdir()
+    for place, path in enumerate(sorted(source.rglob("*.jpg"))):
+        label = "ant" if "Ants" in path.parts else "bee"
+        path.rename(source / "flat" / f"{label}.{place}.jpg")
+    assert _prepare(source, tmp_path / "data", classes="ant,bee").counts["training"] == {
+        "ant": 3,
+        "bee": 3,
+    }
+
+
+def test_of_more_than_two_kinds_two_are_named_or_it_is_one_sentence(tmp_path):
+    source = _insects(tmp_path / "raw")
+    (source / "train" / "wasp").mkdir()
+    (source / "train" / "wasp" / "1.jpg").write_bytes(encoded(tiny_picture("cat", 1)))
+    with pytest.raises(CatdogError, match=r"named cat/ and dog/.*-P classes=NEGATIVE,POSITIVE"):
+        _prepare(source, tmp_path / "data")
+    prepared = _prepare(source, tmp_path / "data", classes="ant,bee")
+    assert _reasons(prepared) == {
+        "train/wasp/1.jpg": "neither ant nor bee in its folder's or its own name"
+    }
+    with pytest.raises(CatdogError, match=r"10 were left out|none of an elk"):
+        _prepare(source, tmp_path / "data", classes="elk,bee")
+
+
+def test_a_folder_from_before_there_were_other_classes_is_still_prepared(tmp_path):
+    source, folder = _kaggle(tmp_path / "raw"), tmp_path / "data"
+    prepared = _prepare(source, folder)
+    marker = json.loads((folder / "prepared.json").read_text())
+    old = {name: it for name, it in marker.items() if name not in ("classes", "told_apart")}
+    (folder / "prepared.json").write_text(json.dumps(old))
+    before = _snapshot(folder)
+    assert _prepare(source, folder) == prepared
+    assert _snapshot(folder) == before
 
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=20)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from catdog import CatdogError, registry, scoring, succession, tracking
-from catdog.answers import FIELDS, to_row
+from catdog import CLASSES, CatdogError, registry, scoring, succession, tracking
+from catdog.answers import columns, to_row
 from catdog.config import ScoreConfig
 from catdog.promotion import Candidate
 from scripts import score as script
@@ -92,9 +92,10 @@ def test_the_answers_are_those_of_the_classifier_and_bad_files_are_errors(
     expected = pd.DataFrame(
         [to_row(str(path), answer) for path, answer in zip(paths, answers, strict=True)]
     )
+    expected.columns = columns(CLASSES)
     expected = expected.set_index("path").sort_index()
     pd.testing.assert_frame_equal(
-        table[list(FIELDS[1:])], expected, check_dtype=False, rtol=0, atol=1e-5
+        table[list(columns(CLASSES)[1:])], expected, check_dtype=False, rtol=0, atol=1e-5
     )
     assert scored.labels == Counter(expected["label"].dropna())
     assert (scored.failed, scored.added) == (2, 15)

@@ -55,6 +55,7 @@ def _described(others: dict[str, float], stage: str = STAGING) -> str:
         best=SimpleNamespace(number=2),
         fit=SimpleNamespace(epochs=[1, 2, 3]),
         validation=[1] * 1234,
+        classifier=SimpleNamespace(about=SimpleNamespace(classes=("ant", "bee"))),
     )
     findings = SimpleNamespace(others=others)
     released = SimpleNamespace(
@@ -76,3 +77,14 @@ def test_the_description_says_how_to_change_who_serves():
     assert "`python scripts/promote.py --name pets --to 7`" in _described({})
     assert "`python scripts/promote.py --name pets --rollback`" in _described({}, PRODUCTION)
     assert "promote.py" not in _described({}, NO_STAGE)
+
+
+def test_the_description_names_what_is_told_apart():
+    assert "It tells ant and bee apart." in _described({})
+
+
+def test_the_classes_that_the_data_was_prepared_for_stand_in_the_line():
+    config = TrainConfig(dataset="insects.zip", registered_model_name="insects")
+    (command,) = _reproduce(config, _prepared(classes=("bee", "ant"), asked="bee,ant"))
+    _, typed = _typed(command.line)
+    assert (typed.classes, typed.registered_model_name) == ("bee,ant", "insects")

@@ -7,6 +7,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 
 from catdog import CatdogError, lessons, tracking, trained
 from catdog.calibration import predicted_labels
@@ -14,7 +15,7 @@ from catdog.config import TrainConfig
 from catdog.evaluate import confusion_counts
 from catdog.features import extract, open_cache
 from catdog.lessons import pictures_of
-from catdog.model import build_network
+from catdog.model import ImageNetClassifier, Network, build_network
 from catdog.prepare import Prepared, prepare
 from catdog.train import Fit
 from catdog.trained import Trained
@@ -59,6 +60,29 @@ def run() -> Iterator[mlflow.ActiveRun]:
 
 def _train(prepared: Prepared, **options: object) -> Trained:
     return trained.train(replace(TINY, **options), prepared, lambda _: None)
+
+
+@pytest.mark.parametrize("classes", ["cat,dog", "dog,cat"])
+def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
+    tmp_path, prepared, run, monkeypatch, classes
+):
+    def with_imagenet(*args: object, **options: object) -> Network:
+        network = build_network(*args, **options)
+        width = network.head.linear.in_features
+        network.imagenet = ImageNetClassifier(torch.zeros(1000, width), torch.zeros(1000))
+        return network
+
+    monkeypatch.setattr(trained, "build_network", with_imagenet)
+    if classes != "cat,dog":
+        source, folder = tmp_path / "raw", tmp_path / "data" / "other"
+        prepared = prepare(source, folder, origin="here", val_fraction=0.4, seed=0, classes=classes)
+    result = _train(prepared, unfreeze="none")
+    known = classes == "cat,dog"
+    assert result.classifier.about.classes == tuple(classes.split(","))
+    assert (result.baseline is not None) is known
+    assert (result.classifier.familiarity.pets is not None) is known
+    metrics = mlflow.get_run(run.info.run_id).data.metrics
+    assert ("baseline_accuracy" in metrics) is known
 
 
 def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
