@@ -153,11 +153,6 @@ class FixedConfig(DataConfig):
         Help(help="pretrained, none (random), or a file of the backbone's weights"),
     ] = "pretrained"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
-    processes: Annotated[
-        int,
-        Range(1, 1024),
-        Help(help="how many train together on this machine, with a GPU each where it has them"),
-    ] = 1
     resume: Annotated[
         str,
         Help(
@@ -185,6 +180,12 @@ class FixedConfig(DataConfig):
 @dataclass(frozen=True)
 class TrainConfig(FixedConfig, HeadConfig):
     """Train the head on the frozen backbone, and register the best model."""
+
+    processes: Annotated[
+        int,
+        Range(1, 1024),
+        Help(help="how many train together on this machine, with a GPU each where it has them"),
+    ] = 1
 
 
 @dataclass(frozen=True)
