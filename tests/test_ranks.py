@@ -127,7 +127,7 @@ def test_processes_share_the_cores(monkeypatch):
 
 LONG = (
     *("--dataset=pets", "--backbone=test_resnet", "--weights=none", "--learning_rate=0.01"),
-    *("--device=cpu", "--unfreeze=all", "--finetune_epochs=40", "--patience=40", "--epochs=1"),
+    *("--device=cpu", "--unfreeze=all", "--finetune_epochs=80", "--patience=80", "--epochs=1"),
 )
 
 
@@ -188,7 +188,7 @@ def test_torchrun_restarts_the_same_run_where_it_stopped(pictures):
     assert f"Resuming run {run.info.run_id}" in said
     assert said.count("epoch   1:") == 1
     history = MlflowClient().get_metric_history(run.info.run_id, "val_loss")
-    assert [measured.step for measured in history] == list(range(1, 42))
+    assert [measured.step for measured in history] == list(range(1, 82))
     assert not list(Path("data/runs").iterdir())
 
 
