@@ -51,11 +51,11 @@ def pictures(tmp_path) -> Path:
     """A folder of 25 training and 10 validation pictures, prepared in data/pets."""
     for number in range(35):
         name = ("cat", "dog")[number % 2]
-        path = tmp_path / "raw" / name / f"{number}.jpg"
+        path = tmp_path / "pets" / name / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         tiny_picture(name, number).save(path)
     prepared = prepare(
-        tmp_path / "raw", tmp_path / "data" / "pets", origin="here", val_fraction=0.29, seed=0
+        tmp_path / "pets", tmp_path / "data" / "pets", origin="here", val_fraction=0.29, seed=0
     )
     assert sum(prepared.counts["training"].values()) == 25
     return tmp_path / "data"
@@ -147,6 +147,7 @@ def _cut(how: signal.Signals, rank: str | None, *, restarts: int = 0) -> tuple[i
             if not sent and line.startswith("epoch") and any(Path("data/runs").glob("*/check*")):
                 sent = time.monotonic()
                 _process(torchrun.pid, rank).send_signal(how)
+    assert sent, said
     return torchrun.returncode, said, time.monotonic() - sent
 
 
