@@ -32,7 +32,7 @@ def pick_device(asked: str) -> tuple[torch.device, str]:
             f"device={asked} was asked for, but PyTorch {torch.__version__} finds none: "
             "use device=auto or device=cpu, or install the driver and a PyTorch built for it."
         )
-    if asked == "cuda" and local_size() > torch.cuda.device_count():
+    if asked == "cuda" and local_size() > max(1, torch.cuda.device_count()):
         raise CatdogError(
             f"{local_size()} processes on this machine have {torch.cuda.device_count()} GPUs: "
             "each needs one, so start fewer, or use device=cpu."

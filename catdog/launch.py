@@ -35,13 +35,14 @@ def key() -> str:
     return ""
 
 
+def restarts() -> int:
+    """How often torchrun has started all processes anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def may_restart() -> bool:
     """Whether torchrun will start this process once more if it fails."""
-    done, most = (
-        int(os.environ.get(f"TORCHELASTIC_{name}", "0"))
-        for name in ("RESTART_COUNT", "MAX_RESTARTS")
-    )
-    return done < most
+    return restarts() < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
 def must_start(processes: int) -> bool:

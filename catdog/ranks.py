@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -114,14 +113,14 @@ class Ranks(Team):
         if torch.cuda.is_available():
             torch.cuda.set_device(launch.local_rank() % torch.cuda.device_count())
         torch.set_num_threads(launch.cores())
-        self._store, self.rank, self.size = next(iter(rendezvous("env://")))
+        store, self.rank, self.size = next(iter(rendezvous("env://")))
+        # torchrun's store outlives a restart, and remembers where those before listened.
+        self._store = dist.PrefixStore(f"catdog/{launch.restarts()}/{self.size}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
             backend, store=self._store, rank=self.rank, world_size=self.size, timeout=STEP
         )
         self._words = _gloo_group()
-        told, _ = self.match({"key": uuid.uuid4().hex}, {})
-        self._key = told["key"]  # of this start: torchrun's store outlives a restart
         self._note("who", f"process id {os.getpid()} on {socket.gethostname()}")
         threading.Thread(target=self._beat, daemon=True).start()
         self.wait()
@@ -274,10 +273,10 @@ class Ranks(Team):
 
     def _note(self, what: str, text: str) -> None:
         with contextlib.suppress(RuntimeError):  # torchrun, whose store it is, may be gone
-            self._store.set(f"{self._key}/{what}/{self.rank}", text)
+            self._store.set(f"{what}/{self.rank}", text)
 
     def _noted(self, what: str, rank: int) -> str | None:
-        key = f"{self._key}/{what}/{rank}"
+        key = f"{what}/{rank}"
         return self._store.get(key).decode() if self._store.check([key]) else None
 
     def _beat(self) -> None:

@@ -45,7 +45,7 @@ class Note:
     """What is written of a run. Runs are numbered as they begin: a clock may go backwards.
 
     `data_digest` is of the prepared manifest, empty until it is known. `launch` is that of the
-    processes (see `catdog.launch.key`), which torchrun restarts.
+    processes (see `catdog.launch.key`), which torchrun restarts, and `processes` how many they are.
     """
 
     run_id: str
@@ -56,6 +56,7 @@ class Note:
     state: str = RUNNING
     format: int = FORMAT
     launch: str = ""
+    processes: int = 1
 
 
 class RunFolder:
@@ -80,7 +81,11 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path / LOCK)
             lock.acquire()
-            note = Note(run_id, number, entry_point, parameters, launch=launch.key())
+            note = Note(
+                *(run_id, number, entry_point, parameters),
+                launch=launch.key(),
+                processes=launch.size(),
+            )
             folder = cls(path, note, lock)
             folder.mark(RUNNING)
         except OSError as error:
@@ -116,6 +121,8 @@ class RunFolder:
         home = self.path.resolve().parents[1]
         options = "" if self.note.entry_point == "main" else f" -e {self.note.entry_point}"
         where = "" if home == tracking.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
+        if self.note.processes > 1:
+            where += f" -P processes={self.note.processes}"
         return f"mlflow run . --env-manager=local{options} -P resume={self.note.run_id}{where}"
 
     def _is_worth_keeping(self) -> bool:

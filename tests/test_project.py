@@ -165,6 +165,19 @@ def test_the_backbone_is_fine_tuned_after_the_head(tmp_path):
     assert run.data.tags["registered_version"] == "1"
 
 
+def test_two_processes_train_one_run(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets", 12)
+    options = ("backbone=test_resnet", "weights=none", "unfreeze=all", "finetune_epochs=1")
+    project.mlflow_run("dataset=pets", "epochs=1", "processes=2", *options)
+    (run,) = project.runs()
+    assert (run.info.status, run.data.params["processes"]) == ("FINISHED", "2")
+    assert run.data.metrics["features_computed"] == 24
+    assert run.data.metrics["stopped_epoch"] == 2
+    (version,) = project.client.search_model_versions("name = 'catdog'")
+    assert version.run_id == run.info.run_id
+
+
 def test_the_run_keeps_its_pictures_and_tables(project, first_run):
     client = project.client
     names = {item.path for item in client.list_artifacts(first_run.info.run_id)}
