@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from catdog import CatdogError, launch, signals
@@ -115,7 +116,7 @@ class Ranks(Team):
         torch.set_num_threads(launch.cores())
         store, self.rank, self.size = next(iter(rendezvous("env://")))
         # torchrun's store outlives a restart, and remembers where those before listened.
-        self._store = dist.PrefixStore(f"catdog/{launch.restarts()}/{self.size}", store)
+        self._store = PrefixStore(f"catdog/{launch.restarts()}/{self.size}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
             backend, store=self._store, rank=self.rank, world_size=self.size, timeout=STEP

@@ -1,4 +1,4 @@
-"""Ants and bees from a folder to answers: nothing that is said speaks of cats and dogs."""
+"""Ants and bees, from a folder to answers: nothing that is said of them is of cats and dogs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, registry
+from catdog import CatdogError, registry, tracking
 from catdog.config import (
     EvaluateConfig,
     ExportConfig,
@@ -45,7 +45,7 @@ class Insects:
 
     @property
     def run(self) -> Run:
-        return self.client.search_runs(["0", "1"])[-1]
+        return self.client.search_runs(["0"])[-1]
 
     def text(self, name: str) -> str:
         mlflow.set_tracking_uri(self.store)
@@ -70,6 +70,9 @@ def insects(tmp_path_factory) -> Iterator[Insects]:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         for name in ("RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME", "REGISTRY_URI"):
             patch.delenv(f"MLFLOW_{name}", raising=False)
+        tracking.connect()
+        begun = MlflowClient().create_run("0")  # as `mlflow run` does
+        patch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
         assert main.main(_config(MainConfig)) == 0
         yield Insects(root, store)
     mlflow.set_tracking_uri(None)

@@ -654,7 +654,7 @@ def test_of_more_than_two_kinds_two_are_named_or_it_is_one_sentence(tmp_path):
     assert _reasons(prepared) == {
         "train/wasp/1.jpg": "neither ant nor bee in its folder's or its own name"
     }
-    with pytest.raises(CatdogError, match=r"10 were left out|none of an elk"):
+    with pytest.raises(CatdogError, match="5 pictures of a bee and none of an elk"):
         _prepare(source, tmp_path / "data", classes="elk,bee")
 
 
