@@ -12,9 +12,10 @@ import os
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from catdog import CatdogError, Classes
@@ -145,15 +146,18 @@ def question(classes: Classes) -> str:
 class BodyLimit:
     """Turns away a request that says, or is found, to be larger than its address needs."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, limits: Mapping[str, int] = MappingProxyType({UPLOAD: UPLOAD_BYTES})
+    ) -> None:
+        """`limits` in bytes by path; of other paths it is `OTHER_BYTES`."""
+        self._app, self._limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, and count what comes."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = UPLOAD_BYTES if scope["path"] == UPLOAD else OTHER_BYTES
+        limit = self._limits.get(scope["path"], OTHER_BYTES)
         seen, answered = 0, False
 
         async def counted() -> Message:
@@ -249,24 +253,24 @@ def serve(
             server.run(sockets=[listener])
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at `port`, or at a free port where that is taken.
+def listen(host: str, port: int, *, or_free: bool = True) -> socket.socket:
+    """A socket that listens at `port`, or, `or_free`, at a free port where that is taken.
 
     Raises:
-        CatdogError: the host is no address of this machine, or the port is not allowed.
+        CatdogError: the host is no address of this machine, or the port is not to be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         try:
             return socket.create_server((host, port), family=family)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
+            if error.errno != errno.EADDRINUSE or not or_free:
                 raise
         return socket.create_server((host, 0), family=family)
     except OSError as error:
         raise CatdogError(
             f"--host {host} --port {port} can't be listened at ({error.strerror or error}): "
-            "leave out --host for 127.0.0.1, and name a port from 1024 to 65535."
+            "leave out --host for 127.0.0.1, and name a free port from 1024 to 65535."
         ) from error
 
 

@@ -25,6 +25,14 @@ from torch import Tensor
 
 from catdog import signals
 from catdog.evaluate import Confusion, Scores
+from catdog.named import (
+    below,
+    optimizer_memories,
+    optimizer_tensors,
+    schedule_numbers,
+    schedule_state,
+    taken,
+)
 from catdog.state import Epoch, Keeper, State, Underway
 from catdog.train import Fit
 
@@ -193,11 +201,9 @@ def _number(path: Path) -> int:
 def _packed(stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A stage as tensors by name, and as JSON what is no tensor."""
     state = stage.state
-    tensors = {f"weights/{name}": value for name, value in state.weights.items()}
-    tensors |= {f"best/{name}": value for name, value in state.best.items()}
-    tensors |= {f"generators/{name}": value for name, value in state.generators.items()}
-    for place, values in state.optimizer["state"].items():
-        tensors |= {f"optimizer/{place}/{name}": value for name, value in values.items()}
+    tensors = below("weights", state.weights) | below("best", state.best)
+    tensors |= below("generators", state.generators)
+    tensors |= below("optimizer", optimizer_tensors(state.optimizer))
     if state.epochs:
         tensors["epochs/labels"] = _stacked(epoch.val_labels for epoch in state.epochs)
         tensors["epochs/logits"] = _stacked(epoch.val_logits for epoch in state.epochs)
@@ -209,7 +215,7 @@ def _packed(stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "best_epoch": state.best_epoch,
         "best_loss": state.best_loss,
         "param_groups": state.optimizer["param_groups"],
-        "schedule": {k: v for k, v in state.schedule.items() if k != "lr_lambdas"},
+        "schedule": schedule_numbers(state.schedule),
     }
     if state.underway is not None:
         begun = state.underway
@@ -227,28 +233,18 @@ def _unpacked(path: Path) -> Stage:
         told = json.loads(stored.metadata()["catdog"])
         # Clones, because what a safetensors file gives may be the file's own pages.
         tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
-
-    def below(prefix: str) -> dict[str, Tensor]:
-        length = len(prefix) + 1
-        return {k[length:]: v for k, v in tensors.items() if k.startswith(f"{prefix}/")}
-
-    optimizer: dict[int, dict[str, Tensor]] = {}
-    for name, value in below("optimizer").items():
-        place, _, key = name.partition("/")
-        optimizer.setdefault(int(place), {})[key] = value
-    schedule = told["schedule"]
+    memories = optimizer_memories(taken("optimizer", tensors))
     state = State(
-        epochs=_epochs(told["epochs"], below("epochs")),
+        epochs=_epochs(told["epochs"], taken("epochs", tensors)),
         before=told["before"],
-        underway=_underway(told["underway"], below("underway")),
-        weights=below("weights"),
-        best=below("best"),
+        underway=_underway(told["underway"], taken("underway", tensors)),
+        weights=taken("weights", tensors),
+        best=taken("best", tensors),
         best_epoch=told["best_epoch"],
         best_loss=told["best_loss"],
-        optimizer={"state": optimizer, "param_groups": told["param_groups"]},
-        # A schedule's functions are not kept: they come with the code.
-        schedule=schedule | {"lr_lambdas": [None] * len(schedule["base_lrs"])} if schedule else {},
-        generators=below("generators"),
+        optimizer={"state": memories, "param_groups": told["param_groups"]},
+        schedule=schedule_state(told["schedule"]),
+        generators=taken("generators", tensors),
     )
     return Stage(told["stage"], state)
 

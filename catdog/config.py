@@ -97,12 +97,9 @@ class PrepareConfig(DataConfig):
 
 
 @dataclass(frozen=True)
-class TrainConfig(DataConfig):
-    """Train the head on the frozen backbone, and register the best model."""
+class HeadConfig(DataConfig):
+    """What a sweep searches."""
 
-    epochs: Annotated[
-        int, Range(1, 10_000), Help(help="passes over the training pictures, at most")
-    ] = 10
     views: Annotated[
         int,
         Range(0, 1_000),
@@ -114,6 +111,15 @@ class TrainConfig(DataConfig):
     batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures in an optimizer step")] = 32
     learning_rate: Annotated[float, Range(1e-8, 10), Help(help="of the optimizer (AdamW)")] = 0.002
     weight_decay: Annotated[float, Range(0, 10), Help(help="of the optimizer (AdamW)")] = 0.01
+
+
+@dataclass(frozen=True)
+class FixedConfig(DataConfig):
+    """What a sweep leaves as it is."""
+
+    epochs: Annotated[
+        int, Range(1, 10_000), Help(help="passes over the training pictures, at most")
+    ] = 10
     patience: Annotated[
         int,
         Range(1, 10_000),
@@ -172,8 +178,50 @@ class TrainConfig(DataConfig):
 
 
 @dataclass(frozen=True)
+class TrainConfig(FixedConfig, HeadConfig):
+    """Train the head on the frozen backbone, and register the best model."""
+
+    processes: Annotated[
+        int,
+        Range(1, 1024),
+        Help(help="how many train together on this machine, with a GPU each where it has them"),
+    ] = 1
+
+
+@dataclass(frozen=True)
 class MainConfig(TrainConfig, PrepareConfig):
     """Download, prepare and train, as one MLflow run."""
+
+
+@dataclass(frozen=True)
+class SweepConfig(FixedConfig, PrepareConfig):
+    """Search the head's parameters in many short trials, then train with the best and register."""
+
+    resume: Annotated[
+        str,
+        Help(
+            help="id of a sweep's run that was cut; auto: the latest one of the same parameters "
+            "and pictures, else a new one; or none"
+        ),
+    ] = "auto"
+    trials: Annotated[int, Range(1, 100_000), Help(help="that the study shall have in all")] = 50
+    most_views: Annotated[
+        int,
+        Range(1, 1_000),
+        Help(help="the most views that a trial may learn from; the features of all are computed"),
+    ] = 4
+    search_fraction: Annotated[
+        float,
+        Range(0.01, 0.9),
+        Help(help="share of each class of the training pictures that trials are judged on"),
+    ] = 0.25
+    storage: Annotated[
+        str,
+        Help(
+            help="of the study: auto (sweeps.db in data_dir), a database's URL for several "
+            "machines, or a file on a disk that they share"
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -286,6 +334,23 @@ class AppConfig:
     open: Annotated[Literal["yes", "no"], Help(help="whether to open the page in the browser")] = (
         "yes"
     )
+    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Answer over HTTP, as `mlflow models serve` does, and run no code of the model."""
+
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
+        "models:/catdog/Production"
+    )
+    host: Annotated[str, Help(help="address to listen at; any but 127.0.0.1 lets others in")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Range(0, 65_535), Help(help="to listen at; 0: a free one")] = 5001
+    max_body_mb: Annotated[
+        int, Range(1, 500), Help(help="largest request, in megabytes; a photo takes 4/3 of its own")
+    ] = 50
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from catdog import CLASSES, CatdogError, Classes, images
 from catdog.batches import EpochBatches, seeded
+from catdog.launch import cores
+from catdog.ranks import SOLO, Team
 
 Transform = Callable[[Tensor], Tensor]
 JPEG_START = b"\xff\xd8\xff"
@@ -191,7 +192,10 @@ class LabelledFolder(ImageFolder):
 
 
 class PictureBatches(EpochBatches):
-    """Batches of a folder's pictures, decoded and transformed by worker processes, if any."""
+    """Batches of a folder's pictures, decoded and transformed by worker processes, if any.
+
+    Each process of a team gets its part of a batch's pictures, and the labels of all.
+    """
 
     def __init__(
         self,
@@ -201,9 +205,11 @@ class PictureBatches(EpochBatches):
         seed: int | None,
         workers: int,
         pin_memory: bool,
+        team: Team = SOLO,
     ) -> None:
         super().__init__(len(dataset), batch_size, seed)
-        self._places = _Places(self)
+        self._labels, self._team = torch.tensor(dataset.targets), team
+        self._places = _Places(self, team)
         self._loader = DataLoader(
             _Drawn(dataset, seed or 0),
             batch_sampler=self._places,
@@ -216,21 +222,31 @@ class PictureBatches(EpochBatches):
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, which count from 1, without the first `skip`."""
         self._places.epoch, self._places.skip = epoch, skip
-        return _with_trouble_told(self._loader)
+        loaded = _with_trouble_told(self._loader)
+        return loaded if self._team.size == 1 else self._parts(loaded, epoch, skip)
+
+    def _parts(
+        self, loaded: Iterator[tuple[Tensor, Tensor]], epoch: int, skip: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for _, places in self.order(epoch, skip):
+            has_any = len(places[self._team.part(len(places))]) > 0
+            yield next(loaded)[0] if has_any else torch.empty(0), self._labels[places]
 
 
 class _Places:
     """What a DataLoader asks for which pictures come next: their epoch and place."""
 
-    def __init__(self, batches: EpochBatches) -> None:
-        self._batches, self.epoch, self.skip = batches, 1, 0
+    def __init__(self, batches: EpochBatches, team: Team) -> None:
+        self._batches, self._team, self.epoch, self.skip = batches, team, 1, 0
 
     def __len__(self) -> int:
         return len(self._batches) - self.skip
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for _, places in self._batches.order(self.epoch, self.skip):
-            yield [(self.epoch, place) for place in places.tolist()]
+            mine = places[self._team.part(len(places))].tolist()
+            if mine:
+                yield [(self.epoch, place) for place in mine]
 
 
 class _Drawn(Dataset[tuple[Tensor, int]]):
@@ -260,6 +276,7 @@ def make_batches(
     seed: int,
     workers: int,
     pin_memory: bool = False,
+    team: Team = SOLO,
 ) -> EpochBatches:
     """Batches of `dataset`; with `shuffle`, in an order that only `seed` and epoch decide."""
     return PictureBatches(
@@ -268,6 +285,7 @@ def make_batches(
         seed=seed if shuffle else None,
         workers=workers,
         pin_memory=pin_memory,
+        team=team,
     )
 
 
@@ -296,7 +314,7 @@ def pick_workers(device: torch.device) -> int:
 
     On a CPU the forward pass keeps all cores busy, and a second process only competes.
     """
-    return min(os.cpu_count() or 1, 16) if device.type == "cuda" else 0
+    return min(cores(), 16) if device.type == "cuda" else 0
 
 
 def _upright(image: Tensor, turn: int) -> Tensor:

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
 import zlib
@@ -137,6 +138,21 @@ def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache
         known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     with cache_trouble_is_told(features_folder(data_dir)):
         return FeatureCache(features_folder(data_dir) / known_by.hexdigest()[:16])
+
+
+@contextlib.contextmanager
+def cache_for(
+    data_dir: Path, network: Network, engine: Engine, *, keep: bool, shared: bool
+) -> Iterator[FeatureCache]:
+    """The cache of `open_cache`; or one that goes again, for a backbone no other run will have.
+
+    `shared` says that other processes compute for it, too, perhaps on other machines.
+    """
+    if keep:
+        yield open_cache(data_dir, network, engine)
+        return
+    with tempfile.TemporaryDirectory(dir=features_folder(data_dir) if shared else None) as scratch:
+        yield FeatureCache(Path(scratch))
 
 
 @contextlib.contextmanager

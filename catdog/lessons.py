@@ -7,7 +7,6 @@ it. Features come from the cache or go into it.
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,9 +16,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from catdog.batches import Batches
+from catdog.batches import Batches, EpochBatches
 from catdog.calibration import Logits
 from catdog.config import TrainConfig
 from catdog.data import (
@@ -31,13 +32,23 @@ from catdog.data import (
 )
 from catdog.engine import Engine, Features, Say, pick_engine
 from catdog.evaluate import Scores, score
-from catdog.features import Picture, as_batches, extract, features_folder, open_cache
+from catdog.features import (
+    FeatureCache,
+    Picture,
+    as_batches,
+    extract,
+    features_folder,
+    open_cache,
+)
+from catdog.launch import cores
 from catdog.model import Network
 from catdog.pixels import PixelBatches, decode_all
 from catdog.prepare import Prepared
+from catdog.ranks import SOLO, Team
 from catdog.state import EarlyStopping, Epoch, Keeper, Resumable
 from catdog.train import (
     Fit,
+    TrainStep,
     fit,
     make_optimizer,
     make_train_step,
@@ -79,17 +90,31 @@ class Lesson:
     pretrained: tuple[Features, Features] | None = None
 
 
-def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: Say) -> Lesson:
+@dataclass(frozen=True)
+class Practice:
+    """How a model learns: from which batches, by which steps."""
+
+    model: nn.Module
+    train_batches: EpochBatches
+    val_batches: EpochBatches
+    optimizer: Optimizer
+    train_step: TrainStep
+    schedule: LRScheduler | None = None
+
+
+def on_features(
+    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team = SOLO
+) -> Lesson:
     """The head alone, on features that are computed once or found in the cache.
 
     Raises:
         CatdogError: a picture is gone, or the cache can't be written.
     """
     start = time.perf_counter()
-    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    engine = pick_engine(network, say, cores=cores())
     cache = open_cache(Path(config.data_dir), network, engine)
     pictures = {split: pictures_of(prepared, split) for split in ("training", "validation")}
-    computed = 0
+    cache, computed = share_pass(prepared, network, engine, cache, team, views=config.views)
     features = {}
     for split, views in (("validation", 1), ("training", config.views)):
         features[split], new = extract(
@@ -119,12 +144,67 @@ def on_features(config: TrainConfig, prepared: Prepared, network: Network, say: 
     )
 
 
-def on_pictures(config: TrainConfig, prepared: Prepared, network: Network, say: Say) -> Lesson:
+def share_pass(
+    prepared: Prepared,
+    network: Network,
+    engine: Engine,
+    cache: FeatureCache,
+    team: Team,
+    *,
+    views: int = 1,
+) -> tuple[FeatureCache, int]:
+    """Compute this process's share of the training and validation features that are not known.
+
+    Every process of the team calls it.
+
+    Returns:
+        The cache with what all have computed, and how many features that is; a process alone
+        computes nothing yet.
+    """
+    if team.size == 1:
+        return cache, 0
+    mine = 0
+    for split, count in (("validation", 1), ("training", views)):
+        pictures = pictures_of(prepared, split)[team.rank :: team.size]
+        if pictures:
+            _, new = extract(pictures, network, engine, cache, views=count, watch=progress)
+            mine += new
+    computed = team.total(mine)  # which waits for all
+    return FeatureCache(cache.folder), computed
+
+
+def on_pictures(
+    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team = SOLO
+) -> Lesson:
     """The whole network, on pictures that are augmented anew in each epoch.
 
     Raises:
         CatdogError: a picture is gone, or the cache can't be written.
     """
+    train, val = _picture_batches(config, prepared, network, team)
+    return Lesson(
+        model=network,
+        train_batches=train,
+        val_batches=val,
+        pretrained=None
+        if config.unfreeze == "none"
+        else _plain_features(config, prepared, network, say, team),
+    )
+
+
+def practise_on_pictures(
+    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team
+) -> Practice:
+    """How the others of a team learn what `on_pictures` gives process 0 to learn."""
+    train, val = _picture_batches(config, prepared, network, team)
+    optimizer = make_optimizer((network, config.learning_rate), weight_decay=config.weight_decay)
+    step = make_train_step(network, optimizer, nn.BCEWithLogitsLoss(), say=say, team=team)
+    return Practice(network, train, val, optimizer, step)
+
+
+def _picture_batches(
+    config: TrainConfig, prepared: Prepared, network: Network, team: Team
+) -> tuple[EpochBatches, EpochBatches]:
     device = next(network.parameters()).device
     folder = functools.partial(LabelledFolder, classes=prepared.classes)
     train = folder(prepared.training, training_transform(network.preprocessing))
@@ -135,22 +215,17 @@ def on_pictures(config: TrainConfig, prepared: Prepared, network: Network, say: 
         seed=config.seed,
         workers=pick_workers(device),
         pin_memory=device.type == "cuda",
+        team=team,
     )
-    return Lesson(
-        model=network,
-        train_batches=batches_of(train, shuffle=True),
-        val_batches=batches_of(val, shuffle=False),
-        pretrained=None
-        if config.unfreeze == "none"
-        else _plain_features(config, prepared, network, say),
-    )
+    return batches_of(train, shuffle=True), batches_of(val, shuffle=False)
 
 
 def _plain_features(
-    config: TrainConfig, prepared: Prepared, network: Network, say: Say
+    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team
 ) -> tuple[Features, Features]:
-    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    engine = pick_engine(network, say, cores=cores())
     cache = open_cache(Path(config.data_dir), network, engine)
+    cache, _ = share_pass(prepared, network, engine, cache, team)
     training, validation = (
         extract(pictures_of(prepared, split), network, engine, cache, watch=progress)[0][0]
         for split in ("training", "validation")
@@ -167,13 +242,36 @@ def finetune(
     on_epoch: Callable[[Epoch], None],
     keeper: Keeper,
     say: Say,
+    team: Team = SOLO,
 ) -> Fit:
     """Train head and backbone together, from the settled head on, and keep the best of both."""
+    practice = practise_finetuning(config, prepared, network, say, team)
+    stopping = EarlyStopping(config.patience, config.min_delta, started=settled.epochs[-1].number)
+    stopping.offer(settled.best.number, settled.best.val.loss, network)
+    return fit(
+        network,
+        practice.train_batches,
+        practice.val_batches,
+        optimizer=practice.optimizer,
+        epochs=config.finetune_epochs,
+        stopping=stopping,
+        train_step=practice.train_step,
+        on_epoch=on_epoch,
+        watch=progress,
+        resumable=Resumable(keeper, practice.schedule, settled.epochs, team),
+    )
+
+
+def practise_finetuning(
+    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team
+) -> Practice:
+    """How head and backbone learn together; lets the backbone's blocks learn from now on."""
     network.unfreeze(config.unfreeze)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     say(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
     train, val = (
-        _pixel_batches(config, prepared, network, split) for split in ("training", "validation")
+        _pixel_batches(config, prepared, network, split, team)
+        for split in ("training", "validation")
     )
     optimizer = make_optimizer(
         (network.head, config.learning_rate),
@@ -181,45 +279,37 @@ def finetune(
         weight_decay=config.weight_decay,
     )
     steps = len(train) * config.finetune_epochs
-    stopping = EarlyStopping(config.patience, config.min_delta, started=settled.epochs[-1].number)
-    stopping.offer(settled.best.number, settled.best.val.loss, network)
     schedule = warmup_and_cosine(optimizer, steps=steps, warmup=steps // 10)
-    return fit(
+    step = make_train_step(
         network,
-        train,
-        val,
-        optimizer=optimizer,
-        epochs=config.finetune_epochs,
-        stopping=stopping,
-        train_step=make_train_step(
-            network,
-            optimizer,
-            nn.BCEWithLogitsLoss(),
-            schedule=schedule,
-            clip_norm=CLIP_NORM,
-            say=say,
-        ),
-        on_epoch=on_epoch,
-        watch=progress,
-        resumable=Resumable(keeper, schedule, settled.epochs),
+        optimizer,
+        nn.BCEWithLogitsLoss(),
+        schedule=schedule,
+        clip_norm=CLIP_NORM,
+        say=say,
+        team=team,
     )
+    return Practice(network, train, val, optimizer, step, schedule)
 
 
 def _pixel_batches(
-    config: TrainConfig, prepared: Prepared, network: Network, split: str
+    config: TrainConfig, prepared: Prepared, network: Network, split: str, team: Team
 ) -> PixelBatches:
     wanted = network.preprocessing
     learns = split == "training"
     pictures = pictures_of(prepared, split)
     # What is augmented needs the margin that evaluation cuts off.
     stored = replace(wanted, crop_px=wanted.resize_px) if learns else wanted
+    with team.first():  # the others find them decoded
+        pixels = decode_all(pictures, stored, Path(config.data_dir), watch=progress)
     return PixelBatches(
-        decode_all(pictures, stored, Path(config.data_dir), watch=progress),
+        pixels,
         torch.tensor([picture.label for picture in pictures]),
         next(network.parameters()).device,
         crop_px=wanted.crop_px,
         batch_size=config.batch_size,
         seed=config.seed if learns else None,
+        team=team,
     )
 
 

@@ -13,6 +13,7 @@ from catdog.checkpoint import Checkpoints
 from catdog.config import TrainConfig
 from catdog.parity import FreshProcess
 from catdog.prepare import Prepared
+from catdog.ranks import SOLO, Team
 from catdog.release import register, save
 from catdog.runs import NONE, TRAINED, RunFolder
 from catdog.telling import report_findings, tell
@@ -22,20 +23,29 @@ Say = Callable[[str], None]
 
 
 def train_and_register(
-    config: TrainConfig, prepared: Prepared, say: Say, *, folder: RunFolder | None = None
+    config: TrainConfig,
+    prepared: Prepared,
+    say: Say,
+    *,
+    folder: RunFolder | None = None,
+    team: Team = SOLO,
 ) -> ModelVersion:
     """Train on prepared pictures within the active MLflow run, and register the best model.
 
-    What it takes to go on after a cut is in `folder`, which is gone when all is done.
+    What it takes to go on after a cut is in `folder`, which is gone when all is done. The others of
+    the `team` are in `catdog.following.follow`.
 
     Raises:
         CatdogError: a parameter does not fit, the data has gone, or the registry refuses.
     """
-    config = replace(config, resume=NONE)  # all it says from here on would mislead
+    # `resume` would mislead from here on; torchrun may have been told how many processes.
+    config = replace(config, resume=NONE, processes=team.size)
     folder = folder or RunFolder.begin(config, tracking.run_id(), "main")
     with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
         checkpoints = Checkpoints(folder.path, say)
-        trained = train(config, prepared, say, checkpoints=checkpoints, meanwhile=fresh.start)
+        trained = train(
+            config, prepared, say, checkpoints=checkpoints, meanwhile=fresh.start, team=team
+        )
         saved = save(config, prepared, trained, folder.model)  # before a server is asked
         folder.mark(TRAINED)
         with tracking.registering():

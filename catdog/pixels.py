@@ -28,6 +28,7 @@ from catdog.features import (
     features_folder,
     read_picture,
 )
+from catdog.ranks import SOLO, Team
 from catdog.workers import in_order
 
 Pixels = NDArray[np.uint8]
@@ -103,7 +104,8 @@ class PixelBatches(EpochBatches):
     """Batches of pictures `uint8` with labels `(B,) int64`, on the device.
 
     With a seed they come augmented to `(B, 3, crop_px, crop_px)`, in a new order in each epoch;
-    without, as they are.
+    without, as they are. Each process of a team gets its part of a batch's pictures, and the labels
+    of all.
     """
 
     def __init__(
@@ -115,18 +117,22 @@ class PixelBatches(EpochBatches):
         crop_px: int,
         batch_size: int,
         seed: int | None,
+        team: Team = SOLO,
     ) -> None:
         """Take pixels `(N, 3, S, S)`; they move to the GPU as a whole when they fit."""
         super().__init__(len(labels), batch_size, seed)
         self._pixels = _on_gpu(pixels, device)
         self._labels, self._device, self._crop_px = labels, device, crop_px
+        self._team = team
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, which count from 1, without the first `skip`."""
         for number, chosen in self.order(epoch, skip):
-            images = self._take(chosen)
-            if self._seed is not None:
-                images = augment(images, self._crop_px, seeded(self._seed, epoch, number))
+            part = self._team.part(len(chosen))
+            images = self._take(chosen[part])
+            if self._seed is not None and len(images):
+                draws = seeded(self._seed, epoch, number)
+                images = augment(images, self._crop_px, draws, before=part.start, total=len(chosen))
             yield images, self._labels[chosen].to(self._device)
 
     def _take(self, chosen: Tensor) -> Tensor:
@@ -138,14 +144,23 @@ class PixelBatches(EpochBatches):
         return batch.to(self._device, non_blocking=True)
 
 
-def augment(pixels: Tensor, crop_px: int, generator: torch.Generator) -> Tensor:
+def augment(
+    pixels: Tensor,
+    crop_px: int,
+    generator: torch.Generator,
+    *,
+    before: int = 0,
+    total: int | None = None,
+) -> Tensor:
     """Augment a whole batch where it is: crop, mirror, light and colour, one draw a picture.
 
     From `(B, 3, R, R) uint8` to `(B, 3, crop_px, crop_px) uint8`. A crop keeps 70 to 100 % of
-    the area, as `catdog.data.augmented` does.
+    the area, as `catdog.data.augmented` does. Of a part of a batch, `before` says how many pictures
+    of it go before, and `total` how many it has.
     """
     count = len(pixels)
-    draw = torch.rand(7, count, generator=generator).to(pixels.device)
+    draw = torch.rand(7, total or count, generator=generator)
+    draw = draw[:, before : before + count].to(pixels.device)
     shrink = (0.7 + 0.3 * draw[0]).sqrt()
     stretch = (4 / 3) ** (draw[1] - 0.5)
     width, height = (shrink * stretch).clamp(max=1), (shrink / stretch).clamp(max=1)

@@ -45,10 +45,22 @@ def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: s
     try:
         tags = candidate.to_tags() | {DIGEST_TAG: digest}
         version = mlflow.register_model(model_uri, name, tags=tags)
-        MlflowClient().update_model_version(name, version.version, description=card)
     except MlflowException as error:
         raise refused(name, model_uri, error) from error
+    describe(version, card)
     return version
+
+
+def describe(version: ModelVersion, card: str) -> None:
+    """Make the model card the version's description.
+
+    Raises:
+        CatdogError: the registry refused.
+    """
+    try:
+        MlflowClient().update_model_version(version.name, version.version, description=card)
+    except MlflowException as error:
+        raise refused(version.name, _numbered(version), error) from error
 
 
 def version_of_run(name: str, run_id: str) -> ModelVersion | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 import catdog
 from catdog import CatdogError, parity, registry, succession, tracking
@@ -65,11 +66,21 @@ class Saved:
 
 
 def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path) -> Saved:
-    """Save what was trained, with its card, into `folder`; what lay there before goes."""
+    """Save what was trained, with its card, into `folder`; what lay there before goes.
+
+    Raises:
+        CatdogError: the folder can't be written.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    digest = trained.classifier.save(folder)
     card = model_card(trained.classifier.about, _facts(config, prepared, trained))
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    try:
+        digest = trained.classifier.save(folder)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)  # half a model helps nobody
+        raise CatdogError(
+            f"the model can't be written to {folder} ({error}): make room there, and go on."
+        ) from error
     return Saved(folder, digest, card)
 
 
@@ -109,6 +120,8 @@ def register(
         version = registry.add(
             logged.model_uri, name, candidate, digest=saved.digest, card=saved.card
         )
+    elif not version.description:  # the run was cut between the two
+        registry.describe(version, saved.card)
     proof = _prove(trained, version, sample, fresh, say)
     proven = proof is not None and proof.holds
     succession.attest(version, proven=proven)

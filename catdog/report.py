@@ -73,8 +73,8 @@ class Ranking:
 class Calibration:
     """`(N,)` labels, and probabilities of class 1 as trained and after calibration.
 
-    That divides the logit by `temperature`. `changes` lists what it did to ECE, Brier score and
-    log-loss: name, before, after.
+        That divides the logit by `temperature`. `changes` lists what that did to ECE, Brier score
+    and log-loss: name, before, after.
     """
 
     labels: NDArray[np.int64]

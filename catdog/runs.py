@@ -19,9 +19,9 @@ from typing import Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from catdog import CatdogError, tracking
+from catdog import CatdogError, launch, tracking
 from catdog.checkpoint import write_json
-from catdog.config import TrainConfig
+from catdog.config import FixedConfig
 from catdog.prepare import Prepared
 
 FORMAT = 1
@@ -30,21 +30,22 @@ FORMAT = 1
 NONE, AUTO = "none", "auto"
 RUNNING, INTERRUPTED, TRAINED = "running", "interrupted", "trained"
 NOTE, LOCK, MODEL, OUTBOX = "run.json", "lock", "model", "outbox"
-LEFT_OPEN = ("resume", "data_dir")
+LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
 
 PATIENCE_S = 6
 """Worker processes outlive a killed run, and so its lock, for some seconds."""
 
 Say = Callable[[str], None]
-Config = TypeVar("Config", bound=TrainConfig)
+Config = TypeVar("Config", bound=FixedConfig)
 
 
 @dataclass(frozen=True)
 class Note:
     """What is written of a run. Runs are numbered as they begin: a clock may go backwards.
 
-    `data_digest` is of the prepared manifest, empty until it is known.
+    `data_digest` is of the prepared manifest, empty until it is known. `launch` is that of the
+    processes (see `catdog.launch.key`), which torchrun restarts, and `processes` how many they are.
     """
 
     run_id: str
@@ -54,6 +55,8 @@ class Note:
     data_digest: str = ""
     state: str = RUNNING
     format: int = FORMAT
+    launch: str = ""
+    processes: int = 1
 
 
 class RunFolder:
@@ -64,7 +67,7 @@ class RunFolder:
         self.path, self.note, self._lock = path, note, lock
 
     @classmethod
-    def begin(cls, config: TrainConfig, run_id: str, entry_point: str) -> Self:
+    def begin(cls, config: FixedConfig, run_id: str, entry_point: str) -> Self:
         """Make the folder of a new run.
 
         Raises:
@@ -78,7 +81,12 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path / LOCK)
             lock.acquire()
-            folder = cls(path, Note(run_id, number, entry_point, parameters), lock)
+            note = Note(
+                *(run_id, number, entry_point, parameters),
+                launch=launch.key(),
+                processes=launch.size(),
+            )
+            folder = cls(path, note, lock)
             folder.mark(RUNNING)
         except OSError as error:
             raise CatdogError(
@@ -113,10 +121,14 @@ class RunFolder:
         home = self.path.resolve().parents[1]
         options = "" if self.note.entry_point == "main" else f" -e {self.note.entry_point}"
         where = "" if home == tracking.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
+        if self.note.processes > 1:
+            where += f" -P processes={self.note.processes}"
         return f"mlflow run . --env-manager=local{options} -P resume={self.note.run_id}{where}"
 
     def _is_worth_keeping(self) -> bool:
         """Whether there is what a run could go on with, or what did not reach the server."""
+        if launch.may_restart():
+            return True
         unsent = self.path / OUTBOX
         return any(self.path.glob("checkpoint-*")) or (unsent.is_dir() and any(unsent.iterdir()))
 
@@ -150,7 +162,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(
-    config: TrainConfig,
+    config: FixedConfig,
     entry_point: str,
     name: str,
     prepare: Callable[[], Prepared],
@@ -163,7 +175,9 @@ def open_run(
     Raises:
         CatdogError: no such run can go on, or the pictures can't be had.
     """
-    prepared = prepare() if config.resume != NONE else None
+    home = Path(config.data_dir) / "runs"
+    restarted = config.resume == NONE and _is_restarted(home)
+    prepared = prepare() if restarted or config.resume != NONE else None
     found = _found(config, entry_point, prepared, say) if prepared else None
     resumed = found.note.run_id if found else None
     with tracking.start_run(name, Path(config.data_dir), resume=resumed) as active:
@@ -219,9 +233,15 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
     return freed
 
 
-def _found(config: TrainConfig, entry_point: str, prepared: Prepared, say: Say) -> RunFolder | None:
+def _is_restarted(home: Path) -> bool:
+    """Whether torchrun has started this process in place of one that had begun a run."""
+    ours = launch.key()
+    return bool(ours) and any(note.launch == ours for note in _notes(home))
+
+
+def _found(config: FixedConfig, entry_point: str, prepared: Prepared, say: Say) -> RunFolder | None:
     home = Path(config.data_dir) / "runs"
-    if config.resume == AUTO:
+    if config.resume in (NONE, AUTO):
         return _latest(home, config, entry_point, prepared, say)
     note = _named(home, config.resume)
     if note.data_digest not in ("", prepared.digest):
@@ -239,12 +259,14 @@ def _found(config: TrainConfig, entry_point: str, prepared: Prepared, say: Say) 
 
 
 def _latest(
-    home: Path, config: TrainConfig, entry_point: str, prepared: Prepared, say: Say
+    home: Path, config: FixedConfig, entry_point: str, prepared: Prepared, say: Say
 ) -> RunFolder | None:
     """The latest run that may go on; None, which is said, when there is none."""
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
     for note in sorted(_notes(home), key=lambda note: note.number, reverse=True):
         alike = note.parameters == wanted and note.entry_point == entry_point
+        if config.resume == NONE and note.launch != launch.key():
+            continue
         if not alike or note.data_digest not in ("", prepared.digest):
             continue
         if tracking.status_of(note.run_id) is None:

@@ -55,6 +55,12 @@ def after_this(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         raise KeyboardInterrupt
 
 
+def ignore() -> None:
+    """Hear no SIGINT and SIGTERM any more, until who handles them now hands them back."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _is_new() -> bool:
     """Whether a signal is a request of its own, and not one with that of a moment ago."""
     now = time.monotonic()

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from catdog.calibration import Labels, Logits
 from catdog.evaluate import Scores
+from catdog.ranks import SOLO, Team
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,13 @@ class Resumable:
         keeper: where it starts from, and who keeps its state.
         schedule: of the learning rate, where a step moves one on.
         before: epochs that went before it begins.
+        team: who trains together.
     """
 
     keeper: Keeper = field(default_factory=Keeper)
     schedule: LRScheduler | None = None
     before: Sequence[Epoch] = ()
+    team: Team = SOLO
 
 
 ALONE = Resumable()
@@ -239,7 +242,7 @@ class Course:
         self.epochs, self._underway = list(state.epochs), state.underway
         self._model.load_state_dict(state.weights, strict=False)
         self._optimizer.load_state_dict(state.optimizer)
-        _lay_out_as_weights(self._optimizer)
+        lay_out_as_weights(self._optimizer)
         if self._schedule is not None:
             self._schedule.load_state_dict(state.schedule)
         self._stopping.weights = state.best
@@ -248,7 +251,7 @@ class Course:
         self._news = False
 
 
-def _lay_out_as_weights(optimizer: Optimizer) -> None:
+def lay_out_as_weights(optimizer: Optimizer) -> None:
     """Give what an optimizer remembers of each weight the weight's own memory format.
 
     Fused steps take for granted that they agree.

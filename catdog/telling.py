@@ -147,7 +147,7 @@ def _use(version: ModelVersion, decision: Decision) -> list[Command]:
     lines = [
         Command("Label photos with this version", f"python scripts/predict.py --model-uri {uri}"),
         Command("Export it", f"python scripts/export.py --model-uri {uri} --to exported"),
-        Command("Serve it", f"mlflow models serve -m {uri} --env-manager local"),
+        Command("Serve it", f"python scripts/serve.py --model-uri {uri}"),
     ]
     if decision.stage != PRODUCTION:
         return lines

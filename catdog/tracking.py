@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -43,7 +44,6 @@ from catdog.outbox import LAST_TRY, LIMITS, PATIENT, PROBE, Kind, Outbox, Write,
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
     from matplotlib.figure import Figure
-    from mlflow import ActiveRun
     from mlflow.models.model import ModelInfo
 
     from catdog.calibration import Labels, Logits
@@ -539,10 +539,10 @@ def ui_hint() -> str:
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
-def _active_run() -> ActiveRun:
+def _active_run() -> mlflow.ActiveRun:
     run = mlflow.active_run()
     if run is None:
-        raise RuntimeError("this needs an active run: call it within catdog.tracking.run")
+        raise RuntimeError("this needs an active run: call it within catdog.tracking.start_run")
     return run
 
 
@@ -584,10 +584,12 @@ def _end(status: str) -> None:
 def _unsent(folder: Path) -> CatdogError:
     model = folder / "model"
     kept = f"the model in {model}, what was logged" if model.is_dir() else "what was logged"
+    home = folder.resolve().parents[1]
+    where = "" if home == ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
     return CatdogError(
         f"the tracking server {mlflow.get_tracking_uri()} can't be reached; kept for it: {kept} "
         f"in {folder / 'outbox'}. When it is back, type: "
-        f"mlflow run . --env-manager=local -P resume={folder.name}"
+        f"mlflow run . --env-manager=local -P resume={folder.name}{where}"
     )
 
 

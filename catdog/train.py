@@ -24,6 +24,8 @@ from catdog import CatdogError
 from catdog.batches import Batches, of_epoch
 from catdog.calibration import Labels, Logits
 from catdog.evaluate import score
+from catdog.named import match
+from catdog.ranks import SOLO, Order, Team
 from catdog.state import (
     ALONE,
     Course,
@@ -35,6 +37,9 @@ from catdog.state import (
 )
 
 TrainStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+DONE: Order = {"epoch": None}
+"""Said to those that train along, when there is no epoch more."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,13 @@ def make_train_step(
     schedule: LRScheduler | None = None,
     clip_norm: float | None = None,
     say: Callable[[str], None] = lambda _: None,
+    team: Team = SOLO,
 ) -> TrainStep:
     """A function that learns from one batch.
 
     It takes inputs `(N, ...)` and labels `(N,) int64`, makes one optimizer step, and returns
-    the mean loss `()` and the logits `(N,)` from before the step, both detached.
+    the mean loss `()` and the logits `(N,)` from before the step, both detached. In a team it
+    takes the inputs of the process's part of the batch; all make the step of the whole batch.
 
     On a GPU it computes in bfloat16, which needs no scaling of the loss. When the GPU's
     memory is too small for a batch, the batch is halved from then on, its parts' gradients are
@@ -75,26 +82,30 @@ def make_train_step(
         schedule: of the learning rate, moved on by each step.
         clip_norm: the largest norm of the gradient that is let pass.
         say: told when the batch is halved.
+        team: who learns from the batch together.
     """
     limit: list[int] = []  # pictures at once, after memory has run out
 
-    def accumulate(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def accumulate(inputs: Tensor, labels: Tensor, total: int) -> tuple[Tensor, Tensor]:
         optimizer.zero_grad(set_to_none=True)
+        if not len(labels):
+            return torch.zeros((), device=labels.device), torch.zeros(0, device=labels.device)
         size = min([len(inputs), *limit])
         losses, seen = [], []
         for part, wanted in zip(inputs.split(size), labels.split(size), strict=True):
             with autocast(part.device):
                 logits = model(part).float()
-            loss = loss_fn(logits, wanted.to(logits.dtype)) * (len(part) / len(inputs))
+            loss = loss_fn(logits, wanted.to(logits.dtype)) * (len(part) / total)
             loss.backward()
             losses.append(loss.detach())
             seen.append(logits.detach())
         return torch.stack(losses).sum(), torch.cat(seen)
 
     def train_step(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        mine = labels[team.part(len(labels))]
         while True:
             try:
-                result = accumulate(inputs, labels)
+                loss, logits = accumulate(inputs, mine, len(labels))
                 break
             except torch.OutOfMemoryError:
                 size = min([len(inputs), *limit])
@@ -104,13 +115,14 @@ def make_train_step(
             limit.append(size // 2)
             torch.cuda.empty_cache()
             say(f"Out of GPU memory: {size // 2} pictures at once now, {len(inputs)} in a step")
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        loss = team.add_up(loss, learning)
         if clip_norm is not None:
-            learning = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(learning, clip_norm)
         optimizer.step()
         if schedule is not None:
             schedule.step()
-        return result
+        return loss, team.whole(logits, len(labels))
 
     return train_step
 
@@ -141,15 +153,18 @@ def fit(
         train_step: how to learn from a batch; without, `make_train_step`'s with BCE.
         on_epoch: told of each epoch as it ends.
         watch: wraps batches to show progress, given what they are for.
-        resumable: what went before, and who keeps the state.
+        resumable: what went before, who keeps the state, and who trains along; those call
+            `fit_along`.
 
     Raises:
         CatdogError: a logit of the first epoch is not finite. In a later one the training stops,
             with the best weights, and says why in `trouble`.
         KeyboardInterrupt: the keeper said stop, and has been given the state.
     """
-    train_step = train_step or make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
+    team = resumable.team
+    train_step = train_step or make_train_step(model, optimizer, nn.BCEWithLogitsLoss(), team=team)
     course = Course(model, optimizer, stopping, resumable)
+    match(team, model, optimizer, resumable.schedule)
     last, trouble = len(resumable.before) + epochs, ""
     with resumable.keeper.watching():
         for number in range(len(course.epochs) + 1, last + 1):
@@ -162,17 +177,20 @@ def fit(
                 underway.seconds = time.perf_counter() - start
                 course.after_batch()
 
+            team.tell({"epoch": number, "skip": underway.batches})
             batches = of_epoch(train_batches, number, skip=underway.batches)
             labels, logits = train_epoch(
                 model,
-                watch(batches, f"epoch {number}"),
+                team.in_step(watch(batches, f"epoch {number}")),
                 train_step,
                 underway=underway,
                 after_batch=after_batch,
             )
             trained = time.perf_counter()
             batches = watch(val_batches, f"epoch {number}, validation")
-            val_labels, val_logits = predict(model, batches, after_batch=after_batch)
+            val_labels, val_logits = predict(
+                model, team.in_step(batches), after_batch=after_batch, team=team
+            )
             learning_rate = underway.learning_rate
             if not (np.isfinite(logits).all() and np.isfinite(val_logits).all()):
                 trouble = _divergence(number, learning_rate)
@@ -192,12 +210,35 @@ def fit(
             course.end_epoch(epoch)
             on_epoch(epoch)
             course.after_epoch()
+        team.tell(DONE)
         if not stopping.best_epoch:
             raise CatdogError(trouble)
         course.finish()
     stopping.restore(model)
     best = course.epochs[stopping.best_epoch - 1]
     return Fit(tuple(course.epochs), best, stopped_early=len(course.epochs) < last, trouble=trouble)
+
+
+def fit_along(
+    model: nn.Module,
+    train_batches: Batches,
+    val_batches: Batches,
+    *,
+    optimizer: Optimizer,
+    train_step: TrainStep,
+    schedule: LRScheduler | None,
+    team: Team,
+) -> None:
+    """Do this process's part of what process 0 does in `fit`, for as long as that goes on.
+
+    Raises:
+        Ended: process 0 has stopped.
+    """
+    match(team, model, optimizer, schedule)
+    while (order := team.hear()) != DONE:
+        batches = of_epoch(train_batches, order["epoch"], skip=order["skip"])
+        train_epoch(model, team.in_step(batches), train_step)
+        predict(model, team.in_step(val_batches), team=team)
 
 
 def train_epoch(
@@ -225,7 +266,11 @@ def train_epoch(
 
 
 def predict(
-    model: nn.Module, batches: Batches, *, after_batch: Callable[[], None] = lambda: None
+    model: nn.Module,
+    batches: Batches,
+    *,
+    after_batch: Callable[[], None] = lambda: None,
+    team: Team = SOLO,
 ) -> tuple[Labels, Logits]:
     """The labels `(N,)` of the batches and the model's logits `(N,)`, in their order."""
     model.eval()
@@ -233,7 +278,9 @@ def predict(
     seen: list[tuple[Tensor, Tensor]] = []
     for inputs, labels in batches:
         with torch.inference_mode():
-            seen.append((labels, model(inputs.to(device, non_blocking=True))))
+            shown = inputs.to(device, non_blocking=True)
+            logits = model(shown) if len(shown) else torch.zeros(0, device=device)
+            seen.append((labels, team.whole(logits, len(labels))))
         after_batch()
     return gather(seen)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +21,9 @@ from catdog.data import (
     training_transform,
 )
 from catdog.device import pick_device
-from catdog.engine import Engine, Features
+from catdog.engine import Features
 from catdog.evaluate import Scores, confusion_counts, metrics_of
-from catdog.features import (
-    FeatureCache,
-    Picture,
-    extract,
-    open_cache,
-)
+from catdog.features import Picture, cache_for, extract
 from catdog.findings import PREFIX
 from catdog.judgement import (
     Evidence,
@@ -39,15 +32,21 @@ from catdog.judgement import (
     seen_in_training,
     serving_engine,
 )
-from catdog.lessons import Lesson, pictures_of, progress
+from catdog.launch import cores
+from catdog.lessons import Lesson, pictures_of, progress, share_pass
 from catdog.model import Network, build_network, licence_of
+from catdog.named import match_weights
 from catdog.others import neither_folder
 from catdog.prepare import Prepared
+from catdog.ranks import SOLO, Team
 from catdog.state import EarlyStopping, Epoch, Keeper, Resumable
 from catdog.train import Fit, fit, make_optimizer, seed_everything
 from catdog.workers import ONE_CORE_EACH
 
 Say = Callable[[str], None]
+
+FEATURES = "features"
+"""Beside the stages of training, what process 0 tells the others to do."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,12 @@ def train(
     *,
     checkpoints: Checkpoints | None = None,
     meanwhile: Callable[[], None] = lambda: None,
+    team: Team = SOLO,
 ) -> Trained:
     """Train on prepared pictures, judge the best model, and log all of it in the active run.
 
     Training goes on from the newest of the `checkpoints`. `meanwhile` is called when what is left
-    to do keeps only one core busy.
+    to do keeps only one core busy. The others of the `team` are in `catdog.following.follow`.
 
     Raises:
         CatdogError: a parameter does not fit, or the data has gone.
@@ -105,16 +105,26 @@ def train(
         network.imagenet = None  # of what it knows, only cats and dogs are known to us
     network.blocks(config.unfreeze)  # a wrong value is better told now than after the head
     _log_pictures(network, prepared)
+    _begin_together(config, prepared, network, team)
     prepare_lesson = lessons.on_features if config.views else lessons.on_pictures
-    lesson = prepare_lesson(config, prepared, network, say)
+    lesson = prepare_lesson(config, prepared, network, say, team)
     meanwhile()
     if lesson.features and not tracking.logged_steps("features_computed"):
         tracking.log_features(lesson.features)
-    result = _learn(config, prepared, network, lesson, checkpoints, say)
-    trained = _judge(config, prepared, network, lesson, result, say)
+    # A disk that is too full is better told before training.
+    neither = neither_folder(Path(config.data_dir), prepared.classes)
+    result = _learn(config, prepared, network, lesson, checkpoints, say, team)
+    trained = _judge(config, prepared, network, lesson, result, neither, say, team)
     _log_result(result, lesson, say)
     _log_judgement(trained, prepared, say)
     return trained
+
+
+def _begin_together(config: TrainConfig, prepared: Prepared, network: Network, team: Team) -> None:
+    """Tell the others of the team what to train, on which pictures, from which weights."""
+    parameters = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    team.tell({"config": parameters, "folder": str(prepared.folder)})
+    match_weights(team, network)
 
 
 def _learn(
@@ -124,6 +134,7 @@ def _learn(
     lesson: Lesson,
     checkpoints: Checkpoints | None,
     say: Say,
+    team: Team = SOLO,
 ) -> Fit:
     """Train the head, then what shall not stay frozen; each goes on from its checkpoint."""
     logged = tracking.logged_steps("val_loss")  # before the run was cut
@@ -138,10 +149,15 @@ def _learn(
 
     result = checkpoints.settled() if checkpoints else None
     if result is None:
-        result = _train_head(config, lesson, keeper(HEAD), on_epoch)
+        together = SOLO if lesson.features else team  # on features it takes less than a second
+        together.tell({"do": HEAD})
+        result = _train_head(config, lesson, Resumable(keeper(HEAD), team=together), on_epoch)
     if config.unfreeze == "none":
         return result
-    return lessons.finetune(
+    if result.trouble:
+        tracking.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
+    team.tell({"do": FINETUNE})
+    tuned = lessons.finetune(
         config,
         prepared,
         network,
@@ -149,11 +165,14 @@ def _learn(
         on_epoch=on_epoch,
         keeper=keeper(FINETUNE),
         say=say,
+        team=team,
     )
+    troubles = filter(None, (result.trouble, tuned.trouble))
+    return replace(tuned, trouble=" ".join(troubles))
 
 
 def _train_head(
-    config: TrainConfig, lesson: Lesson, keeper: Keeper, on_epoch: Callable[[Epoch], None]
+    config: TrainConfig, lesson: Lesson, by: Resumable, on_epoch: Callable[[Epoch], None]
 ) -> Fit:
     # On features a step is too small to share: cores that wait for each other take four times
     # as long when others are busy, too.
@@ -169,7 +188,7 @@ def _train_head(
             stopping=EarlyStopping(config.patience, config.min_delta),
             on_epoch=on_epoch,
             watch=(lambda batches, _: batches) if lesson.features else progress,
-            resumable=Resumable(keeper),
+            resumable=by,
         )
 
 
@@ -179,14 +198,16 @@ def _judge(
     network: Network,
     lesson: Lesson,
     result: Fit,
+    neither: list[Path],
     say: Say,
+    team: Team,
 ) -> Trained:
     """Score the best weights as they will be served, calibrate them, and learn what is neither."""
     frozen = lesson.features if config.unfreeze == "none" else None
     if frozen is not None and frozen.engine.precision == "float32":
         engine = frozen.engine
     else:
-        engine = serving_engine(network, say, cores=os.cpu_count() or 1)
+        engine = serving_engine(network, say, cores=cores())
     about = About(
         backbone=config.backbone,
         dataset=prepared.folder.name,
@@ -195,9 +216,15 @@ def _judge(
         best_val_accuracy=result.best.val.accuracy,
         classes=prepared.classes,
     )
-    data_dir = Path(config.data_dir)
     training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
-    with _cache(data_dir, network, engine, keep=frozen is not None) as cache:
+    known = frozen is not None and engine is frozen.engine
+    together = SOLO if known else team
+    with cache_for(
+        Path(config.data_dir), network, engine, keep=frozen is not None, shared=team.size > 1
+    ) as before:
+        together.tell({"do": FEATURES, "folder": str(before.folder)})
+        match_weights(together, network)
+        cache, _ = share_pass(prepared, network, engine, before, together)
 
         def features(pictures: list[Picture]) -> Features:
             views, _ = extract(pictures, network, engine, cache, watch=progress)
@@ -208,12 +235,7 @@ def _judge(
             features(training),
             features(validation),
             np.array([picture.label for picture in validation]),
-            features(
-                [
-                    Picture(path, 0, _sha256(path))
-                    for path in neither_folder(data_dir, prepared.classes)
-                ]
-            ),
+            features([Picture(path, 0, _sha256(path)) for path in neither]),
         )
     classifier, judgement = judge(
         network,
@@ -243,18 +265,6 @@ def _judge(
         ),
         licence_of(config.backbone, config.weights),
     )
-
-
-@contextlib.contextmanager
-def _cache(
-    data_dir: Path, network: Network, engine: Engine, *, keep: bool
-) -> Iterator[FeatureCache]:
-    """The features' cache; one that goes again for a backbone that no other run will have."""
-    if keep:
-        yield open_cache(data_dir, network, engine)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        yield FeatureCache(Path(scratch))
 
 
 def _sha256(path: Path) -> str:

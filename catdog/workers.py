@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,8 @@ from threading import Lock
 from typing import TypeVar
 
 import torch
+
+from catdog.launch import cores
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -63,7 +64,7 @@ def in_order(
         threads: how many; without, one more than there are cores, so that one of them can
             wait while the others compute.
     """
-    workers = threads or (os.cpu_count() or 1) + 1
+    workers = threads or cores() + 1
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Answer]] = deque()
     # Resizing on all cores at once, in each of the threads, would only wait.

@@ -1,14 +1,30 @@
 """Download, prepare and train, as one MLflow run: what `mlflow run .` starts."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from catdog import command
 from catdog.config import MainConfig
 
+if TYPE_CHECKING:
+    from catdog.ranks import Team
+
 
 def main(config: MainConfig) -> int:
     """From a data set's name to a registered classifier."""
+    from catdog import following, launch, ranks
+
+    if launch.must_start(config.processes):
+        return launch.start(config.processes)
+    with ranks.joined() as team:
+        return following.follow(team) if team.rank else lead(config, team)
+
+
+def lead(config: MainConfig, team: Team) -> int:
+    """The same, in the process that the others of the team follow."""
     from catdog import pipeline, runs
     from catdog.device import pick_device
     from catdog.download import SAMPLE_NOTICE, fetch, locate
@@ -35,8 +51,9 @@ def main(config: MainConfig) -> int:
         )
 
     name = pipeline.run_name(config, source.name)
-    with runs.open_run(config, "main", name, prepared_pictures, command.say) as (prepared, folder):
-        pipeline.train_and_register(config, prepared, command.say, folder=folder)
+    begun = runs.open_run(config, "main", name, prepared_pictures, command.say)
+    with begun as (prepared, folder), team.leading():
+        pipeline.train_and_register(config, prepared, command.say, folder=folder, team=team)
     return 0
 
 

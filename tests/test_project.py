@@ -165,6 +165,19 @@ def test_the_backbone_is_fine_tuned_after_the_head(tmp_path):
     assert run.data.tags["registered_version"] == "1"
 
 
+def test_two_processes_train_one_run(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets", 12)
+    options = ("backbone=test_resnet", "weights=none", "unfreeze=all", "finetune_epochs=1")
+    project.mlflow_run("dataset=pets", "epochs=1", "processes=2", *options)
+    (run,) = project.runs()
+    assert (run.info.status, run.data.params["processes"]) == ("FINISHED", "2")
+    assert run.data.metrics["features_computed"] == 24
+    assert run.data.metrics["stopped_epoch"] == 2
+    (version,) = project.client.search_model_versions("name = 'catdog'")
+    assert version.run_id == run.info.run_id
+
+
 def test_the_run_keeps_its_pictures_and_tables(project, first_run):
     client = project.client
     names = {item.path for item in client.list_artifacts(first_run.info.run_id)}
@@ -678,6 +691,62 @@ def test_another_pair_is_trained_registered_and_labelled(tmp_path):
     rows = json.loads(ended.stdout)
     assert [row["label"] for row in rows] == ["ant", "bee"]
     assert list(rows[0]) == ["path", "label", "confidence", "p_bee", "familiarity", "error"]
+
+
+def _trials_of(project: Project, run: Run) -> list[Run]:
+    below = f"tags.mlflow.parentRunId = '{run.info.run_id}' and tags.trial != ''"
+    return project.client.search_runs(["0"], below)
+
+
+def test_a_sweep_registers_the_best_of_its_trials_by_the_same_way(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets", 15)
+    project.mlflow_run("dataset=pets", "trials=3", "epochs=2", "most_views=2", entry_point="sweep")
+    (run,) = [one for one in project.runs() if "trial" not in one.data.tags]
+    trials = _trials_of(project, run)
+    assert (run.info.status, len(trials)) == ("FINISHED", 3)
+    best = min(trials, key=lambda one: one.data.metrics["best_search_loss"])
+    assert run.data.tags["best_trial"] == best.data.tags["trial"]
+    for name, value in best.data.params.items():
+        assert run.data.params[name] == value
+    version = project.client.get_model_version_by_alias("catdog", "production")
+    assert version.run_id == run.info.run_id
+    assert run.data.metrics["parity_max_abs_diff"] < 0.001
+    logged = {one.path for one in project.client.list_artifacts(run.info.run_id)}
+    assert logged >= {"parallel_coordinates.png", "parameter_importances.png", "report.html"}
+
+
+def test_two_machines_sweep_together_and_one_of_them_registers(tmp_path):
+    project = _copy(tmp_path)
+    _draw(tmp_path / "pets", 15)
+    sweep = (sys.executable, "-m", "scripts.sweep", "--dataset=pets", "--trials=40", "--epochs=2")
+    shared = "--storage=shared/sweep.log"
+
+    def begin(*own: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*sweep, shared, *own],
+            cwd=project.root,
+            env=project.environment(),
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    first = begin("--data_dir=data")
+    assert any(line.startswith("trial") for line in first.stderr)
+    second = begin("--data_dir=elsewhere")
+    for process in (first, second):
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    (version,) = project.client.search_model_versions("name = 'catdog'")
+    run = project.client.get_run(version.run_id)
+    assert sorted(int(one.data.tags["trial"]) for one in _trials_of(project, run)) == list(
+        range(40)
+    )
+    (other,) = {one.info.run_id for one in project.runs() if "trial" not in one.data.tags} - {
+        version.run_id
+    }
+    assert project.client.get_run(other).data.tags["mlflow.parentRunId"] == version.run_id
 
 
 @pytest.mark.timeout(1800)

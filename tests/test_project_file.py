@@ -17,11 +17,13 @@ CONFIGS = {
     "download": config.DownloadConfig,
     "prepare": config.PrepareConfig,
     "train": config.TrainConfig,
+    "sweep": config.SweepConfig,
     "evaluate": config.EvaluateConfig,
     "predict": config.PredictConfig,
     "score": config.ScoreConfig,
     "audit": config.AuditConfig,
     "export": config.ExportConfig,
+    "serve": config.ServeConfig,
     "promote": config.PromoteConfig,
     "clear_cache": config.ClearCacheConfig,
 }

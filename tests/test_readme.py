@@ -4,7 +4,7 @@ import re
 from dataclasses import MISSING, fields
 from typing import get_type_hints
 
-from catdog.config import MainConfig, ScoreConfig
+from catdog.config import MainConfig, ScoreConfig, SweepConfig
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -26,6 +26,16 @@ def test_the_table_of_scoring_is_the_one_of_the_code():
         (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
         default = "" if field.default is MISSING else f"`{field.default}`"
         assert f"| `{field.name}` | {default} | {told} |" in README
+
+
+def test_the_table_of_the_sweep_is_the_one_of_the_code():
+    hints = get_type_hints(SweepConfig, include_extras=True)
+    of_main = {(field.name, field.default) for field in fields(MainConfig)}
+    for field in fields(SweepConfig):
+        if (field.name, field.default) in of_main:
+            continue
+        (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
+        assert f"| `{field.name}` | `{field.default}` | {told} |" in README
 
 
 def test_every_picture_and_script_of_the_readme_is_there():

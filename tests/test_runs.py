@@ -216,3 +216,29 @@ def test_a_folder_that_can_not_be_written_is_told(tmp_path):
     config = dataclasses.replace(CONFIG, data_dir=str(tmp_path / "file"))
     with pytest.raises(CatdogError, match="choose another folder with --data_dir"):
         RunFolder.begin(config, "0" * 32, "main")
+
+
+def test_a_process_that_torchrun_restarts_goes_on_with_its_run(monkeypatch):
+    others = _cut()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "night")
+    run_id = _cut()
+    assert _resumed("none")[0] == run_id
+    assert _resumed("none")[0] not in (run_id, others)  # that one was finished
+
+
+def test_a_run_that_torchrun_may_restart_is_kept_before_its_first_checkpoint(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "night")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    with (
+        pytest.raises(RuntimeError),
+        open_run(CONFIG, "main", "x", _prepared(), lambda _: None) as (_, folder),
+    ):
+        raise RuntimeError
+    assert MlflowClient().get_run(folder.note.run_id).info.status == "FAILED"
+    assert _resumed("none")[0] == folder.note.run_id
+
+
+def test_a_run_of_several_processes_goes_on_with_as_many(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run = MlflowClient().get_run(_cut())
+    assert run.data.tags["resume_with"].endswith(" -P processes=2")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from catdog import CLASSES, CatdogError, registry, scoring, tracking
+from catdog import CLASSES, CatdogError, registry, scoring, succession, tracking
 from catdog.answers import columns, to_row
 from catdog.config import ScoreConfig
-from catdog.registry import Candidate
+from catdog.promotion import Candidate
 from scripts import score as script
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
@@ -47,7 +47,8 @@ def store(tmp_path_factory, classifier):
         candidate = Candidate(0.75, "digest", drawn=True)
         digest = registry.digest_of(home / "saved")
         version = registry.add(info.model_uri, "catdog", candidate, digest=digest, card="tiny")
-        registry.place(version, candidate, proven=True)
+        succession.attest(version, proven=True)
+        succession.crown(version, "of a test")
     finally:
         os.chdir(folder)
         sys.modules["mlflow"].set_tracking_uri(None)

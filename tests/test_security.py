@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib
 import json
@@ -77,6 +78,19 @@ def test_predict_runs_no_code_that_comes_with_a_model(model, tmp_path, capsys, m
     status, out, _ = _predict(photo, "--model_uri", model, "--format", "json", capsys=capsys)
     assert status == 0
     assert json.loads(out)[0]["path"] == str(photo)
+
+
+def test_the_server_runs_no_code_that_comes_with_a_model(model, monkeypatch):
+    from starlette.testclient import TestClient
+
+    from catdog import app, serve
+
+    monkeypatch.chdir(model)
+    served = serve.web_app(app.load(str(model), device="cpu"), "127.0.0.1", 10**6)
+    photo = base64.b64encode(encoded(tiny_picture("cat", 1))).decode()
+    asked = {"dataframe_records": [{"image": photo}]}
+    answer = TestClient(served, base_url="http://127.0.0.1").post("/invocations", json=asked)
+    assert answer.json()["predictions"][0]["label"] == "cat"
 
 
 def _described_anew(saved: Path, **changes: object) -> None:
@@ -294,11 +308,11 @@ def test_mlflow_run_does_what_hostile_parameters_say_and_nothing_more(tmp_path):
 # --- Servers -------------------------------------------------------------------------
 
 
-def test_the_page_and_mlflows_server_listen_on_loopback_by_default():
+def test_the_page_and_both_servers_listen_on_loopback_by_default():
     from mlflow.models.cli import commands
 
     (host,) = [one for one in commands.commands["serve"].params if one.name == "host"]
-    assert config.AppConfig().host == "127.0.0.1"
+    assert config.AppConfig().host == config.ServeConfig().host == "127.0.0.1"
     assert host.default == "127.0.0.1"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from catdog import command, config
 from tests.conftest import ROOT
 from tests.mlflow_server import Server, postgres, running
-from tests.test_project import _draw
+from tests.test_project import _copy, _draw
 
 pytestmark = pytest.mark.project
 
@@ -73,11 +75,64 @@ def server(request, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def trained(server, tmp_path_factory) -> Colleague:
-    """A colleague whose run is registered."""
-    colleague = Colleague(tmp_path_factory.mktemp("trains"), server)
-    _draw(colleague.home / "pets" / "train", 15)
-    colleague.run("main", *SMALL, "--epochs=3")
-    return colleague
+    """A colleague whose run, a real `mlflow run`, is registered; it serves many tests."""
+    project = _copy(tmp_path_factory.mktemp("trains"))
+    _draw(project.root / "pets" / "train", 15)
+    pairs = [word for flag in (*SMALL, "--epochs=3") for word in ("-P", _as_parameter(flag))]
+    project.start(
+        *("mlflow", "run", ".", "--env-manager=local", "--experiment-name=catdog", *pairs),
+        MLFLOW_TRACKING_URI=server.uri,
+        MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL="1",
+    )
+    return Colleague(project.root, server)
+
+
+def _as_parameter(flag: str) -> str:
+    name, _, value = flag.removeprefix("--").partition("=")
+    return f"{name.replace('-', '_')}={value}"
+
+
+@pytest.fixture
+def ask(trained, monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
+    """A function that runs a script in this process, for the colleague; its status and answer."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.server.uri)
+    monkeypatch.chdir(trained.home)
+    mlflow.set_tracking_uri(None)
+
+    def ask(name: str, *arguments: str) -> tuple[int, str]:
+        script = importlib.import_module(f"scripts.{name}")
+        kind = getattr(config, f"{name.title()}Config")
+        capfd.readouterr()
+        status = command.run(script.main, kind, list(arguments))
+        shown = capfd.readouterr()
+        assert "Traceback" not in shown.err, shown.err
+        return status, shown.out
+
+    return ask
+
+
+@pytest.fixture
+def challenger(trained) -> Iterator[str]:
+    """The number of another version, of the same files; the first one serves."""
+    client = MlflowClient(trained.server.uri)
+    first = client.get_model_version("catdog", "1")
+    tags = first.tags | {"validation_status": "approved"}
+    logged = first.source.removeprefix("models:/")
+    added = client.create_model_version(
+        "catdog", first.source, first.run_id, tags=tags, model_id=logged
+    )
+    yield str(added.version)
+    client.delete_model_version("catdog", str(added.version))
+
+
+def _serving(trained: Colleague) -> str:
+    client = MlflowClient(trained.server.uri)
+    (staged,) = client.get_latest_versions("catdog", ["Production"])
+    for alias in ("champion", "production"):
+        assert client.get_model_version_by_alias("catdog", alias).version == staged.version
+    return str(staged.version)
 
 
 def test_a_run_is_all_on_the_server(trained, monkeypatch):
@@ -91,6 +146,53 @@ def test_a_run_is_all_on_the_server(trained, monkeypatch):
     page = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/report.html")
     assert run.info.run_id in page
     assert list((trained.home / "data" / "runs").glob("*/*")) == []
+
+
+def test_a_version_is_compared_promoted_and_rolled_back(trained, challenger, ask):
+    compared = ("promote", "--version", challenger, "--dry-run")
+    status, out = ask(*compared)
+    assert (status, "would go to Staging: not " in out) == (1, True)
+    status, out = ask("promote", "--to", challenger, "--because", "agreed with Ada", "--dry-run")
+    assert (status, out) == (
+        0,
+        f"catdog version {challenger} would go to Production: agreed with Ada.\n",
+    )
+    assert _serving(trained) == "1"
+    status, out = ask("promote", "--to", challenger, "--because", "agreed with Ada")
+    assert (status, _serving(trained)) == (0, challenger)
+    previous = MlflowClient(trained.server.uri).get_model_version_by_alias("catdog", "previous")
+    assert str(previous.version) == "1"
+    status, out = ask("promote", "--rollback", "--because", "it was a bad day")
+    assert (status, _serving(trained)) == (0, "1")
+    status, out = ask("promote", "--history")
+    assert status == 0
+    lines = out.splitlines()[1:]
+    assert [line.split()[2] for line in lines] == ["1", challenger, "1"]
+    assert [line.partition("agreed with Ada")[1] for line in lines] == ["", "agreed with Ada", ""]
+    assert lines[0].endswith("it was a bad day")  # the newest first
+
+
+def test_the_registered_model_is_exported(trained, ask, tmp_path):
+    status, out = ask("export", "--to", str(tmp_path / "exported"))
+    assert (status, out) == (0, f"{tmp_path / 'exported'}\n")
+    photo = next((trained.home / "data" / "pets" / "validation" / "dog").iterdir())
+    shown = subprocess.run(
+        [sys.executable, str(tmp_path / "exported" / "example.py"), str(photo)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert photo.name in shown
+
+
+def test_the_data_is_audited(trained, ask, tmp_path):
+    written = tmp_path / "audit.csv"
+    asked = ("--backbone=test_resnet", "--weights=none", "--dataset=pets")
+    status, out = ask("audit", *asked, "--output", str(written))
+    assert status == 0
+    assert "label" in out
+    assert written.read_text().startswith("path,issue,")
 
 
 def test_a_colleague_without_the_data_predicts_and_scores(trained, tmp_path):
@@ -109,6 +211,7 @@ def test_a_colleague_without_the_data_predicts_and_scores(trained, tmp_path):
 
 def test_two_colleagues_train_at_once(trained, tmp_path_factory):
     before = len(trained.runs())
+    known = MlflowClient(trained.server.uri).search_model_versions("name = 'catdog'")
     colleagues = []
     for seed in (1, 2):
         colleague = Colleague(tmp_path_factory.mktemp("beside"), trained.server)
@@ -119,7 +222,7 @@ def test_two_colleagues_train_at_once(trained, tmp_path_factory):
         assert process.returncode == 0, out + err
     assert len(trained.runs()) == before + 2
     versions = MlflowClient(trained.server.uri).search_model_versions("name = 'catdog'")
-    assert len({version.version for version in versions}) == len(versions) == before + 2
+    assert len({version.version for version in versions}) == len(versions) == len(known) + 2
 
 
 def test_training_outlives_the_server_and_its_model_is_on_disk_first(trained, tmp_path):
@@ -140,6 +243,7 @@ def test_training_outlives_the_server_and_its_model_is_on_disk_first(trained, tm
     assert not any("Traceback" in line for line in told), "".join(told)
     (folder,) = (tmp_path / "data" / "runs").iterdir()
     assert told[-1].startswith("error: the tracking server")
-    assert told[-1].endswith(f"type: mlflow run . -P resume={folder.name}\n")
+    command = f"mlflow run . --env-manager=local -P resume={folder.name}"
+    assert told[-1].endswith(f"type: {command} -P data_dir={tmp_path / 'data'}\n")
     assert (folder / "model" / "model.json").is_file()
     assert (folder / "outbox" / "writes.jsonl").is_file()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig, parse
 from catdog.prepare import Prepared
-from catdog.promotion import Decision
+from catdog.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
 from catdog.telling import _description, _reproduce
 
 STEPS = {"": MainConfig, "download": DownloadConfig, "prepare": PrepareConfig, "train": TrainConfig}
@@ -48,7 +48,7 @@ def test_data_with_a_seed_of_its_own_needs_three_lines():
     ]
 
 
-def _described(others: dict[str, float]) -> str:
+def _described(others: dict[str, float], stage: str = STAGING) -> str:
     metrics = {f"val_accuracy_score{end}": 0.9 for end in ("", "_ci_low", "_ci_high")}
     trained = SimpleNamespace(
         metrics=metrics,
@@ -59,7 +59,7 @@ def _described(others: dict[str, float]) -> str:
     )
     findings = SimpleNamespace(others=others)
     released = SimpleNamespace(
-        version=SimpleNamespace(name="pets", version="7"), decision=Decision("None", "it is new")
+        version=SimpleNamespace(name="pets", version="7"), decision=Decision(stage, "it is new")
     )
     return _description("pets version 7", "models:/pets/7", released, trained, findings)
 
@@ -71,6 +71,12 @@ def test_the_description_gives_figures_with_the_excluded_photos_where_there_are_
     assert "With the excluded photos, 1,240 in all: accuracy 87.5 % (87.5 % to 87.5 %)," in shown
     assert "| accuracy | 0.9000 | 0.9000 to 0.9000 |" in shown
     assert "excluded" not in _described({})
+
+
+def test_the_description_says_how_to_change_who_serves():
+    assert "`python scripts/promote.py --name pets --to 7`" in _described({})
+    assert "`python scripts/promote.py --name pets --rollback`" in _described({}, PRODUCTION)
+    assert "promote.py" not in _described({}, NO_STAGE)
 
 
 def test_the_description_names_what_is_told_apart():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from catdog import tracking, trained
+from catdog import CatdogError, lessons, tracking, trained
 from catdog.calibration import predicted_labels
 from catdog.config import TrainConfig
 from catdog.evaluate import confusion_counts
@@ -17,6 +17,7 @@ from catdog.features import extract, open_cache
 from catdog.lessons import pictures_of
 from catdog.model import ImageNetClassifier, Network, build_network
 from catdog.prepare import Prepared, prepare
+from catdog.train import Fit
 from catdog.trained import Trained
 from tests.conftest import tiny_picture
 
@@ -121,3 +122,31 @@ def test_what_was_excluded_is_logged_with_the_run(prepared, run):
     assert logged.data.tags["excluded_digest"] == prepared.exclude_digest
     lines = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/data/exclude.txt")
     assert lines == "cat/0.jpg\n"
+
+
+def test_a_disk_without_room_for_other_pictures_is_told_before_training(prepared, run, monkeypatch):
+    def full(_data_dir: Path) -> list[Path]:
+        raise CatdogError("the disk is full")
+
+    monkeypatch.setattr(trained, "neither_folder", full)
+    monkeypatch.setattr(trained, "_train_head", lambda *_: pytest.fail("a fit would be lost"))
+    with pytest.raises(CatdogError, match="the disk is full"):
+        _train(prepared)
+
+
+def test_that_the_head_diverged_is_known_after_fine_tuning(prepared, run, monkeypatch):
+    real, finetune = trained._train_head, lessons.finetune
+
+    def troubled(*given: object) -> Fit:
+        return replace(real(*given), trouble="the head diverged.")
+
+    def cut(*given: object, **options: object) -> Fit:
+        tags = mlflow.get_run(run.info.run_id).data.tags
+        assert tags["stopped_because"] == "the head diverged."
+        return replace(finetune(*given, **options), trouble="The rest did, too.")
+
+    monkeypatch.setattr(trained, "_train_head", troubled)
+    monkeypatch.setattr(lessons, "finetune", cut)
+    both = "the head diverged. The rest did, too."
+    assert _train(prepared).fit.trouble == both
+    assert mlflow.get_run(run.info.run_id).data.tags["stopped_because"] == both

@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import importlib
 import re
+import signal
 import subprocess
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,13 +19,16 @@ import pytest
 
 from catdog import command, config, pipeline
 from catdog.classifier import Options
+from catdog.findings import Findings
 from catdog.parity import Answer
 from catdog.predict import load_classifier
-from tests.conftest import tiny_classifier
+from tests.conftest import child_environment, tiny_classifier
 from tests.faults.table import DOC, Row, written
 
 TINY = ("--backbone", "test_resnet", "--weights", "none", "--epochs", "2")
 """A training that takes seconds."""
+
+NOTHING_FOUND = Findings({}, {}, [], [], [], None, [])
 
 _outcomes: dict[Row, list[str]] = defaultdict(list)
 
@@ -43,6 +49,41 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--write-fault-table", default=False):
         DOC.write_text(written(_outcomes), encoding="utf-8")
+
+
+RUN = """
+import importlib
+from catdog import command, config
+name = sys.argv.pop(1)
+script = importlib.import_module(f"scripts.{name}")
+sys.exit(command.run(script.main, getattr(config, f"{name.title()}Config")))
+"""
+
+
+class Child:
+    """A script in a process of its own, slowed down so that it can be killed at a chosen moment."""
+
+    def __init__(self, slow: str, name: str, *arguments: object) -> None:
+        self._out = Path(f"{name}-{id(self)}.out").resolve()
+        with self._out.open("wb") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"import sys, time\n{slow}\n{RUN}", name]
+                + [str(argument) for argument in arguments],
+                env=child_environment(),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill_when(self, ready: Callable[[str], bool]) -> None:
+        """Send SIGKILL as soon as `ready` says so of what it has printed."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if ready(self._out.read_text()):
+                break
+            time.sleep(0.01)
+        self._process.send_signal(signal.SIGKILL)
+        ended = self._process.wait(30)
+        assert ended == -signal.SIGKILL, self._out.read_text()
 
 
 @dataclass(frozen=True)
@@ -116,12 +157,32 @@ def _mounted(folder: Path, *command: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
+def mount_disk() -> Iterator[Callable[..., Path]]:
+    """A function that makes a folder which is a disk of its own, of `size`."""
+    with contextlib.ExitStack() as stack:
+
+        def mount(folder: Path, size: str) -> Path:
+            folder.mkdir(parents=True)
+            options = ("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+            stack.enter_context(_mounted(folder, "mount", *options, str(folder)))
+            return folder
+
+        yield mount
+
+
+@pytest.fixture
+def small_disk(tmp_path, mount_disk) -> Path:
     """A disk of two megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    with _mounted(folder, "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)):
-        yield folder
+    return mount_disk(tmp_path / "disk", "2m")
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk; return the file that fills it."""
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+    return filler
 
 
 @pytest.fixture
@@ -165,4 +226,9 @@ class QuickProof:
 def trains_quickly(monkeypatch) -> None:
     """Prove a version in this process, and write no report: they take most of the time."""
     monkeypatch.setattr(pipeline, "FreshProcess", QuickProof)
-    monkeypatch.setattr(pipeline, "report_findings", lambda *_: None)
+    monkeypatch.setattr(pipeline, "report_findings", lambda *_: NOTHING_FOUND)
+
+
+@pytest.fixture
+def where(pets, tmp_path) -> tuple[object, ...]:
+    return ("--dataset", pets, "--data_dir", tmp_path / "data")

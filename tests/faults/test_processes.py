@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -17,8 +13,7 @@ from torch.utils.data import get_worker_info
 
 from catdog import CatdogError, lessons
 from catdog.prepare import load_prepared
-from tests.conftest import child_environment
-from tests.faults.conftest import TINY
+from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
 from catdog import prepare as step
@@ -36,51 +31,13 @@ def slow(*a):
 step._look = slow
 """
 SLOW_REGISTERING = """
-from catdog import pipeline, registry
+from catdog import pipeline, succession
 from tests.faults.conftest import QuickProof
 pipeline.FreshProcess = QuickProof
 def slow(*a, **b):
     print("registered", flush=True); time.sleep(60)
-registry.place = slow
+succession.place = slow
 """
-RUN = """
-import importlib
-from catdog import command, config
-name = sys.argv.pop(1)
-script = importlib.import_module(f"scripts.{name}")
-sys.exit(command.run(script.main, getattr(config, f"{name.title()}Config")))
-"""
-
-
-class Child:
-    """A script in a process of its own, slowed down so that it can be killed at a chosen moment."""
-
-    def __init__(self, slow: str, name: str, *arguments: object) -> None:
-        self._out = Path(f"{name}-{id(self)}.out").resolve()
-        with self._out.open("wb") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", f"import sys, time\n{slow}\n{RUN}", name]
-                + [str(argument) for argument in arguments],
-                env=child_environment(),
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-
-    def kill_when(self, ready: Callable[[str], bool]) -> None:
-        """Send SIGKILL as soon as `ready` says so of what it has printed."""
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self._process.poll() is None:
-            if ready(self._out.read_text()):
-                break
-            time.sleep(0.01)
-        self._process.send_signal(signal.SIGKILL)
-        ended = self._process.wait(30)
-        assert ended == -signal.SIGKILL, self._out.read_text()
-
-
-@pytest.fixture
-def where(pets, tmp_path) -> tuple[object, ...]:
-    return ("--dataset", pets, "--data_dir", tmp_path / "data")
 
 
 @pytest.mark.fault(

@@ -98,8 +98,8 @@ def test_a_clock_that_goes_backwards_does_no_harm(run, shop, monkeypatch):
 def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
     real, seen = train.train_epoch, []
 
-    def poisoned(model, *rest):
-        answer = real(model, *rest)
+    def poisoned(model, *rest, **options):
+        answer = real(model, *rest, **options)
         seen.append(answer)
         if len(seen) == 2:
             with torch.no_grad():
@@ -124,10 +124,10 @@ def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
 def test_a_loss_that_never_was_a_number_ends_the_run(run, shop, monkeypatch):
     real = train.train_epoch
 
-    def poisoned(model, *rest):
+    def poisoned(model, *rest, **options):
         with torch.no_grad():
             model.linear.weight.fill_(float("nan"))
-        return real(model, *rest)
+        return real(model, *rest, **options)
 
     monkeypatch.setattr(train, "train_epoch", poisoned)
     before = len(MlflowClient().search_model_versions("name = 'catdog'"))

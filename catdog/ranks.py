@@ -1,0 +1,347 @@
+"""Several processes that train together, as torchrun starts them: who is who, and what they share.
+
+Process 0 leads: it alone talks to MLflow, writes checkpoints and judges. The others follow; they
+hear from it what comes next. A process alone is a team, too, whose exchanges do nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from catdog import CatdogError, launch, signals
+
+Item = TypeVar("Item")
+Order = dict[str, Any]
+
+WAIT = datetime.timedelta(days=1)
+"""How long others wait for process 0, which may download and prepare meanwhile."""
+
+STEP = datetime.timedelta(minutes=10)
+"""How long a step on a GPU may wait for the others."""
+
+BEAT_S, SILENCE_S = 0.5, 5.0
+"""How often a process shows that it lives, and after how long without it is taken for dead."""
+
+FAILED, BROKEN, STOPPED = "failed", "broken", "stopped"
+"""How a process has ended: with a sentence, with another error, or as it was told to."""
+
+
+class Ended(Exception):  # noqa: N818
+    """Process 0 has nothing more to be done."""
+
+
+class Team:
+    """The processes of one training. This one is alone, and its exchanges do nothing."""
+
+    rank, size = 0, 1
+
+    def part(self, count: int) -> slice:
+        """Which of `count` things in a row are this process's; parts differ by one at most."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def tell(self, order: Order) -> None:
+        """Say to those that follow what comes next."""
+
+    def hear(self) -> Order:
+        """What process 0 says next.
+
+        Raises:
+            Ended: it has nothing more to say.
+        """
+        raise Ended
+
+    def in_step(self, items: Iterable[Item]) -> Iterable[Item]:
+        """The same items, each once process 0 goes on to it."""
+        return items
+
+    def wait(self) -> None:
+        """Wait until all are here."""
+
+    def first(self) -> contextlib.AbstractContextManager[None]:
+        """What is inside is done by process 0, and then by the others."""
+        return contextlib.nullcontext()
+
+    def total(self, number: int) -> int:
+        """The sum of what all give."""
+        return number
+
+    def whole(self, mine: Tensor, count: int) -> Tensor:  # noqa: ARG002
+        """All `count` values `(count,)`, where each process gives those of its part."""
+        return mine
+
+    def add_up(self, loss: Tensor, learning: Sequence[nn.Parameter]) -> Tensor:  # noqa: ARG002
+        """Replace gradients by their sums over all processes; return the sum of the losses."""
+        return loss
+
+    def match(
+        self, told: Order, tensors: Mapping[str, Tensor]
+    ) -> tuple[Order, Mapping[str, Tensor]]:
+        """What process 0 gives, on all."""
+        return told, tensors
+
+    def leading(self) -> contextlib.AbstractContextManager[None]:
+        """While inside, the end of another process is told as a CatdogError."""
+        return contextlib.nullcontext()
+
+    def following(self) -> contextlib.AbstractContextManager[None]:
+        """What those that follow do inside: how it fails is known to process 0."""
+        return contextlib.nullcontext()
+
+
+SOLO = Team()
+"""A process alone."""
+
+
+class Ranks(Team):
+    """One of several processes."""
+
+    def __init__(self) -> None:
+        """Meet the others, as the environment that torchrun sets says."""
+        if torch.cuda.is_available():
+            torch.cuda.set_device(launch.local_rank() % torch.cuda.device_count())
+        torch.set_num_threads(launch.cores())
+        store, self.rank, self.size = next(iter(rendezvous("env://")))
+        # torchrun's store outlives a restart, and remembers where those before listened.
+        self._store = PrefixStore(f"catdog/{launch.restarts()}/{self.size}", store)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(
+            backend, store=self._store, rank=self.rank, world_size=self.size, timeout=STEP
+        )
+        self._words = _gloo_group()
+        self._note("who", f"process id {os.getpid()} on {socket.gethostname()}")
+        threading.Thread(target=self._beat, daemon=True).start()
+        self.wait()
+
+    def tell(self, order: Order) -> None:
+        """Say to those that follow what comes next."""
+        self._send(json.dumps(order).encode())
+
+    def hear(self) -> Order:
+        """What process 0 says next.
+
+        Raises:
+            Ended: it has nothing more to say.
+        """
+        length = torch.zeros(1, dtype=torch.int64)
+        dist.broadcast(length, 0, group=self._words)
+        if not length:
+            raise Ended
+        content = torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(content, 0, group=self._words)
+        order: Order = json.loads(content.numpy().tobytes())
+        return order
+
+    def in_step(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items, each once process 0 goes on to it."""
+        for item in items:
+            if self.rank == 0:
+                self.tell({})
+            else:
+                self.hear()
+            yield item
+
+    def wait(self) -> None:
+        """Wait until all are here."""
+        dist.barrier(group=self._words)
+
+    @contextlib.contextmanager
+    def first(self) -> Iterator[None]:
+        """What is inside is done by process 0, and then by the others."""
+        if self.rank:
+            self.wait()
+        yield
+        if self.rank == 0:
+            self.wait()
+
+    def total(self, number: int) -> int:
+        """The sum of what all give."""
+        value = torch.tensor([number])
+        dist.all_reduce(value, group=self._words)
+        return int(value)
+
+    def whole(self, mine: Tensor, count: int) -> Tensor:
+        """All `count` values `(count,)`, where each process gives those of its part."""
+        room = -(-count // self.size)
+        padded = mine.new_zeros(room)
+        padded[: len(mine)] = mine
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        bounds = [count * rank // self.size for rank in range(self.size + 1)]
+        return torch.cat([part[: bounds[r + 1] - bounds[r]] for r, part in enumerate(parts)])
+
+    def add_up(self, loss: Tensor, learning: Sequence[nn.Parameter]) -> Tensor:
+        """Replace gradients by their sums over all processes; return the sum of the losses."""
+        # DistributedDataParallel would take the mean over processes, whose parts may differ or be
+        # empty, and could not follow a process that halves its part for want of memory.
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in learning]
+        known = torch.tensor([p.grad is not None for p in learning], dtype=torch.float32)
+        flat = torch.cat([loss.reshape(1), known.to(loss), *(g.reshape(-1) for g in gradients)])
+        dist.all_reduce(flat)
+        sizes = [1, len(known), *(g.numel() for g in gradients)]
+        total, known, *sums = flat.split(sizes)
+        summed: Tensor = total.reshape(())
+        for parameter, gradient, added, has in zip(
+            learning, gradients, sums, known.tolist(), strict=True
+        ):
+            # Where nobody had any, none is what a process alone would have.
+            parameter.grad = gradient.copy_(added.view_as(gradient)) if has else None
+        return summed
+
+    def match(
+        self, told: Order, tensors: Mapping[str, Tensor]
+    ) -> tuple[Order, Mapping[str, Tensor]]:
+        """What process 0 gives, on all."""
+        if self.rank == 0:
+            forms = {
+                name: [list(value.shape), str(value.dtype).split(".")[1], value.device.type]
+                for name, value in tensors.items()
+            }
+            self.tell({"told": told, "forms": forms})
+            for value in tensors.values():
+                dist.broadcast(value.contiguous(), 0)
+            return told, tensors
+        heard = self.hear()
+        received = {
+            name: torch.empty(shape, dtype=getattr(torch, kind), device=device)
+            for name, (shape, kind, device) in heard["forms"].items()
+        }
+        for value in received.values():
+            dist.broadcast(value, 0)
+        return heard["told"], received
+
+    @contextlib.contextmanager
+    def leading(self) -> Iterator[None]:
+        """While inside, the end of another process is told as a CatdogError."""
+        try:
+            yield
+        # The exchange fails, or torchrun, which notices too, sends a signal first.
+        except (KeyboardInterrupt, RuntimeError) as error:
+            signals.ignore()
+            lost = self._lost()
+            if lost is None:
+                raise
+            raise CatdogError(lost) from error
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        """What those that follow do inside: how it fails is known to process 0."""
+        try:
+            with signals.at_once():
+                yield
+        except Ended:
+            raise
+        except KeyboardInterrupt:
+            self._note(STOPPED, "")
+            raise
+        except CatdogError as error:
+            self._note(FAILED, str(error))
+            raise
+        except Exception as error:
+            self._note(BROKEN, (str(error).strip().splitlines() or [type(error).__name__])[0])
+            if not _is_of_exchange(error):
+                raise
+            raise CatdogError(
+                f"rank {self.rank} of {self.size}: the connection to the others broke."
+            ) from error
+
+    def leave(self) -> None:
+        """Say to those that follow that all is done, and part."""
+        if self.rank == 0:
+            with contextlib.suppress(RuntimeError):  # of one that has gone before
+                self._send(b"")
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+
+    def _send(self, content: bytes) -> None:
+        dist.broadcast(torch.tensor([len(content)]), 0, group=self._words)
+        if content:
+            sent = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            dist.broadcast(sent, 0, group=self._words)
+
+    def _note(self, what: str, text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # torchrun, whose store it is, may be gone
+            self._store.set(f"{what}/{self.rank}", text)
+
+    def _noted(self, what: str, rank: int) -> str | None:
+        key = f"{what}/{rank}"
+        return self._store.get(key).decode() if self._store.check([key]) else None
+
+    def _beat(self) -> None:
+        number = 0
+        while True:
+            self._note("beat", str(number))
+            number += 1
+            time.sleep(BEAT_S)
+
+    def _lost(self) -> str | None:
+        """Which other process has failed or is gone, in a sentence; None when none is."""
+        with contextlib.suppress(RuntimeError):
+            return self._failed(FAILED) or self._silent() or self._failed(BROKEN)
+        return None
+
+    def _failed(self, how: str) -> str | None:
+        for rank in range(1, self.size):
+            reason = self._noted(how, rank)
+            if reason is not None:
+                return f"rank {rank} of {self.size} failed: {reason}"
+        return None
+
+    def _silent(self) -> str | None:
+        """Who neither lives nor has said why not."""
+        quiet = {rank: self._noted("beat", rank) for rank in range(1, self.size)}
+        until = time.monotonic() + SILENCE_S
+        while quiet and time.monotonic() < until:
+            time.sleep(BEAT_S / 5)
+            quiet = {
+                rank: beat
+                for rank, beat in quiet.items()
+                if self._noted("beat", rank) == beat
+                and not any(self._noted(how, rank) is not None for how in (FAILED, BROKEN, STOPPED))
+            }
+        if not quiet:
+            return None
+        rank = min(quiet)
+        return (
+            f"rank {rank} of {self.size} ({self._noted('who', rank)}) was killed, or its machine "
+            "is gone: mostly that is want of memory, for which fewer processes or a smaller "
+            "batch_size help."
+        )
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Team]:
+    """The team that this process belongs to, while it works with it."""
+    if launch.size() == 1:
+        yield SOLO
+        return
+    team = Ranks()
+    try:
+        yield team
+    finally:
+        team.leave()
+
+
+def _gloo_group() -> dist.ProcessGroup:
+    """For words and waiting: on the CPU, and with as much patience as it takes."""
+    group = dist.new_group(backend="gloo", timeout=WAIT)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _is_of_exchange(error: Exception) -> bool:
+    """Whether an exchange between processes has failed; Gloo says so only in the text."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

@@ -1,0 +1,25 @@
+"""Answer over HTTP with a registered model, as `mlflow models serve` does."""
+
+import sys
+
+from catdog import command
+from catdog.config import ServeConfig
+
+
+def main(config: ServeConfig) -> int:
+    """Serve until Ctrl-C; status 0."""
+    from catdog import app, serve
+
+    model = app.load(config.model_uri, device=config.device)
+    serve.serve(
+        model,
+        config.host,
+        config.port,
+        max_body_bytes=config.max_body_mb * 2**20,
+        say=command.say,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, ServeConfig))

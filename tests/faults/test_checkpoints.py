@@ -1,0 +1,289 @@
+"""Checkpoints and resuming"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.tracking import MlflowClient
+
+from catdog import checkpoint, outbox, pipeline, tracking
+from catdog.checkpoint import Checkpoints, Stage
+from catdog.parity import FreshProcess
+from tests.faults.conftest import TINY, Child, Ended, Run, fill
+from tests.mlflow_server import Server, running
+
+LONGER = (*TINY[:4], "--epochs", "6", "--patience", "9", "--device", "cpu")
+
+SLOW_TRAINING = """
+from catdog import checkpoint, trained
+checkpoint.EPOCH_END_S, checkpoint.SHARE = 0, 1e9
+real = trained._say_epoch
+def slow(*a):
+    real(*a); time.sleep(0.2)
+trained._say_epoch = slow
+"""
+CUT_BEFORE_PLACING = """
+from catdog import pipeline, succession
+from tests.faults.conftest import QuickProof
+pipeline.FreshProcess = QuickProof
+def slow(*a, **b):
+    print("registered", flush=True); time.sleep(60)
+succession.place = slow
+"""
+CUT_BEFORE_DESCRIBING = """
+from catdog import registry
+def slow(*a, **b):
+    print("registered", flush=True); time.sleep(60)
+registry.describe = slow
+"""
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch) -> None:
+    """Write a checkpoint at the end of each epoch, however short."""
+    monkeypatch.setattr(checkpoint, "EPOCH_END_S", 0)
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+
+
+def _runs(home: Path) -> list[Path]:
+    return list((home / "data" / "runs").iterdir())
+
+
+def _run(run_id: str) -> mlflow.entities.Run:
+    return MlflowClient().get_run(run_id)
+
+
+def _losses(run_id: str) -> dict[int, float]:
+    history = MlflowClient().get_metric_history(run_id, "val_loss")
+    assert len({one.step for one in history}) == len(history)
+    return {one.step: one.value for one in history}
+
+
+def _versions() -> list[ModelVersion]:
+    return MlflowClient().search_model_versions("name = 'catdog'")
+
+
+def _newest_run_id() -> str:
+    experiment = MlflowClient().get_experiment_by_name("catdog")
+    return MlflowClient().search_runs([experiment.experiment_id])[0].info.run_id
+
+
+def _told(ended: Ended, start: str) -> list[str]:
+    return [line for line in ended.err.splitlines() if line.startswith(start)]
+
+
+@pytest.fixture
+def cut(run: Run, where, tmp_path, trains_quickly) -> Path:
+    """The folder of a run that was killed in its fourth epoch."""
+    assert run("prepare", *where).status == 0
+    child = Child(SLOW_TRAINING, "train", *where, *LONGER)
+    child.kill_when(lambda out: "epoch   4" in out)
+    (folder,) = _runs(tmp_path)
+    assert len(list(folder.glob("checkpoint-*"))) == 2
+    return folder
+
+
+@pytest.mark.fault(
+    "kill -9 in mid-training",
+    "`-P resume=auto` goes on in the same run, after the last checkpoint, to the same losses as a "
+    "run that was never cut",
+)
+def test_killed_in_training_it_goes_on_to_what_an_unbroken_run_learns(run, where, cut, tmp_path):
+    ended = run("train", *where, *LONGER, "--resume", "auto")
+    assert ended.status == 0, ended.err
+    assert not _told(ended, "epoch   1")
+    assert _run(cut.name).info.status == "FINISHED"
+    assert _runs(tmp_path) == []
+    (version,) = _versions()
+    assert (version.run_id, version.current_stage) == (cut.name, "Production")
+    assert run("train", *where, *LONGER).status == 0
+    unbroken = _newest_run_id()
+    assert unbroken != cut.name
+    assert _losses(cut.name) == pytest.approx(_losses(unbroken), abs=1e-6)
+    assert list(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.fault(
+    "the newest checkpoint is damaged",
+    "“Checkpoint … is damaged: the one before it is used”, and the run goes on from that",
+)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(run, where, cut):
+    newest = max(cut.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    content = newest.read_bytes()
+    newest.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    number = int(newest.name.split("-")[1])
+    ended = run("train", *where, *LONGER, "--resume", cut.name)
+    assert ended.status == 0, ended.err
+    assert f"Checkpoint {number} is damaged: the one before it is used" in ended.err
+    assert not _told(ended, f"epoch   {number - 1}")
+    assert _told(ended, f"epoch   {number}")
+    assert sorted(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.fault(
+    "all checkpoints are damaged",
+    "“No checkpoint of the run is whole: its training begins anew”, in the same run",
+)
+def test_when_no_checkpoint_is_whole_training_begins_anew_in_the_same_run(run, where, cut):
+    for path in cut.glob("checkpoint-*"):
+        path.write_bytes(path.read_bytes()[:100])
+    ended = run("train", *where, *LONGER, "--resume", cut.name)
+    assert ended.status == 0, ended.err
+    assert "No checkpoint of the run is whole: its training begins anew" in ended.err
+    assert _told(ended, "epoch   1")
+    assert sorted(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.fault(
+    "the folder of a run is of a newer catdog",
+    "“… is of format 2, this catdog reads 1: use the catdog version that began the run”; the "
+    "folder stays as it is",
+)
+def test_a_run_of_a_newer_format_is_told_and_left_alone(run, where, cut, untouched):
+    note = cut / "run.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"format": 2, "new": "field"}))
+    untouched(cut)
+    ended = run("train", *where, *LONGER, "--resume", cut.name)
+    assert ended.status == 2
+    assert ended.sentence.startswith(f"{note} is of format 2, this catdog reads 1")
+
+
+@pytest.mark.fault(
+    "the disk is full while checkpointing",
+    "“warning: no checkpoint could be written in …”, once; training goes on, the last good one "
+    "stays",
+)
+def test_a_full_disk_while_checkpointing_stops_no_training(
+    run, where, tmp_path, mount_disk, monkeypatch, trains_quickly
+):
+    disk = mount_disk(tmp_path / "data" / "runs", "32m")
+    kept, save = _fill_after_the_second(disk, monkeypatch), pipeline.save
+
+    def with_room_again(*given: object) -> object:
+        kept.append({path.name for path in disk.glob("*/checkpoint-*")})
+        (disk / "filler").unlink()
+        return save(*given)
+
+    monkeypatch.setattr(pipeline, "save", with_room_again)
+    assert run("prepare", *where).status == 0
+    ended = run("train", *where, *LONGER)
+    assert ended.status == 0, ended.err
+    assert len(_told(ended, "warning: no checkpoint could be written in")) == 1
+    assert sorted(_losses(_newest_run_id())) == [1, 2, 3, 4, 5, 6]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 2
+
+
+def _fill_after_the_second(disk: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Fill the disk when two checkpoints are there; their names, once they are."""
+    write, kept = Checkpoints.write, []
+
+    def filling(checkpoints: Checkpoints, stage: Stage) -> None:
+        write(checkpoints, stage)
+        names = {path.name for path in disk.glob("*/checkpoint-*")}
+        if len(names) == 2 and not kept:
+            kept.append(names)
+            fill(disk)
+
+    monkeypatch.setattr(Checkpoints, "write", filling)
+    return kept
+
+
+@pytest.mark.fault(
+    "the disk is full when the model is saved",
+    "“the model can't be written to …: make room there, and go on”, with the command; with room "
+    "again it goes on from the last checkpoint",
+)
+def test_a_full_disk_when_the_model_is_saved_loses_no_training(
+    run, where, tmp_path, mount_disk, monkeypatch, trains_quickly
+):
+    disk = mount_disk(tmp_path / "data" / "runs", "32m")
+    _fill_after_the_second(disk, monkeypatch)
+    assert run("prepare", *where).status == 0
+    ended = run("train", *where, *LONGER)
+    assert ended.status == 2
+    (folder,) = disk.glob("*/")
+    assert ended.sentence.startswith(f"the model can't be written to {folder / 'model'}")
+    assert "No space left" in ended.sentence
+    assert f"resume={folder.name}" in ended.err
+    assert not (folder / "model").exists()
+    assert _versions() == []
+    (disk / "filler").unlink()
+    again = run("train", *where, *LONGER, "--resume", folder.name)
+    assert again.status == 0, again.err
+    assert not _told(again, "epoch   2")
+    assert [one.current_stage for one in _versions()] == ["Production"]
+
+
+@pytest.mark.fault(
+    "kill -9 between registering and placing, or before the description",
+    "`-P resume=auto` registers nothing twice: the same version is described and goes to "
+    "Production",
+)
+@pytest.mark.parametrize("moment", [CUT_BEFORE_PLACING, CUT_BEFORE_DESCRIBING])
+def test_killed_while_registering_nothing_is_registered_twice(
+    run, where, tmp_path, trains_quickly, moment
+):
+    assert run("prepare", *where).status == 0
+    child = Child(moment, "train", *where, *TINY)
+    child.kill_when(lambda out: "registered\n" in out)
+    (half,) = _versions()
+    assert half.current_stage == "None"
+    ended = run("train", *where, *TINY, "--resume", "auto")
+    assert ended.status == 0, ended.err
+    (version,) = _versions()
+    assert (version.version, version.current_stage) == (half.version, "Production")
+    assert version.run_id == half.run_id
+    assert version.description.startswith("# ")
+    assert _run(half.run_id).info.status == "FINISHED"
+    assert len(mlflow.search_logged_models(output_format="list")) == 1
+    assert _runs(tmp_path) == []
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> Iterator[Server]:
+    """A tracking server, at which nobody waits for long."""
+    monkeypatch.setattr(tracking, "PATIENT", outbox.PROBE)
+    for name in outbox.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    with running(tmp_path / "server") as started:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
+        yield started
+
+
+@pytest.mark.fault(
+    "the tracking server goes while the version is proven",
+    "“the tracking server … can't be reached; kept for it: the model in …”: nothing is said "
+    "against the version, and `-P resume` proves it and puts it into Production",
+)
+def test_a_server_that_goes_during_the_proof_says_nothing_against_the_version(
+    run, where, server, tmp_path, monkeypatch, trains_quickly
+):
+    quick: Callable[..., object] = pipeline.FreshProcess
+
+    class Cut(FreshProcess):
+        def answers(self, *given: object) -> object:
+            server.kill()
+            return super().answers(*given)
+
+    monkeypatch.setattr(pipeline, "FreshProcess", Cut)
+    assert run("prepare", *where).status == 0
+    ended = run("train", *where, *TINY)
+    assert ended.status == 2
+    assert ended.sentence.startswith(f"the tracking server {server.uri} can't be reached")
+    assert "REJECTED" not in ended.err
+    server.start()
+    (version,) = _versions()
+    assert version.tags["validation_status"] == "pending"
+    monkeypatch.setattr(pipeline, "FreshProcess", quick)
+    again = run("train", *where, *TINY, "--resume", version.run_id)
+    assert again.status == 0, again.err
+    (version,) = _versions()
+    assert version.tags["validation_status"] == "approved"
+    assert version.current_stage == "Production"
+    assert _run(version.run_id).info.status == "FINISHED"

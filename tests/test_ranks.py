@@ -1,0 +1,203 @@
+"""Two real processes that torchrun starts train as one, and end together."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from safetensors.torch import load_file
+
+from catdog import CatdogError, launch
+from catdog.config import TrainConfig
+from catdog.pixels import PixelBatches
+from catdog.prepare import prepare
+from catdog.ranks import SOLO, Team
+from tests.conftest import child_environment, tiny_picture
+from tests.ranks_child import learn, losses
+
+TINY = TrainConfig(
+    dataset="pets",
+    batch_size=8,  # 25 training pictures: the last batch has one, which leaves a part empty
+    epochs=2,
+    learning_rate=0.01,
+    finetune_epochs=2,
+    backbone="test_resnet",
+    weights="none",
+    device="cpu",
+)
+
+
+def _torchrun(*command: str, restarts: int = 0) -> list[str]:
+    options = ("--nproc-per-node=2", f"--max-restarts={restarts}", "--standalone")
+    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", *command]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of 25 training and 10 validation pictures, prepared in data/pets."""
+    for number in range(35):
+        name = ("cat", "dog")[number % 2]
+        path = tmp_path / "pets" / name / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tiny_picture(name, number).save(path)
+    prepared = prepare(
+        tmp_path / "pets", tmp_path / "data" / "pets", origin="here", val_fraction=0.29, seed=0
+    )
+    assert sum(prepared.counts["training"].values()) == 25
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("how", [{"views": 0}, {"views": 2, "unfreeze": "all"}])
+def test_two_processes_learn_what_one_learns(pictures, tmp_path, how):
+    config = dataclasses.replace(TINY, data_dir=str(pictures), **how)
+    target = tmp_path / "weights.safetensors"
+    command = _torchrun("tests.ranks_child", json.dumps(dataclasses.asdict(config)), str(target))
+    ended = subprocess.run(
+        command, env=child_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(target.with_suffix(".json").read_text())
+    assert told["computed"] == config.views * 25 + 10 * (config.views > 0)
+    shards = len(list(pictures.glob("features/*/*.keys.npy")))
+    assert shards == 4 * (config.views > 0)  # two processes, two splits
+    alone, weights, _ = learn(config, SOLO)
+    assert torch.allclose(torch.tensor(told["losses"]), torch.tensor(losses(alone)), atol=1e-4)
+    together = load_file(target)
+    assert together.keys() == weights.keys()
+    for name, value in weights.items():
+        assert torch.allclose(together[name], value, atol=1e-4), name
+
+
+class _Part(Team):
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@given(count=st.integers(0, 100), size=st.integers(1, 9))
+def test_parts_are_even_and_make_the_whole(count, size):
+    parts = [list(range(count))[_Part(rank, size).part(count)] for rank in range(size)]
+    assert list(itertools.chain(*parts)) == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_parts_of_a_batch_are_augmented_as_the_whole():
+    pixels = torch.randint(0, 256, (5, 3, 40, 40), dtype=torch.uint8).numpy()
+    labels = torch.tensor([0, 1, 0, 1, 1])
+
+    def batches(team: Team) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        options = {"crop_px": 32, "batch_size": 3, "seed": 7, "team": team}
+        return list(PixelBatches(pixels, labels, torch.device("cpu"), **options))
+
+    parts = [batches(_Part(rank, 2)) for rank in range(2)]
+    for (images, known), first, second in zip(batches(SOLO), *parts, strict=True):
+        assert torch.equal(torch.cat([first[0], second[0]]), images)
+        assert torch.equal(first[1], known)
+        assert torch.equal(second[1], known)
+
+
+def test_torchruns_number_of_processes_holds(monkeypatch):
+    assert launch.must_start(3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not launch.must_start(1)
+    assert not launch.must_start(2)
+    with pytest.raises(CatdogError, match="processes=3, but torchrun has started 2"):
+        launch.must_start(3)
+
+
+def test_processes_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert launch.cores() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert launch.cores() == 2
+
+
+LONG = (
+    *("--dataset=pets", "--backbone=test_resnet", "--weights=none", "--learning_rate=0.01"),
+    *("--device=cpu", "--unfreeze=all", "--finetune_epochs=80", "--patience=80", "--epochs=1"),
+)
+
+
+def _cut(how: signal.Signals, rank: str | None, *, restarts: int = 0) -> tuple[int, str, float]:
+    """Train with torchrun, and once it fine-tunes, send a signal to a rank, or to torchrun.
+
+    Returns the exit status, what was said, and the seconds it took to end.
+    """
+    command = _torchrun("scripts.train", *LONG, restarts=restarts)
+    torchrun = subprocess.Popen(
+        command, env=child_environment(), stderr=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    said, sent = "", 0.0
+    with torchrun:
+        for line in torchrun.stderr:
+            said += line
+            if not sent and line.startswith("epoch") and any(Path("data/runs").glob("*/check*")):
+                sent = time.monotonic()
+                _process(torchrun.pid, rank).send_signal(how)
+    assert sent, said
+    return torchrun.returncode, said, time.monotonic() - sent
+
+
+def _process(torchrun: int, rank: str | None) -> psutil.Process:
+    if rank is None:
+        return psutil.Process(torchrun)
+    return next(
+        process
+        for process in psutil.Process(torchrun).children()
+        if process.environ().get("RANK") == rank
+    )
+
+
+def _only_run() -> Run:
+    (run,) = MlflowClient().search_runs(
+        [e.experiment_id for e in MlflowClient().search_experiments()]
+    )
+    return run
+
+
+@pytest.mark.project
+def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
+    status, said, seconds = _cut(signal.SIGKILL, "1")
+    assert status == 1
+    assert seconds < 60
+    assert "error: rank 1 of 2 (process id " in said
+    run = _only_run()
+    assert run.info.status == "FAILED"
+    assert f"go on: {run.data.tags['resume_with']}" in said
+    assert said.count("Traceback") == 1  # torchrun's own
+
+
+@pytest.mark.project
+def test_torchrun_restarts_the_same_run_where_it_stopped(pictures):
+    status, said, _ = _cut(signal.SIGKILL, "0", restarts=1)
+    assert status == 0, said
+    run = _only_run()
+    assert run.info.status == "FINISHED"
+    assert f"Resuming run {run.info.run_id}" in said
+    assert said.count("epoch   1:") == 1
+    history = MlflowClient().get_metric_history(run.info.run_id, "val_loss")
+    assert [measured.step for measured in history] == list(range(1, 82))
+    assert not list(Path("data/runs").iterdir())
+
+
+@pytest.mark.project
+def test_a_signal_to_torchrun_saves_and_ends_all(pictures):
+    status, said, seconds = _cut(signal.SIGTERM, None)
+    assert status != 0
+    assert seconds < 30  # after which torchrun kills
+    assert _only_run().info.status == "KILLED"
+    assert "Go on: mlflow run" in said
+    assert said.count("Stopping after this batch") == 1
