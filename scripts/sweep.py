@@ -30,6 +30,7 @@ def main(config: SweepConfig) -> int:
             val_fraction=config.val_fraction,
             seed=config.seed,
             exclude=config.exclude,
+            classes=config.classes,
             say=command.say,
         )
 

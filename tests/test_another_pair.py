@@ -21,11 +21,13 @@ from catdog.config import (
     ExportConfig,
     MainConfig,
     PredictConfig,
+    PrepareConfig,
     PromoteConfig,
+    SweepConfig,
     TrainConfig,
 )
 from catdog.promotion import Candidate
-from scripts import evaluate, export, main, predict, promote, train
+from scripts import evaluate, export, main, predict, prepare, promote, sweep, train
 from tests.conftest import OTHER_COLOURS, encoded, tiny_picture
 
 URI = "models:/insects/Production"
@@ -216,3 +218,27 @@ def test_versions_are_compared_and_promoted_under_the_models_name(
 def test_training_alone_refuses_pictures_of_another_pair(here):
     with pytest.raises(CatdogError, match=r"was prepared for \w+ and \w+, not for classes=x,y"):
         train.main(_config(TrainConfig, classes="x,y"))
+
+
+@pytest.mark.parametrize(
+    ("script", "config"),
+    [
+        (main, MainConfig(classes="ant,bee", backbone="test_resnet", resume="auto")),
+        (sweep, SweepConfig(classes="ant,bee", backbone="test_resnet", resume="auto")),
+        (prepare, PrepareConfig(classes="ant,bee")),
+    ],
+)
+def test_the_classes_that_are_typed_reach_whoever_sorts_the_pictures(
+    tmp_path, monkeypatch, draw_folder, script, config
+):
+    asked: dict[str, object] = {}
+
+    def enough(*_arguments: object, **options: object) -> None:
+        asked.update(options)
+        raise CatdogError("enough is known")
+
+    monkeypatch.setattr("catdog.prepare.prepare", enough)
+    folder = draw_folder(tmp_path / "raw", 2, names=OTHER_COLOURS)
+    with pytest.raises(CatdogError, match="enough is known"):
+        script.main(replace(config, dataset=str(folder)))
+    assert asked["classes"] == "ant,bee"
