@@ -119,6 +119,17 @@ def test_a_heat_map_is_of_the_answer_and_for_neither_of_the_likelier_animal():
     assert "what speaks for a dog" in card_html(Card("x", Prediction("dog", 0.4, 0.4, 0.5)))
 
 
+def test_a_card_of_another_pair_names_its_classes():
+    ant, bee = (
+        card_html(Card("x", Prediction(label, 0.9, p, 0.5)), ("ant", "bee"))
+        for label, p in (("ant", 0.1), ("bee", 0.9))
+    )
+    assert "what speaks for an ant" in ant
+    assert "probability of a bee" in ant
+    assert 'class="card negative"' in ant
+    assert 'class="card positive"' in bee
+
+
 @example("${alert(1)} {{value}} <img src=x onerror=alert(1)> \"'")
 @given(st.text(min_size=1))
 def test_a_name_can_not_add_to_the_page(name):

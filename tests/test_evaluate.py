@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -211,6 +212,15 @@ def test_wilson_stays_inside_even_without_an_error():
     low, high = wilson(400, 400)
     assert high == 1
     assert low == pytest.approx(400 / (400 + 1.959964**2))
+
+
+def test_rows_and_promises_name_the_classes_of_another_pair():
+    labels, logits = np.array([0, 0, 1, 1]), np.array([-2.0, -1.0, 1.0, 2.0])
+    assert [row["class"] for row in class_rows(labels, logits, ("ant", "bee"))] == ["ant", "bee"]
+    ours = promises(labels, logits, (0.01,), classes=("ant", "bee"))
+    plain = promises(labels, logits, (0.01,))
+    named = {"cat": "ant", "dog": "bee"}
+    assert ours == [dataclasses.replace(row, kept=named[row.kept]) for row in plain]
 
 
 def test_class_rows_are_scikit_learns():

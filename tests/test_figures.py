@@ -4,6 +4,7 @@ import numpy as np
 
 from catdog import figures
 from catdog.evaluate import Confusion, score
+from catdog.judgement import Judgement
 from catdog.train import Epoch
 
 
@@ -24,6 +25,22 @@ def test_a_confusion_figure_shows_counts_and_shares_of_each_true_class():
 
 def test_a_confusion_figure_of_one_class_alone_can_be_drawn():
     assert "0\n0.0%" in _texts(figures.confusion_figure(Confusion(0, 0, 1, 1), "validation"))
+
+
+def test_figures_of_another_pair_name_its_classes():
+    confusion = figures.confusion_figure(Confusion(9, 1, 0, 5), "validation", ("ant", "bee"))
+    ticks = [tick.get_text() for tick in confusion.axes[0].get_xticklabels()]
+    labels, logits = np.array([0, 0, 1, 1]), np.array([-2.0, -1.0, 1.0, 2.0])
+    judgement = Judgement(labels, logits, logits, np.full(4, 0.5), np.full(3, 0.1), 1.0)
+    (plot,) = figures.reliability_figure(judgement, ("ant", "bee")).axes
+    (bars,) = figures.familiarity_figure(judgement, 0.01, ("ant", "bee")).axes
+    legend = [text.get_text() for text in bars.get_legend().get_texts()]
+    assert ticks == ["ant", "bee"]
+    assert (plot.get_xlabel(), plot.get_ylabel()) == (
+        "probability of a bee, as said",
+        "share that are bees",
+    )
+    assert "neither ant nor bee" in legend
 
 
 def test_learning_curves_mark_the_kept_epoch():

@@ -67,6 +67,14 @@ def test_the_folder_holds_each_picture_as_a_file(tmp_path, few):
     assert [(path.stem, path.read_bytes()) for path in paths] == sorted(few)
 
 
+def test_what_shows_one_of_the_classes_is_left_out(tmp_path, monkeypatch):
+    names = ("flower-0", "flower-whole", "horse-1", "brick-0")
+    monkeypatch.setattr(others, "neither_pictures", lambda: [(name, b"") for name in names])
+    assert len(neither_folder(tmp_path)) == 4
+    left = neither_folder(tmp_path, ("flower", "tree"))
+    assert [path.stem for path in left] == ["brick-0", "horse-1"]
+
+
 def test_what_is_there_already_is_not_drawn_again(tmp_path, few, monkeypatch):
     first = neither_folder(tmp_path)
     monkeypatch.setattr(others, "neither_pictures", pytest.fail)
