@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 import catdog
 from catdog.app import LOOPBACK, BodyLimit, Model, listen, url_of
+from catdog.classes import as_outside
 from catdog.classifier import Options, Prediction
 
 INVOCATIONS = "/invocations"
@@ -103,7 +104,8 @@ def answer(model: Model, body: bytes) -> list[dict[str, Any]]:
     if len(images) > MOST_PHOTOS:
         raise _BadRequestError(f"{len(images)} pictures are more than {MOST_PHOTOS} at once")
     contents = [_decoded(number, image) for number, image in enumerate(images)]
-    return [_told(one) for one in model.classifier.predict(contents, options)]
+    classes = model.classifier.about.classes
+    return [_told(one, classes) for one in model.classifier.predict(contents, options)]
 
 
 def serve(
@@ -162,9 +164,9 @@ def _decoded(number: int, image: Any) -> bytes:
         raise _BadRequestError(f"image {number} is not base64: {error}") from error
 
 
-def _told(prediction: Prediction) -> dict[str, Any]:
+def _told(prediction: Prediction, classes: Classes) -> dict[str, Any]:
     """A row of the answer; JSON has no nan."""
-    told = asdict(prediction)
+    told = as_outside(asdict(prediction), classes)
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in told.items()}
 
 
