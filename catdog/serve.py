@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import catdog
+from catdog import Classes
 from catdog.app import LOOPBACK, BodyLimit, Model, listen, url_of
 from catdog.classes import as_outside
 from catdog.classifier import Options, Prediction

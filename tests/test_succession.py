@@ -239,7 +239,7 @@ def test_champions_that_never_stay_are_an_error_with_the_command_for_later(add):
         crown(others[next(numbers)], "")
         return Contest(champion)
 
-    with pytest.raises(CatdogError, match=r"promote.py --version 1 when"):
+    with pytest.raises(CatdogError, match=r"promote.py --name pets --version 1 when"):
         settle(challenger, contest, lambda _: Decision(PRODUCTION, ""))
 
 

@@ -125,7 +125,7 @@ def test_what_was_excluded_is_logged_with_the_run(prepared, run):
 
 
 def test_a_disk_without_room_for_other_pictures_is_told_before_training(prepared, run, monkeypatch):
-    def full(_data_dir: Path) -> list[Path]:
+    def full(_data_dir: Path, _classes: tuple[str, str]) -> list[Path]:
         raise CatdogError("the disk is full")
 
     monkeypatch.setattr(trained, "neither_folder", full)
