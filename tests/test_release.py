@@ -36,7 +36,10 @@ class Dishonest(QuickProof):
 
     def answers(self, *asked: object) -> dict[str, list[Answer]]:
         told = super().answers(*asked)["model"]
-        return {"model": told, "http": [replace(one, p_dog=one.p_dog + 0.01) for one in told]}
+        return {
+            "model": told,
+            "http": [replace(one, p_positive=one.p_positive + 0.01) for one in told],
+        }
 
 
 class Broken(QuickProof):
