@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from catdog import signals
+from catdog import CatdogError, signals
 from catdog.evaluate import Confusion, Scores
 from catdog.named import (
     below,
@@ -126,16 +126,25 @@ class Checkpoints:
             old.unlink()
 
     def _read(self, path: Path) -> Stage | None:
+        """The stage in a file; None, and the file goes, where it is not what was written."""
         try:
             with path.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            stage = _unpacked(path) if path.name.endswith(f"-{digest}{ENDING}") else None
-        except (OSError, SafetensorError, KeyError, ValueError):
-            stage = None
-        if stage is None:
-            self._say(f"Checkpoint {_number(path)} is damaged: the one before it is used")
-            path.unlink(missing_ok=True)
-        return stage
+            if path.name.endswith(f"-{digest}{ENDING}"):
+                return _unpacked(path)
+        except OSError as error:
+            raise CatdogError(
+                f"{path} can't be read ({error.strerror or error}): see that it can, and resume "
+                "again."
+            ) from error
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise CatdogError(
+                f"{path} is of another catdog version: resume with the one that began the run, "
+                "or begin a new run."
+            ) from error
+        self._say(f"Checkpoint {_number(path)} is damaged: the one before it is used")
+        path.unlink(missing_ok=True)
+        return None
 
 
 class _FileKeeper(Keeper):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -304,4 +305,10 @@ def _refused(write: Write, error: Exception) -> CatdogError:
 def _first_line(error: BaseException) -> str:
     """What happened at the root, without the nested layers that carried it."""
     *_, root = _with_causes(error)
-    return (str(root).splitlines() or [type(root).__name__])[0].rstrip(".")
+    line = (str(root).splitlines() or [type(root).__name__])[0].rstrip(".")
+    return without_password(line)
+
+
+def without_password(text: str) -> str:
+    """A text as people may see it, whatever address of a server it quotes."""
+    return re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)

@@ -60,6 +60,10 @@ class Parity:
         return all(found <= LIMITS[way] for way, found in self.differences.items())
 
 
+class UnprovenError(CatdogError):
+    """A fresh process gave no answer for a reason that says nothing of the version."""
+
+
 class FreshProcess:
     """A process that knows nothing of the training, and loads a version when it is told which.
 
@@ -112,6 +116,7 @@ class FreshProcess:
             pixels: a .npy file of the photos as the model sees them, `(N, 3, S, S) uint8`.
 
         Raises:
+            UnprovenError: the process was killed, or had no time to answer.
             CatdogError: the version could not be loaded, or a way gave no answer.
         """
         process = self._started()
@@ -124,9 +129,15 @@ class FreshProcess:
         try:
             out, _ = process.communicate(json.dumps(asked), timeout=PATIENCE_S)
         except subprocess.TimeoutExpired as error:
-            raise CatdogError(
-                f"{model_uri} gave no answer in a fresh process within {PATIENCE_S} s."
+            raise UnprovenError(
+                f"{model_uri} gave no answer in a fresh process within {PATIENCE_S} s: let the run "
+                "go on when the machine is less busy."
             ) from error
+        if process.returncode < 0:
+            raise UnprovenError(
+                f"the fresh process that tries {model_uri} was killed, most likely for want of "
+                "memory: let the run go on when there is more."
+            )
         if process.returncode != 0:
             complaint = self._complaint.read_text(encoding="utf-8", errors="replace")
             reason = complaint.strip().splitlines()[-1:] or ["no reason given"]

@@ -227,9 +227,9 @@ def _advice(model_uri: str) -> str:
     try:
         models = MlflowClient().search_registered_models()
     except MlflowException as error:
-        return f"The registry at {mlflow.get_tracking_uri()} can't be asked: {error.message}"
+        return f"The registry at {tracking.shown_uri()} can't be asked: {tracking.without_password(error.message)}"
     found = {model.name: model for model in models}
-    where = f"The registry at {mlflow.get_tracking_uri()}"
+    where = f"The registry at {tracking.shown_uri()}"
     if name in found:
         return _listed(found[name])
     if not found:
@@ -271,6 +271,6 @@ def _told(version: ModelVersion, aliases: Mapping[str, str]) -> str:
 def refused(name: str, model_uri: str, error: MlflowException) -> CatdogError:
     """What to say when the registry does not take a version."""
     return CatdogError(
-        f"the model registry refused to register {name}: {error.message}. The trained model "
+        f"the model registry refused to register {name}: {tracking.without_password(error.message)}. The trained model "
         f"is kept in the run as {model_uri}."
     )

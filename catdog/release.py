@@ -198,6 +198,8 @@ def _prove(
         np.save(pixels, _as_seen(classifier, sample))
         try:
             found = fresh.answers(uri, [one.path for one in sample], exported, pixels)
+        except parity.UnprovenError:
+            raise  # the version stays as it is, and the run can go on
         except CatdogError as error:
             tracking.ask_for_run()  # a server that has gone says nothing against the version
             say(f"REJECTED: {error}")

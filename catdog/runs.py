@@ -89,10 +89,7 @@ class RunFolder:
             folder = cls(path, note, lock)
             folder.mark(RUNNING)
         except OSError as error:
-            raise CatdogError(
-                f"{path} can't be written ({error.strerror or error}): choose another folder "
-                "with --data_dir."
-            ) from error
+            raise _unwritable(path, error) from error
         return folder
 
     @classmethod
@@ -103,6 +100,8 @@ class RunFolder:
             lock.acquire(timeout=PATIENCE_S)
         except Timeout:
             return None
+        except OSError as error:
+            raise _unwritable(path, error) from error
         return cls(path, _read(path), lock)
 
     @property
@@ -114,7 +113,10 @@ class RunFolder:
         """Write how far the run is, and of which data once that is known."""
         digest = self.note.data_digest if data_digest is None else data_digest
         self.note = replace(self.note, state=state, data_digest=digest)
-        write_json(self.path / NOTE, asdict(self.note))
+        try:
+            write_json(self.path / NOTE, asdict(self.note))
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def command(self) -> str:
         """The line that lets the run go on."""
@@ -130,16 +132,20 @@ class RunFolder:
         if launch.may_restart():
             return True
         unsent = self.path / OUTBOX
-        return any(self.path.glob("checkpoint-*")) or (unsent.is_dir() and any(unsent.iterdir()))
+        return (
+            self.model.is_dir()
+            or any(self.path.glob("checkpoint-*"))
+            or (unsent.is_dir() and any(unsent.iterdir()))
+        )
 
     def release(self) -> None:
         """Let other processes work on the run."""
         self._lock.release()
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder; what can't be deleted, clear_cache deletes another time."""
         self.release()
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @contextlib.contextmanager
     def cut_is_told(self, say: Say) -> Iterator[None]:
@@ -149,10 +155,11 @@ class RunFolder:
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             if interrupted or self._is_worth_keeping():
-                with contextlib.suppress(OSError):  # of a full disk; `running` serves as well
+                with contextlib.suppress(CatdogError):  # a full disk; `running` serves as well
                     self.mark(INTERRUPTED)
                 say(f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}")
-                tracking.set_tags({"resume_with": self.command()})
+                with contextlib.suppress(CatdogError):  # what cut the run is what is told
+                    tracking.set_tags({"resume_with": self.command()})
             else:
                 self.remove()
             raise
@@ -269,8 +276,8 @@ def _latest(
             continue
         if not alike or note.data_digest not in ("", prepared.digest):
             continue
-        if tracking.status_of(note.run_id) is None:
-            continue  # of another store, or deleted
+        if tracking.status_of(note.run_id) in (None, "FINISHED"):
+            continue  # of another store, deleted, or cut when all was done
         folder = RunFolder.take(home / note.run_id)
         if folder is not None:
             say(f"Resuming run {note.run_id}, the latest unfinished one of these parameters")
@@ -284,7 +291,7 @@ def _named(home: Path, run_id: str) -> Note:
         note = _read(home / run_id)
         if tracking.status_of(run_id) is None:
             raise CatdogError(
-                f"resume={run_id}: the MLflow store {tracking.store_uri()} has no such run, or it "
+                f"resume={run_id}: the MLflow store {tracking.shown_uri()} has no such run, or it "
                 "was deleted: restore it, or set MLFLOW_TRACKING_URI to the store that it is in."
             )
         return note
@@ -294,6 +301,13 @@ def _named(home: Path, run_id: str) -> Note:
     raise CatdogError(
         f"resume={run_id}: {home} holds no such run (unfinished ones there: {others}). "
         "Name one of them, give the run's --data_dir, or begin a new run without resume."
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> CatdogError:
+    return CatdogError(
+        f"{path} can't be written ({error.strerror or error}): choose another folder "
+        "with --data_dir."
     )
 
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -107,6 +107,9 @@ def settle(
         if champion is not None and _number(champion) == _number(version):
             crown(version, "")  # what was cut may be its aliases
             return Decision(PRODUCTION, "it is in Production already"), Contest(None)
+        if was_rolled_back(registry.numbered(version.name, _number(version)) or version):
+            told = "it was rolled back: promote.py --to names it again"
+            return Decision(ARCHIVED, told), Contest(champion)
         held = contest(champion)
         decision = decide(held)
         with contextlib.suppress(ChampionChangedError):
@@ -182,13 +185,16 @@ def unfinished(name: str) -> Event | None:
 def _begun(version: ModelVersion, standing: ModelVersion | None, why: str) -> Event:
     """The event of a promotion: the one that was written when it began, if it was cut."""
     events = history(version.name)
-    if events and events[-1].version == _number(version):
+    now, before = datetime.now(UTC), _number(standing)
+    begun = bool(events) and events[-1].version == _number(version)
+    if begun and before in (events[-1].before, _number(version)):
         return events[-1]
-    before = _number(standing)
+    if events:  # clocks differ, and go backwards; the order of events does not
+        now = max(now, datetime.fromisoformat(events[-1].when) + timedelta(microseconds=1))
     if before == _number(version):  # its stage was moved by hand
         before = events[-1].version if events else ""
     event = Event(
-        when=datetime.now(UTC).isoformat(timespec="microseconds"),
+        when=now.isoformat(timespec="microseconds"),
         who=_who(),
         version=_number(version),
         before=before,
@@ -232,11 +238,15 @@ def roll_back(name: str, why: str) -> tuple[ModelVersion, Decision]:
         CatdogError: none served before, or the registry refused.
     """
     leaving, back = registry.champion(name), predecessor(name)
+    refused = may_not(back)
+    if leaving is not None and refused is None:
+        with _refusals_are_told(leaving):
+            # Before the move: cut after it, the same command would lead back to this one.
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            MlflowClient().set_model_version_tag(name, leaving.version, ROLLED_BACK, now)
     decision = promote_to(back, why)
     if leaving is not None:
         with _refusals_are_told(leaving):
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            MlflowClient().set_model_version_tag(name, leaving.version, ROLLED_BACK, now)
             _describe(leaving, Decision(ARCHIVED, f"rolled back to version {back.version}: {why}"))
     return back, decision
 

@@ -40,7 +40,18 @@ from sqlalchemy.exc import SQLAlchemyError
 import catdog
 from catdog import CLASSES, CatdogError, Classes, signals
 from catdog.classes import as_outside, probability_name
-from catdog.outbox import LAST_TRY, LIMITS, PATIENT, PROBE, Kind, Outbox, Write, limits, unreachable
+from catdog.outbox import (
+    LAST_TRY,
+    LIMITS,
+    PATIENT,
+    PROBE,
+    Kind,
+    Outbox,
+    Write,
+    limits,
+    unreachable,
+    without_password,
+)
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
     from matplotlib.figure import Figure
@@ -87,6 +98,12 @@ EXPERIMENT_TAGS = {
 
 DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a data set."""
+
+ASKED_FOR = ("features_computed", "val_loss")
+"""Metrics that are not logged a second time when a run goes on."""
+
+_logged_before: dict[str, dict[str, set[int]]] = {}
+"""What a resumed run had: asked once, since the server may be away when it matters."""
 
 _outboxes: dict[str, Outbox] = {}
 """The way to each run that this process has open, by the run's id."""
@@ -145,6 +162,7 @@ def start_run(
             set_tags({"mlflow.runName": name})
         else:
             send_kept(folder)  # so that the run knows all that it has logged
+            _logged_before[resume] = {metric: _steps_of(resume, metric) for metric in ASKED_FOR}
             if "resume_with" in run.data.tags:
                 mlflow.delete_tag("resume_with")
         _describe_experiment(run.info.experiment_id)
@@ -208,19 +226,31 @@ def run_id() -> str:
 
 
 def status_of(run_id: str) -> str | None:
-    """A run's status, RUNNING say; None when the store has no such run, or it was deleted."""
+    """A run's status, RUNNING say; None when the store has no such run, or it was deleted.
+
+    Raises:
+        CatdogError: the store does not say.
+    """
     connect()
     try:
         run = MlflowClient().get_run(run_id)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise CatdogError(
+            f"the MLflow store {shown_uri()} does not say what became of run {run_id} "
+            f"({_told(error)}): try again when it answers."
+        ) from error
     return run.info.status if run.info.lifecycle_stage == "active" else None
 
 
 def logged_steps(metric: str) -> set[int]:
-    """The steps at which the active run has a metric; more than none where it was resumed."""
-    history = MlflowClient().get_metric_history(run_id(), metric)
-    return {measured.step for measured in history}
+    """The steps at which the active run had `metric`, of `ASKED_FOR`, when it was resumed."""
+    return _logged_before.get(run_id(), {}).get(metric, set())
+
+
+def _steps_of(run: str, metric: str) -> set[int]:
+    return {measured.step for measured in MlflowClient().get_metric_history(run, metric)}
 
 
 def log_params(params: Mapping[str, Any]) -> None:
@@ -531,9 +561,14 @@ def set_tags(tags: Mapping[str, str]) -> None:
     _write("tags", dict(tags))
 
 
+def shown_uri() -> str:
+    """The store's URI as people may see it: without a password."""
+    return without_password(mlflow.get_tracking_uri())
+
+
 def ui_hint() -> str:
     """The command that shows the runs."""
-    uri = mlflow.get_tracking_uri()
+    uri = shown_uri()
     if uri.endswith(f"{ROOT}/mlflow.db") or uri == "sqlite:///mlflow.db":
         return f"mlflow ui   (in {ROOT})"
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
@@ -565,7 +600,12 @@ def _outbox() -> Outbox:
 def _end(status: str) -> None:
     """End the active run; one of which something can't be sent stays unfinished."""
     outbox = _outbox()
-    sent = outbox.send_all(LAST_TRY if status == "FINISHED" else 0)
+    try:
+        sent = outbox.send_all(LAST_TRY if status == "FINISHED" else 0)
+    except CatdogError:
+        if status == "FINISHED":
+            raise
+        sent = False  # what ends the run matters more, and is told
     try:
         with contextlib.nullcontext() if sent else limits(PROBE):
             mlflow.end_run(status if sent else "FAILED")
@@ -587,7 +627,7 @@ def _unsent(folder: Path) -> CatdogError:
     home = folder.resolve().parents[1]
     where = "" if home == ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
     return CatdogError(
-        f"the tracking server {mlflow.get_tracking_uri()} can't be reached; kept for it: {kept} "
+        f"the tracking server {shown_uri()} can't be reached; kept for it: {kept} "
         f"in {folder / 'outbox'}. When it is back, type: "
         f"mlflow run . --env-manager=local -P resume={folder.name}{where}"
     )
@@ -604,9 +644,13 @@ def _open_store() -> None:
         _let_others_read(uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise CatdogError(
-            f"the MLflow store {uri} can't be opened: {str(error).splitlines()[0]}. "
+            f"the MLflow store {shown_uri()} can't be opened: {_told(error)}. "
             "Check MLFLOW_TRACKING_URI, or that the folder can be written to."
         ) from error
+
+
+def _told(error: Exception) -> str:
+    return without_password(str(error).splitlines()[0])
 
 
 def _alone(uri: str) -> contextlib.AbstractContextManager[object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from catdog import checkpoint, lessons, signals, tracking, trained
+from catdog import CatdogError, checkpoint, lessons, signals, tracking, trained
 from catdog.checkpoint import HEAD, Checkpoints
 from catdog.config import TrainConfig
 from catdog.engine import torch_engine
@@ -182,6 +183,21 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(tmp_path, ea
     assert said == ["Checkpoint 4 is damaged: the one before it is used"]
     assert len(checkpoints.newest.state.epochs) == 3
     assert older.exists()
+
+
+def test_a_checkpoint_that_is_whole_and_can_not_be_used_is_told_and_kept(tmp_path, eager):
+    _fit(Checkpoints(tmp_path, pytest.fail))
+    _, newer = sorted(tmp_path.glob("checkpoint-*"))
+    content = newer.read_bytes().replace(b'"epochs', b'"epocs_')  # of the same length
+    foreign = tmp_path / f"checkpoint-5-{hashlib.sha256(content).hexdigest()}.safetensors"
+    foreign.write_bytes(content)
+    with pytest.raises(CatdogError, match="is of another catdog version"):
+        Checkpoints(tmp_path, pytest.fail)
+    foreign.unlink()
+    (tmp_path / foreign.name).mkdir()  # what no process can read
+    with pytest.raises(CatdogError, match="can't be read"):
+        Checkpoints(tmp_path, pytest.fail)
+    assert newer.exists()
 
 
 def test_when_no_checkpoint_is_whole_the_training_begins_anew(tmp_path, eager):

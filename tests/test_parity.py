@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog import CatdogError
-from catdog.parity import LIMIT, LIMITS, PILLOW_LIMIT, Answer, FreshProcess, Parity, compare
+from catdog.parity import (
+    LIMIT,
+    LIMITS,
+    PILLOW_LIMIT,
+    Answer,
+    FreshProcess,
+    Parity,
+    UnprovenError,
+    compare,
+)
 
 NUMBER = st.floats(0, 1)
 ANSWERS = st.lists(st.builds(Answer, NUMBER, NUMBER), min_size=1, max_size=8)
@@ -59,6 +68,17 @@ def test_what_pillow_rounds_otherwise_is_not_the_largest_difference():
     proof = Parity({"model": 1e-5, "onnx": 3e-4, "example": PILLOW_LIMIT})
     assert proof.max_abs_diff == 3e-4
     assert proof.holds
+
+
+def test_a_process_that_was_killed_says_nothing_of_the_version(tracking_store):
+    fresh = FreshProcess(tracking_store)
+    fresh.start()
+    fresh._process.kill()
+    try:
+        with pytest.raises(UnprovenError, match="was killed, most likely for want of memory"):
+            fresh.answers("models:/pets/1", [], None, None)
+    finally:
+        fresh.close()
 
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path, tracking_store):

@@ -175,6 +175,49 @@ def test_a_version_that_is_rejected_while_it_serves_makes_way(add):
     assert registry.is_rejected(registry.numbered("pets", "2"))
 
 
+def test_rolling_back_again_after_a_cut_leads_to_the_same_version(add, monkeypatch):
+    versions = [add(), add(), add()]
+    for version in versions:
+        crown(version, "better")
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "transition_model_version_stage", cut)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back("pets", "it is slow")
+    assert str(roll_back("pets", "it is slow")[0].version) == "2"
+    assert registry.exact("models:/pets/Production") == "models:/pets/2"
+
+
+def test_a_version_that_was_rolled_back_is_not_compared_when_its_run_goes_on(add):
+    first, second = add(), add()
+    crown(first, "the first")
+    crown(second, "better")
+    roll_back("pets", "it is slow")
+    decision, _ = settle(second, pytest.fail, pytest.fail)
+    assert decision.reason == "it was rolled back: promote.py --to names it again"
+    assert registry.exact("models:/pets/Production") == "models:/pets/1"
+
+
+def test_the_order_of_the_history_does_not_hang_on_clocks(add, monkeypatch):
+    first, second = add(), add()
+    crown(first, "the first")
+
+    class Behind(succession.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2001, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(succession, "datetime", Behind)
+    crown(second, "better")
+    assert [event.version for event in history("pets")] == ["1", "2"]
+    crown(first, "back")
+    assert [(event.version, event.before) for event in history("pets")][-1] == ("1", "2")
+    assert unfinished("pets") is None
+
+
 def test_a_tag_of_somebody_elses_is_no_promotion(add):
     crown(add(), "the first")
     MlflowClient().set_registered_model_tag("pets", "promotion_policy", "ask Ann")

@@ -300,6 +300,22 @@ def test_reading_a_sqlite_store_does_not_hold_up_who_writes(tmp_path):
         assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.parametrize("hint", [tracking.shown_uri, tracking.ui_hint])
+def test_the_password_of_a_store_is_not_shown(monkeypatch, hint):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://ada:s3cret@host:5000/x")
+    assert hint() == "http://ada:***@host:5000/x"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://host:5000")
+    assert hint() == "http://host:5000"
+
+
+def test_the_password_of_a_store_that_can_not_be_opened_is_not_shown(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:s3cret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(CatdogError, match="can't be opened") as told:
+        tracking.connect()
+    assert "s3cret" not in str(told.value)
+
+
 def test_a_user_of_a_server_may_set_longer_limits(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     for name in LIMITS:
