@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, tracking
 from catdog.classifier import MODEL_FILE, saved_in
+from catdog.outbox import without_password
 from catdog.promotion import PRODUCTION, Candidate
 
 DEFAULT_NAME = "catdog"
@@ -227,7 +228,7 @@ def _advice(model_uri: str) -> str:
     try:
         models = MlflowClient().search_registered_models()
     except MlflowException as error:
-        return f"The registry at {tracking.shown_uri()} can't be asked: {tracking.without_password(error.message)}"
+        return f"The registry at {tracking.shown_uri()} can't be asked: {_without_password(error)}"
     found = {model.name: model for model in models}
     where = f"The registry at {tracking.shown_uri()}"
     if name in found:
@@ -268,9 +269,13 @@ def _told(version: ModelVersion, aliases: Mapping[str, str]) -> str:
     return f"{number} ({' '.join([stage_of(version), *named, *state]).strip()})"
 
 
+def _without_password(error: MlflowException) -> str:
+    return without_password(error.message)
+
+
 def refused(name: str, model_uri: str, error: MlflowException) -> CatdogError:
     """What to say when the registry does not take a version."""
     return CatdogError(
-        f"the model registry refused to register {name}: {tracking.without_password(error.message)}. The trained model "
+        f"the model registry refused to register {name}: {_without_password(error)}. The trained model "
         f"is kept in the run as {model_uri}."
     )
