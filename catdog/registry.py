@@ -276,6 +276,6 @@ def _without_password(error: MlflowException) -> str:
 def refused(name: str, model_uri: str, error: MlflowException) -> CatdogError:
     """What to say when the registry does not take a version."""
     return CatdogError(
-        f"the model registry refused to register {name}: {_without_password(error)}. The trained model "
-        f"is kept in the run as {model_uri}."
+        f"the model registry refused to register {name}: {_without_password(error)}. The trained "
+        f"model is kept in the run as {model_uri}."
     )
