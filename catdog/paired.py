@@ -7,9 +7,7 @@ two accuracies whose intervals overlap. Pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,19 +59,6 @@ class Paired:
     def to_dict(self, prefix: str = "") -> dict[str, float]:
         """All numbers by name, with `prefix` before each."""
         return {f"{prefix}{field.name}": getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_dict(cls, numbers: Mapping[str, float], prefix: str = "") -> Paired:
-        """What `to_dict` gave.
-
-        Raises:
-            KeyError: a number is missing.
-        """
-        values: dict[str, Any] = {
-            field.name: numbers[f"{prefix}{field.name}"] for field in fields(cls)
-        }
-        # What was logged as a metric comes back as a float.
-        return cls(**values | {name: int(values[name]) for name in ("count", "fixed", "broken")})
 
     def told(self) -> str:
         """The same in one clause."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from catdog import CLASSES, Classes
 from catdog.classes import both
 from catdog.config import Promote
-from catdog.paired import Paired
+
+if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for statistics
+    from catdog.paired import Paired
 
 Status = Literal["pending", "approved", "rejected"]
 STATUSES: tuple[Status, ...] = get_args(Status)

@@ -447,14 +447,6 @@ def log_findings(findings: Findings, page: str) -> None:
         set_tags({"worst_slice": f"{worst.group}: {worst.name} ({worst.verdict})"})
 
 
-def metrics_of_run(run_id: str) -> dict[str, float]:
-    """The metrics of another run; none when it is gone."""
-    try:
-        return dict(MlflowClient().get_run(run_id).data.metrics)
-    except MlflowException:
-        return {}
-
-
 def run_identity() -> str:
     """Which run this is, when it began, and from which commit."""
     info = _active_run().info

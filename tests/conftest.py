@@ -115,7 +115,7 @@ def tiny_classifier() -> Classifier:
 
 
 @pytest.fixture(autouse=True)
-def tracking_store(tmp_path, monkeypatch):
+def store_uri(tmp_path, monkeypatch):
     """A store of the test's own, named by MLFLOW_TRACKING_URI; made when first used."""
     for name in ("RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME", "REGISTRY_URI"):
         monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
@@ -250,6 +250,44 @@ def waits(monkeypatch) -> list[float]:
     asked: list[float] = []
     monkeypatch.setattr(time, "sleep", asked.append)
     return asked
+
+
+@pytest.fixture(scope="session")
+def store_with_tables(tmp_path_factory) -> Path:
+    """A SQLite store with MLflow's tables and nothing in them: they take seconds to make."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    engine = create_sqlalchemy_engine(f"sqlite:///{path}")
+    _initialize_tables(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def tracking_store(tmp_path, store_uri, store_with_tables) -> str:
+    """The URI of the test's own store, which has its tables."""
+    shutil.copy(store_with_tables, tmp_path / "mlflow.db")
+    return store_uri
+
+
+@pytest.fixture
+def logged_model(tmp_path, tracking_store) -> str:
+    """The URI of a model that is logged in the store and holds no more than its description."""
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_store)
+    saved = tmp_path / "classifier"
+    saved.mkdir()
+    (saved / "model.json").write_text("{}")
+    with mlflow.start_run():
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="catdog.classifier",
+            data_path=str(saved),
+            pip_requirements=["mlflow"],
+        )
+    return info.model_uri
 
 
 @pytest.fixture

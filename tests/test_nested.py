@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -25,17 +23,8 @@ TOLD = Told(
 )
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
-    """A store with its tables, which take a while to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def parent(empty_store, tmp_path) -> Iterator[mlflow.ActiveRun]:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+def parent(tracking_store) -> Iterator[mlflow.ActiveRun]:
     with tracking.start_run("x") as active:
         yield active
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,18 +20,7 @@ from catdog.prepare import Prepared
 from catdog.runs import RunFolder, as_begun, clear_runs, open_run
 from tests.conftest import ROOT
 
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
-    """A store with its tables, which take a while to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def store(empty_store, tmp_path, tracking_store):
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+pytestmark = pytest.mark.usefixtures("tracking_store")
 
 
 CONFIG = MainConfig(dataset="pets", data_dir="data", epochs=7)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 from itertools import count
 
-import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -28,27 +27,11 @@ NUMBERS = Paired(400, 5, 1, 0.01, -0.002, 0.02, 0.2, -0.01, -0.02, -0.001)
 
 
 @pytest.fixture
-def model_uri(tmp_path, tracking_store):
-    mlflow.set_tracking_uri(tracking_store)
-    saved = tmp_path / "classifier"
-    saved.mkdir()
-    (saved / "model.json").write_text("{}")
-    with mlflow.start_run():
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            loader_module="catdog.classifier",
-            data_path=str(saved),
-            pip_requirements=["mlflow"],
-        )
-    return info.model_uri
-
-
-@pytest.fixture
-def add(model_uri):
+def add(logged_model):
     """A function that registers one more version."""
 
     def add(candidate: Candidate = PHOTOS):
-        return registry.add(model_uri, "pets", candidate, digest="", card="# A card")
+        return registry.add(logged_model, "pets", candidate, digest="", card="# A card")
 
     return add
 
@@ -83,7 +66,7 @@ def test_the_version_says_why_it_stands_where_it_stands(add):
     assert found.tags["compared_with"] == "1"
     assert found.tags["validation_status"] == "approved"
     numbers = {name: float(value) for name, value in found.tags.items() if name.startswith("vs_")}
-    assert Paired.from_dict(numbers, "vs_champion_") == NUMBERS
+    assert numbers == NUMBERS.to_dict("vs_champion_")
     assert found.description.startswith("# A card")
     assert found.description.endswith("Staging: still not.\n")
     assert found.description.count("Where it stands") == 1

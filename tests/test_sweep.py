@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,17 +36,7 @@ class Version:
     version: str
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
-    """A store with its tables, which take a while to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def store(empty_store, tmp_path, tracking_store):
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+pytestmark = pytest.mark.usefixtures("tracking_store")
 
 
 @pytest.fixture
