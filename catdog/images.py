@@ -103,16 +103,25 @@ def check(content: bytes) -> tuple[int, int]:
         UnreadableImageError: as `decode` does.
     """
     image = _open(content)
-    width, height = image.size
+    upright = _upright_size(image)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            width, height = image.size
             image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
             image.load()
     except DAMAGE as error:
         raise UnreadableImageError(f"does not decode: {error}") from error
-    return (height, width) if turned else (width, height)
+    return upright
+
+
+def upright_size(content: bytes) -> tuple[int, int]:
+    """The upright (width, height) of a picture in pixels, as its header says.
+
+    Raises:
+        UnreadableImageError: it is no picture.
+    """
+    return _upright_size(_open(content))
 
 
 def orientation(content: bytes) -> int:
@@ -176,6 +185,17 @@ def _open(content: bytes) -> Image.Image:
             f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}"
         )
     return image
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    except DAMAGE as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
+    return (height, width) if turned else (width, height)
 
 
 def _identify(content: bytes) -> Image.Image:

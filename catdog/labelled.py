@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from catdog import CatdogError, images
+from catdog import CatdogError, Classes, images
 from catdog.answers import Row
 from catdog.archive import tables_in
 from catdog.classifier import Classifier
@@ -84,44 +84,65 @@ def evaluate_folder(
     read, unreadable = _answered(classifier, samples, batch_size=batch_size)
     if not read:
         raise CatdogError(f"no picture in {folder} can be read: {unreadable[0].error}")
-    labels, logits = np.array([label for _, label, _ in read]), np.array([x for *_, x in read])
-    rows = [_as_in_manifest(path, classes[label], folder, properties) for path, label, _ in read]
-    slices = make_slices(rows, look_at_all([Path(path) for path, *_ in read]))
+    labels, logits = np.array([one.label for one in read]), np.array([one.logit for one in read])
+    rows = [_as_in_manifest(one, classes, folder, properties) for one in read]
+    slices = make_slices(rows, look_at_all([Path(one.path) for one in read]))
     return Evaluation(
         score(labels, logits),
         metrics_of(labels, logits),
         slice_table(slices, labels, logits),
         unreadable,
-        _learned_count(classifier, [Path(path) for path, *_ in read]),
+        _learned_count(classifier, read),
     )
 
 
-def _learned_count(classifier: Classifier, paths: Sequence[Path]) -> int | None:
-    known = classifier.learned_from(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+@dataclass(frozen=True)
+class _Answered:
+    """A picture, its answer, and what its bytes told while they were at hand."""
+
+    path: str
+    label: int
+    logit: float
+    sha256: str
+    size: tuple[int, int]
+
+
+def _learned_count(classifier: Classifier, read: Sequence[_Answered]) -> int | None:
+    known = classifier.learned_from(one.sha256 for one in read)
     return None if known is None else int(known.sum())
 
 
 def _answered(
     classifier: Classifier, samples: Sequence[tuple[str, int]], *, batch_size: int
-) -> tuple[list[tuple[str, int, float]], list[Row]]:
-    """Path, label and logit of each picture that can be read, and a row for each other."""
-    read: list[tuple[str, int, float]] = []
+) -> tuple[list[_Answered], list[Row]]:
+    """What is known of each picture that can be read, and a row for each other."""
+    read: list[_Answered] = []
     unreadable: list[Row] = []
-    answers = _logits(classifier, [path for path, _ in samples], batch_size=batch_size)
-    for (path, label), answer in zip(samples, answers, strict=True):
-        if isinstance(answer, float):
-            read.append((path, label, answer))
-        else:
-            unreadable.append(_failed(path, answer))
+    waiting = iter(samples)
+    while batch := list(islice(waiting, batch_size)):
+        contents = [_read(path) for path, _ in batch]
+        logits = iter(classifier.logits([c for c in contents if isinstance(c, bytes)]))
+        for (path, label), content in zip(batch, contents, strict=True):
+            if not isinstance(content, bytes):
+                unreadable.append(_failed(path, content))
+                continue
+            logit = next(logits)
+            if isinstance(logit, float):
+                digest, size = hashlib.sha256(content).hexdigest(), images.upright_size(content)
+                read.append(_Answered(path, label, logit, digest, size))
+            else:
+                unreadable.append(_failed(path, logit))
     return read, unreadable
 
 
-def _as_in_manifest(path: str, label: str, folder: Path, properties: Properties) -> dict[str, str]:
+def _as_in_manifest(
+    one: _Answered, classes: Classes, folder: Path, properties: Properties
+) -> dict[str, str]:
     """What a manifest would say of the picture, as far as slices ask for it."""
-    width, height = images.check(Path(path).read_bytes())
-    known = properties.of(_within(folder, path))
+    width, height = one.size
+    known = properties.of(_within(folder, one.path))
     return {
-        "label": label,
+        "label": classes[one.label],
         "width": str(width),
         "height": str(height),
         **dict(zip(properties.columns, known, strict=True)),
@@ -140,17 +161,6 @@ def _number(name: str, value: float) -> str:
 def _interval(name: str, metrics: Mapping[str, float]) -> str:
     ends = (metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high"))
     return "" if None in ends else f"  {ends[0]:.4f} to {ends[1]:.4f}"
-
-
-def _logits(
-    classifier: Classifier, paths: Iterable[str], *, batch_size: int
-) -> Iterator[float | OSError | UnreadableImageError]:
-    waiting = iter(paths)
-    while batch := list(islice(waiting, batch_size)):
-        contents = [_read(path) for path in batch]
-        answers = iter(classifier.logits([c for c in contents if isinstance(c, bytes)]))
-        for content in contents:
-            yield next(answers) if isinstance(content, bytes) else content
 
 
 def _read(path: str) -> bytes | OSError:

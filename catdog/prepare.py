@@ -36,6 +36,8 @@ from filelock import FileLock
 from catdog import CLASSES, CatdogError, Classes, images
 from catdog.archive import Member, is_archive_name, is_table_name, members
 from catdog.classes import AUTO, SPLIT_WORDS, both, classes_in, label_of, one, other, read_classes
+from catdog.config import PrepareConfig
+from catdog.download import Source
 from catdog.exclusion import EXCLUDED, LINES, NONE, Exclusion, Named, read_exclusion
 from catdog.intact import check_intact, check_unchanged, missing
 from catdog.properties import OWN_COLUMNS, Properties, read_properties, tell_unmatched
@@ -236,6 +238,24 @@ def prepare(
             prepared = _prepare_afresh(source, folder, wanted | typed, exclusion, say)
     say(f"Prepared: {_summary(prepared)}")
     return prepared
+
+
+def prepare_source(source: Source, path: Path, config: PrepareConfig, say: Say) -> Prepared:
+    """Prepare what lies at `path`, of a located source, as the parameters say.
+
+    Raises:
+        CatdogError: as `prepare` does.
+    """
+    return prepare(
+        path,
+        Path(config.data_dir) / source.name,
+        origin=source.origin,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        exclude=config.exclude,
+        classes=config.classes,
+        say=say,
+    )
 
 
 def load_prepared(folder: Path, *, classes: str = AUTO) -> Prepared:

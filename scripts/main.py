@@ -29,7 +29,7 @@ def lead(config: MainConfig, team: Team) -> int:
     from catdog.device import pick_device
     from catdog.download import SAMPLE_NOTICE, fetch, locate
     from catdog.model import check_backbone
-    from catdog.prepare import Prepared, prepare
+    from catdog.prepare import Prepared, prepare_source
 
     config = runs.as_begun(config, "main")
     check_backbone(config.backbone)
@@ -39,16 +39,7 @@ def lead(config: MainConfig, team: Team) -> int:
         command.say(SAMPLE_NOTICE)
 
     def prepared_pictures() -> Prepared:
-        return prepare(
-            fetch(source, seed=config.seed),
-            Path(config.data_dir) / source.name,
-            origin=source.origin,
-            val_fraction=config.val_fraction,
-            seed=config.seed,
-            exclude=config.exclude,
-            classes=config.classes,
-            say=command.say,
-        )
+        return prepare_source(source, fetch(source, seed=config.seed), config, command.say)
 
     name = pipeline.run_name(config, source.name)
     begun = runs.open_run(config, "main", name, prepared_pictures, command.say)

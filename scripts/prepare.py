@@ -10,19 +10,10 @@ from catdog.config import PrepareConfig
 def main(config: PrepareConfig) -> int:
     """Prepare the data set that download has fetched, and print its folder."""
     from catdog.download import locate
-    from catdog.prepare import prepare
+    from catdog.prepare import prepare_source
 
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
-    prepared = prepare(
-        source.path,
-        Path(config.data_dir) / source.name,
-        origin=source.origin,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        exclude=config.exclude,
-        classes=config.classes,
-        say=command.say,
-    )
+    prepared = prepare_source(source, source.path, config, command.say)
     print(prepared.folder)
     return 0
 

@@ -13,7 +13,7 @@ def main(config: SweepConfig) -> int:
     from catdog.device import pick_device
     from catdog.download import SAMPLE_NOTICE, fetch, locate
     from catdog.model import check_backbone
-    from catdog.prepare import Prepared, prepare
+    from catdog.prepare import Prepared, prepare_source
 
     config = runs.as_begun(config, "sweep")
     check_backbone(config.backbone)
@@ -23,16 +23,7 @@ def main(config: SweepConfig) -> int:
         command.say(SAMPLE_NOTICE)
 
     def prepared_pictures() -> Prepared:
-        return prepare(
-            fetch(source, seed=config.seed),
-            Path(config.data_dir) / source.name,
-            origin=source.origin,
-            val_fraction=config.val_fraction,
-            seed=config.seed,
-            exclude=config.exclude,
-            classes=config.classes,
-            say=command.say,
-        )
+        return prepare_source(source, fetch(source, seed=config.seed), config, command.say)
 
     name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"
     with runs.open_run(config, "sweep", name, prepared_pictures, command.say) as (prepared, folder):

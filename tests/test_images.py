@@ -43,7 +43,7 @@ def test_every_exif_orientation_is_turned_upright(orientation):
     exif[0x0112] = orientation
     content = encoded(stored, quality=95, exif=exif)
     upright = images.decode(content)
-    assert upright.size == MARKED.size == images.check(content)
+    assert upright.size == MARKED.size == images.check(content) == images.upright_size(content)
     red, green, _ = _corner(upright)
     assert red > 180
     assert green < 90
@@ -138,7 +138,7 @@ def test_damaged_heic_gives_our_error_and_nothing_else():
     for _ in range(60):
         damaged = bytearray(content[: rng.integers(16, len(content))])
         damaged[rng.integers(12, len(damaged))] ^= 0xFF
-        for read in (images.decode, images.check, images.orientation):
+        for read in (images.decode, images.check, images.upright_size, images.orientation):
             with contextlib.suppress(UnreadableImageError):
                 read(bytes(damaged))
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import mlflow
@@ -13,7 +14,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from catdog import photos, pipeline, registry, train
+from catdog import photos, pipeline, registry, succession, train
 from tests.faults.conftest import TINY, QuickProof
 
 
@@ -81,13 +82,25 @@ def test_a_damaged_feature_cache_is_computed_again(run, shop):
     assert shop.newest_run().data.metrics["features_computed"] == 12
 
 
-@pytest.mark.fault("the clock goes backwards in mid-training", "all goes well")
+@pytest.mark.fault("the clock goes backwards", "all goes well, the history keeps its order")
 def test_a_clock_that_goes_backwards_does_no_harm(run, shop, monkeypatch):
-    real, calls = time.time, iter(range(10**9))
-    monkeypatch.setattr(time, "time", lambda: real() - 60 * next(calls))
-    ended = run("train", *shop.where)
+    steps = iter(range(10**9))
+    for name, back in (("time", 60), ("time_ns", 60 * 10**9)):
+        real = getattr(time, name)
+        monkeypatch.setattr(time, name, lambda real=real, back=back: real() - back * next(steps))
+
+    class Backwards(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return super().now(tz) - timedelta(days=1 + next(steps))
+
+    monkeypatch.setattr(succession, "datetime", Backwards)
+    ended = run("train", *shop.where, "--promote", "always")
     assert ended.status == 0, ended.err
     assert {one.info.status for one in shop.runs()} == {"FINISHED"}
+    newest = registry.versions("catdog")[-1]
+    assert succession.history("catdog")[-1].version == str(newest.version)
+    assert succession.unfinished("catdog") is None
 
 
 @pytest.mark.fault(
