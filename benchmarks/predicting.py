@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tyro
 
-from catdog import pipeline, tracking
+from catdog import pipeline, store, tracking
 from catdog.classifier import Classifier, Options
 from catdog.config import TrainConfig
 from catdog.features import FeatureCache, extract
@@ -49,7 +49,7 @@ def main(options: Measured) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
         os.chdir(scratch)
         prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
-        tracking.connect()
+        store.connect()
         with tracking.start_run("benchmark"):
             pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, lambda _: None)
         saved = fetch("models:/catdog/Production")

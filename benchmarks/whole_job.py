@@ -170,14 +170,14 @@ def catdog(
 
     With `registered`, the model is also saved, registered, and proven to answer alike.
     """
-    from catdog import pipeline, tracking
+    from catdog import pipeline, store, tracking
     from catdog.config import TrainConfig
     from catdog.prepare import load_prepared
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
         os.chdir(scratch)
-        tracking.connect()
+        store.connect()
         config = TrainConfig(
             data_dir=str(cache or scratch), epochs=epochs, patience=epochs, learning_rate=rate
         )

@@ -5,7 +5,7 @@ classes, config, command, signals, images, drawing, sample, others, archive, dow
 properties, intact, prepare, launch, ranks, device, workers, batches, data, model, engine,
 features, pixels, calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit,
 state, named, train, checkpoint, lessons, classifier, explain, card, parity, export, judgement,
-figures, svg, charts, report, findings, page, outbox, tracking, nested, runs, study, trials,
+figures, svg, charts, report, findings, page, outbox, store, tracking, nested, runs, study, trials,
 registry, contest, succession, urls, photos, answers, sorting, predict, labelled, scoring, promote,
 trained, following, release, telling, pipeline, sweep, cards, app, serve.
 """

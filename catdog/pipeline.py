@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import tracking
+from catdog import store, tracking
 from catdog.checkpoint import Checkpoints
 from catdog.config import TrainConfig
 from catdog.parity import FreshProcess
@@ -41,7 +41,7 @@ def train_and_register(
     # `resume` would mislead from here on; torchrun may have been told how many processes.
     config = replace(config, resume=NONE, processes=team.size)
     folder = folder or RunFolder.begin(config, tracking.run_id(), "main")
-    with contextlib.closing(FreshProcess(tracking.store_uri())) as fresh:
+    with contextlib.closing(FreshProcess(store.absolute_uri())) as fresh:
         checkpoints = Checkpoints(folder.path, say)
         trained = train(
             config, prepared, say, checkpoints=checkpoints, meanwhile=fresh.start, team=team

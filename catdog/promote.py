@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import CatdogError, Classes, images, registry, succession, tracking
+from catdog import CatdogError, Classes, images, registry, store, succession
 from catdog.classes import both
 from catdog.classifier import About, Classifier
 from catdog.config import PromoteConfig
@@ -48,7 +48,7 @@ def promote(config: PromoteConfig, say: Say) -> Outcome:
     Raises:
         CatdogError: there is no such version, it may never serve, or the registry refuses.
     """
-    tracking.connect()
+    store.connect()
     _check(config)
     if config.rollback == "yes":
         return _back(config, config.because or "rolled back")

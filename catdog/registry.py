@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, tracking
+from catdog import CatdogError, store
 from catdog.classifier import MODEL_FILE, saved_in
 from catdog.outbox import without_password
 from catdog.promotion import PRODUCTION, Candidate
@@ -89,7 +89,7 @@ def fetch(model_uri: str) -> Path:
     """
     if Path(model_uri).is_dir():
         return saved_in(Path(model_uri))
-    tracking.connect()
+    store.connect()
     try:
         with stages_are_fine():
             version = version_of(model_uri)
@@ -131,7 +131,7 @@ def exact(model_uri: str) -> str:
     """The URI of the version that a stage, an alias or `latest` means now; others stay as is."""
     if not model_uri.startswith("models:/"):
         return model_uri
-    tracking.connect()
+    store.connect()
     try:
         version = version_of(model_uri)
     except MlflowException:
@@ -228,9 +228,9 @@ def _advice(model_uri: str) -> str:
     try:
         models = MlflowClient().search_registered_models()
     except MlflowException as error:
-        return f"The registry at {tracking.shown_uri()} can't be asked: {_without_password(error)}"
+        return f"The registry at {store.shown_uri()} can't be asked: {_without_password(error)}"
     found = {model.name: model for model in models}
-    where = f"The registry at {tracking.shown_uri()}"
+    where = f"The registry at {store.shown_uri()}"
     if name in found:
         return _listed(found[name])
     if not found:

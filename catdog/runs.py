@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from catdog import CatdogError, launch, tracking
+from catdog import CatdogError, launch, store, tracking
 from catdog.checkpoint import write_json
 from catdog.config import FixedConfig
 from catdog.prepare import Prepared
@@ -122,7 +122,7 @@ class RunFolder:
         """The line that lets the run go on."""
         home = self.path.resolve().parents[1]
         options = "" if self.note.entry_point == "main" else f" -e {self.note.entry_point}"
-        where = "" if home == tracking.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
+        where = "" if home == store.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
         if self.note.processes > 1:
             where += f" -P processes={self.note.processes}"
         return f"mlflow run . --env-manager=local{options} -P resume={self.note.run_id}{where}"
@@ -291,7 +291,7 @@ def _named(home: Path, run_id: str) -> Note:
         note = _read(home / run_id)
         if tracking.status_of(run_id) is None:
             raise CatdogError(
-                f"resume={run_id}: the MLflow store {tracking.shown_uri()} has no such run, or it "
+                f"resume={run_id}: the MLflow store {store.shown_uri()} has no such run, or it "
                 "was deleted: restore it, or set MLFLOW_TRACKING_URI to the store that it is in."
             )
         return note

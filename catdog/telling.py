@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import figures, registry, tracking
+from catdog import figures, registry, store, tracking
 from catdog.classes import AUTO, both, probability_name
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.contest import Contest
@@ -176,10 +176,10 @@ def tell(released: Released, trained: Trained, findings: Findings, say: Say) -> 
     tracking.describe_run(_description(name, uri, released, trained, findings))
     if decision.stage == NO_STAGE:
         say(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
-        say(f"Compare runs:  {tracking.ui_hint()}")
+        say(f"Compare runs:  {store.ui_hint()}")
         return
     say(f"Registered {name} in {decision.stage}: {decision.told}.")
-    say(f"Compare runs:  {tracking.ui_hint()}")
+    say(f"Compare runs:  {store.ui_hint()}")
     say(f"Label photos:  python scripts/predict.py --model-uri {uri}")
 
 

@@ -12,7 +12,6 @@ import os
 import platform
 import shlex
 import shutil
-import sqlite3
 import subprocess
 import time
 import uuid
@@ -28,21 +27,17 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import numpy as np
 import pandas as pd
-from filelock import FileLock
-from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES
 from PIL import Image
-from sqlalchemy.exc import SQLAlchemyError
 
 import catdog
-from catdog import CLASSES, CatdogError, Classes, signals
+from catdog import CLASSES, CatdogError, Classes, signals, store
 from catdog.classes import as_outside, probability_name
 from catdog.outbox import (
     LAST_TRY,
-    LIMITS,
     PATIENT,
     PROBE,
     Kind,
@@ -50,7 +45,6 @@ from catdog.outbox import (
     Write,
     limits,
     unreachable,
-    without_password,
 )
 
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for all that
@@ -66,9 +60,6 @@ if TYPE_CHECKING:  # predicting finds its model through here, and must not wait 
     from catdog.state import Epoch
     from catdog.train import Fit
 
-EXPERIMENT = "catdog"
-ROOT = Path(catdog.__file__).resolve().parents[1]
-"""The project's folder, where MLproject, mlflow.db and mlruns/ stand."""
 
 PINNED = (
     "mlflow",
@@ -86,15 +77,6 @@ PINNED = (
 """What the registered model needs, or uses where it is installed; written into it with the
 versions in use."""
 
-EXPERIMENT_TAGS = {
-    "mlflow.note.content": "Two kinds of pictures, told apart by a frozen backbone and a one-logit "
-    "head; the tag `classes` says which. "
-    "Sort by `val_log_loss`, which is of the kept epoch; pictures compare in the *Chart view*.",
-    # Without it the UI opens with the tabs for prompts and traces.
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.experiment.primaryMetric.name": "val_log_loss",
-    "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
-}
 
 DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a data set."""
@@ -107,34 +89,6 @@ _logged_before: dict[str, dict[str, set[int]]] = {}
 
 _outboxes: dict[str, Outbox] = {}
 """The way to each run that this process has open, by the run's id."""
-
-
-def connect() -> None:
-    """Use the store that `mlflow ui` shows when started in the project's folder.
-
-    `MLFLOW_TRACKING_URI` names another. Scripts started from elsewhere, and `mlflow run`,
-    meet in the same store.
-
-    Raises:
-        CatdogError: the store can't be opened.
-    """
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        home = ROOT if (ROOT / "MLproject").is_file() else Path.cwd()
-        mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
-        # The store takes its artifact folder, ./mlruns, from where it is first opened.
-        with contextlib.chdir(home):
-            _open_store()
-    else:
-        _open_store()
-
-
-def store_uri() -> str:
-    """The store's URI as another process, in another folder, can use it."""
-    uri = mlflow.get_tracking_uri()
-    scheme, _, path = uri.partition(":///")
-    if scheme == "sqlite" and path and not Path(path).is_absolute():
-        return f"sqlite:///{Path(path).resolve()}"
-    return uri
 
 
 @contextlib.contextmanager
@@ -150,11 +104,11 @@ def start_run(
     Raises:
         CatdogError: the store can't be opened, or something is still not sent at the end.
     """
-    connect()
+    store.connect()
     if resume is not None:
         _set_aside(os.environ.pop("MLFLOW_RUN_ID", None), resume)
     elif not os.environ.get("MLFLOW_RUN_ID"):
-        mlflow.set_experiment(_experiment_name())
+        mlflow.set_experiment(store.experiment_name())
     with signals.at_once(), mlflow.start_run(run_id=resume, log_system_metrics=True) as run:
         folder = run_folder(data_dir, run.info.run_id)
         _outboxes[run.info.run_id] = Outbox(folder / "outbox")
@@ -165,7 +119,7 @@ def start_run(
             _logged_before[resume] = {metric: _steps_of(resume, metric) for metric in ASKED_FOR}
             if "resume_with" in run.data.tags:
                 mlflow.delete_tag("resume_with")
-        _describe_experiment(run.info.experiment_id)
+        store.describe_experiment(run.info.experiment_id)
         try:
             yield run
         except KeyboardInterrupt:
@@ -231,15 +185,15 @@ def status_of(run_id: str) -> str | None:
     Raises:
         CatdogError: the store does not say.
     """
-    connect()
+    store.connect()
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise CatdogError(
-            f"the MLflow store {shown_uri()} does not say what became of run {run_id} "
-            f"({_told(error)}): try again when it answers."
+            f"the MLflow store {store.shown_uri()} does not say what became of run {run_id} "
+            f"({store.told(error)}): try again when it answers."
         ) from error
     return run.info.status if run.info.lifecycle_stage == "active" else None
 
@@ -553,19 +507,6 @@ def set_tags(tags: Mapping[str, str]) -> None:
     _write("tags", dict(tags))
 
 
-def shown_uri() -> str:
-    """The store's URI as people may see it: without a password."""
-    return without_password(mlflow.get_tracking_uri())
-
-
-def ui_hint() -> str:
-    """The command that shows the runs."""
-    uri = shown_uri()
-    if uri.endswith(f"{ROOT}/mlflow.db") or uri == "sqlite:///mlflow.db":
-        return f"mlflow ui   (in {ROOT})"
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
-
-
 def _active_run() -> mlflow.ActiveRun:
     run = mlflow.active_run()
     if run is None:
@@ -617,101 +558,12 @@ def _unsent(folder: Path) -> CatdogError:
     model = folder / "model"
     kept = f"the model in {model}, what was logged" if model.is_dir() else "what was logged"
     home = folder.resolve().parents[1]
-    where = "" if home == ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
+    where = "" if home == store.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
     return CatdogError(
-        f"the tracking server {shown_uri()} can't be reached; kept for it: {kept} "
+        f"the tracking server {store.shown_uri()} can't be reached; kept for it: {kept} "
         f"in {folder / 'outbox'}. When it is back, type: "
         f"mlflow run . --env-manager=local -P resume={folder.name}{where}"
     )
-
-
-def _open_store() -> None:
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith("http"):
-        for name, value in LIMITS.items():
-            os.environ.setdefault(name, value)
-    try:
-        with _alone(uri):
-            _name_default_experiment(MlflowClient())
-        _let_others_read(uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise CatdogError(
-            f"the MLflow store {shown_uri()} can't be opened: {_told(error)}. "
-            "Check MLFLOW_TRACKING_URI, or that the folder can be written to."
-        ) from error
-
-
-def _told(error: Exception) -> str:
-    return without_password(str(error).splitlines()[0])
-
-
-def _alone(uri: str) -> contextlib.AbstractContextManager[object]:
-    """Keep other processes out while the store of this URI is opened, and perhaps made.
-
-    Two processes that make the same SQLite store at once spoil it.
-    """
-    path = _sqlite_path(uri)
-    if path is None or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        return contextlib.nullcontext()
-    return FileLock(f"{path}.lock")
-
-
-def _let_others_read(uri: str) -> None:
-    """Let runs write to a SQLite store while others read it, and so don't wait for each other.
-
-    The file remembers it; where it can't be (a folder that can't be written to) nothing changes.
-    """
-    path = _sqlite_path(uri)
-    if path is None or not path.is_file():
-        return
-    with (
-        contextlib.suppress(sqlite3.OperationalError),
-        contextlib.closing(sqlite3.connect(path)) as store,
-    ):
-        store.execute("PRAGMA journal_mode=WAL")
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    scheme, _, rest = uri.partition(":///")
-    path = rest.partition("?")[0]
-    return Path(path) if scheme == "sqlite" and path not in ("", ":memory:") else None
-
-
-def _name_default_experiment(client: MlflowClient) -> None:
-    """Call the store's default experiment `catdog` where it is ours.
-
-    `mlflow run .` puts its runs into experiment 0 unless told otherwise, and a run can't be
-    moved. Where other projects' runs live in it, it keeps its name.
-    """
-    default = client.get_experiment("0") if _has_default(client) else None
-    if default is None or default.name != Experiment.DEFAULT_EXPERIMENT_NAME:
-        return
-    if client.get_experiment_by_name(EXPERIMENT) is None and _is_ours(client):
-        client.rename_experiment("0", EXPERIMENT)
-
-
-def _has_default(client: MlflowClient) -> bool:
-    return any(experiment.experiment_id == "0" for experiment in client.search_experiments())
-
-
-def _is_ours(client: MlflowClient) -> bool:
-    ours = os.environ.get("MLFLOW_RUN_ID")
-    return all(run.info.run_id == ours for run in client.search_runs(["0"], max_results=2))
-
-
-def _describe_experiment(experiment_id: str) -> None:
-    """Tell the MLflow UI how to show our experiment; what somebody has set is kept."""
-    client = MlflowClient()
-    # How the UI looks is worth no failed run, and not everybody may change an experiment.
-    with contextlib.suppress(MlflowException):
-        experiment = client.get_experiment(experiment_id)
-        missing = EXPERIMENT_TAGS.keys() - experiment.tags.keys()
-        for key in missing if experiment.name == EXPERIMENT else ():
-            client.set_experiment_tag(experiment_id, key, EXPERIMENT_TAGS[key])
-
-
-def _experiment_name() -> str:
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def _set_aside(begun: str | None, resumed: str) -> None:
@@ -729,7 +581,7 @@ def _set_aside(begun: str | None, resumed: str) -> None:
 
 def _git_state() -> dict[str, str]:
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
+        command = ["git", "-C", str(store.ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

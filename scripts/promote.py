@@ -8,11 +8,11 @@ from catdog.config import PromoteConfig
 
 def main(config: PromoteConfig) -> int:
     """Print what was decided and why; 0 when the version serves, 1 when the champion stays."""
-    from catdog import succession, tracking
+    from catdog import store, succession
     from catdog.promote import history_table, promote
 
     if config.history == "yes":
-        tracking.connect()
+        store.connect()
         events = succession.history(config.name)
         if not events:
             raise CatdogError(f"the registry knows of no promotion of {config.name!r}.")

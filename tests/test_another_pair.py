@@ -15,7 +15,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, registry, tracking
+from catdog import CatdogError, registry
 from catdog.config import (
     EvaluateConfig,
     ExportConfig,
@@ -27,6 +27,7 @@ from catdog.config import (
     TrainConfig,
 )
 from catdog.promotion import Candidate
+from catdog.store import connect
 from scripts import evaluate, export, main, predict, prepare, promote, sweep, train
 from tests.conftest import OTHER_COLOURS, encoded, tiny_picture
 
@@ -72,7 +73,7 @@ def insects(tmp_path_factory) -> Iterator[Insects]:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         for name in ("RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME", "REGISTRY_URI"):
             patch.delenv(f"MLFLOW_{name}", raising=False)
-        tracking.connect()
+        connect()
         begun = MlflowClient().create_run("0")  # as `mlflow run` does
         patch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
         assert main.main(_config(MainConfig)) == 0

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, figures, outbox, tracking
+from catdog import CatdogError, figures, outbox, store, tracking
 from catdog.evaluate import score
 from catdog.train import Epoch
 from tests.conftest import ROOT
@@ -211,27 +211,28 @@ def _together(tmp_path: Path, count: int) -> list[str]:
     return [text for text, one in zip(said, processes, strict=True) if one.returncode]
 
 
-def test_two_runs_that_begin_at_once_make_one_sqlite_store_and_both_write(tmp_path, tracking_store):
+def test_two_runs_that_begin_at_once_make_one_sqlite_store_and_both_write(tmp_path, store_uri):
+    assert not (tmp_path / "mlflow.db").exists()
     assert _together(tmp_path, 2) == []
-    client = MlflowClient(tracking_store)
+    client = MlflowClient(store_uri)
     (experiment,) = client.search_experiments()
     for run in client.search_runs([experiment.experiment_id]):
         assert len(client.get_metric_history(run.info.run_id, "m7")) == 30
 
 
 def test_a_store_in_which_another_run_writes_for_long_can_be_opened(tmp_path, tracking_store):
-    tracking.connect()
+    store.connect()
     code = (
         "import sqlite3, sys, time\n"
-        "store = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "store.execute('BEGIN EXCLUSIVE')\nprint('writing', flush=True)\ntime.sleep(60)"
+        "database = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "database.execute('BEGIN EXCLUSIVE')\nprint('writing', flush=True)\ntime.sleep(60)"
     )
     writer = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "mlflow.db")], stdout=subprocess.PIPE
     )
     try:
         assert writer.stdout.readline() == b"writing\n"
-        code = "from catdog import tracking; tracking.connect()"
+        code = "from catdog import store; store.connect()"
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=50

@@ -17,7 +17,7 @@ from sqlalchemy import URL, create_engine, make_url, text
 
 pytest.importorskip("optuna")
 
-from catdog import CatdogError, study, tracking
+from catdog import CatdogError, store, study
 from catdog.study import RUN, FrozenTrial, Study, Trial, TrialPruned, open_storage, open_study
 from tests.conftest import child_environment
 from tests.mlflow_server import postgres
@@ -260,13 +260,13 @@ def test_a_storage_that_can_not_be_opened_is_one_sentence(where, said):
 
 
 def test_the_database_of_mlflow_is_left_alone(tracking_store):
-    tracking.connect()
-    with contextlib.closing(sqlite3.connect("mlflow.db")) as store:
+    store.connect()
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
         tables = "SELECT name FROM sqlite_master ORDER BY name"
-        before = store.execute(tables).fetchall()
+        before = database.execute(tables).fetchall()
         with pytest.raises(CatdogError, match="is a database of MLflow's: give the study one of"):
             open_storage(tracking_store, Path())
-        assert store.execute(tables).fetchall() == before
+        assert database.execute(tables).fetchall() == before
 
 
 def test_without_optuna_a_sentence_says_what_to_install(tmp_path):

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +13,9 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, figures, tracking
+from catdog import figures, tracking
 from catdog.classifier import Prediction
 from catdog.evaluate import score
-from catdog.outbox import LIMITS
 from catdog.train import Epoch, Fit
 from tests.conftest import ROOT
 
@@ -79,28 +76,6 @@ def test_the_experiment_can_be_named_by_the_environment(monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "pets")
     with tracking.start_run("x") as run:
         assert MlflowClient().get_experiment(run.info.experiment_id).name == "pets"
-
-
-def test_a_script_from_another_folder_finds_the_projects_store(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "MLproject").touch()
-    monkeypatch.setattr(tracking, "ROOT", project)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    with tracking.start_run("x") as run:
-        mlflow.log_text("here", "note.txt")
-        assert run.info.artifact_uri.startswith(str(project / "mlruns"))
-    assert (project / "mlflow.db").is_file()
-    assert list(elsewhere.iterdir()) == []
-
-
-def test_a_store_that_can_not_be_opened_is_one_sentence(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no/mlflow.db")
-    with pytest.raises(CatdogError, match=r"the MLflow store sqlite:////proc/no/mlflow\.db can't"):
-        tracking.connect()
 
 
 def test_a_failed_run_ends_as_failed_and_an_interrupted_one_as_killed():
@@ -292,34 +267,3 @@ def test_the_table_of_answers_is_what_mlflow_would_log():
     assert texts[0] == texts[1]
     tags = [MlflowClient().get_run(run.info.run_id).data.tags for run in (ours, theirs)]
     assert tags[0]["mlflow.loggedArtifacts"] == tags[1]["mlflow.loggedArtifacts"]
-
-
-def test_reading_a_sqlite_store_does_not_hold_up_who_writes(tmp_path):
-    tracking.connect()
-    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
-        assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-
-@pytest.mark.parametrize("hint", [tracking.shown_uri, tracking.ui_hint])
-def test_the_password_of_a_store_is_not_shown(monkeypatch, hint):
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://ada:s3cret@host:5000/x")
-    assert hint() == "http://ada:***@host:5000/x"
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://host:5000")
-    assert hint() == "http://host:5000"
-
-
-def test_the_password_of_a_store_that_can_not_be_opened_is_not_shown(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:s3cret@127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(CatdogError, match="can't be opened") as told:
-        tracking.connect()
-    assert "s3cret" not in str(told.value)
-
-
-def test_a_user_of_a_server_may_set_longer_limits(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    for name in LIMITS:
-        monkeypatch.setenv(name, "0")
-    with pytest.raises(CatdogError, match="can't be opened"):
-        tracking.connect()
-    assert {os.environ[name] for name in LIMITS} == {"0"}
