@@ -101,7 +101,7 @@ def train(options: Options) -> dict[str, float]:
 
     from catdog import pipeline, tracking
     from catdog.config import TrainConfig
-    from catdog.prepare import load_prepared
+    from catdog.prepared import load_prepared
 
     prepared = load_prepared(Path(options.folder))
     with tempfile.TemporaryDirectory() as scratch:

@@ -26,7 +26,8 @@ from catdog.audit import NEAR_DUPLICATE, find_issues, other_label_probability
 from catdog.engine import Features, pick_engine
 from catdog.features import FeatureCache, Picture, extract
 from catdog.model import build_network
-from catdog.prepare import TRAINING, VALIDATION, Prepared, load_prepared, prepare
+from catdog.prepare import prepare
+from catdog.prepared import TRAINING, VALIDATION, Prepared, load_prepared
 from catdog.slices import Look, look_at_all
 
 

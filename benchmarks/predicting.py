@@ -27,7 +27,8 @@ from catdog.features import FeatureCache, extract
 from catdog.lessons import pictures_of
 from catdog.photos import find_photos
 from catdog.predict import answer_photos
-from catdog.prepare import Prepared, prepare
+from catdog.prepare import prepare
+from catdog.prepared import Prepared
 from catdog.registry import fetch
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "predict.py"

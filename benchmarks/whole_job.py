@@ -172,7 +172,7 @@ def catdog(
     """
     from catdog import pipeline, store, tracking
     from catdog.config import TrainConfig
-    from catdog.prepare import load_prepared
+    from catdog.prepared import load_prepared
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"

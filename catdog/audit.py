@@ -30,7 +30,7 @@ from catdog.classes import one
 from catdog.engine import Features, pick_engine
 from catdog.features import Picture, extract, open_cache
 from catdog.model import Network
-from catdog.prepare import TRAINING, VALIDATION, Prepared
+from catdog.prepared import TRAINING, VALIDATION, Prepared
 from catdog.slices import Look, look_at_all
 
 WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = KINDS = (

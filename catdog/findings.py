@@ -25,7 +25,7 @@ from catdog.evaluate import (
 )
 from catdog.exclusion import EXCLUDED
 from catdog.judgement import Judgement
-from catdog.prepare import TEST, TRAINING, VALIDATION, Prepared
+from catdog.prepared import TEST, TRAINING, VALIDATION, Prepared
 from catdog.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 
 PREFIX, RAW_PREFIX, TEST_PREFIX = "val_", "val_raw_", "test_"

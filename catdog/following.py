@@ -17,7 +17,7 @@ from catdog.launch import cores
 from catdog.lessons import Practice, practise_finetuning, practise_on_pictures, share_pass
 from catdog.model import Network, build_network
 from catdog.named import match_weights
-from catdog.prepare import Prepared, load_prepared
+from catdog.prepared import Prepared, load_prepared
 from catdog.ranks import Ended, Team
 from catdog.train import fit_along, seed_everything
 from catdog.trained import FEATURES

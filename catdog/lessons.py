@@ -43,7 +43,7 @@ from catdog.features import (
 from catdog.launch import cores
 from catdog.model import Network
 from catdog.pixels import PixelBatches, decode_all
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.ranks import SOLO, Team
 from catdog.state import EarlyStopping, Epoch, Keeper, Resumable
 from catdog.train import (

@@ -28,7 +28,7 @@ from catdog.evaluate import (
 )
 from catdog.findings import PREFIX, RAW_PREFIX, TEST_PREFIX, Findings
 from catdog.judgement import Judgement
-from catdog.prepare import TRAINING, VALIDATION, Prepared
+from catdog.prepared import TRAINING, VALIDATION, Prepared
 from catdog.slices import SliceScore, worst_slice
 from catdog.train import Fit
 

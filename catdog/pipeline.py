@@ -12,7 +12,7 @@ from catdog import store, tracking
 from catdog.checkpoint import Checkpoints
 from catdog.config import TrainConfig
 from catdog.parity import FreshProcess
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.ranks import SOLO, Team
 from catdog.release import register, save
 from catdog.runs import NONE, TRAINED, RunFolder

@@ -12,7 +12,7 @@ from catdog.classifier import Classifier, Options, saved_in
 from catdog.device import pick_device
 from catdog.images import is_image_name
 from catdog.photos import Photo
-from catdog.prepare import load_prepared
+from catdog.prepared import load_prepared
 from catdog.sorting import free_names, short_name
 
 

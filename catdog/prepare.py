@@ -1,14 +1,7 @@
 """Step 2: an archive or a folder → training/, validation/, test/ and what is known of each file.
 
-In: the user's source, which is never changed. Out, below one folder: the pictures by split
-and class, `manifest.csv`, `quarantine.csv`, and last of all `prepared.json`, without which
-nothing counts as finished.
-
-What the user excludes goes to `excluded/`, where no step looks for pictures: a validation
-picture to `excluded/validation/cat/`, say, with the split `excluded-validation` in the
-manifest. So it is neither learned nor counted, and yet whoever reports an accuracy can give
-it both ways: on `rows("validation")`, and raw, on those and `rows("excluded-validation")`.
-Excluding moves no other picture to another side, nor gives it another name.
+In: the user's source, which is never changed. Out: one folder, see `catdog.prepared`, whole or
+not at all. The pictures are gathered from the source, split, and moved to their places.
 
 What the user knows of the pictures, in a `metadata.csv` in the source, stands in columns of
 the manifest after its own, see `catdog.properties`.
@@ -19,156 +12,44 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
-import json
-import os
-import re
 import shutil
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from catdog import CLASSES, CatdogError, Classes, images
-from catdog.archive import Member, is_archive_name, is_table_name, members
-from catdog.classes import AUTO, SPLIT_WORDS, both, classes_in, label_of, one, other, read_classes
+from catdog import CatdogError, Classes
+from catdog.classes import AUTO, read_classes
 from catdog.config import PrepareConfig
 from catdog.download import Source
-from catdog.exclusion import EXCLUDED, LINES, NONE, Exclusion, Named, read_exclusion
-from catdog.intact import check_intact, check_unchanged, missing
+from catdog.exclusion import EXCLUDED, LINES, NONE, Exclusion, read_exclusion
+from catdog.gathering import Gathered, Item, find_classes, fingerprint, gather
+from catdog.prepared import (
+    FORMAT,
+    MANIFEST,
+    MARKER,
+    QUARANTINE,
+    SPLITS,
+    TEST,
+    TRAINING,
+    UNFINISHED_MARKER,
+    VALIDATION,
+    Prepared,
+    digest_of,
+    load_prepared,
+    read_marker,
+    write_marker,
+)
 from catdog.properties import OWN_COLUMNS, Properties, read_properties, tell_unmatched
+from catdog.splitting import check_classes, choose_split, put_aside, settle_duplicates, with_paths
 
-FORMAT = 1
-MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
-TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
 MANAGED = (*SPLITS, EXCLUDED, MANIFEST, QUARANTINE)
-UNFINISHED_MARKER = ".prepared.json.part"
 STAGING = ".preparing"
 """Stands in the folder while it is being prepared, and so marks what is there as ours."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A finished prepared data set.
-
-    `digest` is of the manifest, `validation_digest` of the labels and contents of the
-    validation pictures alone: equal digests mean that accuracies can be compared.
-    `classes` are what its labels say, class 0 first. `asked`, `val_fraction`, `seed` and
-    `exclude` are what it was prepared with, `asked` for the classes, and `exclude_digest`
-    is of the lines in that file, None when there are none.
-    """
-
-    folder: Path
-    origin: str
-    digest: str
-    validation_digest: str
-    counts: dict[str, dict[str, int]]
-    quarantined: int
-    excluded: int = 0
-    val_fraction: float = 0.2
-    seed: int = 0
-    exclude: str = NONE
-    exclude_digest: str | None = None
-    classes: Classes = CLASSES
-    asked: str = AUTO
-
-    @property
-    def training(self) -> Path:
-        """Folder of the training pictures, one sub-folder for each class."""
-        return self.folder / TRAINING
-
-    @property
-    def validation(self) -> Path:
-        """Folder of the validation pictures, one sub-folder for each class."""
-        return self.folder / VALIDATION
-
-    @property
-    def test(self) -> Path:
-        """Folder of the pictures to label."""
-        return self.folder / TEST
-
-    @property
-    def manifest(self) -> Path:
-        """CSV with a row for each picture: `OWN_COLUMNS`, then those of the user."""
-        return self.folder / MANIFEST
-
-    @property
-    def exclude_lines(self) -> Path:
-        """The lines that the exclude file had; missing when it had none."""
-        return self.folder / EXCLUDED / LINES
-
-    @property
-    def quarantine(self) -> Path:
-        """CSV with a row for each file that was left out: path and reason."""
-        return self.folder / QUARANTINE
-
-    def rows(self, split: str) -> list[dict[str, str]]:
-        """The manifest's rows of one split, those in `excluded-validation` for instance."""
-        with self.manifest.open(encoding="utf-8", newline="") as stream:
-            return [row for row in csv.DictReader(stream) if row["split"] == split]
-
-    def check(self) -> None:
-        """Raise CatdogError when a picture to learn from is not what was prepared."""
-        check_intact(self.folder, self._digests(), below=(TRAINING, VALIDATION))
-
-    def lost(self) -> str | None:
-        """The path of a picture that is gone, if there is one.
-
-        Raises:
-            CatdogError: one is gone, and another one was changed or added by hand.
-        """
-        with self.manifest.open(encoding="utf-8", newline="") as stream:
-            paths = [row["path"] for row in csv.DictReader(stream)]
-        lost = next(missing(self.folder, paths), None)
-        if lost:
-            check_unchanged(self.folder, self._digests(), below=(TRAINING, VALIDATION))
-        return lost
-
-    def _digests(self) -> dict[str, str]:
-        rows = [*self.rows(TRAINING), *self.rows(VALIDATION)]
-        return {row["path"]: row["sha256"] for row in rows}
-
-    def left_out(self) -> list[dict[str, str]]:
-        """The rows of `quarantine`: path and reason of each file that was left out."""
-        with self.quarantine.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the pictures are the drawn sample."""
-        return self.origin.startswith("sample:")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One readable picture: where it was, where its bytes wait, and what is known of it.
-
-    `path` is where it belongs in the prepared folder, once its split is settled.
-    """
-
-    source: str
-    staged: Path
-    label: str
-    split: str
-    sha256: str
-    width: int
-    height: int
-    path: str = ""
-
-
-@dataclass
-class Sorting:
-    """What became of the source: kept items, reasons for the others, tables of properties."""
-
-    items: list[Item] = field(default_factory=list)
-    quarantine: list[tuple[str, str]] = field(default_factory=list)
-    tables: list[Member] = field(default_factory=list)
 
 
 def prepare(
@@ -186,11 +67,10 @@ def prepare(
 
     Labels come from the nearest folder named after a class, else from the file name
     (`cat.0.jpg`), see `catdog.classes`; pictures without a label are kept from a folder named
-    `test`. A folder
-    named `validation` is taken as it is; otherwise each class gives up `val_fraction` of
-    its pictures, chosen by their content and `seed`, so that a renamed file stays where it
-    is. Files with the same bytes stand on the same side. Labelled pictures that the file
-    `exclude` names are put aside after that, see `catdog.exclusion`.
+    `test`. A folder named `validation` is taken as it is; otherwise each class gives up
+    `val_fraction` of its pictures, chosen by their content and `seed`, so that a renamed file
+    stays where it is. Files with the same bytes stand on the same side. Labelled pictures that
+    the file `exclude` names are put aside after that, see `catdog.exclusion`.
 
     Does nothing when the source and the parameters are those of the finished folder.
 
@@ -222,15 +102,15 @@ def prepare(
                 "origin": origin,
                 "val_fraction": val_fraction,
                 "seed": seed,
-                "source": _fingerprint(source),
+                "source": fingerprint(source),
                 "exclude": exclusion.digest,
                 "classes": ",".join(named) if named else AUTO,
             }
-            finished = _read_marker(folder)
+            finished = read_marker(folder)
             if finished and wanted == {key: finished.get(key) for key in wanted}:
                 prepared = _still_there(folder, say)
                 if prepared:
-                    _write_marker(folder, finished | {"exclude_file": exclude})
+                    write_marker(folder, finished | {"exclude_file": exclude})
                     prepared = load_prepared(folder)
                     say(f"Already prepared: {_summary(prepared)}")
                     return prepared
@@ -258,46 +138,6 @@ def prepare_source(source: Source, path: Path, config: PrepareConfig, say: Say) 
     )
 
 
-def load_prepared(folder: Path, *, classes: str = AUTO) -> Prepared:
-    """Read a finished prepared data set; with `classes`, one of just these.
-
-    Raises:
-        CatdogError: there is none, its manifest was changed since, or it is of other classes.
-    """
-    marker = _read_marker(folder)
-    if marker is None:
-        raise CatdogError(
-            f"{folder} holds no prepared data set: run scripts/download.py and "
-            "scripts/prepare.py first, with the same --dataset and --data_dir."
-        )
-    prepared = Prepared(
-        folder=folder,
-        origin=marker["origin"],
-        digest=marker["digest"],
-        validation_digest=marker["validation_digest"],
-        counts=marker["counts"],
-        quarantined=marker["quarantined"],
-        excluded=marker.get("excluded", 0),
-        val_fraction=marker["val_fraction"],
-        seed=marker["seed"],
-        exclude=marker.get("exclude_file", NONE),
-        exclude_digest=marker.get("exclude"),
-        classes=tuple(marker["told_apart"]),
-        asked=marker["classes"],
-    )
-    if read_classes(classes) not in (None, prepared.classes):
-        raise CatdogError(
-            f"{folder} was prepared for {both(prepared.classes)}, not for classes={classes}: "
-            f"run scripts/prepare.py again with --classes {classes}."
-        )
-    if not prepared.manifest.is_file() or _digest_of(prepared.manifest) != prepared.digest:
-        raise CatdogError(
-            f"{prepared.manifest} was changed or deleted after it was prepared: "
-            "delete it and run scripts/prepare.py again, which makes it anew."
-        )
-    return prepared
-
-
 def _still_there(folder: Path, say: Say) -> Prepared | None:
     """What was prepared; None when some of it is gone, and so is to be made anew."""
     lost: str | None = MANIFEST
@@ -317,25 +157,27 @@ def _prepare_afresh(
     staging = folder / STAGING
     staging.mkdir()
     try:
-        classes = read_classes(wanted["classes"]) or _classes_of(source, say)
-        sorting = _stage(source, staging, classes, say)
-        properties = _properties(sorting, say)
-        sorting = _settle_duplicates(sorting)
-        _check_classes(sorting, source, classes)
-        items = _split(sorting.items, wanted["val_fraction"], wanted["seed"], say)
-        items = _exclude(_with_paths(items), exclusion, source, say)
+        classes = read_classes(wanted["classes"]) or find_classes(source, say)
+        gathered = gather(source, staging, classes, say)
+        properties = _properties(gathered, say)
+        items, doubtful = settle_duplicates(gathered.items)
+        left_out = gathered.left_out + doubtful
+        check_classes(items, left_out, source, classes)
+        items = choose_split(items, wanted["val_fraction"], wanted["seed"], say)
+        archive = source.name if source.is_file() else ""
+        items = put_aside(with_paths(items), exclusion, archive, say)
         _place(items, folder, classes, properties)
         _keep_lines(exclusion, folder)
-        _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(sorting.quarantine))
+        _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(left_out))
         marker = wanted | {
             "told_apart": classes,
-            "digest": _digest_of(folder / MANIFEST),
+            "digest": digest_of(folder / MANIFEST),
             "validation_digest": _validation_digest(items),
             "counts": _counts(items),
-            "quarantined": len(sorting.quarantine),
+            "quarantined": len(left_out),
             "excluded": sum(item.path.startswith(f"{EXCLUDED}/") for item in items),
         }
-        _write_marker(folder, marker)
+        write_marker(folder, marker)
     except BaseException:
         _remove_old(folder)
         raise
@@ -358,220 +200,12 @@ def _remove_old(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _classes_of(source: Path, say: Say) -> Classes:
-    """The classes that the names in a source speak of."""
-    names = (name for name, _ in members(source) if not is_table_name(name))
-    found = classes_in(name for name in names if _split_of(name) != TEST)
-    if found != CLASSES:
-        say(
-            f"Classes: {found[0]} (negative) and {found[1]} (positive), as the folders are called; "
-            "-P classes=NEGATIVE,POSITIVE names others."
-        )
-    return found
-
-
-def _stage(source: Path, staging: Path, classes: Classes, say: Say) -> Sorting:
-    """Copy every readable picture below `staging`, checking as many at once as there are cores."""
-    sorting = Sorting()
-    waiting: deque[Future[Item | tuple[str, str]]] = deque()
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        for number, picture in enumerate(members(source)):
-            if is_table_name(picture[0]):
-                sorting.tables.append(picture)
-                continue
-            target = staging / f"{number}"
-            waiting.append(pool.submit(_check_and_copy, picture, target, classes))
-            if len(waiting) > 8 * cores:  # pictures in memory at once
-                _sort_in(waiting.popleft().result(), sorting)
-            if number and number % 5_000 == 0:
-                say(f"Checked {number:,} pictures")
-        while waiting:
-            _sort_in(waiting.popleft().result(), sorting)
-    return sorting
-
-
-def _sort_in(result: Item | tuple[str, str], sorting: Sorting) -> None:
-    if isinstance(result, Item):
-        sorting.items.append(result)
-    else:
-        sorting.quarantine.append(result)
-
-
-def _check_and_copy(picture: Member, target: Path, classes: Classes) -> Item | tuple[str, str]:
-    name, content = picture
-    label, split = label_of(name, classes), _split_of(name)
-    if not label and split != TEST:
-        return name, f"neither {classes[0]} nor {classes[1]} in its folder's or its own name"
-    try:
-        width, height = images.check(content)
-    except images.UnreadableImageError as error:
-        return name, str(error)
-    target.write_bytes(content)
-    sha256 = hashlib.sha256(content).hexdigest()
-    return Item(name, target, label, split, sha256, width, height)
-
-
-def _properties(sorting: Sorting, say: Say) -> Properties:
+def _properties(gathered: Gathered, say: Say) -> Properties:
     """What the tables say of the pictures; those that are left out count as met."""
-    properties = read_properties(sorting.tables, say=say)
-    met = [*(item.source for item in sorting.items), *(name for name, _ in sorting.quarantine)]
+    properties = read_properties(gathered.tables, say=say)
+    met = [*(item.source for item in gathered.items), *(name for name, _ in gathered.left_out)]
     tell_unmatched(properties, met, say=say)
     return properties
-
-
-def _split_of(name: str) -> str:
-    """The split that the nearest telling folder or archive names; "" when none does."""
-    for part in reversed(PurePosixPath(name).parts[:-1]):
-        stem = part.lower().split(".")[0] if is_archive_name(part) else part.lower()
-        for split, words in SPLIT_WORDS.items():
-            if stem in words:
-                return split
-    return ""
-
-
-def _settle_duplicates(sorting: Sorting) -> Sorting:
-    """Leave out bytes that carry two labels, and training copies of validation pictures."""
-    labels: dict[str, set[str]] = defaultdict(set)
-    validated: set[str] = set()
-    for item in sorting.items:
-        if item.split != TEST:
-            labels[item.sha256].add(item.label)
-        if item.split == VALIDATION:
-            validated.add(item.sha256)
-    settled = Sorting(quarantine=list(sorting.quarantine))
-    for item in sorting.items:
-        if item.split == TEST:
-            settled.items.append(item)
-        elif len(labels[item.sha256]) > 1:
-            both = " and as ".join(sorted(labels[item.sha256]))
-            settled.quarantine.append((item.source, f"the same bytes are labelled as {both}"))
-        elif item.split != VALIDATION and item.sha256 in validated:
-            reason = "the same bytes stand among the validation pictures"
-            settled.quarantine.append((item.source, reason))
-        else:
-            settled.items.append(item)
-    return settled
-
-
-def _check_classes(sorting: Sorting, source: Path, classes: Classes) -> None:
-    """Refuse a source that can't be split into training and validation of both classes."""
-    labelled = [item for item in sorting.items if item.split != TEST]
-    distinct = {
-        label: len({item.sha256 for item in labelled if item.label == label}) for label in classes
-    }
-    negative, positive = classes
-    others = " -P classes=NEGATIVE,POSITIVE names two other kinds." if classes == CLASSES else ""
-    if not labelled:
-        reason = _commonest(sorting.quarantine)
-        raise CatdogError(
-            f"{source} holds no picture to learn from{reason}. Give pictures in folders named "
-            f"{negative}/ and {positive}/, or named {negative}.1.jpg and {positive}.1.jpg.{others}"
-        )
-    for label in classes:
-        if distinct[label] == 0:
-            there = other(label, classes)
-            raise CatdogError(
-                f"{source} holds {distinct[there]:,} pictures of {one(there)} and none of "
-                f"{one(label)}: add pictures of both, in folders named {negative}/ and "
-                f"{positive}/.{others}"
-            )
-    for label in classes:
-        _check_both_sides(labelled, label, distinct[label], source)
-
-
-def _check_both_sides(labelled: Sequence[Item], label: str, distinct: int, source: Path) -> None:
-    sides = {item.split == VALIDATION for item in labelled if item.label == label}
-    given = any(item.split == VALIDATION for item in labelled)
-    if (given and len(sides) < 2) or distinct < 2:
-        raise CatdogError(
-            f"{source} has too few different pictures of {one(label)}: "
-            "at least one is needed for training and another for validation."
-        )
-
-
-def _commonest(quarantine: Sequence[tuple[str, str]]) -> str:
-    if not quarantine:
-        return ""
-    (reason, count), *_ = Counter(reason for _, reason in quarantine).most_common(1)
-    return f": {len(quarantine):,} were left out, {count:,} of them because of: {reason}"
-
-
-def _split(items: Sequence[Item], val_fraction: float, seed: int, say: Say) -> list[Item]:
-    """Give each labelled item its side; test pictures keep theirs."""
-    if any(item.split == VALIDATION for item in items):
-        say("The source brings validation pictures of its own: val_fraction is not used.")
-        return [replace(item, split=item.split or TRAINING) for item in items]
-    chosen: set[str] = set()
-    for label in sorted({item.label for item in items if item.split != TEST}):
-        sizes = Counter(item.sha256 for item in items if item.label == label and item.split != TEST)
-        chosen |= _choose_validation(sizes, val_fraction, seed)
-    return [
-        item
-        if item.split == TEST
-        else replace(item, split=VALIDATION if item.sha256 in chosen else TRAINING)
-        for item in items
-    ]
-
-
-def _choose_validation(sizes: Counter[str], val_fraction: float, seed: int) -> set[str]:
-    """Choose digests for validation whose copies make up `val_fraction` of all copies.
-
-    At least one digest is chosen and at least one is left. The order comes from a hash of
-    seed and content, so that neither names nor the order of files matter.
-    """
-    order = sorted(sizes, key=lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).digest())
-    target = max(1, round(sizes.total() * val_fraction))
-    chosen: set[str] = set()
-    count = 0
-    for sha256 in order[:-1]:
-        if count >= target:
-            break
-        chosen.add(sha256)
-        count += sizes[sha256]
-    return chosen
-
-
-def _with_paths(items: Iterable[Item]) -> list[Item]:
-    """Give each picture a path by split and class that no other has."""
-    taken: set[str] = set()
-    placed = []
-    for item in items:
-        parent = item.split if item.split == TEST else f"{item.split}/{item.label}"
-        path = _free_name(parent, PurePosixPath(item.source).name, taken)
-        placed.append(replace(item, path=path))
-    return placed
-
-
-def _exclude(items: Sequence[Item], exclusion: Exclusion, source: Path, say: Say) -> list[Item]:
-    """Put aside the labelled pictures that the user wants left out."""
-    labelled = [item for item in items if item.split != TEST]
-    # An item's source begins with the archive's name, which its members don't know.
-    archive = f"{source.name}/" if source.is_file() else ""
-    chosen, unmatched = exclusion.choose(
-        Named(item.path, (item.source, item.source.removeprefix(archive)), item.sha256)
-        for item in labelled
-    )
-    for line in unmatched:
-        say(f"The exclude file's line {line!r} names no training or validation picture.")
-    if chosen:
-        _check_left([item for item in labelled if item.path not in chosen], labelled)
-    return [
-        replace(item, split=f"{EXCLUDED}-{item.split}", path=f"{EXCLUDED}/{item.path}")
-        if item.path in chosen
-        else item
-        for item in items
-    ]
-
-
-def _check_left(items: Iterable[Item], before: Iterable[Item]) -> None:
-    left = {(item.split, item.label) for item in items}
-    gone = {(item.split, item.label) for item in before} - left
-    for split, label in sorted(gone):
-        raise CatdogError(
-            f"the exclude file leaves no {split} picture of {one(label)}: "
-            "take some of its lines out."
-        )
 
 
 def _place(items: Iterable[Item], folder: Path, classes: Classes, properties: Properties) -> None:
@@ -598,24 +232,6 @@ def _keep_lines(exclusion: Exclusion, folder: Path) -> None:
         kept.write_text("".join(f"{line}\n" for line in exclusion.lines), encoding="utf-8")
 
 
-def _write_marker(folder: Path, marker: Mapping[str, Any]) -> None:
-    if _read_marker(folder) != marker:
-        part = folder / UNFINISHED_MARKER
-        part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
-        part.replace(folder / MARKER)
-
-
-def _free_name(parent: str, name: str, taken: set[str]) -> str:
-    """A path below `parent` that no system takes for one that is there already."""
-    safe = re.sub(r"[^\w.()+ -]", "_", name)
-    stem, suffix = PurePosixPath(safe).stem[:80], PurePosixPath(safe).suffix
-    path, copy = f"{parent}/{stem}{suffix}", 2
-    while path.casefold() in taken:
-        path, copy = f"{parent}/{stem}-{copy}{suffix}", copy + 1
-    taken.add(path.casefold())
-    return path
-
-
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -634,38 +250,6 @@ def _counts(items: Iterable[Item]) -> dict[str, dict[str, int]]:
 def _validation_digest(items: Iterable[Item]) -> str:
     lines = sorted(f"{item.label},{item.sha256}" for item in items if item.split == VALIDATION)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _fingerprint(source: Path) -> str:
-    """Changes when the source does: the bytes of an archive, the listing of a folder."""
-    if source.is_file():
-        return _digest_of(source)
-    listing = sorted(
-        (path.relative_to(source).as_posix(), status.st_size, status.st_mtime_ns)
-        for path in _files_below(source)
-        for status in [path.stat()]
-    )
-    return hashlib.sha256(repr(listing).encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
-
-
-def _read_marker(folder: Path) -> dict[str, Any] | None:
-    try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(marker, dict) or marker.get("format") != FORMAT:
-        return None
-    # Before there were other classes, none were named.
-    return {"classes": AUTO, "told_apart": CLASSES} | marker
 
 
 def _check_places(source: Path, folder: Path) -> None:

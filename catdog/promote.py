@@ -18,7 +18,7 @@ from catdog.data import LabelledFolder
 from catdog.download import locate
 from catdog.features import Picture
 from catdog.lessons import pictures_of
-from catdog.prepare import VALIDATION, load_prepared
+from catdog.prepared import VALIDATION, load_prepared
 from catdog.promotion import PRODUCTION, STATUS_TAG, Candidate, Decision, comparable, decide
 from catdog.succession import Event, as_champion
 

@@ -36,7 +36,7 @@ from catdog.judgement import (
 )
 from catdog.paired import Paired
 from catdog.parity import Answer, FreshProcess, Parity
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.promotion import Candidate, Decision, comparable, decide
 from catdog.succession import as_champion
 from catdog.trained import Trained

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from catdog import CatdogError, launch, store, tracking
 from catdog.checkpoint import write_json
 from catdog.config import FixedConfig
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 
 FORMAT = 1
 """Of `run.json` and of the checkpoints beside it."""

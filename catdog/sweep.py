@@ -15,7 +15,7 @@ from pathlib import Path
 from catdog import nested, tracking
 from catdog.config import HeadConfig, MainConfig, SweepConfig
 from catdog.pipeline import train_and_register
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.runs import RunFolder
 from catdog.study import RUN, FrozenTrial, Study, Trial, open_storage, open_study
 from catdog.trials import (

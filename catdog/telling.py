@@ -18,7 +18,7 @@ from catdog.findings import Findings, find
 from catdog.images import decode
 from catdog.page import as_report, raw_figures
 from catdog.paired import Paired
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.promotion import NO_STAGE, PRODUCTION, Decision
 from catdog.release import Released
 from catdog.report import Command, render

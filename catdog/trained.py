@@ -37,7 +37,7 @@ from catdog.lessons import Lesson, pictures_of, progress, share_pass
 from catdog.model import Network, build_network, licence_of
 from catdog.named import match_weights
 from catdog.others import neither_folder
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.ranks import SOLO, Team
 from catdog.state import EarlyStopping, Epoch, Keeper, Resumable
 from catdog.train import Fit, fit, make_optimizer, seed_everything

@@ -26,7 +26,7 @@ from catdog.features import Picture, as_batches, extract, open_cache
 from catdog.lessons import pictures_of, progress
 from catdog.model import build_network
 from catdog.nested import Told
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.state import EarlyStopping, Epoch
 from catdog.study import FrozenTrial, Trial, TrialPruned
 from catdog.train import Fit, fit, make_optimizer, seed_everything

@@ -13,7 +13,7 @@ def main(config: AuditConfig) -> int:
     from catdog.device import pick_device
     from catdog.download import locate
     from catdog.model import build_network
-    from catdog.prepare import load_prepared
+    from catdog.prepared import load_prepared
 
     device, _ = pick_device(config.device)
     data_dir = Path(config.data_dir)

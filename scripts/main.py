@@ -29,7 +29,8 @@ def lead(config: MainConfig, team: Team) -> int:
     from catdog.device import pick_device
     from catdog.download import SAMPLE_NOTICE, fetch, locate
     from catdog.model import check_backbone
-    from catdog.prepare import Prepared, prepare_source
+    from catdog.prepare import prepare_source
+    from catdog.prepared import Prepared
 
     config = runs.as_begun(config, "main")
     check_backbone(config.backbone)

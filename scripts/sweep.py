@@ -13,7 +13,8 @@ def main(config: SweepConfig) -> int:
     from catdog.device import pick_device
     from catdog.download import SAMPLE_NOTICE, fetch, locate
     from catdog.model import check_backbone
-    from catdog.prepare import Prepared, prepare_source
+    from catdog.prepare import prepare_source
+    from catdog.prepared import Prepared
 
     config = runs.as_begun(config, "sweep")
     check_backbone(config.backbone)

@@ -29,7 +29,7 @@ def lead(config: TrainConfig, team: Team) -> int:
     from catdog.device import pick_device
     from catdog.download import locate
     from catdog.model import check_backbone
-    from catdog.prepare import load_prepared
+    from catdog.prepared import load_prepared
 
     config = runs.as_begun(config, "train")
     check_backbone(config.backbone)

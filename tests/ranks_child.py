@@ -14,7 +14,7 @@ from catdog.checkpoint import FINETUNE, HEAD
 from catdog.config import TrainConfig
 from catdog.following import follow
 from catdog.model import build_network
-from catdog.prepare import load_prepared
+from catdog.prepared import load_prepared
 from catdog.ranks import Team
 from catdog.state import Keeper, Resumable
 from catdog.train import Fit, seed_everything

@@ -21,7 +21,8 @@ from catdog.checkpoint import HEAD, Checkpoints
 from catdog.config import TrainConfig
 from catdog.engine import torch_engine
 from catdog.model import build_network
-from catdog.prepare import load_prepared, prepare
+from catdog.prepare import prepare
+from catdog.prepared import load_prepared
 from catdog.state import (
     EarlyStopping,
     Keeper,

@@ -15,7 +15,8 @@ from catdog.evaluate import estimates, metrics_of, score
 from catdog.findings import PREFIX, Findings, find
 from catdog.judgement import Evidence, Judgement, judge, seen_in_training
 from catdog.page import _audit, as_report
-from catdog.prepare import Prepared, prepare
+from catdog.prepare import prepare
+from catdog.prepared import Prepared
 from catdog.report import digits, render
 from catdog.train import Epoch, Fit
 from tests.conftest import tiny_classifier, tiny_picture

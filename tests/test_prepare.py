@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from catdog import CatdogError
 from catdog import prepare as module
-from catdog.prepare import load_prepared, prepare
+from catdog.prepare import prepare
+from catdog.prepared import load_prepared
 from tests.conftest import encoded, tiny_picture
 
 

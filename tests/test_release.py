@@ -13,7 +13,8 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError, registry, release, telling, tracking, trained
 from catdog.config import TrainConfig
 from catdog.parity import Answer
-from catdog.prepare import Prepared, prepare
+from catdog.prepare import prepare
+from catdog.prepared import Prepared
 from catdog.release import Released
 from catdog.trained import Trained
 from tests.conftest import tiny_picture

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, runs, tracking
 from catdog.config import MainConfig
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.runs import RunFolder, as_begun, clear_runs, open_run
 from tests.conftest import ROOT
 

@@ -14,7 +14,8 @@ pytest.importorskip("optuna")
 
 from catdog import CatdogError, runs, sweep, tracking, trials
 from catdog.config import MainConfig, SweepConfig
-from catdog.prepare import Prepared, prepare
+from catdog.prepare import prepare
+from catdog.prepared import Prepared
 from catdog.study import open_storage, open_study
 from tests.conftest import tiny_picture
 

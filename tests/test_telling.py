@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig, parse
-from catdog.prepare import Prepared
+from catdog.prepared import Prepared
 from catdog.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
 from catdog.telling import _description, _reproduce
 

@@ -16,7 +16,8 @@ from catdog.evaluate import confusion_counts
 from catdog.features import extract, open_cache
 from catdog.lessons import pictures_of
 from catdog.model import ImageNetClassifier, Network, build_network
-from catdog.prepare import Prepared, prepare
+from catdog.prepare import prepare
+from catdog.prepared import Prepared
 from catdog.train import Fit
 from catdog.trained import Trained
 from tests.conftest import tiny_picture

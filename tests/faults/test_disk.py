@@ -11,7 +11,7 @@ from catdog import CatdogError, trained
 from catdog.data import Preprocessing
 from catdog.features import Picture
 from catdog.pixels import decode_all
-from catdog.prepare import load_prepared
+from catdog.prepared import load_prepared
 from tests.conftest import encoded
 from tests.faults.conftest import TINY, fill
 

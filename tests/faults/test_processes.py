@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from torch.utils.data import get_worker_info
 
 from catdog import CatdogError, lessons
-from catdog.prepare import load_prepared
+from catdog.prepared import load_prepared
 from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
