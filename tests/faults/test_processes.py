@@ -16,7 +16,7 @@ from catdog.prepared import load_prepared
 from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
-from catdog import prepare as step
+from catdog import gathering as step
 real = step._check_and_copy
 def slow(*a):
     time.sleep(0.1); return real(*a)
