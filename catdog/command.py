@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from catdog import CatdogError
-from catdog.config import Config, parse
+from catdog.arguments import Config, parse
 
 FAILED, INTERRUPTED = 2, 130
 

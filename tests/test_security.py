@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from mlflow.projects import _project_spec
 
 from catdog import CatdogError, command, config
-from catdog.config import MainConfig, parse
+from catdog.arguments import parse
+from catdog.config import MainConfig
 from catdog.images import UnreadableImageError
 from catdog.model import build_network
 from tests.conftest import COLOURS, PLANTED, ROOT, encoded, tiny_classifier, tiny_picture

@@ -4,7 +4,8 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
-from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig, parse
+from catdog.arguments import parse
+from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.prepared import Prepared
 from catdog.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
 from catdog.telling import _description, _reproduce
