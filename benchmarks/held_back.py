@@ -21,7 +21,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from catdog.calibration import expected_calibration_error, log_loss, probability
-from catdog.classifier import About
 from catdog.config import TrainConfig
 from catdog.data import evaluation_transform, to_tensor
 from catdog.engine import Features, pick_engine
@@ -31,6 +30,7 @@ from catdog.judgement import Evidence, judge
 from catdog.lessons import pictures_of
 from catdog.model import Network, build_network
 from catdog.others import neither_pictures
+from catdog.prediction import About
 from catdog.prepare import prepare
 from catdog.train import EarlyStopping, fit, make_optimizer, seed_everything
 

@@ -21,12 +21,13 @@ from pathlib import Path
 import tyro
 
 from catdog import pipeline, store, tracking
-from catdog.classifier import Classifier, Options
+from catdog.classifier import Classifier
 from catdog.config import TrainConfig
 from catdog.features import FeatureCache, extract
 from catdog.lessons import pictures_of
 from catdog.photos import find_photos
 from catdog.predict import answer_photos
+from catdog.prediction import Options
 from catdog.prepare import prepare
 from catdog.prepared import Prepared
 from catdog.registry import fetch

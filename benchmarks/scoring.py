@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from catdog import predict, scoring
-from catdog.classifier import Options
 from catdog.photos import find_photos
+from catdog.prediction import Options
 
 ROUNDS = 3
 

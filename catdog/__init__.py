@@ -5,10 +5,10 @@ classes, config, arguments, command, signals, images, pen, animal, drawing, samp
 archive, download, exclusion, properties, intact, prepared, gathering, splitting, prepare, launch,
 ranks, device, workers, batches, data, model, engine, features, pixels, calibration, familiarity,
 bootstrap, evaluate, paired, promotion, slices, audit, state, named, train, checkpoint, lessons,
-classifier, explain, card, parity, export, judgement, figures, svg, charts, report, findings, page,
-outbox, store, tracking, nested, runs, study, trials, registry, contest, succession, urls, photos,
-answers, sorting, predict, labelled, scoring, promote, trained, following, release, telling,
-pipeline, sweep, cards, app, serve.
+prediction, classifier, explain, card, parity, export, judgement, figures, svg, charts, report,
+findings, page, outbox, store, tracking, nested, runs, study, trials, registry, contest,
+succession, urls, photos, answers, sorting, predict, labelled, scoring, promote, trained,
+following, release, telling, pipeline, sweep, cards, app, serve.
 """
 
 from __future__ import annotations

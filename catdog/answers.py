@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from catdog import CLASSES, NEITHER, CatdogError, Classes
 from catdog.classes import as_outside, probability_name
-from catdog.classifier import Prediction
 from catdog.command import say
 from catdog.photos import Photo
+from catdog.prediction import Prediction
 
 Form = Literal["text", "json", "jsonl", "csv", "kaggle"]
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from catdog import CatdogError, Classes
 from catdog.cards import CSS, facts_html, show
 from catdog.classes import one
-from catdog.classifier import Classifier, Options
+from catdog.classifier import Classifier
+from catdog.prediction import Options
 
 if TYPE_CHECKING:  # Gradio is an extra, and slow to import
     import gradio

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from catdog.classes import both
-from catdog.classifier import About
+from catdog.prediction import About
 
 CARD = """# {classes}: a classifier of two kinds of pictures
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from catdog import CLASSES, NEITHER, CatdogError, Classes
 from catdog.classes import one
-from catdog.classifier import Classifier, Options, Prediction, says_positive
+from catdog.classifier import Classifier
 from catdog.data import to_tensor
+from catdog.prediction import Options, Prediction, says_positive
 
 MOST_FILES = 50
 SIDES = ("negative", "positive")

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from catdog import CLASSES, NEITHER, CatdogError, Classes
-from catdog.calibration import probability
+from catdog import CatdogError, Classes
 from catdog.classes import as_outside
 from catdog.data import Preprocessing, evaluation_transform, to_tensor
 from catdog.device import pick_device
@@ -40,6 +39,7 @@ from catdog.engine import (
 )
 from catdog.familiarity import Familiarity, product
 from catdog.images import UnreadableImageError
+from catdog.prediction import FORMAT, About, Options, Prediction, Seen, to_prediction
 from catdog.workers import in_order
 
 if TYPE_CHECKING:  # timm is needed only to fine-tune, to explain, and on a GPU
@@ -47,31 +47,12 @@ if TYPE_CHECKING:  # timm is needed only to fine-tune, to explain, and on a GPU
 
     from catdog.model import Network
 
-FORMAT = 2
 MODEL_FILE, BACKBONE_FILE = "model.json", "backbone.onnx"
 WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
 CARD_FILE = "model_card.md"
 
 Item = TypeVar("Item")
 Failure = UnreadableImageError | OSError
-
-
-@dataclass(frozen=True)
-class About:
-    """What a saved model says of itself.
-
-    `temperature` divides its logits; below the familiarity `reject_below` a photo is neither.
-    """
-
-    backbone: str
-    dataset: str
-    origin: str
-    best_epoch: int
-    best_val_accuracy: float
-    temperature: float = 1.0
-    reject_below: float = 0.0
-    classes: Classes = CLASSES
-    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -84,63 +65,6 @@ class HeadWeights:
     def logits(self, features: Features) -> NDArray[np.float64]:
         """Features `(N, D)` → logits `(N,)`."""
         return product(features.astype(np.float64), self.weight) + self.bias
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to answer.
-
-    Attributes:
-        reject: whether "neither" may be the answer.
-        threshold: the probability of a dog above which a photo is called one.
-        tta: whether the logit is the mean of the photo's and its mirror image's.
-    """
-
-    reject: bool = True
-    threshold: float = 0.5
-    tta: bool = False
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one photo. After an `error` the label is empty and the numbers nan.
-
-    `p_positive` is the probability of class 1, a dog say, if it is one of the two; outside it
-    is called after the class, see `catdog.classes.as_outside`. `familiarity` is the share
-    of validation photos that look less like what the model was made for. `confidence` is the
-    probability of the label, nan for "neither": how often strangers come is not known.
-    """
-
-    label: str
-    confidence: float
-    p_positive: float
-    familiarity: float
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the model makes of a photo before it is put into words; the logit is calibrated."""
-
-    logit: float
-    familiarity: float
-
-
-def to_prediction(seen: Seen, about: About, options: Options = Options()) -> Prediction:
-    """The answer that a logit and a familiarity stand for."""
-    p_positive = float(probability(seen.logit))
-    if options.reject and seen.familiarity < about.reject_below:
-        return Prediction(NEITHER, float("nan"), p_positive, seen.familiarity)
-    label = int(p_positive > options.threshold)
-    confidence = p_positive if label else 1.0 - p_positive
-    return Prediction(about.classes[label], confidence, p_positive, seen.familiarity)
-
-
-def says_positive(prediction: Prediction, classes: Classes) -> bool:
-    """Whether an answer speaks for class 1; for "neither", which of the two it is more like."""
-    if prediction.label == NEITHER:
-        return prediction.p_positive > 0.5
-    return prediction.label == classes[1]
 
 
 class Classifier:

@@ -21,9 +21,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from catdog import CatdogError
-from catdog.classifier import Classifier, Prediction, says_positive
+from catdog.classifier import Classifier
 from catdog.data import evaluation_steps, to_tensor
 from catdog.model import Network
+from catdog.prediction import Prediction, says_positive
 from catdog.workers import ONE_CORE_EACH
 
 if TYPE_CHECKING:

@@ -24,11 +24,12 @@ from catdog.calibration import (
     log_loss,
     probability,
 )
-from catdog.classifier import About, Classifier, HeadWeights, Seen, photo_keys
+from catdog.classifier import Classifier, HeadWeights, photo_keys
 from catdog.engine import Engine, Features, Say, export, pick_engine, torch_engine
 from catdog.familiarity import Familiarity, PetClassifier, Scores
 from catdog.features import Picture
 from catdog.model import Network
+from catdog.prediction import About, Seen
 
 
 @dataclass(frozen=True)

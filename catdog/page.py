@@ -19,7 +19,7 @@ from PIL import Image
 from catdog import explain, images, report
 from catdog.audit import KINDS, NEAR_DUPLICATE, Issue, told
 from catdog.calibration import Logits, predicted_labels, probability
-from catdog.classifier import Classifier, Seen, to_prediction
+from catdog.classifier import Classifier
 from catdog.evaluate import (
     Promise,
     Scores,
@@ -28,6 +28,7 @@ from catdog.evaluate import (
 )
 from catdog.findings import PREFIX, RAW_PREFIX, TEST_PREFIX, Findings
 from catdog.judgement import Judgement
+from catdog.prediction import Seen, to_prediction
 from catdog.prepared import TRAINING, VALIDATION, Prepared
 from catdog.slices import SliceScore, worst_slice
 from catdog.train import Fit

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from catdog import CatdogError
 from catdog.answers import Answer
-from catdog.classifier import Classifier, Options, saved_in
+from catdog.classifier import Classifier, saved_in
 from catdog.device import pick_device
 from catdog.images import is_image_name
 from catdog.photos import Photo
+from catdog.prediction import Options
 from catdog.prepared import load_prepared
 from catdog.sorting import free_names, short_name
 

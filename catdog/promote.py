@@ -11,13 +11,14 @@ from mlflow.entities.model_registry import ModelVersion
 
 from catdog import CatdogError, Classes, images, registry, store, succession
 from catdog.classes import both
-from catdog.classifier import About, Classifier
+from catdog.classifier import Classifier
 from catdog.config import PromoteConfig
 from catdog.contest import Contest, hold, sit
 from catdog.data import LabelledFolder
 from catdog.download import locate
 from catdog.features import Picture
 from catdog.lessons import pictures_of
+from catdog.prediction import About
 from catdog.prepared import VALIDATION, load_prepared
 from catdog.promotion import PRODUCTION, STATUS_TAG, Candidate, Decision, comparable, decide
 from catdog.succession import Event, as_champion

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 import catdog
 from catdog import CatdogError, parity, registry, succession, tracking
 from catdog.card import Facts, model_card
-from catdog.classifier import CARD_FILE, Classifier, to_prediction
+from catdog.classifier import CARD_FILE, Classifier
 from catdog.config import TrainConfig
 from catdog.contest import Contest, Side, hold
 from catdog.data import (
@@ -36,6 +36,7 @@ from catdog.judgement import (
 )
 from catdog.paired import Paired
 from catdog.parity import Answer, FreshProcess, Parity
+from catdog.prediction import to_prediction
 from catdog.prepared import Prepared
 from catdog.promotion import Candidate, Decision, comparable, decide
 from catdog.succession import as_champion

@@ -27,7 +27,7 @@ import catdog
 from catdog import Classes
 from catdog.app import LOOPBACK, BodyLimit, Model, listen, url_of
 from catdog.classes import as_outside
-from catdog.classifier import Options, Prediction
+from catdog.prediction import Options, Prediction
 
 INVOCATIONS = "/invocations"
 AT_ONCE = 4

@@ -52,11 +52,11 @@ if TYPE_CHECKING:  # predicting finds its model through here, and must not wait 
     from mlflow.models.model import ModelInfo
 
     from catdog.calibration import Labels, Logits
-    from catdog.classifier import Prediction
     from catdog.evaluate import Confusion, Scores
     from catdog.findings import Findings
     from catdog.lessons import Pass
     from catdog.parity import Parity
+    from catdog.prediction import Prediction
     from catdog.state import Epoch
     from catdog.train import Fit
 

@@ -14,7 +14,7 @@ import torch
 from catdog import CLASSES, Classes, figures, lessons, tracking
 from catdog.calibration import Logits, predicted_labels
 from catdog.checkpoint import FINETUNE, HEAD, Checkpoints
-from catdog.classifier import About, Classifier, to_prediction
+from catdog.classifier import Classifier
 from catdog.config import TrainConfig
 from catdog.data import (
     load,
@@ -37,6 +37,7 @@ from catdog.lessons import Lesson, pictures_of, progress, share_pass
 from catdog.model import Network, build_network, licence_of
 from catdog.named import match_weights
 from catdog.others import neither_folder
+from catdog.prediction import About, to_prediction
 from catdog.prepared import Prepared
 from catdog.ranks import SOLO, Team
 from catdog.state import EarlyStopping, Epoch, Keeper, Resumable

@@ -10,8 +10,8 @@ from catdog.config import PredictConfig
 def main(config: PredictConfig) -> int:
     """Write a row for each photo; status 1 when one of them could not be read."""
     from catdog import answers, predict
-    from catdog.classifier import Options
     from catdog.photos import find_photos
+    from catdog.prediction import Options
     from catdog.sorting import Sorter, refuse_inside
 
     classifier = predict.load_classifier(config.model_uri, device=config.device)

@@ -86,11 +86,12 @@ def tiny_classifier() -> Classifier:
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    from catdog.classifier import About, Classifier, HeadWeights
+    from catdog.classifier import Classifier, HeadWeights
     from catdog.data import evaluation_transform, to_tensor
     from catdog.engine import pick_engine
     from catdog.familiarity import Familiarity
     from catdog.model import build_network
+    from catdog.prediction import About
     from catdog.train import seed_everything
 
     seed_everything(0)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from catdog import CLASSES, images
-from catdog.classifier import Options, Prediction
 from catdog.images import UnreadableImageError
+from catdog.prediction import Options, Prediction
 
 
 def failed(reason: str) -> Prediction:

@@ -13,7 +13,7 @@ import pytest
 
 from catdog import CLASSES, CatdogError, answers
 from catdog.answers import Row, columns, open_output, to_row, write_rows
-from catdog.classifier import Prediction
+from catdog.prediction import Prediction
 from tests.conftest import ROOT
 from tests.fake_classifier import failed
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 from catdog.card import Facts, model_card
-from catdog.classifier import About
+from catdog.prediction import About
 
 ABOUT = About("some_backbone", "my {pets}", "kaggle: dogs-vs-cats", 3, 0.9, 1.25, 0.015)
 FACTS = Facts(

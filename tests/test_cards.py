@@ -13,7 +13,8 @@ from PIL import Image
 
 from catdog import CatdogError, cards, explain
 from catdog.cards import MOST_FILES, Card, card_html, facts_html, show, to_html
-from catdog.classifier import Classifier, Options, Prediction
+from catdog.classifier import Classifier
+from catdog.prediction import Options, Prediction
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
 DOG = Prediction("dog", 0.977, 0.977, 0.42)

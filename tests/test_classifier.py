@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from catdog import NEITHER, CatdogError
 from catdog.classifier import (
@@ -18,21 +16,15 @@ from catdog.classifier import (
     BACKBONE_FILE,
     MODEL_FILE,
     WEIGHTS_FILE,
-    About,
     Classifier,
-    Options,
-    Seen,
     ServedClassifier,
-    to_prediction,
 )
 from catdog.data import evaluation_transform, to_tensor
 from catdog.images import UnreadableImageError
+from catdog.prediction import Options
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
 PHOTOS = [encoded(tiny_picture(name, seed)) for name in ("cat", "dog") for seed in range(3)]
-ABOUT = About("x", "pets", "", 1, 0.9, temperature=1.0, reject_below=0.01)
-logits = st.floats(-60, 60)
-shares = st.floats(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -62,37 +54,6 @@ def test_an_answer_is_the_same_in_whatever_company(classifier):
     for one, other in zip(alone, together, strict=True):
         assert one.p_positive == pytest.approx(other.p_positive, abs=1e-9)
         assert one.familiarity == pytest.approx(other.familiarity, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("logit", "label", "p_dog"), [(2.0, "dog", 0.880797), (-2.0, "cat", 0.119203)]
-)
-def test_confidence_is_the_probability_of_the_label(logit, label, p_dog):
-    answer = to_prediction(Seen(logit, 0.5), ABOUT)
-    assert answer.label == label
-    assert answer.p_positive == pytest.approx(p_dog, abs=1e-6)
-    assert answer.confidence == pytest.approx(max(p_dog, 1 - p_dog), abs=1e-6)
-    assert answer.error == ""
-
-
-@given(logit=logits, familiarity=shares)
-def test_neither_is_answered_below_the_threshold_and_only_there(logit, familiarity):
-    answer = to_prediction(Seen(logit, familiarity), ABOUT)
-    assert (answer.label == NEITHER) == (familiarity < ABOUT.reject_below)
-    assert np.isnan(answer.confidence) == (answer.label == NEITHER)
-
-
-@given(logit=logits, familiarity=shares)
-def test_neither_is_never_answered_when_it_may_not_be(logit, familiarity):
-    answer = to_prediction(Seen(logit, familiarity), ABOUT, Options(reject=False))
-    assert answer.label in ABOUT.classes
-    assert 0 <= answer.confidence <= 1
-
-
-@given(logit=logits, threshold=shares)
-def test_the_threshold_decides_from_which_probability_a_photo_is_a_dog(logit, threshold):
-    answer = to_prediction(Seen(logit, 1.0), ABOUT, Options(threshold=threshold))
-    assert (answer.label == "dog") == (answer.p_positive > threshold)
 
 
 def test_what_is_no_picture_gets_an_error_and_the_others_are_answered(classifier):

@@ -13,11 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from catdog import NEITHER, CatdogError
-from catdog.classifier import Classifier, Prediction
+from catdog.classifier import Classifier
 from catdog.data import evaluation_steps, to_tensor
 from catdog.explain import CAPTION_PX, SHADE, as_jpeg, draw, heat_map, save
 from catdog.images import UnreadableImageError
 from catdog.model import Network, build_network
+from catdog.prediction import Prediction
 from catdog.train import seed_everything
 from tests.conftest import COLOURS, encoded, tiny_classifier, tiny_picture
 

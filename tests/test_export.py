@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catdog import NEITHER, CatdogError
-from catdog.classifier import Classifier, Options
+from catdog.classifier import Classifier
 from catdog.data import evaluation_transform, to_tensor
 from catdog.export import Answers, card_of, check, export
 from catdog.familiarity import Familiarity, PetClassifier
 from catdog.parity import PILLOW_LIMIT
+from catdog.prediction import Options
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
 

@@ -9,12 +9,13 @@ import pytest
 from catdog import CLASSES
 from catdog.audit import Issue
 from catdog.calibration import predicted_labels
-from catdog.classifier import Classifier, Options, to_prediction
+from catdog.classifier import Classifier
 from catdog.data import load
 from catdog.evaluate import estimates, metrics_of, score
 from catdog.findings import PREFIX, Findings, find
 from catdog.judgement import Evidence, Judgement, judge, seen_in_training
 from catdog.page import _audit, as_report
+from catdog.prediction import Options, to_prediction
 from catdog.prepare import prepare
 from catdog.prepared import Prepared
 from catdog.report import digits, render

@@ -13,13 +13,14 @@ from PIL import Image
 
 from catdog import NEITHER
 from catdog.calibration import cross_fitted, log_loss, probability
-from catdog.classifier import About, Classifier, to_prediction
+from catdog.classifier import Classifier
 from catdog.data import evaluation_transform, load
 from catdog.engine import torch_engine
 from catdog.familiarity import Familiarity
 from catdog.features import Picture
 from catdog.judgement import Evidence, Judgement, judge, seen_in_training, spread
 from catdog.model import ImageNetClassifier, Network
+from catdog.prediction import About, to_prediction
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
 
 KEEP = 0.9

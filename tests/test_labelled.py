@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from catdog import CatdogError
-from catdog.classifier import Options
 from catdog.config import EvaluateConfig
 from catdog.evaluate import wilson
 from catdog.labelled import Evaluation, evaluate_folder
 from catdog.photos import find_photos
 from catdog.predict import answer_photos
+from catdog.prediction import Options
 from scripts import evaluate as script
 from tests.conftest import tiny_picture
 from tests.fake_classifier import ColourClassifier

@@ -16,10 +16,10 @@ from PIL import Image
 
 from catdog import command, predict
 from catdog.answers import PIPE_CLOSED, to_row, write_rows
-from catdog.classifier import Options, Prediction
 from catdog.config import PredictConfig
 from catdog.photos import Photo, find_photos
 from catdog.predict import answer_photos
+from catdog.prediction import Options, Prediction
 from catdog.sorting import Sorter
 from scripts import predict as script
 from tests.conftest import ROOT, encoded, tiny_classifier, tiny_picture
@@ -122,7 +122,6 @@ def labelled(monkeypatch) -> ColourClassifier:
     """The script labels with this classifier, whatever model is named."""
     classifier = ColourClassifier()
     monkeypatch.setattr(predict, "load_classifier", lambda *_, **__: classifier)
-    monkeypatch.setattr("catdog.classifier.Options", Options, raising=False)
     return classifier
 
 

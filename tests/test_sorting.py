@@ -7,8 +7,8 @@ import pytest
 
 from catdog import CatdogError, sorting
 from catdog.answers import Answer
-from catdog.classifier import Prediction
 from catdog.photos import Photo
+from catdog.prediction import Prediction
 from catdog.sorting import Sorter, short_name
 from tests.fake_classifier import failed
 

@@ -14,8 +14,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from catdog import figures, tracking
-from catdog.classifier import Prediction
 from catdog.evaluate import score
+from catdog.prediction import Prediction
 from catdog.train import Epoch, Fit
 from tests.conftest import ROOT
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from catdog import command, config, pipeline
-from catdog.classifier import Options
 from catdog.findings import Findings
 from catdog.parity import Answer
 from catdog.predict import load_classifier
+from catdog.prediction import Options
 from tests.conftest import child_environment, tiny_classifier
 from tests.faults.table import DOC, Row, written
 
