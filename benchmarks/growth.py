@@ -74,14 +74,14 @@ def measure(archive: Path, count: int, scratch: Path) -> dict[str, float]:
 
 
 def _multiply(archive: Path, count: int, scratch: Path) -> list:
-    from catdog.archive import pictures as read_pictures
+    from catdog.archive import members
     from catdog.features import Picture
 
     made = []
     folder = scratch / "pictures"
     folder.mkdir()
     while len(made) < count:
-        for name, content in read_pictures(archive):
+        for name, content in members(archive):
             if "cat." not in name and "dog." not in name:
                 continue
             changed = content + f"{len(made)}".encode()
