@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import catdog
-from catdog import CatdogError, parity, registry, succession, tracking
+from catdog import CatdogError, parity, records, registry, succession, tracking
 from catdog.card import Facts, model_card
 from catdog.classifier import CARD_FILE, Classifier, to_prediction
 from catdog.config import TrainConfig
@@ -110,7 +110,7 @@ def register(
     name = config.registered_model_name
     version = registry.version_of_run(name, tracking.run_id())
     if version is None:
-        logged = tracking.log_model(
+        logged = records.log_model(
             saved.folder,
             _as_jpeg(sample[0].path),
             step=best.number,
@@ -138,7 +138,7 @@ def register(
         ),
     )
     if isinstance(contest.evidence, Paired):
-        tracking.log_metrics(contest.evidence.to_dict(succession.PAIRED))
+        records.log_metrics(contest.evidence.to_dict(succession.PAIRED))
     return Released(version, decision, contest)
 
 
@@ -205,7 +205,7 @@ def _prove(
             say(f"REJECTED: {error}")
             return None
     proof = parity.compare(expected, found)
-    tracking.log_parity(proof)
+    records.log_parity(proof)
     ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
     say(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
     return proof

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, figures, outbox, store, tracking
+from catdog import CatdogError, figures, outbox, records, store, tracking
 from catdog.evaluate import score
 from catdog.train import Epoch
 from tests.conftest import ROOT
@@ -47,7 +47,7 @@ def _log_epochs(*numbers: int) -> None:
         labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
         scores = score(labels, logits)
         epoch = Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
-        tracking.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, "validation"))
+        records.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, "validation"))
 
 
 def _try_again_at_once() -> None:
@@ -180,14 +180,14 @@ def test_a_server_that_is_away_at_the_start_is_told_at_once(server: Server, monk
 HAMMER = """
 import sys, time
 import mlflow
-from catdog import tracking
+from catdog import records, tracking
 while time.time() < float(sys.argv[1]):
     time.sleep(0.001)
 with tracking.start_run("x"):
     mlflow.MlflowClient().create_registered_model(f"model-{sys.argv[2]}")
     for step in range(30):
-        tracking.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
-        tracking.set_tags({"step": str(step)})
+        records.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
+        records.set_tags({"step": str(step)})
         mlflow.MlflowClient().set_registered_model_tag(f"model-{sys.argv[2]}", "step", str(step))
     assert tracking._outbox().empty
 """
