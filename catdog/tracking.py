@@ -1,7 +1,7 @@
 """The life of a run: it starts or goes on, is written to, registers a model, and ends.
 
-Writes go through `catdog.outbox`, so that a server that is away stops no training. What is
-written, `catdog.records` knows.
+Writes go through `catdog.outbox`, so that no server that is away, or refuses one of them, stops
+the training. What is written, `catdog.records` knows.
 """
 
 from __future__ import annotations
@@ -19,20 +19,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, provenance, signals, store
+from catdog.delivery import PATIENT, PROBE, Kind, Write, first_line, limits, unreachable
 from catdog.notes import resuming
-from catdog.outbox import (
-    LAST_TRY,
-    PATIENT,
-    PROBE,
-    Kind,
-    Outbox,
-    Write,
-    limits,
-    unreachable,
-)
+from catdog.outbox import LAST_TRY, Outbox
 
 ASKED_FOR = ("features_computed", "val_loss")
 """Metrics that are not logged a second time when a run goes on."""
+
+SHOWN = 3
+"""Writes that people are told of, where many are not sent."""
 
 _logged_before: dict[str, dict[str, set[int]]] = {}
 """What a resumed run had: asked once, since the server may be away when it matters."""
@@ -48,11 +43,12 @@ def start_run(
     """The run that `mlflow run` has begun, else a new one in the experiment `catdog`.
 
     It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted. With the
-    id of an earlier run in `resume`, that one runs again. What can't be sent to the tracking
-    server meanwhile is kept below `data_dir`, in the run's folder.
+    id of an earlier run in `resume`, that one runs again. What the tracking server can't or does
+    not take meanwhile is kept below `data_dir`, in the run's folder.
 
     Raises:
-        CatdogError: the store can't be opened, or something is still not sent at the end.
+        CatdogError: the store can't be opened, the run takes nothing at all, or something is
+            still not sent at the end.
     """
     store.connect()
     if resume is not None:
@@ -62,15 +58,12 @@ def start_run(
     with signals.at_once(), mlflow.start_run(run_id=resume, log_system_metrics=True) as run:
         folder = run_folder(data_dir, run.info.run_id)
         _outboxes[run.info.run_id] = Outbox(folder / "outbox")
-        if resume is None:
-            write("tags", {"mlflow.runName": name})
-        else:
-            send_kept(folder)  # so that the run knows all that it has logged
-            _logged_before[resume] = {metric: _steps_of(resume, metric) for metric in ASKED_FOR}
-            if "resume_with" in run.data.tags:
-                mlflow.delete_tag("resume_with")
-        store.describe_experiment(run.info.experiment_id)
         try:
+            if resume is None:
+                _begin(name)
+            else:
+                _go_on(run)
+            store.describe_experiment(run.info.experiment_id)
             yield run
         except KeyboardInterrupt:
             _end("KILLED")
@@ -114,28 +107,35 @@ def write(kind: Kind, content: Any, data: bytes | None = None) -> None:
 def registering() -> Iterator[None]:
     """For what can't be done without the server: all that is kept is sent first.
 
+    Metrics or pictures that it refuses don't stand in the way of what is done here. What is
+    refused here ends it.
+
     Raises:
-        CatdogError: the server can't be reached, before or meanwhile; says how to go on later.
+        CatdogError: the server can't be reached, before or meanwhile, or refuses what is done
+            here; says how to go on later.
     """
-    folder = _outbox().folder.parent
-    send_kept(folder)
+    outbox = _outbox()
+    send_kept(outbox)
     try:
         with limits(PATIENT, keep_set=True):
             yield
     except (MlflowException, CatdogError, OSError) as error:
-        if not unreachable(error):
+        if unreachable(error):
+            raise _unsent(outbox) from error
+        if isinstance(error, CatdogError):
             raise
-        raise _unsent(folder) from error
+        raise _not_registered(outbox.folder.parent, error) from error
 
 
-def send_kept(folder: Path) -> None:
-    """Send what the run of this folder (see `run_folder`) could not send.
+def send_kept(outbox: Outbox) -> None:
+    """Send what a run could not send; what is refused stays in its outbox.
 
     Raises:
-        CatdogError: the server can't be reached, or refuses.
+        CatdogError: the server can't be reached, or the run is gone.
     """
-    if not Outbox(folder / "outbox").send_all():
-        raise _unsent(folder)
+    outbox.send_all()
+    if outbox.waiting:
+        raise _unsent(outbox)
 
 
 def ask_for_run() -> None:
@@ -167,6 +167,29 @@ def status_of(run_id: str) -> str | None:
     return run.info.status if run.info.lifecycle_stage == "active" else None
 
 
+def _begin(name: str) -> None:
+    """Name the run; where even that is refused, raise: nothing is lost by that yet.
+
+    Hours of training would be, for somebody who may read on that server and not write.
+    """
+    write("tags", {"mlflow.runName": name})
+    outbox = _outbox()
+    if refused := outbox.refused():
+        shutil.rmtree(outbox.folder)
+        raise CatdogError(
+            f"MLflow refuses {refused[0]} of run {run_id()}. "
+            "Check MLFLOW_TRACKING_URI and what you may do there."
+        )
+
+
+def _go_on(run: mlflow.ActiveRun) -> None:
+    resumed = run.info.run_id
+    send_kept(_outbox())  # so that the run knows all that it has logged
+    _logged_before[resumed] = {metric: _steps_of(resumed, metric) for metric in ASKED_FOR}
+    if "resume_with" in run.data.tags:
+        mlflow.delete_tag("resume_with")
+
+
 def _steps_of(run: str, metric: str) -> set[int]:
     return {measured.step for measured in MlflowClient().get_metric_history(run, metric)}
 
@@ -183,35 +206,59 @@ def _outbox() -> Outbox:
 
 
 def _end(status: str) -> None:
-    """End the active run; one of which something can't be sent stays unfinished."""
-    outbox = _outbox()
+    """End the active run; one of which something is not sent stays unfinished."""
+    outbox, finished = _outbox(), status == "FINISHED"
     try:
-        sent = outbox.send_all(LAST_TRY if status == "FINISHED" else 0)
+        sent = outbox.send_all(LAST_TRY if finished else 0)
     except CatdogError:
-        if status == "FINISHED":
+        if finished:
             raise
         sent = False  # what ends the run matters more, and is told
+    why = ""
     try:
         with contextlib.nullcontext() if sent else limits(PROBE):
             mlflow.end_run(status if sent else "FAILED")
     except MlflowException as error:
-        if not unreachable(error):
-            raise
         sent = False
+        why = "" if unreachable(error) else f"the end of the run ({first_line(error)})"
     folder = outbox.folder.parent
     _outboxes.pop(folder.name, None)
-    if status == "FINISHED" and not sent:
-        raise _unsent(folder)
-    if status == "FINISHED":
+    if finished and not sent:
+        raise _unsent(outbox, also=why)
+    if finished:
         shutil.rmtree(folder / "model", ignore_errors=True)  # which the registry has
 
 
-def _unsent(folder: Path) -> CatdogError:
+def _unsent(outbox: Outbox, *, also: str = "") -> CatdogError:
+    """What to say of a run of which something is not on the server, and `also` its end."""
+    folder = outbox.folder.parent
+    refused = [*outbox.refused(), *filter(None, [also])]
+    if refused and not outbox.waiting:
+        return _refused(outbox, refused)
     model = folder / "model"
     kept = f"the model in {model}, what was logged" if model.is_dir() else "what was logged"
     return CatdogError(
         f"the tracking server {store.shown_uri()} can't be reached; kept for it: {kept} "
-        f"in {folder / 'outbox'}. When it is back, type: {resuming(folder)}"
+        f"in {outbox.folder}. When it is back, type: {resuming(folder)}"
+    )
+
+
+def _refused(outbox: Outbox, refused: list[str]) -> CatdogError:
+    more = f", and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+    kept = "" if outbox.empty else f", kept in {outbox.folder} (delete that to do without)"
+    return CatdogError(
+        f"the run is not complete: the tracking server {store.shown_uri()} refuses "
+        f"{', '.join(refused[:SHOWN])}{more}{kept}. When it takes them, type: "
+        f"{resuming(outbox.folder.parent)}"
+    )
+
+
+def _not_registered(folder: Path, error: Exception) -> CatdogError:
+    model = folder / "model"
+    kept = f" The model is kept in {model}." if model.is_dir() else ""
+    return CatdogError(
+        f"the tracking server {store.shown_uri()} refuses what registering takes "
+        f"({first_line(error)}).{kept} Once that is mended, type: {resuming(folder)}"
     )
 
 

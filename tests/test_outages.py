@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, figures, outbox, records, store, tracking
+from catdog import CatdogError, delivery, figures, outbox, records, store, tracking
 from catdog.evaluate import score
 from catdog.train import Epoch
 from tests.conftest import ROOT
@@ -33,12 +33,12 @@ def server(started, monkeypatch) -> Iterator[Server]:
     """A server that is up; it may be killed."""
     if started.process is None:
         started.start()
-    for name in outbox.LIMITS:
+    for name in delivery.LIMITS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
     mlflow.set_tracking_uri(None)
     yield started
-    for name in outbox.LIMITS:
+    for name in delivery.LIMITS:
         os.environ.pop(name, None)
 
 
@@ -94,7 +94,7 @@ def test_what_a_server_missed_until_the_end_can_be_sent_later(server, tmp_path, 
     assert str(folder / "outbox") in str(raised.value)
     assert mlflow.active_run() is None
     server.start()
-    tracking.send_kept(folder)
+    tracking.send_kept(outbox.Outbox(folder / "outbox"))
     assert _logged(server.uri, run.info.run_id) == ("RUNNING", [1, 2, 3], 3)
 
 
@@ -112,7 +112,7 @@ def test_nothing_is_registered_while_the_server_is_away(server, tmp_path, monkey
 
 
 def test_a_server_that_goes_while_registering_is_one_sentence(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "PATIENT", outbox.PROBE)
+    monkeypatch.setattr(tracking, "PATIENT", delivery.PROBE)
     with (
         pytest.raises(CatdogError, match="can't be reached"),
         tracking.start_run("x", tmp_path),

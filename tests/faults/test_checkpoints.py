@@ -11,7 +11,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from catdog import checkpoint, outbox, pipeline, tracking
+from catdog import checkpoint, delivery, pipeline, tracking
 from catdog.checkpoint import Checkpoints, Stage
 from catdog.parity import FreshProcess
 from tests.faults.conftest import TINY, Child, Ended, Run, fill
@@ -248,8 +248,8 @@ def test_killed_while_registering_nothing_is_registered_twice(
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
     """A tracking server, at which nobody waits for long."""
-    monkeypatch.setattr(tracking, "PATIENT", outbox.PROBE)
-    for name in outbox.LIMITS:
+    monkeypatch.setattr(tracking, "PATIENT", delivery.PROBE)
+    for name in delivery.LIMITS:
         monkeypatch.delenv(name, raising=False)
     with running(tmp_path / "server") as started:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
