@@ -24,6 +24,7 @@ from catdog.data import (
     evaluation_transform,
     load,
 )
+from catdog.durable import beside, put_in_place
 from catdog.explain import as_jpeg
 from catdog.export import export
 from catdog.features import (
@@ -66,18 +67,21 @@ class Saved:
 
 
 def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path) -> Saved:
-    """Save what was trained, with its card, into `folder`; what lay there before goes.
+    """Save what was trained, with its card, into `folder`.
+
+    What lay there before goes when the new one is whole.
 
     Raises:
         CatdogError: the folder can't be written.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    new = beside(folder)
     card = model_card(trained.classifier.about, _facts(config, prepared, trained))
     try:
-        digest = trained.classifier.save(folder)
-        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        digest = trained.classifier.save(new)
+        (new / CARD_FILE).write_text(card, encoding="utf-8")
+        put_in_place(new, folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(folder, ignore_errors=True)  # half a model helps nobody
+        shutil.rmtree(new, ignore_errors=True)  # half a model helps nobody
         raise CatdogError(
             f"the model can't be written to {folder} ({error}): make room there, and go on."
         ) from error

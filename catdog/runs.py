@@ -18,8 +18,8 @@ from typing import Self, TypeVar
 from filelock import FileLock, Timeout
 
 from catdog import CatdogError, launch, records, store, tracking
-from catdog.checkpoint import write_json
 from catdog.config import FixedConfig
+from catdog.durable import mend, write_json
 from catdog.notes import NOTE, RUNNING, Note, notes_in, read_note, resuming
 from catdog.prepare import Prepared
 
@@ -79,6 +79,7 @@ class RunFolder:
             return None
         except OSError as error:
             raise _unwritable(path, error) from error
+        mend(path / MODEL)
         return cls(path, read_note(path), lock)
 
     @property
