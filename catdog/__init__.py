@@ -6,7 +6,7 @@ exclusion, properties, intact, prepare, launch, ranks, device, workers, batches,
 engine, features, pixels, calibration, familiarity, bootstrap, evaluate, paired, promotion, slices,
 audit, state, named, train, checkpoint, lessons, classifier, explain, card, parity, export,
 judgement, figures, svg, charts, report, findings, page, delivery, outbox, store, notes, provenance,
-tracking, records, nested, runs, study, trials, registry, contest, succession, urls, photos,
+tracking, records, upload, nested, runs, study, trials, registry, contest, succession, urls, photos,
 answers, sorting, predict, labelled, scoring, promote, trained, following, release, telling,
 pipeline, sweep, cards, app, serve.
 """

@@ -154,10 +154,10 @@ def limits(values: dict[str, str], *, keep_set: bool = False) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What happened at the root, without the nested layers that carried it."""
+    """What happened at the root, without the nested layers that carried it, and the long URL."""
     *_, root = _with_causes(error)
     line = (str(root).splitlines() or [type(root).__name__])[0].rstrip(".")
-    return without_password(line)
+    return without_password(line.partition(" for url: ")[0])
 
 
 def without_password(text: str) -> str:

@@ -1,6 +1,6 @@
-"""What is written to a run: parameters, metrics, pictures, tables, the model.
+"""What is written to a run: parameters, metrics, pictures, tables.
 
-All of it but the model goes the way of `catdog.tracking.write`, which loses nothing.
+All of it goes the way of `catdog.tracking.write`, which loses nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.tracking.multimedia import compress_image_size
@@ -25,13 +24,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAG
 from PIL import Image
 
 import catdog
-from catdog import CLASSES, Classes, provenance
-from catdog.classes import as_outside, probability_name
-from catdog.tracking import write
+from catdog import CLASSES, Classes, provenance, tracking
+from catdog.classes import as_outside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.models.model import ModelInfo
 
     from catdog.calibration import Labels, Logits
     from catdog.classifier import Prediction
@@ -52,7 +49,7 @@ def log_params(params: Mapping[str, Any]) -> None:
     `mlflow run` has logged those that were typed, spelled as they were typed, and MLflow
     refuses another spelling of the same key (`1e-3` and `0.001`).
     """
-    write("params", {key: str(value) for key, value in params.items()})
+    tracking.write("params", {key: str(value) for key, value in params.items()})
     _log_text(json.dumps(dict(params), indent=2, default=str), "config.json")
 
 
@@ -110,7 +107,7 @@ def log_data(
                 # MLflow's own digest reads the first 10,000 rows only.
                 digest=digest[:DIGEST_LENGTH],
             )
-            write("inputs", [[split, dict(dataset._to_mlflow_entity())]])
+            tracking.write("inputs", [[split, dict(dataset._to_mlflow_entity())]])
     _log_file(manifest.read_bytes(), f"data/{manifest.name}")
     set_tags(
         {"dataset": name, "dataset_origin": origin, "data": "drawn" if drawn else "photos"}
@@ -127,7 +124,11 @@ def log_exclusion(lines: Path, *, count: int, digest: str) -> None:
 
 
 def log_epoch(epoch: Epoch, confusion: Figure) -> None:
-    """Log the numbers of an epoch and its validation confusion matrix, at step = epoch."""
+    """Log the numbers of an epoch and its validation confusion matrix, at step = epoch.
+
+    The numbers come last: a run that is resumed has all of an epoch of which it has these.
+    """
+    _log_picture(_pixels(confusion), "confusion_matrix", step=epoch.number)
     log_metrics(
         {
             "train_loss": epoch.train.loss,
@@ -141,7 +142,6 @@ def log_epoch(epoch: Epoch, confusion: Figure) -> None:
         },
         step=epoch.number,
     )
-    _log_picture(_pixels(confusion), "confusion_matrix", step=epoch.number)
 
 
 def log_fit(fit: Fit) -> None:
@@ -195,9 +195,14 @@ def log_baseline(scores: Scores) -> None:
 
 
 def log_metrics(metrics: Mapping[str, float], *, step: int = 0) -> None:
-    """Log numbers, with the time of now; without a step they are about the kept epoch."""
+    """Log numbers, with the time of now; without a step they are about the kept epoch.
+
+    Of these, what a resumed run has already is not logged twice.
+    """
     now = time.time_ns() // 1_000_000
-    write("metrics", [[key, float(value), now, step] for key, value in metrics.items()])
+    new = {k: float(v) for k, v in metrics.items() if step or not tracking.has_logged(k, float(v))}
+    if new:
+        tracking.write("metrics", [[key, value, now, step] for key, value in new.items()])
 
 
 def log_parity(parity: Parity) -> None:
@@ -257,69 +262,14 @@ def show(figure: Figure, key: str) -> None:
 
 
 def _log_picture(pixels: np.ndarray, key: str, *, step: int) -> None:
-    # The names that mlflow.log_image gives; the UI reads key, step and time from them.
-    now = time.time_ns() // 1_000_000
-    name = f"images/{key}+step+{step}+timestamp+{now}+{uuid.uuid4()}"
+    # The names that mlflow.log_image gives; the UI reads key, step and time from them. With the
+    # time of the run's beginning a picture that is logged again, after a cut, takes its own place.
+    which = uuid.uuid5(uuid.NAMESPACE_OID, f"{tracking.run_id()}/{key}/{step}")
+    name = f"images/{key}+step+{step}+timestamp+{tracking.begun_ms()}+{which}"
     picture = Image.fromarray(pixels)
     _log_file(_encoded(picture, "png"), f"{name}.png")
     _log_file(_encoded(compress_image_size(picture), "webp"), f"{name}+compressed.webp")
     set_tags({MLFLOW_LOGGED_IMAGES: "True"})
-
-
-def log_model(
-    folder: Path,
-    example: bytes,
-    *,
-    step: int,
-    tags: Mapping[str, str],
-    classes: Classes = CLASSES,
-) -> ModelInfo:
-    """Log a saved classifier as an MLflow model that takes picture bytes.
-
-    Args:
-        folder: what `Classifier.save` wrote.
-        example: a JPEG, kept as the model's input example.
-        step: the epoch that the weights are from.
-        tags: of the logged model.
-        classes: what it tells apart.
-    """
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
-
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("binary", "image")]),
-        outputs=Schema(
-            [
-                ColSpec("string", "label"),
-                ColSpec("double", "confidence"),
-                ColSpec("double", probability_name(classes)),
-                ColSpec("double", "familiarity"),
-                ColSpec("string", "error"),
-            ]
-        ),
-        params=ParamSchema(
-            [
-                ParamSpec("reject", "boolean", True),
-                ParamSpec("threshold", "double", 0.5),
-                ParamSpec("tta", "boolean", False),
-            ]
-        ),
-    )
-    logged: ModelInfo = mlflow.pyfunc.log_model(
-        name="model",
-        loader_module="catdog.classifier",
-        data_path=str(folder),
-        code_paths=[str(Path(catdog.__file__).parent)],
-        signature=signature,
-        input_example=pd.DataFrame({"image": [example]}),
-        # 2.9.0+cu130 can't be installed from PyPI, 2.9.0 can.
-        pip_requirements=[
-            f"{name}=={version.split('+')[0]}" for name, version in provenance.installed().items()
-        ],
-        step=step,
-        tags=dict(tags),
-    )
-    return logged
 
 
 def describe_run(text: str) -> None:
@@ -329,11 +279,11 @@ def describe_run(text: str) -> None:
 
 def set_tags(tags: Mapping[str, str]) -> None:
     """Tag the active run."""
-    write("tags", dict(tags))
+    tracking.write("tags", dict(tags))
 
 
 def _log_file(content: bytes, name: str) -> None:
-    write("artifact", name, content)
+    tracking.write("artifact", name, content)
 
 
 def _log_text(text: str, name: str) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import catdog
-from catdog import CatdogError, parity, records, registry, succession, tracking
+from catdog import CatdogError, parity, records, registry, succession, tracking, upload
 from catdog.card import Facts, model_card
 from catdog.classifier import CARD_FILE, Classifier, to_prediction
 from catdog.config import TrainConfig
@@ -114,7 +114,7 @@ def register(
     name = config.registered_model_name
     version = registry.version_of_run(name, tracking.run_id())
     if version is None:
-        logged = records.log_model(
+        logged = upload.log_model(
             saved.folder,
             _as_jpeg(sample[0].path),
             step=best.number,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,20 @@ ASKED_FOR = ("features_computed", "val_loss")
 SHOWN = 3
 """Writes that people are told of, where many are not sent."""
 
-_logged_before: dict[str, dict[str, set[int]]] = {}
-"""What a resumed run had: asked once, since the server may be away when it matters."""
+
+@dataclass(frozen=True)
+class Before:
+    """What a run had when it was resumed: asked once, as the server may be away when it matters.
+
+    `steps` are those of the metrics in `ASKED_FOR`, `metrics` the last values of all.
+    """
+
+    steps: Mapping[str, set[int]]
+    metrics: Mapping[str, float]
+
+
+_before: dict[str, Before] = {}
+"""Of each run that this process has resumed, by the run's id."""
 
 _outboxes: dict[str, Outbox] = {}
 """The way to each run that this process has open, by the run's id."""
@@ -81,12 +94,17 @@ def run_folder(data_dir: Path, run_id: str) -> Path:
 
 def run_id() -> str:
     """The id of the active run."""
-    return str(_active_run().info.run_id)
+    return str(active_run().info.run_id)
+
+
+def begun_ms() -> int:
+    """When the active run began, in milliseconds since 1970."""
+    return int(active_run().info.start_time)
 
 
 def run_identity() -> str:
     """Which run this is, when it began, and from which commit."""
-    info = _active_run().info
+    info = active_run().info
     began = datetime.fromtimestamp(info.start_time / 1000, UTC)
     state = provenance.git_state()
     changed = " with changes" if state.get("git_dirty") == "true" else ""
@@ -95,7 +113,14 @@ def run_identity() -> str:
 
 def logged_steps(metric: str) -> set[int]:
     """The steps at which the active run had `metric`, of `ASKED_FOR`, when it was resumed."""
-    return _logged_before.get(run_id(), {}).get(metric, set())
+    before = _before.get(run_id())
+    return before.steps[metric] if before else set()
+
+
+def has_logged(metric: str, value: float) -> bool:
+    """Whether the active run had `value` as the last one of `metric` when it was resumed."""
+    before = _before.get(run_id())
+    return before is not None and before.metrics.get(metric) == value
 
 
 def write(kind: Kind, content: Any, data: bytes | None = None) -> None:
@@ -185,7 +210,10 @@ def _begin(name: str) -> None:
 def _go_on(run: mlflow.ActiveRun) -> None:
     resumed = run.info.run_id
     send_kept(_outbox())  # so that the run knows all that it has logged
-    _logged_before[resumed] = {metric: _steps_of(resumed, metric) for metric in ASKED_FOR}
+    _before[resumed] = Before(
+        {metric: _steps_of(resumed, metric) for metric in ASKED_FOR},
+        MlflowClient().get_run(resumed).data.metrics,
+    )
     if "resume_with" in run.data.tags:
         mlflow.delete_tag("resume_with")
 
@@ -194,7 +222,8 @@ def _steps_of(run: str, metric: str) -> set[int]:
     return {measured.step for measured in MlflowClient().get_metric_history(run, metric)}
 
 
-def _active_run() -> mlflow.ActiveRun:
+def active_run() -> mlflow.ActiveRun:
+    """The run that this process writes to."""
     run = mlflow.active_run()
     if run is None:
         raise RuntimeError("this needs an active run: call it within catdog.tracking.start_run")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pytest
 from mlflow.tracking import MlflowClient
 
 from catdog import figures, records, tracking
@@ -190,3 +191,31 @@ def test_the_table_of_answers_is_what_mlflow_would_log():
     assert texts[0] == texts[1]
     tags = [MlflowClient().get_run(run.info.run_id).data.tags for run in (ours, theirs)]
     assert tags[0]["mlflow.loggedArtifacts"] == tags[1]["mlflow.loggedArtifacts"]
+
+
+def test_a_resumed_run_has_no_number_and_no_picture_twice(tmp_path):
+    figure = figures.confusion_figure(_epoch(1).val.confusion, "kept")
+    with tracking.start_run("x", tmp_path) as run:
+        records.log_metrics({"val_roc_auc": 0.9, "parity_max_abs_diff": 1e-6})
+        records.show(figure, "reliability")
+    before = _logged(run.info.run_id, "images")
+    with tracking.start_run("x", tmp_path, resume=run.info.run_id):
+        records.log_metrics({"val_roc_auc": 0.9, "parity_max_abs_diff": 2e-6})
+        records.show(figure, "reliability")
+    client = MlflowClient()
+    history = client.get_metric_history(run.info.run_id, "val_roc_auc")
+    assert [one.value for one in history] == [0.9]
+    history = client.get_metric_history(run.info.run_id, "parity_max_abs_diff")
+    assert [one.value for one in history] == [1e-6, 2e-6]
+    assert len(client.list_artifacts(run.info.run_id, "images")) == len(before) == 2
+
+
+def test_an_epoch_whose_numbers_are_there_has_its_picture(monkeypatch):
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    figure = figures.confusion_figure(_epoch(1).val.confusion, "validation")
+    monkeypatch.setattr(records, "log_metrics", cut)
+    with pytest.raises(KeyboardInterrupt), tracking.start_run("x") as run:
+        records.log_epoch(_epoch(1), figure)
+    assert len(MlflowClient().list_artifacts(run.info.run_id, "images")) == 2

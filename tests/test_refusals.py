@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, delivery, figures, records, registry, tracking
+from catdog import CatdogError, delivery, figures, records, registry, tracking, upload
 from catdog.evaluate import score
 from catdog.outbox import Outbox
 from catdog.promotion import Candidate
@@ -105,7 +105,7 @@ def test_a_token_that_stays_expired_ends_the_run_with_the_command_for_later(
     gateway, server, tmp_path
 ):
     with (
-        pytest.raises(CatdogError, match=r"refuses metrics .*, and \d+ more, kept in .*resume="),
+        pytest.raises(CatdogError, match=r"refuses artifact .*, and \d+ more, kept in .*resume="),
         tracking.start_run("x", tmp_path) as run,
     ):
         _log_epochs(1)
@@ -145,7 +145,7 @@ def test_who_may_not_write_is_told_before_any_training(gateway, tmp_path):
 
 def test_a_run_that_is_deleted_meanwhile_is_no_refusal_of_one_write(gateway, tmp_path):
     with (
-        pytest.raises(CatdogError, match=r"MLflow refuses metrics of run .* was deleted"),
+        pytest.raises(CatdogError, match=r"MLflow refuses tags of run .* was deleted"),
         tracking.start_run("x", tmp_path) as run,
     ):
         MlflowClient().delete_run(run.info.run_id)
@@ -170,7 +170,7 @@ def test_a_model_that_is_refused_is_no_version_and_becomes_one_on_resuming(
     candidate = Candidate(0.9, "abc", drawn=False)
 
     def register() -> None:
-        logged = records.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
+        logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
         registry.add(logged.model_uri, name, candidate, digest="", card="# A card")
 
     with (
@@ -201,6 +201,6 @@ def test_a_picture_that_is_refused_does_not_stand_in_the_way_of_registering(
         gateway.refused = {"note.txt": 413}
         tracking.write("artifact", "note.txt", b"large")
         with tracking.registering():
-            logged = records.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
+            logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
             registry.add(logged.model_uri, "beside", candidate, digest="", card="# A card")
     assert len(registry.versions("beside")) == 1
