@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,13 +14,11 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from catdog import checkpoint, command, delivery, pipeline, tracking
+from catdog import checkpoint, command, pipeline
 from catdog.checkpoint import Checkpoints, Stage
 from catdog.config import PrepareConfig, TrainConfig
-from catdog.parity import FreshProcess
 from scripts import prepare, train
 from tests.faults.conftest import TINY, Child, Ended, QuickProof, Run, fill
-from tests.mlflow_server import Server, running
 
 LONGER = (*TINY[:4], "--epochs", "6", "--patience", "9", "--device", "cpu")
 
@@ -389,47 +387,3 @@ def test_killed_while_judging_or_reporting_nothing_is_lost_or_there_twice(
     assert len(mlflow.search_logged_models(output_format="list")) == 1
     assert _run(folder.name).info.status == "FINISHED"
     assert _runs(tmp_path) == []
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch) -> Iterator[Server]:
-    """A tracking server, at which nobody waits for long."""
-    monkeypatch.setattr(tracking, "PATIENT", delivery.PROBE)
-    for name in delivery.LIMITS:
-        monkeypatch.delenv(name, raising=False)
-    with running(tmp_path / "server") as started:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
-        yield started
-
-
-@pytest.mark.fault(
-    "the tracking server goes while the version is proven",
-    "“the tracking server … can't be reached; kept for it: the model in …”: nothing is said "
-    "against the version, and `-P resume` proves it and puts it into Production",
-)
-def test_a_server_that_goes_during_the_proof_says_nothing_against_the_version(
-    run, where, server, tmp_path, monkeypatch, trains_quickly
-):
-    quick: Callable[..., object] = pipeline.FreshProcess
-
-    class Cut(FreshProcess):
-        def answers(self, *given: object) -> object:
-            server.kill()
-            return super().answers(*given)
-
-    monkeypatch.setattr(pipeline, "FreshProcess", Cut)
-    assert run("prepare", *where).status == 0
-    ended = run("train", *where, *TINY)
-    assert ended.status == 2
-    assert ended.sentence.startswith(f"the tracking server {server.uri} can't be reached")
-    assert "REJECTED" not in ended.err
-    server.start()
-    (version,) = _versions()
-    assert version.tags["validation_status"] == "pending"
-    monkeypatch.setattr(pipeline, "FreshProcess", quick)
-    again = run("train", *where, *TINY, "--resume", version.run_id)
-    assert again.status == 0, again.err
-    (version,) = _versions()
-    assert version.tags["validation_status"] == "approved"
-    assert version.current_stage == "Production"
-    assert _run(version.run_id).info.status == "FINISHED"
