@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from catdog import CatdogError, signals
+from catdog.durable import sync_folder
 from catdog.evaluate import Confusion, Scores
 from catdog.named import (
     below,
@@ -175,28 +176,6 @@ class _FileKeeper(Keeper):
     def keep(self, state: State) -> None:
         self._checkpoints.write(Stage(self._stage, state))
         self._last = time.monotonic()
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write `values` to `path`, which holds either them or what it held before, come what may."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as stream:
-        json.dump(values, stream, indent=2)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that a file's new name in `folder` outlives a loss of power."""
-    if os.name == "nt":
-        return  # folders can't be opened there
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _in_order(folder: Path) -> list[Path]:

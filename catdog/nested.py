@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from catdog.outbox import PROBE, limits, unreachable
+from catdog.delivery import PROBE, limits
 
 STUDY, TRIAL = "study", "trial"
 """Tags by which a trial's run is found."""
@@ -44,22 +44,12 @@ class Told:
 
 
 def log(told: Told) -> bool:
-    """Make a run of the trial below the active one; False when the server can't be reached."""
-    client, parent = MlflowClient(), _active()
-    tags = {key: value for key, value in parent.data.tags.items() if key in INHERITED} | {
-        STUDY: told.study,
-        TRIAL: str(told.number),
-        MLFLOW_PARENT_RUN_ID: parent.info.run_id,
-        MLFLOW_RUN_NAME: f"trial {told.number}",
-    }
+    """Make a run of the trial below the active one; False when the server did not take it."""
     try:
         with limits(PROBE):
-            run = client.create_run(parent.info.experiment_id, told.began_ms, tags)
-            _fill(client, run.info.run_id, told)
-    except MlflowException as error:
-        if not unreachable(error):
-            raise
-        return False
+            _make(told)
+    except MlflowException:
+        return False  # `complete` makes up for it, or fails
     return True
 
 
@@ -85,11 +75,23 @@ def complete(study: str, trials: Collection[Told], *, failed: Collection[int]) -
             known[number] = run
     for told in trials:
         if told.number not in known:
-            log(told)
+            _make(told)
             continue
         run = known[told.number]
         if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent.run_id:
             client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, parent.run_id)
+
+
+def _make(told: Told) -> None:
+    client, parent = MlflowClient(), _active()
+    tags = {key: value for key, value in parent.data.tags.items() if key in INHERITED} | {
+        STUDY: told.study,
+        TRIAL: str(told.number),
+        MLFLOW_PARENT_RUN_ID: parent.info.run_id,
+        MLFLOW_RUN_NAME: f"trial {told.number}",
+    }
+    run = client.create_run(parent.info.experiment_id, told.began_ms, tags)
+    _fill(client, run.info.run_id, told)
 
 
 def _active() -> Run:

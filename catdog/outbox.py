@@ -1,42 +1,24 @@
-"""The way to a run on the tracking server; what can't be sent is kept in a folder until it can."""
+"""The way to a run on the tracking server; what can't be sent is kept in a folder until it can.
+
+While the server is away, all that follows is kept, in order. What it refuses is set aside: all
+else goes on, and at the end that is tried again.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import requests
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException, RestException
-from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
-
-from catdog import CatdogError, command
+from catdog import command
+from catdog.delivery import ONCE, PROBE, AwayError, RefusedError, Write, deliver, limits
 
 Say = Callable[[str], None]
-Kind = Literal["params", "tags", "metrics", "inputs", "artifact"]
-
-LIMITS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-}
-"""How long a write may hold up the training: MLflow's own limits add up to many minutes."""
-
-ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-PROBE = ONCE | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
-PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-"""For a model, which a server with a slow store behind it is long in taking."""
 
 PAUSE = 15.0
 """Seconds after which the server is tried again."""
@@ -47,64 +29,12 @@ PROBE_SHARE = 0.1
 LAST_TRY = 30.0
 """Seconds for which the server is tried at the end of a run."""
 
-UNREACHED = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.RetryError,
-    requests.exceptions.ChunkedEncodingError,
-    ConnectionError,
-    TimeoutError,
-)
-TRY_LATER = {408, 429}
-FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-def unreachable(error: BaseException) -> bool:
-    """Whether an error says that the server can't be reached now, and not that it refuses.
-
-    A database that is busy or away counts, too, and a disk that is full.
-    """
-    return any(_is_of_the_way(one) for one in _with_causes(error))
-
-
-@contextlib.contextmanager
-def limits(values: dict[str, str], *, keep_set: bool = False) -> Iterator[None]:
-    """Give MLflow's requests other limits for a while.
-
-    Args:
-        values: environment variables, which MLflow reads at each request.
-        keep_set: whether what the user has set stays.
-    """
-    changed = {k: v for k, v in values.items() if not keep_set or os.environ.get(k) == LIMITS[k]}
-    before = {key: os.environ.get(key) for key in changed}
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key)
-            if value is not None:
-                os.environ[key] = value
-
-
-@dataclass(frozen=True)
-class Write:
-    """One write to a run, which may be sent twice without harm.
-
-    `content` is JSON: names and values of params and tags, [name, value, milliseconds, step] of
-    metrics, [context, data set] of inputs, and the name of an artifact, whose bytes are `data`.
-    """
-
-    run_id: str
-    kind: Kind
-    content: Any
-    data: bytes | None = None
-
 
 class Outbox:
     """Sends the writes to a run in order, and keeps those that can't be sent.
 
-    The folder holds `writes.jsonl`, a line for each write, and `files/`; when all is sent it goes.
+    The folder holds a line for each write, in `writes.jsonl` what waits for the server and in
+    `refused.jsonl` what it refused, and `files/`; when all is sent it goes.
     """
 
     def __init__(self, folder: Path, say: Say = command.say) -> None:
@@ -112,58 +42,71 @@ class Outbox:
         self.folder = folder
         self._say = say
         self._next_try = 0.0
+        self._waiting = _Kept(folder, "writes.jsonl", say)
+        self._refused = _Kept(folder, "refused.jsonl", say)
+        self._told: set[tuple[str, str]] = set()
 
     @property
     def empty(self) -> bool:
         """Whether everything has been sent."""
-        return not self._lines.is_file()
+        return not self.waiting and not self._refused
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for a server that is away."""
+        return bool(self._waiting)
+
+    def refused(self) -> list[str]:
+        """What the server refused, each with its reason, the oldest first."""
+        kept = map(json.loads, self._refused.lines())
+        return [
+            f"{Write(one['run'], one['kind'], one['content'])} ({one['refused']})" for one in kept
+        ]
 
     def write(self, write: Write) -> None:
-        """Send a write, or keep it where the server can't be reached.
+        """Send a write, or keep it where the server is away, or refuses it.
 
         Raises:
-            CatdogError: the server refuses it.
+            CatdogError: the run is gone (see `catdog.delivery.deliver`).
         """
-        if not self.empty and not self._probe():
-            self._keep(write)
+        if self.waiting and not self._probe():
+            self._waiting.add(write)
             return
         try:
-            _deliver(write)
-        except Exception as error:
-            if not unreachable(error):
-                raise _refused(write, error) from error
+            self._pass(write)
+        except AwayError as error:
             self._say(
-                f"The tracking server can't take anything now ({_first_line(error)}). Training "
+                f"The tracking server can't take anything now ({error}). Training "
                 f"goes on; what is logged is kept in {self.folder} and sent when it is back"
             )
             self._next_try = time.monotonic() + PAUSE
-            self._keep(write)
+            self._waiting.add(write)
 
     def send_all(self, patience: float = LAST_TRY) -> bool:
         """Send what is kept, and return whether all of it went.
 
+        What was refused is tried once, when nothing waits any more.
+
         Args:
-            patience: seconds for which a server that can't be reached is tried again.
+            patience: seconds for which a server that is away is tried again.
 
         Raises:
-            CatdogError: the server refuses a write, which stays first in the folder.
+            CatdogError: the run is gone; what is kept stays.
         """
         until = time.monotonic() + patience
-        while not self.empty:
+        while self.waiting:
             with limits(ONCE):
                 sent = self._send()
             if not sent and time.monotonic() >= until:
                 return False
             if not sent:
                 time.sleep(min(1.0, patience))
-        return True
-
-    @property
-    def _lines(self) -> Path:
-        return self.folder / "writes.jsonl"
+        with limits(ONCE):
+            self._try_refused()
+        return self.empty
 
     def _probe(self) -> bool:
-        """Try to send what is kept, now and then; whether the way is free."""
+        """Try to send what waits, now and then; whether the way is free."""
         began = time.monotonic()
         if began < self._next_try:
             return False
@@ -174,141 +117,142 @@ class Outbox:
         return sent
 
     def _send(self) -> bool:
-        """Send what is kept until the server can't be reached; whether all of it went."""
-        lines = self._lines.read_text(encoding="utf-8").splitlines()
-        sent = 0
+        """Send what waits until the server is away; whether nothing waits any more."""
+        lines = self._waiting.lines()
+        passed = sent = 0
         try:
-            while sent < len(lines) and self._arrives(self._read(lines[sent])):
-                sent += 1
+            for line in lines:
+                write = self._waiting.read(line)
+                sent += write is not None and self._pass(write)
+                passed += 1
+        except AwayError:
+            return False
         finally:
-            self._forget(lines[:sent], lines[sent:])
-        if sent == len(lines):
-            self._say(f"The tracking server is back: {sent} kept writes are sent")
-        return sent == len(lines)
-
-    def _arrives(self, write: Write | None) -> bool:
-        if write is None:
-            return True
-        try:
-            _deliver(write)
-        except Exception as error:
-            if unreachable(error):
-                return False
-            raise CatdogError(
-                f"{_refused(write, error)} It is kept in {self.folder}; delete that folder "
-                "to go on without what it holds."
-            ) from error
+            self._waiting.leave(lines[passed:])
+        self._say(f"The tracking server is back: {sent} kept writes are sent")
         return True
 
-    def _keep(self, write: Write) -> None:
+    def _pass(self, write: Write) -> bool:
+        """Send a write, or set it aside where it is refused; whether it was sent."""
+        try:
+            deliver(write)
+        except RefusedError as error:
+            self._refused.add(write, refused=str(error))
+            self._tell(write, error)
+            return False
+        self._forget_older(write)
+        return True
+
+    def _tell(self, write: Write, error: RefusedError) -> None:
+        """Say once for each kind of refusal what is refused, and what comes of it."""
+        kind = (write.kind, error.status)
+        if kind not in self._told:
+            self._told.add(kind)
+            self._say(
+                f"warning: the tracking server REFUSES {write} ({error}). Training goes on; what "
+                f"is refused is kept in {self.folder} and tried again at the end. Till then the "
+                "token may be renewed, or the limit raised"
+            )
+
+    def _forget_older(self, write: Write) -> None:
+        """Take out of what was refused what a write that arrived has made outdated."""
+        if write.kind not in ("tags", "artifact") or not self._refused:
+            return
+        lines = self._refused.lines()
+        left = [line for line in (_without(line, write) for line in lines) if line]
+        if left != lines:
+            self._refused.leave(left)
+
+    def _try_refused(self) -> None:
+        """Send what was refused, in order; what still is stays, with the reason of now."""
+        lines, left = self._refused.lines(), []
+        for number, line in enumerate(lines):
+            write = self._refused.read(line)
+            try:
+                if write is not None:
+                    deliver(write)
+            except RefusedError as error:
+                left.append(json.dumps(json.loads(line) | {"refused": str(error)}))
+            except AwayError:
+                left += lines[number:]
+                break
+        if lines:
+            self._refused.leave(left)
+        if len(left) < len(lines):
+            self._say(f"{len(lines) - len(left)} writes that were refused are sent now")
+
+
+class _Kept:
+    """Writes on disk: a line for each in a file, and the bytes of artifacts beside it."""
+
+    def __init__(self, folder: Path, name: str, say: Say) -> None:
+        self._folder, self._path, self._say = folder, folder / name, say
+
+    def __bool__(self) -> bool:
+        return self._path.is_file()
+
+    def lines(self) -> list[str]:
+        return self._path.read_text(encoding="utf-8").splitlines() if self else []
+
+    def add(self, write: Write, **more: str) -> None:
         line: dict[str, Any] = {"run": write.run_id, "kind": write.kind, "content": write.content}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             if write.data is not None:
                 line["file"] = f"files/{time.time_ns()}"
-                path = self.folder / line["file"]
+                path = self._folder / line["file"]
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(write.data)
-            with self._lines.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(line) + "\n")
+            with self._path.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(line | more) + "\n")
                 lines.flush()
                 os.fsync(lines.fileno())
         except OSError as error:
-            self._say(f"{write.kind} can't be kept in {self.folder} either: {error.strerror}")
+            self._say(f"{write.kind} can't be kept in {self._folder} either: {error.strerror}")
 
-    def _read(self, line: str) -> Write | None:
+    def read(self, line: str) -> Write | None:
         """The write of a line; None for one that was cut off when the power went."""
         try:
             kept = json.loads(line)
-            data = (self.folder / kept["file"]).read_bytes() if "file" in kept else None
+            data = (self._folder / kept["file"]).read_bytes() if "file" in kept else None
             return Write(kept["run"], kept["kind"], kept["content"], data)
         except (ValueError, KeyError, FileNotFoundError):
-            self._say(f"A line of {self._lines} is damaged and left out: {line[:80]}")
+            self._say(f"A line of {self._path} is damaged and left out: {line[:80]}")
             return None
 
-    def _forget(self, sent: list[str], rest: list[str]) -> None:
-        if not rest:
-            shutil.rmtree(self.folder)
-            return
-        shorter = self._lines.with_suffix(".part")
-        shorter.write_text("".join(f"{line}\n" for line in rest), encoding="utf-8")
-        shorter.replace(self._lines)
-        for line in sent:
-            with contextlib.suppress(ValueError, KeyError):
-                (self.folder / json.loads(line)["file"]).unlink(missing_ok=True)
+    def leave(self, lines: list[str]) -> None:
+        """Forget all but these lines, and the bytes of the others; without any, the file goes."""
+        gone = _files(self.lines()) - _files(lines)
+        if lines:
+            shorter = self._path.with_suffix(".part")
+            shorter.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            shorter.replace(self._path)
+        else:
+            self._path.unlink(missing_ok=True)
+        for name in gone:
+            (self._folder / name).unlink(missing_ok=True)
+        if not any(self._folder.glob("*.jsonl")):
+            shutil.rmtree(self._folder)
 
 
-def _deliver(write: Write) -> None:
-    client = MlflowClient()
-    run_id, content = write.run_id, write.content
-    match write.kind:
-        case "params":
-            # Those that the run has already were spelled by `mlflow run`, and can't be changed.
-            known = client.get_run(run_id).data.params
-            new = [Param(key, str(value)) for key, value in content.items() if key not in known]
-            client.log_batch(run_id, params=new)
-        case "tags":
-            client.log_batch(
-                run_id, tags=[RunTag(key, str(value)) for key, value in content.items()]
-            )
-        case "metrics":
-            client.log_batch(run_id, metrics=[Metric(*metric) for metric in content])
-        case "inputs":
-            client.log_inputs(run_id, [_input(context, dataset) for context, dataset in content])
-        case "artifact":
-            _upload(client, run_id, PurePosixPath(content), write.data or b"")
+def _files(lines: list[str]) -> set[str]:
+    """The names of the files that lines speak of."""
+    found = set()
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError):
+            found.add(json.loads(line)["file"])
+    return found
 
 
-def _input(context: str, dataset: dict[str, str]) -> DatasetInput:
-    return DatasetInput(Dataset(**dataset), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
-
-
-def _upload(client: MlflowClient, run_id: str, name: PurePosixPath, data: bytes) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / name.name
-        path.write_bytes(data)
-        folder = str(name.parent)
-        client.log_artifact(run_id, str(path), None if folder == "." else folder)
-
-
-def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        # MLflow raises some of its own without naming what they come from.
-        error = error.__cause__ or error.__context__
-
-
-def _is_of_the_way(error: BaseException) -> bool:
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return _is_passing(error.response.status_code)
-    if isinstance(error, RestException):
-        return _is_passing(error.get_http_status_code())
-    if isinstance(error, MlflowException):
-        # 500 is what MLflow calls its own mistakes, too.
-        return error.get_http_status_code() in {429, 503, 504}
-    if isinstance(error, OSError) and error.errno in FULL:
-        return True
-    return isinstance(error, UNREACHED)
-
-
-def _is_passing(status: int) -> bool:
-    return status >= 500 or status in TRY_LATER
-
-
-def _refused(write: Write, error: Exception) -> CatdogError:
-    return CatdogError(
-        f"MLflow refuses {write.kind} of run {write.run_id}: {_first_line(error)}. "
-        "Check MLFLOW_TRACKING_URI and what you may do there."
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    """What happened at the root, without the nested layers that carried it."""
-    *_, root = _with_causes(error)
-    line = (str(root).splitlines() or [type(root).__name__])[0].rstrip(".")
-    return without_password(line)
-
-
-def without_password(text: str) -> str:
-    """A text as people may see it, whatever address of a server it quotes."""
-    return re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)
+def _without(line: str, newer: Write) -> str:
+    """A kept line without what a newer write says, too; empty when nothing is left."""
+    with contextlib.suppress(ValueError, KeyError):
+        kept = json.loads(line)
+        if kept["kind"] != newer.kind:
+            return line
+        if newer.kind == "artifact":
+            return "" if kept["content"] == newer.content else line
+        content = {key: value for key, value in kept["content"].items() if key not in newer.content}
+        if content != kept["content"]:
+            return json.dumps(kept | {"content": content}) if content else ""
+    return line

@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, store
 from catdog.classifier import MODEL_FILE, saved_in
-from catdog.outbox import without_password
+from catdog.delivery import without_password
 from catdog.promotion import PRODUCTION, Candidate
 
 DEFAULT_NAME = "catdog"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import catdog
-from catdog import CatdogError, parity, registry, succession, tracking
+from catdog import CatdogError, parity, records, registry, succession, tracking, upload
 from catdog.card import Facts, model_card
 from catdog.classifier import CARD_FILE, Classifier
 from catdog.config import TrainConfig
@@ -24,6 +24,7 @@ from catdog.data import (
     evaluation_transform,
     load,
 )
+from catdog.durable import beside, put_in_place
 from catdog.explain import as_jpeg
 from catdog.export import export
 from catdog.features import (
@@ -67,18 +68,21 @@ class Saved:
 
 
 def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path) -> Saved:
-    """Save what was trained, with its card, into `folder`; what lay there before goes.
+    """Save what was trained, with its card, into `folder`.
+
+    What lay there before goes when the new one is whole.
 
     Raises:
         CatdogError: the folder can't be written.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    new = beside(folder)
     card = model_card(trained.classifier.about, _facts(config, prepared, trained))
     try:
-        digest = trained.classifier.save(folder)
-        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        digest = trained.classifier.save(new)
+        (new / CARD_FILE).write_text(card, encoding="utf-8")
+        put_in_place(new, folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(folder, ignore_errors=True)  # half a model helps nobody
+        shutil.rmtree(new, ignore_errors=True)  # half a model helps nobody
         raise CatdogError(
             f"the model can't be written to {folder} ({error}): make room there, and go on."
         ) from error
@@ -111,7 +115,7 @@ def register(
     name = config.registered_model_name
     version = registry.version_of_run(name, tracking.run_id())
     if version is None:
-        logged = tracking.log_model(
+        logged = upload.log_model(
             saved.folder,
             _as_jpeg(sample[0].path),
             step=best.number,
@@ -139,7 +143,7 @@ def register(
         ),
     )
     if isinstance(contest.evidence, Paired):
-        tracking.log_metrics(contest.evidence.to_dict(succession.PAIRED))
+        records.log_metrics(contest.evidence.to_dict(succession.PAIRED))
     return Released(version, decision, contest)
 
 
@@ -206,7 +210,7 @@ def _prove(
             say(f"REJECTED: {error}")
             return None
     proof = parity.compare(expected, found)
-    tracking.log_parity(proof)
+    records.log_parity(proof)
     ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
     say(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
     return proof

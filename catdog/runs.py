@@ -7,29 +7,25 @@ trained the best model in `model/`. A run that has finished leaves nothing there
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from catdog import CatdogError, launch, store, tracking
-from catdog.checkpoint import write_json
+from catdog import CatdogError, launch, records, store, tracking
 from catdog.config import FixedConfig
+from catdog.durable import mend, write_json
+from catdog.notes import NOTE, RUNNING, Note, notes_in, read_note, resuming
 from catdog.prepared import Prepared
 
-FORMAT = 1
-"""Of `run.json` and of the checkpoints beside it."""
-
 NONE, AUTO = "none", "auto"
-RUNNING, INTERRUPTED, TRAINED = "running", "interrupted", "trained"
-NOTE, LOCK, MODEL, OUTBOX = "run.json", "lock", "model", "outbox"
+INTERRUPTED, TRAINED = "interrupted", "trained"
+LOCK, MODEL, OUTBOX = "lock", "model", "outbox"
 LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
 
@@ -38,25 +34,6 @@ PATIENCE_S = 6
 
 Say = Callable[[str], None]
 Config = TypeVar("Config", bound=FixedConfig)
-
-
-@dataclass(frozen=True)
-class Note:
-    """What is written of a run. Runs are numbered as they begin: a clock may go backwards.
-
-    `data_digest` is of the prepared manifest, empty until it is known. `launch` is that of the
-    processes (see `catdog.launch.key`), which torchrun restarts, and `processes` how many they are.
-    """
-
-    run_id: str
-    number: int
-    entry_point: str
-    parameters: dict[str, Any]
-    data_digest: str = ""
-    state: str = RUNNING
-    format: int = FORMAT
-    launch: str = ""
-    processes: int = 1
 
 
 class RunFolder:
@@ -74,7 +51,7 @@ class RunFolder:
             CatdogError: it can't be written.
         """
         home = Path(config.data_dir) / "runs"
-        number = 1 + max((note.number for note in _notes(home)), default=0)
+        number = 1 + max((note.number for note in notes_in(home)), default=0)
         parameters = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
         path = home / run_id
         try:
@@ -102,7 +79,8 @@ class RunFolder:
             return None
         except OSError as error:
             raise _unwritable(path, error) from error
-        return cls(path, _read(path), lock)
+        mend(path / MODEL)
+        return cls(path, read_note(path), lock)
 
     @property
     def model(self) -> Path:
@@ -120,12 +98,7 @@ class RunFolder:
 
     def command(self) -> str:
         """The line that lets the run go on."""
-        home = self.path.resolve().parents[1]
-        options = "" if self.note.entry_point == "main" else f" -e {self.note.entry_point}"
-        where = "" if home == store.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
-        if self.note.processes > 1:
-            where += f" -P processes={self.note.processes}"
-        return f"mlflow run . --env-manager=local{options} -P resume={self.note.run_id}{where}"
+        return resuming(self.path)
 
     def _is_worth_keeping(self) -> bool:
         """Whether there is what a run could go on with, or what did not reach the server."""
@@ -159,7 +132,7 @@ class RunFolder:
                     self.mark(INTERRUPTED)
                 say(f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}")
                 with contextlib.suppress(CatdogError):  # what cut the run is what is told
-                    tracking.set_tags({"resume_with": self.command()})
+                    records.set_tags({"resume_with": self.command()})
             else:
                 self.remove()
             raise
@@ -207,8 +180,8 @@ def as_begun(config: Config, entry_point: str) -> Config:
     note = _named(Path(config.data_dir) / "runs", config.resume)
     if note.entry_point != entry_point:
         raise CatdogError(
-            f"resume={note.run_id} was begun by the entry point {note.entry_point}: "
-            f"go on with mlflow run . -e {note.entry_point} -P resume={note.run_id}"
+            f"resume={note.run_id} was begun by the entry point {note.entry_point}: go on with "
+            f"{resuming(Path(config.data_dir) / 'runs' / note.run_id)}"
         )
     begun = {}
     for field in fields(config):
@@ -243,7 +216,7 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
 def _is_restarted(home: Path) -> bool:
     """Whether torchrun has started this process in place of one that had begun a run."""
     ours = launch.key()
-    return bool(ours) and any(note.launch == ours for note in _notes(home))
+    return bool(ours) and any(note.launch == ours for note in notes_in(home))
 
 
 def _found(config: FixedConfig, entry_point: str, prepared: Prepared, say: Say) -> RunFolder | None:
@@ -270,7 +243,7 @@ def _latest(
 ) -> RunFolder | None:
     """The latest run that may go on; None, which is said, when there is none."""
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
-    for note in sorted(_notes(home), key=lambda note: note.number, reverse=True):
+    for note in sorted(notes_in(home), key=lambda note: note.number, reverse=True):
         alike = note.parameters == wanted and note.entry_point == entry_point
         if config.resume == NONE and note.launch != launch.key():
             continue
@@ -288,7 +261,7 @@ def _latest(
 
 def _named(home: Path, run_id: str) -> Note:
     if re.fullmatch(r"[\w-]+", run_id) and (home / run_id / NOTE).is_file():
-        note = _read(home / run_id)
+        note = read_note(home / run_id)
         if tracking.status_of(run_id) is None:
             raise CatdogError(
                 f"resume={run_id}: the MLflow store {store.shown_uri()} has no such run, or it "
@@ -297,7 +270,7 @@ def _named(home: Path, run_id: str) -> Note:
         return note
     if tracking.status_of(run_id) == "FINISHED":
         raise CatdogError(f"resume={run_id}: that run has finished, there is nothing left to do.")
-    others = ", ".join(note.run_id for note in _notes(home)) or "none"
+    others = ", ".join(note.run_id for note in notes_in(home)) or "none"
     raise CatdogError(
         f"resume={run_id}: {home} holds no such run (unfinished ones there: {others}). "
         "Name one of them, give the run's --data_dir, or begin a new run without resume."
@@ -309,29 +282,3 @@ def _unwritable(path: Path, error: OSError) -> CatdogError:
         f"{path} can't be written ({error.strerror or error}): choose another folder "
         "with --data_dir."
     )
-
-
-def _read(path: Path) -> Note:
-    try:
-        told = json.loads((path / NOTE).read_text(encoding="utf-8"))
-        stored = told["format"]
-        note = Note(**told) if stored == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CatdogError(
-            f"{path / NOTE} can't be read ({error}): begin a new run without resume."
-        ) from error
-    if note is None:
-        raise CatdogError(
-            f"{path / NOTE} is of format {stored}, this catdog reads {FORMAT}: use the catdog "
-            "version that began the run, or begin a new one without resume."
-        )
-    return note
-
-
-def _notes(home: Path) -> list[Note]:
-    """Of all runs in `home` that this catdog can read."""
-    notes = []
-    for path in home.glob(f"*/{NOTE}"):
-        with contextlib.suppress(CatdogError):
-            notes.append(_read(path.parent))
-    return notes

@@ -19,10 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import catdog
 from catdog import CatdogError
-from catdog.outbox import (
-    LIMITS,
-    without_password,
-)
+from catdog.delivery import LIMITS, without_password
 
 EXPERIMENT = "catdog"
 

@@ -143,7 +143,7 @@ def crown(version: ModelVersion, why: str, *, over: ModelVersion | str | None = 
     """Make a version the champion; what a cut left undone of that is done.
 
     The stage comes last: until it is moved, the one before serves, and the history says that
-    a move has begun.
+    a move has begun. Of who serves now, what the history alone knows is written down first.
 
     Args:
         version: who shall serve.
@@ -159,6 +159,8 @@ def crown(version: ModelVersion, why: str, *, over: ModelVersion | str | None = 
         standing = registry.champion(version.name)
         if not isinstance(over, str) and _number(standing) != _number(over):
             raise ChampionChangedError
+        if standing is not None:
+            _make_up_for_reasons(standing)
         event = _begun(version, standing, why)
         before = registry.numbered(version.name, event.before)
         if before is not None:
@@ -221,11 +223,12 @@ def promote_to(version: ModelVersion, why: str) -> Decision:
             "Name another version with --to."
         )
     decision = Decision(PRODUCTION, why)
+    with _refusals_are_told(version):
+        if ROLLED_BACK in version.tags:  # cut after the move, it would serve and be marked
+            MlflowClient().delete_model_version_tag(version.name, version.version, ROLLED_BACK)
     crown(version, why)
     with _refusals_are_told(version):
         _write_down(version, decision, Contest(None))
-        if ROLLED_BACK in version.tags:
-            MlflowClient().delete_model_version_tag(version.name, version.version, ROLLED_BACK)
     return decision
 
 
@@ -327,13 +330,34 @@ def _write_down(version: ModelVersion, decision: Decision, contest: Contest) -> 
     _describe(version, decision)
 
 
+def _make_up_for_reasons(serving: ModelVersion) -> None:
+    """Write down why a version serves, as the history tells it, where a cut left that out.
+
+    The description is what `_write_down` writes last. The figures of a comparison are in the
+    history in words only; those that were written before the cut stay.
+    """
+    events, reason = history(serving.name), serving.tags.get("stage_reason", "")
+    written = (serving.description or "").endswith(_standing(Decision(PRODUCTION, reason)))
+    if written or not events or events[-1].version != _number(serving):
+        return
+    decision = Decision(PRODUCTION, events[-1].why)
+    if reason == decision.told:
+        _describe(serving, decision)
+    else:
+        _write_down(serving, decision, Contest(None))
+
+
 def _describe(version: ModelVersion, decision: Decision) -> None:
     """Say in a version's description what was decided, as its last section."""
     client = MlflowClient()
     known = client.get_model_version(version.name, version.version).description or ""
-    card = known.split(SECTION)[0].rstrip()
-    told = f"{card}\n\n{SECTION}\n\n{decision.stage}: {decision.told}.\n"
+    told = f"{known.split(SECTION)[0].rstrip()}\n\n{_standing(decision)}"
     client.update_model_version(version.name, version.version, description=told)
+
+
+def _standing(decision: Decision) -> str:
+    """The section of a description that says where a version stands, and why."""
+    return f"{SECTION}\n\n{decision.stage}: {decision.told}.\n"
 
 
 @contextlib.contextmanager

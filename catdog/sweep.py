@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from catdog import nested, tracking
+from catdog import nested, records, tracking
 from catdog.config import HeadConfig, MainConfig, SweepConfig
 from catdog.pipeline import train_and_register
 from catdog.prepared import Prepared
@@ -55,9 +55,9 @@ def sweep_and_register(
     storage = open_storage(config.storage, Path(config.data_dir))
     name = study_name(config, prepared)
     study = open_study(name, storage, run_id=tracking.run_id(), seed=config.seed)
-    tracking.set_tags({nested.STUDY: name})
+    records.set_tags({nested.STUDY: name})
     own = ("trials", "most_views", "search_fraction", "storage")
-    tracking.log_params({key: getattr(config, key) for key in own})
+    records.log_params({key: getattr(config, key) for key in own})
     found = len(study.finished())
     say(f"Study {name}: {found:,} of {config.trials:,} trials are there")
     if found < config.trials:
@@ -107,7 +107,7 @@ def _finish(
     registered_by = done.user_attrs[RUN]
     say(f"Of this sweep MLflow run {registered_by} has registered {done.user_attrs[VERSION]}.")
     if registered_by != study.run_id and tracking.status_of(registered_by):
-        tracking.set_tags({"mlflow.parentRunId": registered_by})
+        records.set_tags({"mlflow.parentRunId": registered_by})
 
 
 def _train_with_best(
@@ -140,16 +140,16 @@ def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial)
     with tracking.registering():
         nested.complete(study.name, told, failed=study.failed())
     pruned = sum(one.state == "PRUNED" for one in told)
-    tracking.log_metrics(
+    records.log_metrics(
         {
             "trials_finished": len(told),
             "trials_pruned": pruned,
             "best_search_loss": best.value or 0.0,
         }
     )
-    tracking.set_tags({"best_trial": str(best.number)})
+    records.set_tags({"best_trial": str(best.number)})
     for name, figure in study.figures().items():
-        tracking.log_figure(figure, f"{name}.png")
+        records.log_figure(figure, f"{name}.png")
 
 
 def _sha256(path: Path) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import figures, registry, store, tracking
+from catdog import figures, provenance, records, registry, store, tracking
 from catdog.classes import AUTO, both, probability_name
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.contest import Contest
@@ -65,19 +65,19 @@ def report_findings(
         champion=_told(released.contest),
         decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
         parameters=_settings(config, prepared),
-        versions=tracking.versions(),
+        versions=provenance.versions(),
         reproduce=_reproduce(config, prepared),
         use=_use(version, decision),
         run=tracking.run_identity(),
     )
-    tracking.log_findings(findings, render(page))
+    records.log_findings(findings, render(page))
     if page.mistakes:
         shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
         column = probability_name(prepared.classes)
         captions = [f"{one.label}, {column} {one.p_positive:.2f}" for one in page.mistakes]
         # The UI shows a thumbnail, in which a row of eight would be a line.
         grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
-        tracking.show(grid, "worst_errors")
+        records.show(grid, "worst_errors")
     counts = Counter(issue.issue for issue in findings.issues)
     worst = findings.worst
     say(
@@ -165,7 +165,7 @@ def tell(released: Released, trained: Trained, findings: Findings, say: Say) -> 
     # By number where it does not serve: Staging may hold many, and means the newest.
     shown = PRODUCTION if decision.stage == PRODUCTION else version.version
     uri = f"models:/{version.name}/{shown}"
-    tracking.set_tags(
+    records.set_tags(
         {
             "registered_version": version.version,
             "stage": decision.stage,
@@ -173,7 +173,7 @@ def tell(released: Released, trained: Trained, findings: Findings, say: Say) -> 
             "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
         }
     )
-    tracking.describe_run(_description(name, uri, released, trained, findings))
+    records.describe_run(_description(name, uri, released, trained, findings))
     if decision.stage == NO_STAGE:
         say(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
         say(f"Compare runs:  {store.ui_hint()}")

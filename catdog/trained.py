@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from catdog import CLASSES, Classes, figures, lessons, tracking
+from catdog import CLASSES, Classes, figures, lessons, records, tracking
 from catdog.calibration import Logits, predicted_labels
 from catdog.checkpoint import FINETUNE, HEAD, Checkpoints
 from catdog.classifier import Classifier
@@ -96,8 +96,8 @@ def train(
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     say(f"Device: {device_name}")
-    tracking.log_params(asdict(config))
-    tracking.log_environment(device_name)
+    records.log_params(asdict(config))
+    records.log_environment(device_name)
     prepared.check()
     _log_data(prepared)
 
@@ -111,7 +111,7 @@ def train(
     lesson = prepare_lesson(config, prepared, network, say, team)
     meanwhile()
     if lesson.features and not tracking.logged_steps("features_computed"):
-        tracking.log_features(lesson.features)
+        records.log_features(lesson.features)
     # A disk that is too full is better told before training.
     neither = neither_folder(Path(config.data_dir), prepared.classes)
     result = _learn(config, prepared, network, lesson, checkpoints, say, team)
@@ -156,7 +156,7 @@ def _learn(
     if config.unfreeze == "none":
         return result
     if result.trouble:
-        tracking.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
+        records.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
     team.tell({"do": FINETUNE})
     tuned = lessons.finetune(
         config,
@@ -273,7 +273,7 @@ def _sha256(path: Path) -> str:
 
 
 def _log_data(prepared: Prepared) -> None:
-    tracking.log_data(
+    records.log_data(
         prepared.manifest,
         name=prepared.folder.name,
         origin=prepared.origin,
@@ -282,7 +282,7 @@ def _log_data(prepared: Prepared) -> None:
         classes=prepared.classes,
     )
     if prepared.exclude_digest:
-        tracking.log_exclusion(
+        records.log_exclusion(
             prepared.exclude_lines, count=prepared.excluded, digest=prepared.exclude_digest
         )
 
@@ -296,11 +296,11 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     ]
     names = [name for _, name in samples]
     plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
-    tracking.log_figure(figures.picture_grid(plain, names), "sample_images.png")
+    records.log_figure(figures.picture_grid(plain, names), "sample_images.png")
     augment = training_transform(network.preprocessing)
     with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
         changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
-    tracking.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
+    records.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
 
 
 def _say_epoch(epoch: Epoch, say: Say) -> None:
@@ -314,7 +314,7 @@ def _say_epoch(epoch: Epoch, say: Say) -> None:
 def _log_epoch(epoch: Epoch, classes: Classes) -> None:
     title = f"validation, epoch {epoch.number}"
     confusion = figures.confusion_figure(epoch.val.confusion, title, classes)
-    tracking.log_epoch(epoch, confusion)
+    records.log_epoch(epoch, confusion)
 
 
 def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
@@ -327,12 +327,12 @@ def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
         f"Stopped after epoch {result.epochs[-1].number} ({why}); kept epoch {best.number}: "
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
     )
-    tracking.log_fit(result)
+    records.log_fit(result)
     if lesson.baseline:
         say(f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}")
-        tracking.log_baseline(lesson.baseline)
+        records.log_baseline(lesson.baseline)
     curves = figures.learning_curves(result.epochs, best.number, lesson.baseline)
-    tracking.log_figure(curves, "learning_curves.png")
+    records.log_figure(curves, "learning_curves.png")
 
 
 def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
@@ -347,18 +347,18 @@ def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
         f"Neither: {metrics['neither_rejected_share']:.1%} of pictures that show neither are "
         f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
     )
-    tracking.log_metrics(trained.metrics | metrics)
+    records.log_metrics(trained.metrics | metrics)
     confusion = confusion_counts(judgement.labels, predicted_labels(judgement.logits))
     title = f"validation, kept epoch {trained.best.number}"
-    tracking.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
+    records.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
         to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
-    tracking.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
+    records.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
     plot = figures.reliability_figure(judgement, prepared.classes)
-    tracking.log_figure(plot, "reliability.png")
-    tracking.show(plot, "reliability")
+    records.log_figure(plot, "reliability.png")
+    records.show(plot, "reliability")
     below = classifier.about.reject_below
     plot = figures.familiarity_figure(judgement, below, prepared.classes)
-    tracking.log_figure(plot, "familiarity.png")
+    records.log_figure(plot, "familiarity.png")

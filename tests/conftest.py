@@ -291,7 +291,7 @@ def logged_model(tmp_path, tracking_store) -> str:
     return info.model_uri
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw_folder() -> Callable[..., Path]:
     """A function that fills folder/{cat,dog} with `count` tiny pictures each, or other `names`."""
 

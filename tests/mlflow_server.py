@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -90,14 +91,23 @@ def running(home: Path, store: str | None = None) -> Iterator[Server]:
 
 
 class Proxy:
-    """Passes bytes on to a port of loopback after `delay` seconds, or swallows them."""
+    """Passes bytes on to a port of loopback after `delay` seconds, or swallows them.
+
+    `refused` are statuses by what the first line of a request holds: it gets that for an answer.
+    With the status 0 the connection is cut in mid-request.
+    """
 
     def __init__(self, port: int) -> None:
         self.delay, self.swallow = 0.0, False
+        self.refused: dict[str, int] = {}
         self._to = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
         self._listener.close()
@@ -115,8 +125,32 @@ class Proxy:
             while content := source.recv(65536):
                 if self.swallow:
                     continue
+                if asks and (status := self._refusal(content)) is not None:
+                    _refuse(source, content, status)
+                    return
                 time.sleep(self.delay if asks else 0)
                 target.sendall(content)
+
+    def _refusal(self, content: bytes) -> int | None:
+        line = content.partition(b"\r\n")[0].decode(errors="replace")
+        if not line.endswith("HTTP/1.1"):
+            return None
+        return next((status for part, status in self.refused.items() if part in line), None)
+
+
+def _refuse(client: socket.socket, content: bytes, status: int) -> None:
+    """Read a request to its end, as a polite gateway does, and answer with nothing but a status."""
+    if not status:
+        return
+    while b"\r\n\r\n" not in content:
+        content += client.recv(65536)
+    head, _, body = content.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: *(\d+)", head)
+    while length and len(body) < int(length[1]):
+        body += client.recv(65536)
+    client.sendall(
+        f"HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    )
 
 
 @contextlib.contextmanager

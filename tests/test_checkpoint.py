@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from catdog import CatdogError, checkpoint, lessons, signals, tracking, trained
+from catdog import CatdogError, checkpoint, lessons, records, signals, tracking, trained
 from catdog.checkpoint import HEAD, Checkpoints
 from catdog.config import TrainConfig
 from catdog.engine import torch_engine
@@ -56,7 +56,7 @@ def _learn(data_dir: Path, folder: Path, way: str, kill_after: int | None, when:
     lessons.pick_workers = lambda _device: 1
     lessons.pick_engine = lambda network, _say, **_cores: torch_engine(network)
     tracking.logged_steps = lambda _metric: set()
-    tracking.log_epoch = lambda *_told: None
+    records.log_epoch = lambda *_told: None
     _die_after(kill_after)
     config = _config(data_dir, way)
     prepared = load_prepared(data_dir / "pets")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, figures, outbox, store, tracking
+from catdog import CatdogError, delivery, figures, outbox, records, store, tracking
 from catdog.evaluate import score
 from catdog.train import Epoch
 from tests.conftest import ROOT
@@ -33,12 +33,12 @@ def server(started, monkeypatch) -> Iterator[Server]:
     """A server that is up; it may be killed."""
     if started.process is None:
         started.start()
-    for name in outbox.LIMITS:
+    for name in delivery.LIMITS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
     mlflow.set_tracking_uri(None)
     yield started
-    for name in outbox.LIMITS:
+    for name in delivery.LIMITS:
         os.environ.pop(name, None)
 
 
@@ -47,7 +47,7 @@ def _log_epochs(*numbers: int) -> None:
         labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
         scores = score(labels, logits)
         epoch = Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
-        tracking.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, "validation"))
+        records.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, "validation"))
 
 
 def _try_again_at_once() -> None:
@@ -94,7 +94,7 @@ def test_what_a_server_missed_until_the_end_can_be_sent_later(server, tmp_path, 
     assert str(folder / "outbox") in str(raised.value)
     assert mlflow.active_run() is None
     server.start()
-    tracking.send_kept(folder)
+    tracking.send_kept(outbox.Outbox(folder / "outbox"))
     assert _logged(server.uri, run.info.run_id) == ("RUNNING", [1, 2, 3], 3)
 
 
@@ -112,7 +112,7 @@ def test_nothing_is_registered_while_the_server_is_away(server, tmp_path, monkey
 
 
 def test_a_server_that_goes_while_registering_is_one_sentence(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "PATIENT", outbox.PROBE)
+    monkeypatch.setattr(tracking, "PATIENT", delivery.PROBE)
     with (
         pytest.raises(CatdogError, match="can't be reached"),
         tracking.start_run("x", tmp_path),
@@ -180,14 +180,14 @@ def test_a_server_that_is_away_at_the_start_is_told_at_once(server: Server, monk
 HAMMER = """
 import sys, time
 import mlflow
-from catdog import tracking
+from catdog import records, tracking
 while time.time() < float(sys.argv[1]):
     time.sleep(0.001)
 with tracking.start_run("x"):
     mlflow.MlflowClient().create_registered_model(f"model-{sys.argv[2]}")
     for step in range(30):
-        tracking.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
-        tracking.set_tags({"step": str(step)})
+        records.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
+        records.set_tags({"step": str(step)})
         mlflow.MlflowClient().set_registered_model_tag(f"model-{sys.argv[2]}", "step", str(step))
     assert tracking._outbox().empty
 """

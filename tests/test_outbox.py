@@ -2,38 +2,45 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from pathlib import Path
+from typing import get_args
 
 import mlflow
 import pytest
 import requests
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import RestException
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, outbox
-from catdog.outbox import LIMITS, PATIENT, Outbox, Write, limits, unreachable
+from catdog import CatdogError, delivery, outbox
+from catdog.delivery import Kind, Write, unreachable
+from catdog.outbox import Outbox
 
 
 class Way:
-    """Stands before the real delivery, and is closed while `error` is set."""
+    """Stands before the real sending, and is closed while `error` is set, for `kinds` only."""
 
-    def __init__(self, deliver) -> None:
+    def __init__(self, send, standing) -> None:
         self.error: Exception | None = None
+        self.kinds = get_args(Kind)
         self.tries = 0
-        self._deliver = deliver
+        self._send, self._standing = send, standing
 
     def __call__(self, write: Write) -> None:
         self.tries += 1
-        if self.error:
+        if self.error and write.kind in self.kinds:
             raise self.error
-        self._deliver(write)
+        self._send(write)
+
+    def standing(self, run_id: str) -> str:
+        away = self.error is not None and unreachable(self.error)
+        return "silent" if away and self.kinds == get_args(Kind) else self._standing(run_id)
 
 
 @pytest.fixture
 def way(monkeypatch) -> Way:
-    way = Way(outbox._deliver)
-    monkeypatch.setattr(outbox, "_deliver", way)
+    way = Way(delivery._send, delivery._standing)
+    monkeypatch.setattr(delivery, "_send", way)
+    monkeypatch.setattr(delivery, "_standing", way.standing)
     return way
 
 
@@ -107,17 +114,17 @@ def test_a_server_that_goes_again_while_all_is_sent_loses_nothing(way, run_id, b
     for step in range(4):
         box.write(_metric(run_id, step))
     way.error = None
-    passed, deliver = [], way._deliver
+    passed, send = [], way._send
 
     def two_only(write):
         if len(passed) == 2:
             raise requests.ConnectionError("gone again")
-        deliver(write)
+        send(write)
         passed.append(write)
 
-    way._deliver = two_only
+    way._send = two_only
     assert not box.send_all(0)
-    way._deliver = deliver
+    way._send = send
     assert box.send_all(0)
     assert [one.step for one in MlflowClient().get_metric_history(run_id, "loss")] == [0, 1, 2, 3]
 
@@ -144,20 +151,96 @@ def test_a_line_that_was_cut_off_does_not_keep_the_others(way, run_id, box, said
     assert len(MlflowClient().get_metric_history(run_id, "loss")) == 1
 
 
-def test_a_refusal_is_one_sentence_and_nothing_is_kept(run_id, box):
-    MlflowClient().log_param(run_id, "seed", "1")
-    with pytest.raises(CatdogError, match="MLflow refuses tags of run"):
-        box.write(Write("0" * 32, "tags", {"a": "b"}))
+REFUSAL = RestException({"error_code": "PERMISSION_DENIED", "message": "not yours"})
+
+
+def test_what_is_refused_is_kept_and_told_once_and_all_else_goes_on(way, run_id, box, said):
+    way.error, way.kinds = REFUSAL, ("artifact",)
+    for step in (1, 2, 3):
+        box.write(Write(run_id, "artifact", f"{step}.txt", b"x"))
+        box.write(_metric(run_id, step))
+    assert [one.step for one in MlflowClient().get_metric_history(run_id, "loss")] == [1, 2, 3]
+    assert (box.empty, box.waiting) == (False, False)
+    (line,) = said
+    assert line.startswith("warning: the tracking server REFUSES artifact 1.txt (")
+    assert "not yours" in line
+    assert str(box.folder) in line
+    assert not box.send_all(0)
+    assert [told.partition(" (")[0] for told in box.refused()] == [
+        "artifact 1.txt",
+        "artifact 2.txt",
+        "artifact 3.txt",
+    ]
+    way.error = None
+    assert Outbox(box.folder, said.append).send_all(0)
+    assert said[-1] == "3 writes that were refused are sent now"
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/3.txt") == "x"
+    assert not box.folder.exists()
+
+
+def test_a_file_that_the_server_chokes_on_holds_up_nothing(way, run_id, box):
+    way.error, way.kinds = requests.ConnectionError("hung up"), ("artifact",)
+    box.write(Write(run_id, "artifact", "large.bin", b"x"))
+    assert way.tries == 2  # a way may break by chance
+    box.write(_metric(run_id, 1))
+    assert not box.waiting
+    assert box.refused() == ["artifact large.bin (hung up)"]
+    assert len(MlflowClient().get_metric_history(run_id, "loss")) == 1
+
+
+def test_what_is_refused_while_all_that_was_kept_is_sent_holds_up_nothing(way, run_id, box):
+    way.error = requests.ConnectionError("gone")
+    box.write(_metric(run_id, 1))
+    box.write(Write(run_id, "artifact", "note.txt", b"x"))
+    box.write(_metric(run_id, 2))
+    way.error, way.kinds = REFUSAL, ("artifact",)
+    assert not box.send_all(0)
+    assert not box.waiting
+    assert [one.step for one in MlflowClient().get_metric_history(run_id, "loss")] == [1, 2]
+    way.error = None
+    assert box.send_all(0)
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/note.txt") == "x"
+
+
+def test_what_was_refused_does_not_overwrite_what_came_after_it(way, run_id, box):
+    way.error = REFUSAL
+    box.write(Write(run_id, "tags", {"a": "old", "b": "only"}))
+    box.write(Write(run_id, "artifact", "note.txt", b"old"))
+    way.error = None
+    box.write(Write(run_id, "tags", {"a": "new"}))
+    box.write(Write(run_id, "artifact", "note.txt", b"new"))
+    assert box.send_all(0)
+    tags = MlflowClient().get_run(run_id).data.tags
+    assert (tags["a"], tags["b"]) == ("new", "only")
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/note.txt") == "new"
+
+
+def test_a_server_that_goes_while_the_refused_is_tried_again_keeps_the_rest(way, run_id, box):
+    way.error = REFUSAL
+    for step in (1, 2):
+        box.write(_metric(run_id, step))
+    way.error = requests.ConnectionError("gone")
+    assert not box.send_all(0)
+    assert len(box.refused()) == 2
+    way.error = None
+    assert box.send_all(0)
+    assert len(MlflowClient().get_metric_history(run_id, "loss")) == 2
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_run_that_is_gone_is_one_sentence_and_nothing_is_kept(run_id, box, deleted):
+    if deleted:
+        MlflowClient().delete_run(run_id)
+    gone = run_id if deleted else "0" * 32
+    with pytest.raises(CatdogError, match=r"MLflow refuses tags of run .*: restore it"):
+        box.write(Write(gone, "tags", {"a": "b"}))
     assert box.empty
 
 
-def test_a_kept_write_that_is_refused_later_stays_and_is_told(way, run_id, box):
-    way.error = requests.ConnectionError("gone")
-    box.write(_metric(run_id, 1))
-    way.error = RestException({"error_code": "PERMISSION_DENIED", "message": "not yours"})
-    with pytest.raises(CatdogError, match=r"not yours.*kept in .*outbox; delete"):
-        box.send_all(0)
-    assert not box.empty
+def test_many_names_are_told_in_few_words():
+    metrics = [[f"m{number}", 0.5, 0, 1] for number in range(5)]
+    assert str(Write("x", "metrics", metrics)) == "metrics m0, m1, m2 and 2 more"
+    assert str(Write("x", "tags", {"a": "b"})) == "tags a"
 
 
 def test_a_full_disk_below_the_outbox_stops_nothing(way, run_id, box, said, monkeypatch):
@@ -169,56 +252,3 @@ def test_a_full_disk_below_the_outbox_stops_nothing(way, run_id, box, said, monk
     monkeypatch.setattr(outbox.Path, "mkdir", full)
     box.write(_metric(run_id, 1))
     assert "can't be kept" in said[-1]
-
-
-def _response(status: int) -> requests.HTTPError:
-    response = requests.Response()
-    response.status_code = status
-    return requests.HTTPError(str(status), response=response)
-
-
-@pytest.mark.parametrize(
-    ("error", "away"),
-    [
-        (requests.ConnectionError("x"), True),
-        (requests.Timeout("x"), True),
-        (requests.exceptions.RetryError("too many 503"), True),
-        (_response(502), True),
-        (_response(429), True),
-        (_response(400), False),
-        (_response(403), False),
-        (RestException({"error_code": "TEMPORARILY_UNAVAILABLE"}), True),
-        (RestException({"error_code": "REQUEST_LIMIT_EXCEEDED"}), True),
-        (RestException({"error_code": "INVALID_PARAMETER_VALUE"}), False),
-        (RestException({"error_code": "RESOURCE_DOES_NOT_EXIST"}), False),
-        (MlflowException("a mistake of its own"), False),
-        (OSError(errno.ENOSPC, "full"), True),
-        (OSError(errno.EACCES, "not yours"), False),
-        (ValueError("x"), False),
-    ],
-)
-def test_only_not_reaching_the_server_counts_as_away(error, away):
-    assert unreachable(error) is away
-
-
-def test_what_mlflow_raises_for_a_closed_port_counts_as_away(monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(MlflowException) as raised:
-        MlflowClient(f"http://127.0.0.1:{port}").get_run("x")
-    assert unreachable(raised.value)
-
-
-def test_limits_hold_for_a_while_and_leave_what_the_user_has_set(monkeypatch):
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    monkeypatch.delenv(name, raising=False)
-    with limits({name: "3"}):
-        assert os.environ[name] == "3"
-    assert name not in os.environ
-    monkeypatch.setenv(name, "7")
-    with limits(PATIENT, keep_set=True):
-        assert os.environ[name] == "7"
-    monkeypatch.setenv(name, LIMITS[name])
-    with limits(PATIENT, keep_set=True):
-        assert os.environ[name] == PATIENT[name]

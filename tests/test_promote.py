@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from catdog import CatdogError, command, registry, succession, tracking
+from catdog import CatdogError, command, registry, succession, upload
 from catdog.classifier import HeadWeights, photo_keys
 from catdog.config import PromoteConfig
 from catdog.contest import Contest, Side, compare_sides, hold
@@ -42,7 +42,7 @@ def release(tmp_path, tracking_store, prepared):
         candidate = Candidate(0.9, fields.pop("digest", "?"), drawn=False, status="approved")
         with mlflow.start_run():
             photo = next((prepared.folder / "training" / "cat").iterdir()).read_bytes()
-            logged = tracking.log_model(folder, photo, step=1, tags={})
+            logged = upload.log_model(folder, photo, step=1, tags={})
         candidate = replace(candidate, **fields)
         return registry.add(logged.model_uri, "pets", candidate, digest=digest, card="# A card")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -214,6 +216,20 @@ def test_a_folder_that_can_not_be_written_is_told_and_holds_no_half_model(shop, 
     (tmp_path / "file").touch()
     with pytest.raises(CatdogError, match=r"the model can't be written to .*: make room there"):
         release.save(CONFIG, shop.prepared, shop.trained, tmp_path / "file" / "model")
+
+
+def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch):
+    release.save(CONFIG, shop.prepared, shop.trained, Path("kept"))
+    before = (Path("kept") / "model.json").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(release, "put_in_place", full)
+    with pytest.raises(CatdogError, match="No space left"):
+        release.save(CONFIG, shop.prepared, shop.trained, Path("kept"))
+    assert (Path("kept") / "model.json").read_bytes() == before
+    assert not list(Path().glob(".kept*"))
 
 
 def _tell(shop: Shop, released: Released) -> None:

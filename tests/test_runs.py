@@ -192,6 +192,14 @@ def test_a_run_that_failed_after_it_learned_can_go_on():
     assert _resumed(folder.note.run_id)[0] == folder.note.run_id
 
 
+def test_a_model_that_was_being_replaced_when_the_run_was_killed_is_in_its_place_again():
+    path = Path("data/runs") / _cut()
+    (path / ".model.before").mkdir()
+    folder = RunFolder.take(path)
+    assert folder.model.is_dir()
+    folder.release()
+
+
 def test_old_runs_are_cleared():
     run_id = _cut()
     assert clear_runs(Path("data"), days=1) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from catdog import CLASSES, CatdogError, registry, scoring, succession, tracking
+from catdog import CLASSES, CatdogError, registry, scoring, succession, tracking, upload
 from catdog.answers import columns, to_row
 from catdog.config import ScoreConfig
 from catdog.promotion import Candidate
@@ -41,7 +41,7 @@ def store(tmp_path_factory, classifier):
     os.chdir(home)
     try:
         with tracking.start_run("tiny"):
-            info = tracking.log_model(
+            info = upload.log_model(
                 home / "saved", encoded(tiny_picture("cat", 0)), step=1, tags={}
             )
         candidate = Candidate(0.75, "digest", drawn=True)

@@ -17,7 +17,7 @@ import pytest
 from mlflow.pyfunc import load_model, scoring_server
 from starlette.testclient import TestClient
 
-from catdog import CatdogError, app, command, serve, tracking
+from catdog import CatdogError, app, command, serve, upload
 from catdog.config import PredictConfig, ServeConfig
 from scripts import predict
 from tests.conftest import ROOT, child_environment, encoded, tiny_classifier, tiny_picture
@@ -91,7 +91,7 @@ def test_the_line_of_the_readme_gets_the_answer_of_predict(url, saved, tmp_path,
 def test_it_takes_and_gives_what_mlflows_own_server_does(client, saved, tracking_store):
     mlflow.set_tracking_uri(tracking_store)
     with mlflow.start_run():
-        logged = tracking.log_model(saved, PHOTOS[0], step=1, tags={})
+        logged = upload.log_model(saved, PHOTOS[0], step=1, tags={})
     theirs = TestClient(scoring_server.init(load_model(logged.model_uri)))
     unreadable = [*RECORDS[:1], {"image": base64.b64encode(b"no picture").decode()}]
     for asked in (

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from catdog import CatdogError, store, tracking
-from catdog.outbox import LIMITS
+from catdog.delivery import LIMITS
 
 
 def test_a_script_from_another_folder_finds_the_projects_store(tmp_path, monkeypatch):

@@ -141,6 +141,43 @@ def test_a_promotion_that_was_cut_is_told_and_finished_by_the_next(add, monkeypa
     assert str(predecessor("pets").version) == "2"
 
 
+@pytest.mark.parametrize("step", ["_write_down", "_describe"])
+def test_reasons_that_a_cut_left_to_the_history_are_written_by_the_next_promotion(
+    add, monkeypatch, step
+):
+    first, second = add(), add()
+    better = Decision(PRODUCTION, "surely better", "5 of 6 answers")
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(succession, step, cut)
+        with pytest.raises(KeyboardInterrupt):
+            place(first, better, Contest(None, NUMBERS))
+    assert _stages()["1"] == "Production"
+    crown(first, "")
+    left = registry.numbered("pets", "1")
+    assert left.tags["stage_reason"] == "surely better: 5 of 6 answers"
+    assert left.description.startswith("# A card")
+    assert left.description.endswith("Production: surely better: 5 of 6 answers.\n")
+    assert ("vs_champion_count" in left.tags) is (step == "_describe")
+    crown(second, "better still")
+    left = registry.numbered("pets", "1")
+    assert left.tags["stage_reason"] == "surely better: 5 of 6 answers"
+    assert left.description.endswith("Archived: version 2 took its place.\n")
+
+
+def test_reasons_that_were_written_stay_as_they_are(add):
+    first, second = add(), add()
+    place(first, Decision(PRODUCTION, "the first"), Contest(None))
+    MlflowClient().set_model_version_tag("pets", "1", "stage_reason", "Ada says so")
+    told = "# A card\n\n## Where it stands, and why\n\nProduction: Ada says so.\n"
+    MlflowClient().update_model_version("pets", "1", description=told)
+    crown(second, "better")
+    assert registry.numbered("pets", "1").tags["stage_reason"] == "Ada says so"
+
+
 def test_a_version_that_serves_already_is_not_compared_with_itself(add):
     version = add()
     crown(version, "the first")

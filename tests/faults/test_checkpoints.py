@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import mlflow
 import pytest
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from catdog import checkpoint, outbox, pipeline, tracking
+from catdog import checkpoint, command, pipeline
 from catdog.checkpoint import Checkpoints, Stage
-from catdog.parity import FreshProcess
-from tests.faults.conftest import TINY, Child, Ended, Run, fill
-from tests.mlflow_server import Server, running
+from catdog.config import PrepareConfig, TrainConfig
+from scripts import prepare, train
+from tests.faults.conftest import TINY, Child, Ended, QuickProof, Run, fill
 
 LONGER = (*TINY[:4], "--epochs", "6", "--patience", "9", "--device", "cpu")
 
@@ -41,6 +44,30 @@ def slow(*a, **b):
     print("registered", flush=True); time.sleep(60)
 registry.describe = slow
 """
+CUT_BEFORE_REGISTERING = """
+from catdog import registry
+def slow(*a, **b):
+    print("logged", flush=True); time.sleep(60)
+registry.add = slow
+"""
+CUT_BEFORE_REASONS = """
+from catdog import pipeline, succession
+from tests.faults.conftest import QuickProof
+pipeline.FreshProcess = QuickProof
+def slow(*a, **b):
+    print("moved", flush=True); time.sleep(60)
+succession._write_down = slow
+"""
+CUT_AFTER = """
+from catdog import {module}, pipeline
+from tests.faults.conftest import QuickProof
+pipeline.FreshProcess = QuickProof
+real = {module}.{function}
+def slow(*a, **b):
+    real(*a, **b); print("cut here", flush=True); time.sleep(60)
+{module}.{function} = slow
+"""
+"""A kill when a function has done its work, and what comes after has not begun."""
 
 
 @pytest.fixture(autouse=True)
@@ -245,45 +272,118 @@ def test_killed_while_registering_nothing_is_registered_twice(
     assert _runs(tmp_path) == []
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch) -> Iterator[Server]:
-    """A tracking server, at which nobody waits for long."""
-    monkeypatch.setattr(tracking, "PATIENT", outbox.PROBE)
-    for name in outbox.LIMITS:
-        monkeypatch.delenv(name, raising=False)
-    with running(tmp_path / "server") as started:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
-        yield started
+@pytest.mark.fault(
+    "kill -9 between uploading the model and registering it",
+    "`-P resume=auto` registers one version; the model that nobody registered goes",
+)
+def test_killed_before_registering_no_model_is_left_that_nobody_registered(
+    run, where, tmp_path, trains_quickly
+):
+    assert run("prepare", *where).status == 0
+    child = Child(CUT_BEFORE_REGISTERING, "train", *where, *TINY)
+    child.kill_when(lambda out: "logged\n" in out)
+    assert _versions() == []
+    ended = run("train", *where, *TINY, "--resume", "auto")
+    assert ended.status == 0, ended.err
+    (version,) = _versions()
+    assert version.current_stage == "Production"
+    (model,) = mlflow.search_logged_models(output_format="list")
+    assert model.model_id in version.source
 
 
 @pytest.mark.fault(
-    "the tracking server goes while the version is proven",
-    "“the tracking server … can't be reached; kept for it: the model in …”: nothing is said "
-    "against the version, and `-P resume` proves it and puts it into Production",
+    "kill -9 between moving to Production and writing down why",
+    "it serves; `-P resume=auto`, or the next promotion, writes the reason from the history",
 )
-def test_a_server_that_goes_during_the_proof_says_nothing_against_the_version(
-    run, where, server, tmp_path, monkeypatch, trains_quickly
+def test_killed_before_the_reasons_are_written_they_come_from_the_history(
+    run, where, trains_quickly
 ):
-    quick: Callable[..., object] = pipeline.FreshProcess
-
-    class Cut(FreshProcess):
-        def answers(self, *given: object) -> object:
-            server.kill()
-            return super().answers(*given)
-
-    monkeypatch.setattr(pipeline, "FreshProcess", Cut)
     assert run("prepare", *where).status == 0
-    ended = run("train", *where, *TINY)
-    assert ended.status == 2
-    assert ended.sentence.startswith(f"the tracking server {server.uri} can't be reached")
-    assert "REJECTED" not in ended.err
-    server.start()
+    child = Child(CUT_BEFORE_REASONS, "train", *where, *TINY)
+    child.kill_when(lambda out: "moved\n" in out)
     (version,) = _versions()
-    assert version.tags["validation_status"] == "pending"
-    monkeypatch.setattr(pipeline, "FreshProcess", quick)
-    again = run("train", *where, *TINY, "--resume", version.run_id)
-    assert again.status == 0, again.err
-    (version,) = _versions()
-    assert version.tags["validation_status"] == "approved"
     assert version.current_stage == "Production"
-    assert _run(version.run_id).info.status == "FINISHED"
+    assert "stage_reason" not in version.tags
+    ended = run("train", *where, *TINY, "--resume", "auto")
+    assert ended.status == 0, ended.err
+    (version,) = _versions()
+    assert version.tags["stage_reason"] == "no version was in Production"
+    assert version.description.endswith("Production: no version was in Production.\n")
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What a run holds, without what differs from run to run."""
+
+    artifacts: list[str]
+    metrics: dict[str, list[int]]
+    tags: set[str]
+
+    @classmethod
+    def of(cls, run_id: str) -> Self:
+        run, client = _run(run_id), MlflowClient()
+        ours = [key for key in run.data.metrics if not key.startswith("system/")]
+        steps = {key: [one.step for one in client.get_metric_history(run_id, key)] for key in ours}
+        names = [re.sub(r"timestamp.*?(?=\.|[+%]comp)", "", name) for name in _files(run_id)]
+        return cls(sorted(names), steps, set(run.data.tags))
+
+
+def _files(run_id: str, folder: str = "") -> Iterator[str]:
+    for file in MlflowClient().list_artifacts(run_id, folder):
+        if file.is_dir:
+            yield from _files(run_id, file.path)
+        else:
+            yield file.path
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, draw_folder) -> Logged:
+    """What a run logs that is never cut, in a store of its own."""
+    home = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
+        patch.setattr(pipeline, "FreshProcess", QuickProof)
+        mlflow.set_tracking_uri(None)
+        draw_folder(home / "pets")
+        where = ["--dataset", "pets", "--data_dir", "data"]
+        assert command.run(prepare.main, PrepareConfig, where) == 0
+        assert command.run(train.main, TrainConfig, [*where, *TINY]) == 0
+        logged = Logged.of(_newest_run_id())
+    mlflow.set_tracking_uri(None)
+    return logged
+
+
+@pytest.mark.fault(
+    "kill -9 while the model is judged, or while its report is made",
+    "`-P resume=auto` goes on in the same run; it holds what a run holds that was never cut: "
+    "nothing is missing, no number, picture or version is there twice",
+)
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        ("trained", "judge"),
+        ("records", "log_confusion"),
+        ("records", "log_findings"),
+        ("records", "describe_run"),
+    ],
+)
+def test_killed_while_judging_or_reporting_nothing_is_lost_or_there_twice(
+    run, where, tmp_path, monkeypatch, unbroken, module, function
+):
+    monkeypatch.setattr(pipeline, "FreshProcess", QuickProof)
+    assert run("prepare", *where).status == 0
+    child = Child(CUT_AFTER.format(module=module, function=function), "train", *where, *TINY)
+    child.kill_when(lambda out: "cut here\n" in out)
+    (folder,) = _runs(tmp_path)
+    ended = run("train", *where, *TINY, "--resume", "auto")
+    assert ended.status == 0, ended.err
+    found = Logged.of(folder.name)
+    assert found.artifacts == unbroken.artifacts
+    assert found.metrics == unbroken.metrics
+    assert found.tags == unbroken.tags
+    (version,) = _versions()
+    assert (version.run_id, version.current_stage) == (folder.name, "Production")
+    assert len(mlflow.search_logged_models(output_format="list")) == 1
+    assert _run(folder.name).info.status == "FINISHED"
+    assert _runs(tmp_path) == []

@@ -1,0 +1,78 @@
+"""Files and folders that hold the old or the new, come what may: a kill, or a loss of power."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write `values` to `path`, which holds either them or what it held before, come what may."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as stream:
+        json.dump(values, stream, indent=2)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that a file's new name in `folder` outlives a loss of power."""
+    if os.name == "nt":
+        return  # folders can't be opened there
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def beside(folder: Path) -> Path:
+    """An empty place beside `folder`, in which the next one is written; see `put_in_place`."""
+    new = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(new, ignore_errors=True)
+    return new
+
+
+def put_in_place(new: Path, folder: Path) -> None:
+    """Let the folder `new`, which is whole, take the place of `folder`, and delete that.
+
+    A folder can't be replaced in one step. Between the two that it takes, the old one has another
+    name, under which `mend` finds it.
+    """
+    for path in (*new.rglob("*"), new):
+        _sync(path)
+    before = _before(folder)
+    mend(folder)
+    if folder.exists():
+        folder.rename(before)
+    new.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def mend(folder: Path) -> None:
+    """See that the old folder is in its place where `put_in_place` was cut before the new one."""
+    before = _before(folder)
+    if not before.exists():
+        return
+    if folder.exists():
+        shutil.rmtree(before)
+    else:
+        before.rename(folder)
+
+
+def _before(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.before")
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        sync_folder(path)
+        return
+    with path.open("rb+") as stream:  # Windows syncs only what may be written to
+        os.fsync(stream.fileno())

@@ -1,0 +1,130 @@
+"""The tracking server"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.tracking import MlflowClient
+
+from catdog import delivery, pipeline, tracking
+from catdog.parity import FreshProcess
+from tests.faults.conftest import TINY
+from tests.mlflow_server import Proxy, Server, running
+
+
+def _versions() -> list[ModelVersion]:
+    return MlflowClient().search_model_versions("name = 'catdog'")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> Iterator[Server]:
+    """A tracking server, at which nobody waits for long."""
+    monkeypatch.setattr(tracking, "PATIENT", delivery.PROBE)
+    for name in delivery.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    with running(tmp_path / "server") as started:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
+        yield started
+
+
+@pytest.mark.fault(
+    "the tracking server goes while the version is proven",
+    "“the tracking server … can't be reached; kept for it: the model in …”: nothing is said "
+    "against the version, and `-P resume` proves it and puts it into Production",
+)
+def test_a_server_that_goes_during_the_proof_says_nothing_against_the_version(
+    run, where, server, tmp_path, monkeypatch, trains_quickly
+):
+    quick: Callable[..., object] = pipeline.FreshProcess
+
+    class Cut(FreshProcess):
+        def answers(self, *given: object) -> object:
+            server.kill()
+            return super().answers(*given)
+
+    monkeypatch.setattr(pipeline, "FreshProcess", Cut)
+    assert run("prepare", *where).status == 0
+    ended = run("train", *where, *TINY)
+    assert ended.status == 2
+    assert ended.sentence.startswith(f"the tracking server {server.uri} can't be reached")
+    assert "REJECTED" not in ended.err
+    server.start()
+    (version,) = _versions()
+    assert version.tags["validation_status"] == "pending"
+    monkeypatch.setattr(pipeline, "FreshProcess", quick)
+    again = run("train", *where, *TINY, "--resume", version.run_id)
+    assert again.status == 0, again.err
+    (version,) = _versions()
+    assert version.tags["validation_status"] == "approved"
+    assert version.current_stage == "Production"
+    assert MlflowClient().get_run(version.run_id).info.status == "FINISHED"
+
+
+@pytest.fixture
+def gateway(server, monkeypatch) -> Iterator[Proxy]:
+    """What stands before the server, and refuses what a test says."""
+    proxy = Proxy(server.port)
+    # A connection that the server has closed for want of use is opened again.
+    monkeypatch.setattr(tracking, "PATIENT", delivery.PATIENT)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.fault(
+    "the tracking server refuses pictures, as too large (413)",
+    "“warning: the tracking server REFUSES artifact …”, once; the training goes on and registers; "
+    "at the end “the run is not complete: … refuses …, kept in …”; `-P resume` sends them",
+)
+def test_pictures_that_are_refused_cost_no_training(run, where, gateway, tmp_path, trains_quickly):
+    gateway.refused = {".png": 413}
+    assert run("prepare", *where).status == 0
+    ended = run("train", *where, *TINY)
+    assert ended.status == 2
+    assert ended.err.count("REFUSES artifact sample_images.png (413") == 1
+    assert ended.sentence.startswith(f"the run is not complete: the tracking server {gateway.uri}")
+    (version,) = _versions()
+    assert version.current_stage == "Production"
+    status = MlflowClient().get_run(version.run_id).info.status
+    assert status == "FAILED"
+    assert f"-e train -P resume={version.run_id}" in ended.sentence
+    gateway.refused = {}
+    again = run("train", *where, *TINY, "--resume", version.run_id)
+    assert again.status == 0, again.err
+    assert [one.version for one in _versions()] == [version.version]
+    client = MlflowClient()
+    assert client.get_run(version.run_id).info.status == "FINISHED"
+    names = {file.path for file in client.list_artifacts(version.run_id)}
+    assert {"sample_images.png", "confusion_matrix.png", "learning_curves.png"} <= names
+    assert list((tmp_path / "data" / "runs").iterdir()) == []
+
+
+@pytest.mark.fault(
+    "the tracking server refuses the model (413), or its version (403)",
+    "one sentence with the command, and no version; the model is kept on disk, and `-P resume` "
+    "registers it",
+)
+@pytest.mark.parametrize(
+    ("refused", "status"), [("weights.safetensors", 413), ("/model-versions/create", 403)]
+)
+def test_a_model_that_is_refused_is_no_version_and_not_lost(
+    run, where, gateway, tmp_path, trains_quickly, refused, status
+):
+    gateway.refused = {refused: status}
+    assert run("prepare", *where).status == 0
+    ended = run("train", *where, *TINY)
+    assert ended.status == 2
+    assert "refuse" in ended.sentence
+    assert str(status) in ended.sentence
+    (folder,) = (tmp_path / "data" / "runs").iterdir()
+    assert f"-e train -P resume={folder.name}" in ended.err
+    assert json.loads((folder / "model" / "model.json").read_text())["best_epoch"]
+    gateway.refused = {}
+    assert _versions() == []
+    again = run("train", *where, *TINY, "--resume", folder.name)
+    assert again.status == 0, again.err
+    (version,) = _versions()
+    assert (version.run_id, version.current_stage) == (folder.name, "Production")
