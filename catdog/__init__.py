@@ -1,13 +1,14 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
 The modules in reading order; each imports only from those above it:
-classes, config, command, signals, images, drawing, sample, others, archive, download, exclusion,
-properties, intact, prepare, launch, ranks, device, workers, batches, data, model, engine,
-features, pixels, calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit,
-state, named, train, checkpoint, lessons, classifier, explain, card, parity, export, judgement,
-figures, svg, charts, report, findings, page, outbox, store, tracking, nested, runs, study, trials,
-registry, contest, succession, urls, photos, answers, sorting, predict, labelled, scoring, promote,
-trained, following, release, telling, pipeline, sweep, cards, app, serve.
+filenames, classes, config, command, signals, images, drawing, sample, others, archive, download,
+exclusion, properties, intact, prepare, launch, ranks, device, workers, batches, data, model,
+engine, features, pixels, calibration, familiarity, bootstrap, evaluate, paired, promotion,
+slices, audit, state, named, train, checkpoint, lessons, classifier, explain, card, parity,
+export, judgement, figures, svg, charts, report, findings, page, outbox, store, tracking, nested,
+runs, study, trials, registry, contest, succession, urls, photos, answers, sorting, predict,
+labelled, scoring, promote, trained, following, release, telling, pipeline, sweep, cards, app,
+serve.
 """
 
 from __future__ import annotations

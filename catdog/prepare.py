@@ -39,6 +39,7 @@ from catdog.classes import AUTO, SPLIT_WORDS, both, classes_in, label_of, one, o
 from catdog.config import PrepareConfig
 from catdog.download import Source
 from catdog.exclusion import EXCLUDED, LINES, NONE, Exclusion, Named, read_exclusion
+from catdog.filenames import alike, normal, portable
 from catdog.intact import check_intact, check_unchanged, missing
 from catdog.properties import OWN_COLUMNS, Properties, read_properties, tell_unmatched
 
@@ -607,12 +608,12 @@ def _write_marker(folder: Path, marker: Mapping[str, Any]) -> None:
 
 def _free_name(parent: str, name: str, taken: set[str]) -> str:
     """A path below `parent` that no system takes for one that is there already."""
-    safe = re.sub(r"[^\w.()+ -]", "_", name)
+    safe = portable(re.sub(r"[^\w.()+ -]", "_", normal(name)))
     stem, suffix = PurePosixPath(safe).stem[:80], PurePosixPath(safe).suffix
     path, copy = f"{parent}/{stem}{suffix}", 2
-    while path.casefold() in taken:
+    while alike(path) in taken:
         path, copy = f"{parent}/{stem}-{copy}{suffix}", copy + 1
-    taken.add(path.casefold())
+    taken.add(alike(path))
     return path
 
 

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from catdog import CatdogError, launch, store, tracking
 from catdog.checkpoint import write_json
 from catdog.config import FixedConfig
+from catdog.features import remove
 from catdog.prepare import Prepared
 
 FORMAT = 1
@@ -234,9 +235,8 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
         lock = FileLock(path / LOCK)
         with contextlib.suppress(Timeout):  # a run that goes on
             lock.acquire(timeout=0)
-            freed += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             lock.release()
-            shutil.rmtree(path)
+            freed += remove(path)
     return freed
 
 
