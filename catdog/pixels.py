@@ -6,6 +6,7 @@ decoded once. Augmentation then happens on the device that trains, a batch at a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,7 +71,8 @@ def _decode_into(
         _fill(part, pictures, preprocessing, watch)
         part.replace(path)  # no longer memory-mapped, which Windows would not rename
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong before it matters more
+            part.unlink(missing_ok=True)
 
 
 def _fill(
