@@ -41,7 +41,7 @@ def train(data_dir: str) -> dict[str, object]:
         weights="none",
         device="cpu",
     )
-    lessons.pick_workers = lambda _device: 2  # as many as a GPU would have, and more
+    lessons.pick_workers = lambda _device: 1  # as if there were a GPU
     begun: set[str] = set()
 
     def say(_line: str) -> None:

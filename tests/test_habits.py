@@ -30,7 +30,9 @@ def pictures(tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def test_training_is_the_same_with_the_habits_of_windows_and_macos(pictures, tmp_path):
+def test_training_is_the_same_with_the_habits_of_windows_and_macos(
+    pictures, tmp_path, tracking_store
+):
     children = {method: _start(method, pictures, tmp_path) for method in ("spawn", "forkserver")}
     forked = train(str(pictures))
     assert forked["begun"] == ["fork"]
@@ -47,6 +49,7 @@ def test_training_is_the_same_with_the_habits_of_windows_and_macos(pictures, tmp
 def _start(method: str, pictures: Path, tmp_path: Path) -> subprocess.Popen[str]:
     folder = tmp_path / method
     shutil.copytree(pictures, folder / "data")
+    shutil.copy(tmp_path / "mlflow.db", folder)
     program = Path(__file__).with_name("habits_child.py")
     return subprocess.Popen(
         [sys.executable, str(program), method, str(folder)],
