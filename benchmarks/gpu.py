@@ -231,7 +231,7 @@ def _make_pictures(options: Options, folder: Path) -> float:
 
 
 def _pictures(options: Options) -> list[Picture]:
-    listed = json.loads(Path(options.folder, LIST).read_text())
+    listed = json.loads(Path(options.folder, LIST).read_text(encoding="utf-8"))
     return [Picture(Path(path), label, sha256) for path, label, sha256 in listed]
 
 

@@ -159,14 +159,12 @@ def open_output(name: str) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[TextIO]:
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield sys.stdout
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes once more at exit, and would complain.
-        with Path(os.devnull).open("w") as nowhere:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise
     except OSError as error:

@@ -91,9 +91,9 @@ def tables_in(folder: Path) -> Iterator[Member]:
     Raises:
         CatdogError: one has more bytes than a table has.
     """
-    for path in sorted(folder.rglob("*.csv")):
+    for path in sorted(path for path in folder.rglob("*") if is_table_name(path.name)):
         name = path.relative_to(folder).as_posix()
-        if is_table_name(name) and not _is_hidden(name):
+        if not _is_hidden(name):
             yield name, _read_file(path)
 
 

@@ -117,7 +117,7 @@ class Checkpoints:
         self._seconds = time.monotonic() - begun
 
     def _settle(self, part: Path) -> None:
-        with part.open("rb") as stream:
+        with part.open("r+b") as stream:  # Windows syncs only what is open for writing
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
         self._number += 1

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from catdog import CLASSES, NEITHER, CatdogError, Classes
+from catdog.filenames import normal
 
 Value = TypeVar("Value")
 
@@ -67,7 +67,7 @@ def read_classes(typed: str) -> Classes | None:
 
 def folded(name: str) -> str:
     """A name as a class is called: "Golden Retriever" → "golden_retriever"."""
-    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", name).lower()).strip("_")
+    return re.sub(r"[\W_]+", "_", normal(name).lower()).strip("_")
 
 
 def label_of(name: str, classes: Classes) -> str:
@@ -83,7 +83,7 @@ def label_of(name: str, classes: Classes) -> str:
                 return label
     # The longer one first: the other may be its beginning.
     for label in sorted(classes, key=len, reverse=True):
-        if _prefix(label).match(path.name):
+        if _prefix(label).match(normal(path.name)):
             return label
     return ""
 

@@ -21,6 +21,9 @@ def run(
     What the user can put right is said in one sentence on stderr, with status 2. A traceback
     means a bug of ours.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        # A pipe or a file on Windows may know no sign but those of one country.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return action(parse(config_class, argv))
     except CatdogError as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catdog import CatdogError
+from catdog.filenames import normal
 
 NONE = "none"
 DIGEST = re.compile(r"[0-9a-f]{12,64}", re.IGNORECASE)
@@ -58,13 +59,17 @@ class Exclusion:
         pictures = list(pictures)
         paths = {picture.path for picture in pictures}
         by_source: dict[str, set[str]] = {}
+        alike: dict[str, set[str]] = {}
         for picture in pictures:
             for source in picture.sources:
                 by_source.setdefault(source, set()).add(picture.path)
+            for name in (picture.path, *picture.sources):
+                alike.setdefault(normal(name), set()).add(picture.path)
         chosen: set[str] = set()
         unmatched = []
         for line in self.lines:
-            found = {line.removeprefix(f"{EXCLUDED}/")} & paths or by_source.get(line, set())
+            name = line.removeprefix(f"{EXCLUDED}/")
+            found = {name} & paths or by_source.get(line) or alike.get(normal(name), set())
             if not found and DIGEST.fullmatch(line):
                 start = line.lower()
                 found = {picture.path for picture in pictures if picture.sha256.startswith(start)}

@@ -69,12 +69,20 @@ class FeatureCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._rows: dict[bytes, tuple[int, int]] = {}
-        self._shards: list[Features] = []
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)  # when it was last used decides what is old
-        for keys in sorted(folder.glob("*.keys.npy")):
+        self.reread()
+
+    def reread(self) -> None:
+        """Know also what other processes have written since."""
+        self.let_go()
+        for keys in sorted(self.folder.glob("*.keys.npy")):
             self._open(keys)
+
+    def let_go(self) -> None:
+        """Know nothing any more: Windows deletes no file that is memory-mapped."""
+        self._rows: dict[bytes, tuple[int, int]] = {}
+        self._shards: list[Features] = []
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._rows
@@ -114,18 +122,25 @@ class FeatureCache:
 
     def _open(self, path: Path) -> None:
         stored = path.with_name(path.name.replace(".keys.", ".features."))
-        try:
-            keys, features = np.load(path), np.load(stored, mmap_mode="r")
-            whole = len(keys) == len(features) and zlib.crc32(features) == int(path.name[:8], 16)
-        except (OSError, ValueError, EOFError):
-            whole = False
-        if not whole:
+        shard = _read_shard(path, stored)
+        if shard is None:
             path.unlink(missing_ok=True)
             stored.unlink(missing_ok=True)
             return
+        keys, features = shard
         self._shards.append(features)
         for row, key in enumerate(keys):
             self._rows[key.tobytes()] = (len(self._shards) - 1, row)
+
+
+def _read_shard(keys: Path, stored: Path) -> tuple[NDArray[np.uint8], Features] | None:
+    """Keys and features of a shard; None when it is not whole."""
+    try:
+        known, features = np.load(keys), np.load(stored, mmap_mode="r")
+        whole = len(known) == len(features) and zlib.crc32(features) == int(keys.name[:8], 16)
+    except (OSError, ValueError, EOFError):
+        return None
+    return (known, features) if whole else None
 
 
 def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache:
@@ -152,7 +167,11 @@ def cache_for(
         yield open_cache(data_dir, network, engine)
         return
     with tempfile.TemporaryDirectory(dir=features_folder(data_dir) if shared else None) as scratch:
-        yield FeatureCache(Path(scratch))
+        cache = FeatureCache(Path(scratch))
+        try:
+            yield cache
+        finally:
+            cache.let_go()
 
 
 @contextlib.contextmanager
@@ -179,14 +198,34 @@ def features_folder(data_dir: Path) -> Path:
 
 
 def clear_caches(data_dir: Path, *, days: float) -> int:
-    """Delete caches that were not used for `days` days; return how many bytes that freed."""
+    """Delete caches that were not used for `days` days; return how many bytes that freed.
+
+    Raises:
+        CatdogError: one can't be deleted.
+    """
     freed = 0
     oldest = time.time() - days * 86_400
     for folder in features_folder(data_dir).glob("*"):
         if folder.is_dir() and folder.stat().st_mtime <= oldest:
-            freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            shutil.rmtree(folder)
+            freed += remove(folder)
     return freed
+
+
+def remove(folder: Path) -> int:
+    """Delete a folder; return how many bytes that freed.
+
+    Raises:
+        CatdogError: it can't be deleted.
+    """
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise CatdogError(
+            f"{folder} can't be deleted ({error.strerror or error}): end the runs that use it, or "
+            "see that it can be written to, and run this again."
+        ) from error
+    return size
 
 
 def extract(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from catdog import CatdogError
+from catdog.filenames import normal
 from catdog.images import is_image_name
 
 
@@ -42,8 +43,9 @@ def check_unchanged(folder: Path, digests: Mapping[str, str], *, below: Iterable
                     "it and run scripts/prepare.py again, which makes it anew. A change of yours "
                     "belongs into the source."
                 )
+    known = set(map(normal, digests))
     for path in _pictures(folder, below):
-        if path.relative_to(folder).as_posix() not in digests:
+        if normal(path.relative_to(folder).as_posix()) not in known:
             raise CatdogError(
                 f"{path} was put there after the folder was prepared: move it into the source, "
                 "and run scripts/prepare.py again."

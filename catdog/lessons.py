@@ -170,7 +170,8 @@ def share_pass(
             _, new = extract(pictures, network, engine, cache, views=count, watch=progress)
             mine += new
     computed = team.total(mine)  # which waits for all
-    return FeatureCache(cache.folder), computed
+    cache.reread()
+    return cache, computed
 
 
 def on_pictures(

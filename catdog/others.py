@@ -20,6 +20,7 @@ from PIL import Image
 from catdog import CLASSES, CatdogError, Classes
 from catdog.classes import label_of
 from catdog.drawing import draw_scene
+from catdog.images import is_image_name
 
 Grey = NDArray[np.float64]
 
@@ -145,7 +146,8 @@ def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
             f"{folder} can't be written ({error.strerror or error}): choose another folder "
             "with --data_dir."
         ) from error
-    return [path for path in sorted(folder.iterdir()) if not label_of(path.name, classes)]
+    pictures = filter(is_image_name, sorted(folder.iterdir()))
+    return [path for path in pictures if not label_of(path.name, classes)]
 
 
 def _fill(folder: Path) -> None:

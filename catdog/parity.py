@@ -84,7 +84,7 @@ class FreshProcess:
         if self._process is not None:
             return self._process
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
-        complaint = self._complaint.open("w")
+        complaint = self._complaint.open("w", encoding="utf-8")
         self._process = subprocess.Popen(
             # -P: the folder of catdog's modules must not lie on the path.
             [sys.executable, "-P", str(CHILD)],
@@ -99,7 +99,7 @@ class FreshProcess:
             stdout=subprocess.PIPE,
             # A pipe would fill up, and stop the process before anybody asks.
             stderr=complaint,
-            text=True,
+            encoding="utf-8",
         )
         complaint.close()  # the process has its own
         return self._process
@@ -127,7 +127,8 @@ class FreshProcess:
             "pixels": str(pixels.resolve()) if pixels else None,
         }
         try:
-            out, _ = process.communicate(json.dumps(asked), timeout=PATIENCE_S)
+            # The line must end: worker processes that were forked since keep the pipe open.
+            out, _ = process.communicate(json.dumps(asked) + "\n", timeout=PATIENCE_S)
         except subprocess.TimeoutExpired as error:
             raise UnprovenError(
                 f"{model_uri} gave no answer in a fresh process within {PATIENCE_S} s: let the run "

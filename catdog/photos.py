@@ -18,6 +18,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from catdog import CatdogError, urls
+from catdog.filenames import portable
 from catdog.images import MAX_BYTES, UnreadableImageError, is_image_name, too_large
 
 STDIN = "-"
@@ -41,8 +42,7 @@ class Photo:
         if not urls.is_url(self.name):
             return Path(self.name).name
         last = PurePosixPath(unquote(urlsplit(self.name).path)).name
-        plain = re.sub(r"[\x00-\x1f\\]", "_", last)
-        return plain if plain not in ("", "..") else "photo"
+        return portable(last) or "photo"
 
     def read(self) -> bytes:
         """The photo's bytes.

@@ -6,6 +6,7 @@ decoded once. Augmentation then happens on the device that trains, a batch at a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,21 +67,28 @@ def _decode_into(
     path: Path, pictures: Sequence[Picture], preprocessing: Preprocessing, watch: Watch
 ) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        _fill(part, pictures, preprocessing, watch)
+        part.replace(path)  # no longer memory-mapped, which Windows would not rename
+    finally:
+        with contextlib.suppress(OSError):  # what went wrong before it matters more
+            part.unlink(missing_ok=True)
+
+
+def _fill(
+    path: Path, pictures: Sequence[Picture], preprocessing: Preprocessing, watch: Watch
+) -> None:
     side = preprocessing.crop_px
     with cache_trouble_is_told(path.parent):
-        pixels = _reserve(part, (len(pictures), 3, side, side))
+        pixels = _reserve(path, (len(pictures), 3, side, side))
     transform = evaluation_transform(preprocessing)
 
     def decode(row: int) -> None:
         pixels[row] = transform(read_picture(pictures[row])).numpy()
 
-    try:
-        for _ in watch(in_order(decode, range(len(pictures))), "decode"):
-            pass
-        pixels.flush()
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    for _ in watch(in_order(decode, range(len(pictures))), "decode"):
+        pass
+    pixels.flush()
 
 
 def _reserve(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from catdog import CatdogError
+from catdog.filenames import normal
 
 OWN_COLUMNS = ("path", "label", "split", "sha256", "width", "height")
 """Of the manifest; the user's stand after them."""
@@ -25,19 +26,22 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Properties:
-    """The user's columns, and by a picture's name in the source what stands in them."""
+    """The user's columns, and by a picture's name in the source what stands in them.
+
+    These names are as `catdog.filenames.normal` gives them.
+    """
 
     columns: tuple[str, ...] = ()
     known: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def of(self, source: str) -> tuple[str, ...]:
         """What is known of the picture, a string for each column, empty where nothing is."""
-        row = self.known.get(source, {})
+        row = self.known.get(normal(source), {})
         return tuple(row.get(column, "") for column in self.columns)
 
     def unmatched(self, sources: Iterable[str]) -> list[str]:
         """The names in the tables that none of the pictures has."""
-        return sorted(self.known.keys() - set(sources))
+        return sorted(self.known.keys() - set(map(normal, sources)))
 
 
 def read_properties(tables: Iterable[tuple[str, bytes]], *, say: Say) -> Properties:
@@ -122,6 +126,5 @@ def _check_columns(name: str, added: list[str]) -> None:
 
 def _beside(table: str, named: str) -> str:
     """The name in the source of what a table calls `named`."""
-    return posixpath.normpath(
-        posixpath.join(posixpath.dirname(table), named.replace("\\", "/").lstrip("/"))
-    )
+    name = posixpath.join(posixpath.dirname(table), named.replace("\\", "/").lstrip("/"))
+    return normal(posixpath.normpath(name))

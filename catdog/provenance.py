@@ -46,7 +46,8 @@ def git_state() -> dict[str, str]:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(store.ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        ended = subprocess.run(command, capture_output=True, check=True)
+        return ended.stdout.decode(errors="replace").strip()
 
     try:
         return {

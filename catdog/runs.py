@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from catdog import CatdogError, launch, records, store, tracking
 from catdog.config import FixedConfig
 from catdog.durable import mend, write_json
+from catdog.features import remove
 from catdog.notes import NOTE, RUNNING, Note, notes_in, read_note, resuming
 from catdog.prepared import Prepared
 
@@ -207,9 +208,8 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
         lock = FileLock(path / LOCK)
         with contextlib.suppress(Timeout):  # a run that goes on
             lock.acquire(timeout=0)
-            freed += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             lock.release()
-            shutil.rmtree(path)
+            freed += remove(path)
     return freed
 
 

@@ -61,7 +61,7 @@ def draw_sample(folder: Path, *, seed: int, count: int = 400, test_count: int = 
 
 def _is_finished(folder: Path, recipe: dict[str, Any]) -> bool:
     try:
-        drawn = json.loads((folder / RECIPE_NAME).read_text())
+        drawn = json.loads((folder / RECIPE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return drawn == recipe and all((folder / name).is_file() for name, *_ in _plan(recipe))
@@ -106,4 +106,4 @@ def _fill_folder(folder: Path, recipe: dict[str, Any]) -> None:
         content = io.BytesIO()
         draw_animal(label, rng).save(content, "JPEG", quality=rng.randint(85, 92))
         (folder / name).write_bytes(content.getvalue())
-    (folder / RECIPE_NAME).write_text(json.dumps(recipe))
+    (folder / RECIPE_NAME).write_text(json.dumps(recipe), encoding="utf-8")

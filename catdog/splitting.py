@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from catdog import CLASSES, CatdogError, Classes
 from catdog.classes import one, other
 from catdog.exclusion import EXCLUDED, Exclusion, Named
+from catdog.filenames import alike, normal, portable
 from catdog.gathering import Item, LeftOut
 from catdog.prepared import TEST, TRAINING, VALIDATION
 
@@ -152,12 +153,12 @@ def with_paths(items: Iterable[Item]) -> list[Item]:
 
 def _free_name(parent: str, name: str, taken: set[str]) -> str:
     """A path below `parent` that no system takes for one that is there already."""
-    safe = re.sub(r"[^\w.()+ -]", "_", name)
+    safe = portable(re.sub(r"[^\w.()+ -]", "_", normal(name)))
     stem, suffix = PurePosixPath(safe).stem[:80], PurePosixPath(safe).suffix
     path, copy = f"{parent}/{stem}{suffix}", 2
-    while path.casefold() in taken:
+    while alike(path) in taken:
         path, copy = f"{parent}/{stem}-{copy}{suffix}", copy + 1
-    taken.add(path.casefold())
+    taken.add(alike(path))
     return path
 
 

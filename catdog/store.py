@@ -73,7 +73,7 @@ def shown_uri() -> str:
 def ui_hint() -> str:
     """The command that shows the runs."""
     uri = shown_uri()
-    if uri.endswith(f"{ROOT}/mlflow.db") or uri == "sqlite:///mlflow.db":
+    if uri.endswith(str(ROOT / "mlflow.db")) or uri == "sqlite:///mlflow.db":
         return f"mlflow ui   (in {ROOT})"
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 

@@ -25,6 +25,7 @@ from catdog.engine import Features
 from catdog.evaluate import Scores, confusion_counts, metrics_of
 from catdog.features import Picture, cache_for, extract
 from catdog.findings import PREFIX
+from catdog.images import is_image_name
 from catdog.judgement import (
     Evidence,
     Judgement,
@@ -292,7 +293,7 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     samples = [
         (load(path), name)
         for name in prepared.classes
-        for path in sorted((prepared.training / name).iterdir())[:8]
+        for path in sorted(filter(is_image_name, (prepared.training / name).iterdir()))[:8]
     ]
     names = [name for _, name in samples]
     plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]

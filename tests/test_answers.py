@@ -180,7 +180,10 @@ def test_a_reader_who_has_had_enough_ends_the_program_quietly(rows):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
 def test_a_full_disk_behind_standard_output_is_one_sentence():
-    with Path("/dev/full").open("w") as full, _printing(3, stdout=full) as program:
+    with (
+        Path("/dev/full").open("w", encoding="utf-8") as full,
+        _printing(3, stdout=full) as program,
+    ):
         assert "error: the answer can't be written: No space left" in program.stderr.read()
 
 

@@ -78,7 +78,9 @@ def test_mlflow_makes_a_kubernetes_job_of_the_template(monkeypatch):
     from mlflow.projects import kubernetes
 
     monkeypatch.chdir(ROOT)
-    config = _parse_kubernetes_config(json.loads(Path("docker/kubernetes.json").read_text()))
+    config = _parse_kubernetes_config(
+        json.loads(Path("docker/kubernetes.json").read_text(encoding="utf-8"))
+    )
     job = kubernetes._get_kubernetes_job_definition(
         "catdog", "image", "sha256:0", ["bash"], {"A": "b"}, config["kube-job-template"]
     )

@@ -110,7 +110,7 @@ CREDENTIALS = {
 
 def _written(path: Path) -> dict[str, str]:
     path.parent.mkdir(parents=True)
-    path.write_text('{"username": "x", "key": "y"}')
+    path.write_text('{"username": "x", "key": "y"}', encoding="utf-8")
     return {}
 
 

@@ -42,7 +42,7 @@ def _write(text: str) -> None:
 def test_the_new_folder_takes_the_place_of_the_old_one():
     _write("old")
     _write("new")
-    assert Path("model/weights").read_text() == "new"
+    assert Path("model/weights").read_text(encoding="utf-8") == "new"
     assert list(Path().iterdir()) == [Path("model")]
 
 
@@ -54,9 +54,9 @@ def test_a_kill_at_either_step_of_the_exchange_leaves_a_whole_folder(rename):
     )
     assert ended.returncode == -signal.SIGKILL
     mend(Path("model"))
-    assert Path("model/weights").read_text() == "old"
+    assert Path("model/weights").read_text(encoding="utf-8") == "old"
     _write("newer")
-    assert Path("model/weights").read_text() == "newer"
+    assert Path("model/weights").read_text(encoding="utf-8") == "newer"
     assert list(Path().iterdir()) == [Path("model")]
 
 
@@ -65,7 +65,7 @@ def test_an_old_folder_that_a_kill_left_beside_the_new_one_goes():
     before = Path(".model.before")
     before.mkdir()
     mend(Path("model"))
-    assert Path("model/weights").read_text() == "new"
+    assert Path("model/weights").read_text(encoding="utf-8") == "new"
     assert not before.exists()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,14 @@ def test_a_path_of_the_manifest_wins_over_the_same_path_of_the_source():
     ]
     assert Exclusion(("training/cat/1.jpg",)).choose(pictures) == ({"training/cat/1.jpg"}, [])
     assert Exclusion(("other/cat/1.jpg",)).choose(pictures) == ({"training/cat/1.jpg"}, [])
+
+
+def test_a_line_names_what_macos_spells_with_its_accents_apart():
+    apart = unicodedata.normalize("NFD", "cat/café.jpg")
+    pictures = [Named("training/cat/1.jpg", (apart,), "0" * 64)]
+    assert Exclusion(("cat/café.jpg",)).choose(pictures) == ({"training/cat/1.jpg"}, [])
+    pictures.append(Named("training/cat/2.jpg", ("cat/café.jpg",), "1" * 64))
+    assert Exclusion(("cat/café.jpg",)).choose(pictures) == ({"training/cat/2.jpg"}, [])
 
 
 @given(st.integers(0, 64), st.booleans())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import signal
@@ -255,6 +256,15 @@ def test_old_caches_are_cleared_and_used_ones_kept(tmp_path, pictures, network, 
     assert clear_caches(tmp_path / "data", days=0) > 0
     assert not cache.folder.exists()
     assert clear_caches(tmp_path / "nothing here", days=0) == 0
+
+
+def test_a_cache_that_can_not_be_deleted_is_one_sentence(tmp_path, cache, monkeypatch):
+    def in_use(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(features.shutil, "rmtree", in_use)
+    with pytest.raises(CatdogError, match=r"can't be deleted \(Permission denied\): end the runs"):
+        clear_caches(tmp_path / "data", days=0)
 
 
 def _batches(count: int, views: int = 1, **options) -> FeatureBatches:

@@ -79,6 +79,8 @@ def test_what_is_there_already_is_not_drawn_again(tmp_path, few, monkeypatch):
     first = neither_folder(tmp_path)
     monkeypatch.setattr(others, "neither_pictures", pytest.fail)
     assert neither_folder(tmp_path) == first
+    (first[0].parent / ".DS_Store").write_bytes(b"Bud1")  # somebody looked into it with a Mac
+    assert neither_folder(tmp_path) == first
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path, few, monkeypatch):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
+import time
 
 import pytest
 from hypothesis import given
@@ -90,6 +92,21 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path, tracking_store):
     finally:
         fresh.close()
     assert len(str(told.value).splitlines()) == 1
+
+
+def test_an_answer_waits_for_no_process_that_was_forked_meanwhile(tmp_path, tracking_store):
+    fresh = FreshProcess(tracking_store)
+    fresh.start()
+    # As a worker that decodes pictures does, it keeps the pipe to the fresh process open.
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    forked.start()
+    try:
+        with pytest.raises(CatdogError, match="can't be used in a fresh process"):
+            fresh.answers(str(tmp_path / "gone"), [], None, None)
+        assert forked.is_alive()
+    finally:
+        forked.kill()
+        fresh.close()
 
 
 def test_a_process_that_is_never_asked_ends_and_leaves_nothing(tracking_store):

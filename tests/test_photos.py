@@ -175,6 +175,8 @@ def test_a_folder_in_a_list_is_an_error_and_not_searched_again(tmp_path):
         ("https://example.org/..", "photo"),
         ("https://example.org", "photo"),
         ("https://example.org/a%00b.jpg", "a_b.jpg"),
+        ("https://example.org/12:30%3F.jpg", "12_30_.jpg"),
+        ("https://example.org/con.jpg", "_con.jpg"),
     ],
 )
 def test_every_photo_has_a_name_that_a_file_can_have(name, file_name):

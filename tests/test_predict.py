@@ -183,7 +183,9 @@ def test_the_mirror_image_is_asked_when_it_should_be(tmp_path, labelled, monkeyp
 
 def test_photos_named_on_stdin_become_a_submission(tmp_path, labelled, monkeypatch):
     _draw(tmp_path, _1="cat", _2="dog")
-    listed = io.TextIOWrapper(io.BytesIO(f"{tmp_path}/2.jpg\0{tmp_path}/1.jpg\0".encode()))
+    listed = io.TextIOWrapper(
+        io.BytesIO(f"{tmp_path}/2.jpg\0{tmp_path}/1.jpg\0".encode()), encoding="utf-8"
+    )
     monkeypatch.setattr(sys, "stdin", listed)
     output = tmp_path / "submission.csv"
     assert _run("-", "--format", "kaggle", "--output", str(output)) == 0
@@ -239,7 +241,7 @@ def test_a_reader_who_has_gone_gives_the_status_of_a_broken_pipe(
         raise BrokenPipeError
 
     monkeypatch.setattr("catdog.answers.write_rows", gone)
-    with capfd.disabled(), Path("stdout").open("w") as stdout:
+    with capfd.disabled(), Path("stdout").open("w", encoding="utf-8") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         assert _run(str(tmp_path)) == PIPE_CLOSED
     assert capfd.readouterr().err == ""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,14 @@ from catdog import CatdogError
 from catdog import prepare as step
 from catdog.prepared import Prepared, load_prepared
 from tests.conftest import ROOT
-from tests.sources import exclude_file, insect_source, kaggle_source, prepare_pictures, snapshot
+from tests.sources import (
+    exclude_file,
+    fill,
+    insect_source,
+    kaggle_source,
+    prepare_pictures,
+    snapshot,
+)
 
 
 def test_an_edited_manifest_is_told(tmp_path):
@@ -111,3 +119,13 @@ def test_who_only_reads_a_prepared_data_set_waits_for_nothing_that_makes_one():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.stderr.strip() == ""
+
+
+def test_a_folder_that_spells_accents_apart_holds_no_picture_more(tmp_path):
+    names = [f"{name}/café{n}.jpg" for name in ("cat", "dog") for n in "12"]
+    prepared = prepare_pictures(fill(tmp_path / "raw", *names), tmp_path / "data")
+    for path in prepared.training.rglob("*.jpg"):
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+    # What was renamed is gone here, where macOS finds it; that it is no new one is all there is.
+    with pytest.raises(CatdogError, match="is gone since it was prepared"):
+        prepared.check()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,13 @@ def test_names_are_relative_to_the_folder_of_the_table():
     assert found.of("pets/cat/1.jpg") == ("old", "home")
     assert found.of("pets/cat/2.jpg") == ("new", "")
     assert found.of("cat/1.jpg") == ("", "")
+
+
+def test_a_row_names_what_macos_spells_with_its_accents_apart():
+    found = _read("file_name,camera\ncafé.jpg,old\n", "metadata.csv")
+    apart = unicodedata.normalize("NFD", "café.jpg")
+    assert found.of(apart) == ("old",)
+    assert found.unmatched([apart]) == []
 
 
 def test_a_column_called_path_names_pictures_where_there_is_no_file_name():

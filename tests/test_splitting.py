@@ -5,7 +5,7 @@ import io
 import warnings
 import zipfile
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from catdog import CatdogError, splitting
+from catdog.filenames import alike, normal, portable
 from catdog.prepared import load_prepared
 from tests.conftest import encoded, tiny_picture
 from tests.sources import (
@@ -106,6 +107,7 @@ def test_names_that_collide_on_some_system_do_not_overwrite_each_other(tmp_path)
     stream = io.BytesIO()
     members = ["a/cat/1.jpg", "b/cat/1.jpg", "b/cat/1.JPG", "c/cat/1.jpg", "c/cat/1.jpg"]
     members += ["dog/é.jpg", "dog/E:x.jpg", "dog/\udcff.jpg".encode("utf-8", "replace").decode()]
+    members += ["a/dog/e\u0301.jpg", "b/dog/É.jpg", "dog/con.jpg"]
     with zipfile.ZipFile(stream, "w") as opened:
         for number, name in enumerate(members):
             content = encoded(tiny_picture("dog" if "dog" in name else "cat", number))
@@ -114,8 +116,11 @@ def test_names_that_collide_on_some_system_do_not_overwrite_each_other(tmp_path)
                 opened.writestr(name, content)
     (tmp_path / "raw.zip").write_bytes(stream.getvalue())
     prepared = prepare_pictures(tmp_path / "raw.zip", tmp_path / "data")
-    paths = [row["path"].casefold() for row in rows_of(prepared)]
-    assert len(paths) == len(set(paths)) == len(members)
+    paths = [row["path"] for row in rows_of(prepared)]
+    assert len(paths) == len({alike(path) for path in paths}) == len(members)
+    names = {PurePosixPath(path).name for path in paths}
+    assert {"é.jpg", "_con.jpg"} < names
+    assert names == set(map(normal, names))
 
 
 def _without_excluded(prepared) -> dict[str, tuple[str, str]]:
@@ -272,6 +277,8 @@ names = st.text(st.characters(), min_size=1, max_size=100)
 def test_every_name_becomes_one_that_any_system_keeps_apart(given):
     taken: set[str] = set()
     made = [splitting._free_name("training/cat", name, taken) for name in given]
-    assert len({path.casefold() for path in made}) == len(made)
+    assert len({alike(path) for path in made}) == len(made)
     for path in made:
+        name = PurePosixPath(path).name
+        assert portable(name) == name
         assert Path("x", path).resolve().parent == Path("x/training/cat").resolve()

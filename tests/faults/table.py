@@ -32,7 +32,9 @@ class Row:
 
 def marked(path: Path) -> list[Row]:
     """The faults that the tests of a file are marked with, in its order."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if _is_mark(node)]
+    calls = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if _is_mark(node)
+    ]
     calls.sort(key=lambda call: call.lineno)
     return [Row(*map(ast.literal_eval, call.args)) for call in calls]
 
