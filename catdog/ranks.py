@@ -28,11 +28,15 @@ Order = dict[str, Any]
 WAIT = datetime.timedelta(days=1)
 """How long others wait for process 0, which may download and prepare meanwhile."""
 
+LOOK = datetime.timedelta(seconds=5)
+"""How often process 0, while it waits for the others, looks whether they live."""
+
 STEP = datetime.timedelta(minutes=10)
 """How long a step on a GPU may wait for the others."""
 
-BEAT_S, SILENCE_S = 0.5, 5.0
-"""How often a process shows that it lives, and after how long without it is taken for dead."""
+BEAT_S, SILENCE_S, GONE_S = 0.5, 5.0, 30.0
+"""How often a process shows that it lives; after how long without it is taken for dead where an
+exchange has failed, and where one merely lasts, as when a machine vanishes without a word."""
 
 FAILED, BROKEN, STOPPED = "failed", "broken", "stopped"
 """How a process has ended: with a sentence, with another error, or as it was told to."""
@@ -124,6 +128,8 @@ class Ranks(Team):
             backend, store=self._store, rank=self.rank, world_size=self.size, timeout=STEP
         )
         self._words = _gloo_group()
+        self._seen: dict[int, tuple[str | None, float]] = {}
+        self._gone = False
         self._note("who", f"process id {os.getpid()} on {socket.gethostname()}")
         threading.Thread(target=self._beat, daemon=True).start()
         self.wait()
@@ -158,7 +164,7 @@ class Ranks(Team):
 
     def wait(self) -> None:
         """Wait until all are here."""
-        dist.barrier(group=self._words)
+        self._finish(dist.barrier(group=self._words, async_op=True))
 
     @contextlib.contextmanager
     def first(self) -> Iterator[None]:
@@ -172,7 +178,7 @@ class Ranks(Team):
     def total(self, number: int) -> int:
         """The sum of what all give."""
         value = torch.tensor([number])
-        dist.all_reduce(value, group=self._words)
+        self._finish(dist.all_reduce(value, group=self._words, async_op=True))
         return int(value)
 
     def whole(self, mine: Tensor, count: int) -> Tensor:
@@ -181,18 +187,19 @@ class Ranks(Team):
         padded = mine.new_zeros(room)
         padded[: len(mine)] = mine
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
+        self._finish(dist.all_gather(parts, padded, async_op=True), padded)
         bounds = [count * rank // self.size for rank in range(self.size + 1)]
         return torch.cat([part[: bounds[r + 1] - bounds[r]] for r, part in enumerate(parts)])
 
     def add_up(self, loss: Tensor, learning: Sequence[nn.Parameter]) -> Tensor:
         """Replace gradients by their sums over all processes; return the sum of the losses."""
-        # DistributedDataParallel would take the mean over processes, whose parts may differ or be
-        # empty, and could not follow a process that halves its part for want of memory.
+        # DistributedDataParallel adds up while gradients are computed: a process that runs out of
+        # memory there, and tries again with half its part, would leave the others out of step.
+        # Nor does its mean over processes weigh parts that differ, or are empty.
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in learning]
         known = torch.tensor([p.grad is not None for p in learning], dtype=torch.float32)
         flat = torch.cat([loss.reshape(1), known.to(loss), *(g.reshape(-1) for g in gradients)])
-        dist.all_reduce(flat)
+        self._finish(dist.all_reduce(flat, async_op=True), flat)
         sizes = [1, len(known), *(g.numel() for g in gradients)]
         total, known, *sums = flat.split(sizes)
         summed: Tensor = total.reshape(())
@@ -214,7 +221,8 @@ class Ranks(Team):
             }
             self.tell({"told": told, "forms": forms})
             for value in tensors.values():
-                dist.broadcast(value.contiguous(), 0)
+                sent = value.contiguous()
+                self._finish(dist.broadcast(sent, 0, async_op=True), sent)
             return told, tensors
         heard = self.hear()
         received = {
@@ -262,17 +270,47 @@ class Ranks(Team):
 
     def leave(self) -> None:
         """Say to those that follow that all is done, and part."""
-        if self.rank == 0:
+        if self.rank == 0 and not self._gone:
             with contextlib.suppress(RuntimeError):  # of one that has gone before
                 self._send(b"")
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
     def _send(self, content: bytes) -> None:
-        dist.broadcast(torch.tensor([len(content)]), 0, group=self._words)
+        length = torch.tensor([len(content)])
+        self._finish(dist.broadcast(length, 0, group=self._words, async_op=True))
         if content:
             sent = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            dist.broadcast(sent, 0, group=self._words)
+            self._finish(dist.broadcast(sent, 0, group=self._words, async_op=True))
+
+    def _finish(self, work: dist.Work | None, exchanged: Tensor | None = None) -> None:
+        """Wait for an exchange; process 0 only for as long as all the others show that they live.
+
+        Those that follow need not look: torchrun ends them when process 0, or its machine, is gone.
+        """
+        assert work is not None  # it is one for who takes part, as all do
+        if self.rank or (exchanged is not None and exchanged.is_cuda):
+            work.wait()
+            return
+        while True:
+            try:
+                work.wait(LOOK)
+                return
+            except RuntimeError:
+                if work.is_completed():
+                    raise
+                if self._vanished():
+                    self._gone = True
+                    raise
+
+    def _vanished(self) -> bool:
+        """Whether another process has not shown for long that it lives."""
+        now = time.monotonic()
+        for rank in range(1, self.size):
+            beat = self._noted("beat", rank)
+            before, since = self._seen.get(rank, (None, now))
+            self._seen[rank] = (beat, since if beat == before else now)
+        return any(now - since > GONE_S for _, since in self._seen.values())
 
     def _note(self, what: str, text: str) -> None:
         with contextlib.suppress(RuntimeError):  # torchrun, whose store it is, may be gone
@@ -318,9 +356,9 @@ class Ranks(Team):
             return None
         rank = min(quiet)
         return (
-            f"rank {rank} of {self.size} ({self._noted('who', rank)}) was killed, or its machine "
-            "is gone: mostly that is want of memory, for which fewer processes or a smaller "
-            "batch_size help."
+            f"rank {rank} of {self.size} ({self._noted('who', rank)}) was killed or stopped, or "
+            "its machine is gone: mostly that is want of memory, for which fewer processes or a "
+            "smaller batch_size help."
         )
 
 

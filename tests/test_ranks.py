@@ -1,4 +1,4 @@
-"""Two real processes that torchrun starts train as one, and end together."""
+"""Two real processes that torchrun starts, on one host or two, train as one and end together."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -70,6 +73,11 @@ def test_two_processes_learn_what_one_learns(pictures, tmp_path, how):
         command, env=child_environment(), capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 0, ended.stderr
+    _assert_as_alone(config, target, pictures)
+
+
+def _assert_as_alone(config: TrainConfig, target: Path, pictures: Path) -> None:
+    """What two processes have written to `target` is what one alone learns."""
     told = json.loads(target.with_suffix(".json").read_text())
     assert told["computed"] == config.views * 25 + 10 * (config.views > 0)
     shards = len(list(pictures.glob("features/*/*.keys.npy")))
@@ -80,6 +88,80 @@ def test_two_processes_learn_what_one_learns(pictures, tmp_path, how):
     assert together.keys() == weights.keys()
     for name, value in weights.items():
         assert torch.allclose(together[name], value, atol=1e-4), name
+
+
+LIKE_A_HOST = ("unshare", "--uts", "--mount", "sh", "-c")
+ENTER = 'hostname "$1"; mount --bind "$2" /etc/hosts; shift 2; exec "$@"'
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=10)
+
+
+def _join(spaces: list[str]) -> None:
+    for space in spaces:
+        _ip("netns", "add", space)
+    cable = "type", "veth", "peer", "name", "cable", "netns", spaces[1]
+    _ip("link", "add", "cable", "netns", spaces[0], *cable)
+    for number, space in enumerate(spaces, start=1):
+        _ip("-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
+        for device in ("lo", "cable"):
+            _ip("-n", space, "link", "set", device, "up")
+
+
+@pytest.fixture
+def hosts(tmp_path) -> Iterator[list[list[str]]]:
+    """For each of two hosts what stands before a command that runs on it; a cable joins them."""
+    if not all(map(shutil.which, ("ip", "unshare"))) or os.geteuid() != 0:
+        pytest.skip("hosts of one's own need Linux, iproute2 and root")
+    mark = uuid.uuid4().hex[:6]
+    spaces = [f"catdog-{mark}-{number}" for number in (1, 2)]
+    names = tmp_path / "hosts"
+    names.write_text("127.0.0.1 localhost\n10.77.0.1 host1\n10.77.0.2 host2\n", encoding="utf-8")
+    try:
+        try:
+            _join(spaces)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no networks can be made here: {error.stderr.strip()}")
+        yield [
+            [
+                *("ip", "netns", "exec", space),
+                *LIKE_A_HOST,
+                ENTER,
+                "sh",
+                f"host{number}",
+                str(names),
+            ]
+            for number, space in enumerate(spaces, start=1)
+        ]
+    finally:
+        for space in spaces:
+            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
+
+
+@pytest.mark.project
+def test_two_hosts_learn_what_one_process_learns(hosts, pictures, tmp_path):
+    config = dataclasses.replace(TINY, data_dir=str(pictures), views=2, unfreeze="all")
+    target = tmp_path / "weights.safetensors"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=host1:29500", "--rdzv-id=together"]
+    command = [*torchrun, "-m", "tests.ranks_child", json.dumps(dataclasses.asdict(config))]
+    started = [
+        subprocess.Popen(
+            [*host, *command, str(target)],
+            env=child_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in hosts
+    ]
+    try:
+        said = [process.communicate(timeout=150)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], said
+    _assert_as_alone(config, target, pictures)
 
 
 class _Part(Team):
@@ -144,6 +226,8 @@ def _cut(how: signal.Signals, rank: str | None, *, restarts: int = 0) -> tuple[i
     with torchrun:
         for line in torchrun.stderr:
             said += line
+            if how == signal.SIGSTOP and "error: rank" in line:
+                _process(torchrun.pid, rank).kill()  # as torchrun would, half a minute later
             if not sent and line.startswith("epoch") and any(Path("data/runs").glob("*/check*")):
                 sent = time.monotonic()
                 _process(torchrun.pid, rank).send_signal(how)
@@ -178,6 +262,15 @@ def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
     assert run.info.status == "FAILED"
     assert f"go on: {run.data.tags['resume_with']}" in said
     assert said.count("Traceback") == 1  # torchrun's own
+
+
+@pytest.mark.project
+def test_a_process_that_falls_silent_ends_the_run_as_failed(pictures):
+    status, said, seconds = _cut(signal.SIGSTOP, "1")  # as when its machine loses its network
+    assert status == 1
+    assert seconds < 90
+    assert "error: rank 1 of 2 (process id " in said
+    assert _only_run().info.status == "FAILED"
 
 
 @pytest.mark.project
