@@ -15,20 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import optuna
 from filelock import FileLock
-from sqlalchemy import URL, create_engine, inspect, make_url
-from sqlalchemy.exc import SQLAlchemyError
-
-from catdog import CatdogError, tracking
-
-try:
-    import optuna
-except ImportError as error:
-    raise CatdogError(
-        "a sweep needs Optuna: pip install 'catdog[sweep]', or pip install -e '.[sweep]' in a "
-        f"checkout ({error})."
-    ) from error
-
 from optuna import Trial, TrialPruned
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
@@ -37,6 +25,10 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param_importances
+from sqlalchemy import URL, create_engine, inspect, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from catdog import CatdogError, tracking
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

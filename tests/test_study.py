@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, create_engine, make_url, text
 
-pytest.importorskip("optuna")
-
 from catdog import CatdogError, store, study
 from catdog.study import RUN, FrozenTrial, Study, Trial, TrialPruned, open_storage, open_study
 from tests.conftest import child_environment
@@ -267,23 +265,3 @@ def test_the_database_of_mlflow_is_left_alone(tracking_store):
         with pytest.raises(CatdogError, match="is a database of MLflow's: give the study one of"):
             open_storage(tracking_store, Path())
         assert database.execute(tables).fetchall() == before
-
-
-def test_without_optuna_a_sentence_says_what_to_install(tmp_path):
-    hidden = (
-        "import sys; sys.modules['optuna'] = None; from scripts import sweep; "
-        "from catdog import command; "
-        "sys.exit(command.run(sweep.main, sweep.SweepConfig, ['--dataset', 'sample']))"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", hidden],
-        env=child_environment(),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: a sweep needs Optuna: pip install 'catdog[sweep]'")
-    assert not list(tmp_path.iterdir())

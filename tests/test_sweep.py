@@ -10,8 +10,6 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-pytest.importorskip("optuna")
-
 from catdog import CatdogError, runs, sweep, tracking, trials
 from catdog.config import MainConfig, SweepConfig
 from catdog.prepare import prepare

@@ -8,8 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("optuna")
-
 from catdog import CatdogError, nested, trials
 from catdog.config import HeadConfig, SweepConfig
 from catdog.engine import pick_engine
