@@ -153,6 +153,11 @@ def _refuse(client: socket.socket, content: bytes, status: int) -> None:
     )
 
 
+def has_postgres() -> bool:
+    """Whether PostgreSQL is here, or has to be."""
+    return _postgres_programs() is not None or bool(os.environ.get("CATDOG_REQUIRE_POSTGRES"))
+
+
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
     """The URI of a PostgreSQL database of its own; the test is skipped where none is installed."""

@@ -1,4 +1,4 @@
-"""The scripts against a real `mlflow server` over HTTP, on SQLite and on PostgreSQL."""
+"""The scripts against a real `mlflow server` over HTTP, with PostgreSQL behind it where installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import command, config
 from tests.conftest import ROOT
-from tests.mlflow_server import Server, postgres, running
+from tests.mlflow_server import Server, has_postgres, postgres, running
 from tests.test_project import _copy, _draw
 
 pytestmark = pytest.mark.project
@@ -65,11 +65,11 @@ class Colleague:
         return client.search_runs([experiment.experiment_id]) if experiment else []
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def server(request, tmp_path_factory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp(request.param)
-    store = postgres() if request.param == "postgresql" else contextlib.nullcontext()
-    with store as uri, running(home, uri) as server:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    """On SQLite where no PostgreSQL is installed; elsewhere the tests of outages have that one."""
+    store = postgres() if has_postgres() else contextlib.nullcontext()
+    with store as uri, running(tmp_path_factory.mktemp("server"), uri) as server:
         yield server
 
 
