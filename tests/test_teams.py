@@ -1,4 +1,4 @@
-"""The scripts against a real `mlflow server` over HTTP, with PostgreSQL behind it where installed."""
+"""The scripts against a real `mlflow server` over HTTP, on PostgreSQL where it is installed."""
 
 from __future__ import annotations
 
