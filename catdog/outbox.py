@@ -58,10 +58,24 @@ class Outbox:
 
     def refused(self) -> list[str]:
         """What the server refused, each with its reason, the oldest first."""
-        kept = map(json.loads, self._refused.lines())
         return [
-            f"{Write(one['run'], one['kind'], one['content'])} ({one['refused']})" for one in kept
+            f"{Write(one['run'], one['kind'], one['content'])} ({one['refused']})"
+            for one in _parsed(self._refused.lines())
         ]
+
+    def metrics(self) -> list[list[Any]]:
+        """The metrics that are kept: [name, value, milliseconds, step] of each."""
+        lines = [*self._waiting.lines(), *self._refused.lines()]
+        return [
+            metric
+            for one in _parsed(lines)
+            if one["kind"] == "metrics"
+            for metric in one["content"]
+        ]
+
+    def forget_tag(self, run_id: str, name: str) -> None:
+        """Send no value of a tag that was refused."""
+        self._forget_older(Write(run_id, "tags", {name: ""}))
 
     def write(self, write: Write) -> None:
         """Send a write, or keep it where the server is away, or refuses it.
@@ -128,7 +142,8 @@ class Outbox:
         except AwayError:
             return False
         finally:
-            self._waiting.leave(lines[passed:])
+            if passed:
+                self._waiting.leave(lines[passed:])
         self._say(f"The tracking server is back: {sent} kept writes are sent")
         return True
 
@@ -203,12 +218,21 @@ class _Kept:
                 path = self._folder / line["file"]
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(write.data)
+            # A line that was cut, as the disk was full or the power gone, spoils no other one.
+            begin = "" if self._ends_whole() else "\n"
             with self._path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(line | more) + "\n")
+                lines.write(begin + json.dumps(line | more) + "\n")
                 lines.flush()
                 os.fsync(lines.fileno())
         except OSError as error:
             self._say(f"{write.kind} can't be kept in {self._folder} either: {error.strerror}")
+
+    def _ends_whole(self) -> bool:
+        if not self or not self._path.stat().st_size:
+            return True
+        with self._path.open("rb") as lines:
+            lines.seek(-1, os.SEEK_END)
+            return lines.read() == b"\n"
 
     def read(self, line: str) -> Write | None:
         """The write of a line; None for one that was cut off when the power went."""
@@ -221,27 +245,38 @@ class _Kept:
             return None
 
     def leave(self, lines: list[str]) -> None:
-        """Forget all but these lines, and the bytes of the others; without any, the file goes."""
+        """Forget all but these lines, and the bytes of the others; without any, the file goes.
+
+        On a disk that is full all stay, and are sent once more, which does no harm.
+        """
         gone = _files(self.lines()) - _files(lines)
-        if lines:
-            shorter = self._path.with_suffix(".part")
-            shorter.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            shorter.replace(self._path)
-        else:
-            self._path.unlink(missing_ok=True)
-        for name in gone:
-            (self._folder / name).unlink(missing_ok=True)
-        if not any(self._folder.glob("*.jsonl")):
-            shutil.rmtree(self._folder)
+        try:
+            if lines:
+                shorter = self._path.with_suffix(".part")
+                shorter.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                shorter.replace(self._path)
+            else:
+                self._path.unlink(missing_ok=True)
+            for name in gone:
+                (self._folder / name).unlink(missing_ok=True)
+            if not any(self._folder.glob("*.jsonl")):
+                shutil.rmtree(self._folder)
+        except OSError as error:
+            self._say(f"What was sent can't be taken out of {self._path}: {error.strerror}")
+
+
+def _parsed(lines: list[str]) -> list[dict[str, Any]]:
+    """What lines say; those that were cut off when the power went say nothing."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def _files(lines: list[str]) -> set[str]:
     """The names of the files that lines speak of."""
-    found = set()
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError):
-            found.add(json.loads(line)["file"])
-    return found
+    return {one["file"] for one in _parsed(lines) if "file" in one}
 
 
 def _without(line: str, newer: Write) -> str:

@@ -6,11 +6,13 @@ hear from it what comes next. A process alone is a team, too, whose exchanges do
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from catdog import CatdogError, launch, signals
+from catdog import CatdogError, command, launch, signals
 
 Item = TypeVar("Item")
 Order = dict[str, Any]
@@ -273,6 +275,10 @@ class Ranks(Team):
         if self.rank == 0 and not self._gone:
             with contextlib.suppress(RuntimeError):  # of one that has gone before
                 self._send(b"")
+        if self._gone:
+            # Parting would wait for the exchange that lasts, here and when Python ends.
+            atexit.register(_end_at_once)
+            return
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
@@ -297,8 +303,9 @@ class Ranks(Team):
                 work.wait(LOOK)
                 return
             except RuntimeError:
-                if work.is_completed():
-                    raise
+                if work.is_completed():  # since then, or it has failed, which this raises
+                    work.wait()
+                    return
                 if self._vanished():
                     self._gone = True
                     raise
@@ -373,6 +380,13 @@ def joined() -> Iterator[Team]:
         yield team
     finally:
         team.leave()
+
+
+def _end_at_once() -> None:
+    """End this process, which has said why, without parting from anything."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(command.FAILED)
 
 
 def _gloo_group() -> dist.ProcessGroup:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shlex
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, store
 from catdog.classifier import MODEL_FILE, saved_in
-from catdog.delivery import without_password
+from catdog.delivery import ONCE, limits, unreachable, without_password
 from catdog.promotion import PRODUCTION, Candidate
 
 DEFAULT_NAME = "catdog"
@@ -28,6 +29,8 @@ DEFAULT_NAME = "catdog"
 ALIASES = ("production", "champion")
 """What the version in Production is called beside its stage."""
 DIGEST_TAG = "model_digest"
+PAUSES = (1.0, 4.0)
+"""Seconds after which a server that gave no answer is asked whether it made a version."""
 
 
 def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: str) -> ModelVersion:
@@ -44,12 +47,31 @@ def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: s
         CatdogError: the registry refused.
     """
     try:
-        tags = candidate.to_tags() | {DIGEST_TAG: digest}
-        version = mlflow.register_model(model_uri, name, tags=tags)
+        version = _create(model_uri, name, candidate.to_tags() | {DIGEST_TAG: digest})
     except MlflowException as error:
         raise refused(name, model_uri, error) from error
     describe(version, card)
     return version
+
+
+def _create(model_uri: str, name: str, tags: dict[str, str]) -> ModelVersion:
+    """Create a version once: a server that answers too late may have made it already."""
+    for pause in (*PAUSES, None):
+        try:
+            with limits(ONCE):
+                return mlflow.register_model(model_uri, name, tags=tags)
+        except MlflowException as error:
+            if pause is None or not unreachable(error):
+                raise
+            time.sleep(pause)
+            if made := _made_of(model_uri, name):
+                return made
+    raise AssertionError("the last try returns or raises")
+
+
+def _made_of(model_uri: str, name: str) -> ModelVersion | None:
+    mine = [one for one in versions(name) if model_uri in (one.source, f"models:/{one.model_id}")]
+    return mine[-1] if mine else None
 
 
 def describe(version: ModelVersion, card: str) -> None:

@@ -7,6 +7,7 @@ the training. What is written, `catdog.records` knows.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -120,11 +122,14 @@ def logged_steps(metric: str) -> set[int]:
 def has_logged(metric: str, value: float) -> bool:
     """Whether the active run had `value` as the last one of `metric` when it was resumed."""
     before = _before.get(run_id())
-    return before is not None and before.metrics.get(metric) == value
+    if before is None or metric not in before.metrics:
+        return False
+    had = before.metrics[metric]
+    return had == value or (math.isnan(had) and math.isnan(value))
 
 
 def write(kind: Kind, content: Any, data: bytes | None = None) -> None:
-    """Write to the active run; see `catdog.outbox.Write` for what."""
+    """Write to the active run; see `catdog.delivery.Write` for what."""
     _outbox().write(Write(run_id(), kind, content, data))
 
 
@@ -145,8 +150,10 @@ def registering() -> Iterator[None]:
         with limits(PATIENT, keep_set=True):
             yield
     except (MlflowException, CatdogError, OSError) as error:
+        if _is_of_this_machine(error):
+            raise _not_here(outbox.folder.parent, error) from error
         if unreachable(error):
-            raise _unsent(outbox) from error
+            raise _away(outbox) from error
         if isinstance(error, CatdogError):
             raise
         raise _not_registered(outbox.folder.parent, error) from error
@@ -160,7 +167,7 @@ def send_kept(outbox: Outbox) -> None:
     """
     outbox.send_all()
     if outbox.waiting:
-        raise _unsent(outbox)
+        raise _away(outbox)
 
 
 def ask_for_run() -> None:
@@ -208,13 +215,15 @@ def _begin(name: str) -> None:
 
 
 def _go_on(run: mlflow.ActiveRun) -> None:
-    resumed = run.info.run_id
-    send_kept(_outbox())  # so that the run knows all that it has logged
-    _before[resumed] = Before(
-        {metric: _steps_of(resumed, metric) for metric in ASKED_FOR},
-        MlflowClient().get_run(resumed).data.metrics,
-    )
-    if "resume_with" in run.data.tags:
+    resumed, outbox = run.info.run_id, _outbox()
+    send_kept(outbox)  # so that the run knows all that it has logged
+    outbox.forget_tag(resumed, "resume_with")
+    data, kept = MlflowClient().get_run(resumed).data, outbox.metrics()
+    steps = {metric: _steps_of(resumed, metric) for metric in ASKED_FOR}
+    for name, _, _, step in kept:
+        steps.get(name, set()).add(step)
+    _before[resumed] = Before(steps, data.metrics | {name: value for name, value, _, _ in kept})
+    if "resume_with" in data.tags:
         mlflow.delete_tag("resume_with")
 
 
@@ -243,42 +252,58 @@ def _end(status: str) -> None:
         if finished:
             raise
         sent = False  # what ends the run matters more, and is told
-    why = ""
+    away, why = outbox.waiting, []
     try:
         with contextlib.nullcontext() if sent else limits(PROBE):
-            mlflow.end_run(status if sent else "FAILED")
+            mlflow.end_run("FAILED" if finished and not sent else status)
     except MlflowException as error:
         sent = False
-        why = "" if unreachable(error) else f"the end of the run ({first_line(error)})"
+        away = away or unreachable(error)
+        why = [f"the end of the run ({first_line(error)})"]
     folder = outbox.folder.parent
     _outboxes.pop(folder.name, None)
     if finished and not sent:
-        raise _unsent(outbox, also=why)
+        raise _away(outbox) if away else _refused(outbox, [*outbox.refused(), *why])
     if finished:
         shutil.rmtree(folder / "model", ignore_errors=True)  # which the registry has
 
 
-def _unsent(outbox: Outbox, *, also: str = "") -> CatdogError:
-    """What to say of a run of which something is not on the server, and `also` its end."""
-    folder = outbox.folder.parent
-    refused = [*outbox.refused(), *filter(None, [also])]
-    if refused and not outbox.waiting:
-        return _refused(outbox, refused)
+def _away(outbox: Outbox) -> CatdogError:
+    """What to say of a run when the server can't be reached."""
+    folder, refused = outbox.folder.parent, outbox.refused()
     model = folder / "model"
     kept = f"the model in {model}, what was logged" if model.is_dir() else "what was logged"
+    before = f" (it refused {_listed(refused)} before)" if refused else ""
     return CatdogError(
-        f"the tracking server {store.shown_uri()} can't be reached; kept for it: {kept} "
+        f"the tracking server {store.shown_uri()} can't be reached{before}; kept for it: {kept} "
         f"in {outbox.folder}. When it is back, type: {resuming(folder)}"
     )
 
 
-def _refused(outbox: Outbox, refused: list[str]) -> CatdogError:
+def _listed(refused: list[str]) -> str:
     more = f", and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+    return ", ".join(refused[:SHOWN]) + more
+
+
+def _refused(outbox: Outbox, refused: list[str]) -> CatdogError:
     kept = "" if outbox.empty else f", kept in {outbox.folder} (delete that to do without)"
     return CatdogError(
         f"the run is not complete: the tracking server {store.shown_uri()} refuses "
-        f"{', '.join(refused[:SHOWN])}{more}{kept}. When it takes them, type: "
+        f"{_listed(refused)}{kept}. When it takes them, type: "
         f"{resuming(outbox.folder.parent)}"
+    )
+
+
+def _is_of_this_machine(error: BaseException) -> bool:
+    """Whether it is about a file or the disk here, and not about the way to the server."""
+    of_the_way = (requests.RequestException, ConnectionError, TimeoutError)
+    return isinstance(error, OSError) and not isinstance(error, of_the_way)
+
+
+def _not_here(folder: Path, error: BaseException) -> CatdogError:
+    return CatdogError(
+        f"registering failed on this machine: {error}. Once that is mended, type: "
+        f"{resuming(folder)}"
     )
 
 

@@ -252,3 +252,47 @@ def test_a_full_disk_below_the_outbox_stops_nothing(way, run_id, box, said, monk
     monkeypatch.setattr(outbox.Path, "mkdir", full)
     box.write(_metric(run_id, 1))
     assert "can't be kept" in said[-1]
+
+
+def test_a_disk_that_fills_while_the_server_is_tried_again_stops_nothing(
+    way, run_id, box, said, monkeypatch
+):
+    way.error = requests.ConnectionError("gone")
+    box.write(_metric(run_id, 1))
+    box.write(Write(run_id, "artifact", "large.bin", b"large"))
+    way.error, way.kinds = requests.ConnectionError("hung up"), ("artifact",)
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox.Path, "write_text", full)
+        monkeypatch.setattr(box, "_next_try", 0.0)
+        way.kinds = ("tags", "artifact")
+        monkeypatch.setattr(delivery, "_standing", lambda _run: "silent")
+        box.write(_metric(run_id, 2))
+    assert any("can't be taken out" in line for line in said)
+    way.error = None
+    assert box.send_all(0)
+    history = MlflowClient().get_metric_history(run_id, "loss")
+    assert [one.step for one in history] == [1, 2]
+
+
+def test_a_line_that_was_cut_spoils_no_other(way, run_id, box):
+    way.error = requests.ConnectionError("gone")
+    box.write(_metric(run_id, 1))
+    with (box.folder / "writes.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write('{"run": "')
+    box.write(_metric(run_id, 2))
+    way.error = None
+    assert box.send_all(0)
+    history = MlflowClient().get_metric_history(run_id, "loss")
+    assert [one.step for one in history] == [1, 2]
+
+
+def test_a_damaged_line_of_what_was_refused_hides_no_other(way, run_id, box):
+    way.error, way.kinds = ValueError("no"), ("artifact",)
+    box.write(Write(run_id, "artifact", "a.bin", b"a"))
+    with (box.folder / "refused.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write('{"run": "')
+    assert box.refused() == ["artifact a.bin (no)"]

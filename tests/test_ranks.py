@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -226,8 +227,6 @@ def _cut(how: signal.Signals, rank: str | None, *, restarts: int = 0) -> tuple[i
     with torchrun:
         for line in torchrun.stderr:
             said += line
-            if how == signal.SIGSTOP and "error: rank" in line:
-                _process(torchrun.pid, rank).kill()  # as torchrun would, half a minute later
             if not sent and line.startswith("epoch") and any(Path("data/runs").glob("*/check*")):
                 sent = time.monotonic()
                 _process(torchrun.pid, rank).send_signal(how)
@@ -264,13 +263,66 @@ def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
     assert said.count("Traceback") == 1  # torchrun's own
 
 
-@pytest.mark.project
-def test_a_process_that_falls_silent_ends_the_run_as_failed(pictures):
-    status, said, seconds = _cut(signal.SIGSTOP, "1")  # as when its machine loses its network
-    assert status == 1
-    assert seconds < 90
+TOGETHER = """
+import datetime, os, signal, sys, time, torch
+from catdog import command, config, ranks
+exchange = sys.argv.pop()
+ranks.GONE_S, ranks.SILENCE_S = 2.0, 1.0
+ranks.LOOK = datetime.timedelta(seconds=0.001 if exchange == "slowly" else 0.5)
+
+def act(_config):
+    with ranks.joined() as team:
+        if exchange == "slowly":
+            for number in range(300):
+                time.sleep(team.rank * (number % 5) / 2000)
+                assert team.total(number) == 2 * number
+            return 0
+        if team.rank:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        with team.leading():
+            if exchange == "tell":
+                team.tell({})
+            team.add_up(torch.zeros(()), [])
+    return 0
+
+sys.exit(command.run(act, config.ClearCacheConfig, []))
+"""
+
+
+def _two(exchange: str) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, exchange],
+            env=child_environment(**here, RANK=str(rank), LOCAL_WORLD_SIZE="2"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize("exchange", ["tell", "add_up"])
+def test_a_process_that_falls_silent_is_named_and_holds_up_nobody(exchange):
+    first, silent = _two(exchange)  # as when its machine loses its network
+    try:
+        said = first.communicate(timeout=60)[1]
+        assert silent.poll() is None
+    finally:
+        for process in (first, silent):
+            process.kill()
+            process.wait()
+    assert first.returncode == 2, said
     assert "error: rank 1 of 2 (process id " in said
-    assert _only_run().info.status == "FAILED"
+    assert "Traceback" not in said
+
+
+def test_processes_that_are_slow_are_waited_for():
+    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in _two("slowly")]
+    assert [status for _, status in ended] == [0, 0], ended
 
 
 @pytest.mark.project
