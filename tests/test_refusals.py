@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +145,58 @@ def test_who_may_not_write_is_told_before_any_training(gateway, tmp_path):
     assert list((tmp_path / "runs").glob("*/*")) == []
 
 
+def test_metrics_that_stay_refused_are_not_logged_twice_by_the_run_that_goes_on(
+    gateway, server, tmp_path
+):
+    with pytest.raises(CatdogError, match="resume="), tracking.start_run("x", tmp_path) as run:
+        gateway.refused = {"/runs/log-batch": 413}
+        _log_epochs(1)
+        records.log_metrics({"val_roc_auc": math.nan})
+    with (
+        pytest.raises(CatdogError, match="resume="),
+        tracking.start_run("x", tmp_path, resume=run.info.run_id),
+    ):
+        assert tracking.logged_steps("val_loss") == {1}
+        records.log_metrics({"val_roc_auc": math.nan})
+    assert _logged(server, run.info.run_id)[:2] == ("FAILED", [])
+    gateway.refused = {}
+    with tracking.start_run("x", tmp_path, resume=run.info.run_id):
+        records.log_metrics({"val_roc_auc": math.nan})
+    assert _logged(server, run.info.run_id)[:2] == ("FINISHED", [1])
+    history = MlflowClient(server.uri).get_metric_history(run.info.run_id, "val_roc_auc")
+    assert [math.isnan(one.value) for one in history] == [True]
+
+
+def test_the_command_to_go_on_is_gone_from_a_run_that_went_on(gateway, server, tmp_path):
+    with pytest.raises(KeyboardInterrupt), tracking.start_run("x", tmp_path) as run:
+        _log_epochs(1)
+        gateway.refused = {"/runs/log-batch": 413}
+        records.set_tags({"resume_with": "a command"})
+        raise KeyboardInterrupt
+    assert _logged(server, run.info.run_id)[0] == "KILLED"  # though something is not sent
+    gateway.refused = {}
+    with tracking.start_run("x", tmp_path, resume=run.info.run_id):
+        pass
+    data = MlflowClient(server.uri).get_run(run.info.run_id)
+    assert (data.info.status, data.data.tags.get("resume_with")) == ("FINISHED", None)
+
+
+def test_a_server_that_goes_after_it_refused_something_is_told_with_what_it_refused(
+    gateway, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tracking, "LAST_TRY", 0.0)
+    with (
+        pytest.raises(
+            CatdogError, match=r"can't be reached \(it refused artifact note\.txt .*413.*resume="
+        ),
+        tracking.start_run("x", tmp_path),
+    ):
+        gateway.refused = {"note.txt": 413}
+        tracking.write("artifact", "note.txt", b"large")
+        gateway.refused = {EVERYTHING: 503}
+        _log_epochs(1)
+
+
 def test_a_run_that_is_deleted_meanwhile_is_no_refusal_of_one_write(gateway, tmp_path):
     with (
         pytest.raises(CatdogError, match=r"MLflow refuses tags of run .* was deleted"),
@@ -204,3 +258,28 @@ def test_a_picture_that_is_refused_does_not_stand_in_the_way_of_registering(
             logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
             registry.add(logged.model_uri, "beside", candidate, digest="", card="# A card")
     assert len(registry.versions("beside")) == 1
+
+
+def test_a_disk_that_fills_while_registering_is_not_blamed_on_the_server(gateway, tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.onnx")
+    with (
+        pytest.raises(CatdogError, match=r"on this machine: .*No space.*model\.onnx.*resume="),
+        tracking.start_run("x", tmp_path),
+        tracking.registering(),
+    ):
+        raise full
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_version_whose_making_was_answered_too_late_is_made_once(
+    gateway, tmp_path, saved, monkeypatch, status
+):
+    monkeypatch.setattr(registry, "PAUSES", (0.1, 0.2))
+    name = f"late-{status}"
+    with tracking.start_run("x", tmp_path), tracking.registering():
+        logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
+        gateway.late = {"/model-versions/create": status}
+        candidate = Candidate(0.9, "abc", drawn=False)
+        version = registry.add(logged.model_uri, name, candidate, digest="", card="# A card")
+    (only,) = registry.versions(name)
+    assert (only.version, only.description) == (version.version, "# A card")
