@@ -260,16 +260,15 @@ def test_a_disk_that_fills_while_the_server_is_tried_again_stops_nothing(
     way.error = requests.ConnectionError("gone")
     box.write(_metric(run_id, 1))
     box.write(Write(run_id, "artifact", "large.bin", b"large"))
-    way.error, way.kinds = requests.ConnectionError("hung up"), ("artifact",)
+    way.error, way.kinds = requests.ConnectionError("hung up"), ("tags", "artifact")
 
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(outbox.Path, "write_text", full)
-        monkeypatch.setattr(box, "_next_try", 0.0)
-        way.kinds = ("tags", "artifact")
-        monkeypatch.setattr(delivery, "_standing", lambda _run: "silent")
+        patch.setattr(box, "_next_try", 0.0)
+        patch.setattr(delivery, "_standing", lambda _run: "silent")
         box.write(_metric(run_id, 2))
     assert any("can't be taken out" in line for line in said)
     way.error = None

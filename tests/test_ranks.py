@@ -314,7 +314,7 @@ def test_a_process_that_falls_silent_is_named_and_holds_up_nobody(exchange):
     finally:
         for process in (first, silent):
             process.kill()
-            process.wait()
+            process.communicate()
     assert first.returncode == 2, said
     assert "error: rank 1 of 2 (process id " in said
     assert "Traceback" not in said
