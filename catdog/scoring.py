@@ -56,6 +56,9 @@ LOCAL_SETTINGS = {
 FILE = ["path", "modified", "length"]
 """What a file is known by: one that was replaced since is scored anew."""
 
+PASSWORD = "^([a-z][a-z0-9+.-]*://[^/@:]+):[^/@]*@"
+"""In an address; the table does not keep it. For Spark's regular expressions and Python's."""
+
 
 @dataclass(frozen=True)
 class Pinned:
@@ -257,7 +260,7 @@ def _pictures(spark: SparkSession, source: str) -> DataFrame:
             "URI whose connector Spark has."
         ) from error
     return found.selectExpr(
-        "regexp_replace(path, '^file:/+', '/') AS path",
+        f"regexp_replace(regexp_replace(path, '{PASSWORD}', '$1@'), '^file:/+', '/') AS path",
         "modificationTime AS modified",
         "length",
         "content",
@@ -340,7 +343,7 @@ def _empty(listed: list[str], files: DataFrame) -> set[str]:
 
 
 def _plain(uri: str) -> str:
-    return re.sub("^file:/+", "/", uri)
+    return re.sub("^file:/+", "/", re.sub(PASSWORD, r"\1@", uri))
 
 
 def _append(answers: DataFrame, model: Pinned, output: str) -> None:

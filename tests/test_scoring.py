@@ -3,11 +3,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.handlers import FTPHandler
+from pyftpdlib.servers import ThreadedFTPServer
 
 from catdog import CLASSES, CatdogError, registry, scoring, succession, tracking, upload
 from catdog.answers import columns, to_row
@@ -101,6 +106,36 @@ def test_the_answers_are_those_of_the_classifier_and_bad_files_are_errors(
     assert (scored.failed, scored.added) == (2, 15)
     assert set(table["model_version"]) == {"models:/catdog/1"}
     assert table.loc[str(paths[0]), "length"] == paths[0].stat().st_size
+
+
+@pytest.fixture
+def ftp_server(tmp_path) -> Iterator[str]:
+    """The address of a server that shows `tmp_path` to `ada`, whose password is `secret`."""
+    authorizer = DummyAuthorizer()
+    authorizer.add_user("ada", "secret", str(tmp_path))
+    handler = type("Handler", (FTPHandler,), {"authorizer": authorizer})
+    with ThreadedFTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"handle_exit": False})
+        thread.start()
+        yield f"ftp://ada:secret@127.0.0.1:{server.address[1]}"
+        server.close_all()
+        thread.join()
+
+
+def test_pictures_of_a_remote_file_system_are_answered_and_no_password_is_kept(
+    spark, model, ftp_server, draw_folder, tmp_path, classifier
+):
+    folder = draw_folder(tmp_path / "pictures", count=2)
+    (folder / "empty.png").write_bytes(b"")
+    output, source = tmp_path / "answers", f"{ftp_server}/pictures"
+    assert scoring.score(spark, model, source, str(output)).added == 5
+    table, shown = _table(output), source.replace(":secret", "")
+    assert table.loc[f"{shown}/empty.png", "error"] == "the file is empty"
+    for path in folder.rglob("*.jpg"):
+        (answer,) = classifier.predict([path.read_bytes()])
+        row = table.loc[f"{shown}/{path.relative_to(folder)}"]
+        assert row["p_dog"] == pytest.approx(answer.p_positive, abs=1e-5)
+    assert scoring.score(spark, model, source, str(output)).added == 0
 
 
 def test_a_second_start_answers_only_what_is_new_or_changed(spark, model, pictures, tmp_path):
