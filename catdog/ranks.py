@@ -31,7 +31,8 @@ WAIT = datetime.timedelta(days=1)
 """How long others wait for process 0, which may download and prepare meanwhile."""
 
 LOOK = datetime.timedelta(seconds=5)
-"""How often process 0, while it waits for the others, looks whether they live."""
+"""How often process 0, while it waits for the others, looks whether they live; and how long it
+waits for them once it has failed."""
 
 STEP = datetime.timedelta(minutes=10)
 """How long a step on a GPU may wait for the others."""
@@ -170,7 +171,10 @@ class Ranks(Team):
 
     @contextlib.contextmanager
     def first(self) -> Iterator[None]:
-        """What is inside is done by process 0, and then by the others."""
+        """What is inside is done by process 0, and then by the others.
+
+        Where it fails, the others do not begin: their end follows from that of process 0.
+        """
         if self.rank:
             self.wait()
         yield
@@ -270,24 +274,39 @@ class Ranks(Team):
                 f"rank {self.rank} of {self.size}: the connection to the others broke."
             ) from error
 
-    def leave(self) -> None:
-        """Say to those that follow that all is done, and part."""
+    def leave(self, error: BaseException | None) -> None:
+        """Say to those that follow that all is done, and part.
+
+        After an error they may wait for something else, or compute for long: process 0 ends
+        without them, and torchrun, or the connection that breaks, ends them.
+        """
         if self.rank == 0 and not self._gone:
             with contextlib.suppress(RuntimeError):  # of one that has gone before
-                self._send(b"")
+                self._take_leave(error)
         if self._gone:
             # Parting would wait for the exchange that lasts, here and when Python ends.
-            atexit.register(_end_at_once)
+            atexit.register(_end_at_once, _status(error))
             return
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
+    def _take_leave(self, error: BaseException | None) -> None:
+        nothing = torch.zeros(1, dtype=torch.int64)
+        work = dist.broadcast(nothing, 0, group=self._words, async_op=True)
+        if error is None:
+            self._finish(work)
+            return
+        assert work is not None  # it is one for who takes part, as all do
+        try:
+            work.wait(LOOK)
+        except RuntimeError:
+            self._gone = not work.is_completed()
+
     def _send(self, content: bytes) -> None:
         length = torch.tensor([len(content)])
         self._finish(dist.broadcast(length, 0, group=self._words, async_op=True))
-        if content:
-            sent = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            self._finish(dist.broadcast(sent, 0, group=self._words, async_op=True))
+        sent = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        self._finish(dist.broadcast(sent, 0, group=self._words, async_op=True))
 
     def _finish(self, work: dist.Work | None, exchanged: Tensor | None = None) -> None:
         """Wait for an exchange; process 0 only for as long as all the others show that they live.
@@ -378,15 +397,24 @@ def joined() -> Iterator[Team]:
     team = Ranks()
     try:
         yield team
-    finally:
-        team.leave()
+    except BaseException as error:
+        team.leave(error)
+        raise
+    team.leave(None)
 
 
-def _end_at_once() -> None:
+def _end_at_once(status: int) -> None:
     """End this process, which has said why, without parting from anything."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(command.FAILED)
+    os._exit(status)
+
+
+def _status(error: BaseException | None) -> int:
+    """With which a process ends that ended with an error; see `catdog.command.run`."""
+    if isinstance(error, KeyboardInterrupt):
+        return command.INTERRUPTED
+    return command.FAILED if isinstance(error, CatdogError) else 1
 
 
 def _gloo_group() -> dist.ProcessGroup:

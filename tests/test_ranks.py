@@ -265,7 +265,7 @@ def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
 
 TOGETHER = """
 import datetime, os, signal, sys, time, torch
-from catdog import command, config, ranks
+from catdog import CatdogError, command, config, ranks
 exchange = sys.argv.pop()
 ranks.GONE_S, ranks.SILENCE_S = 2.0, 1.0
 ranks.LOOK = datetime.timedelta(seconds=0.001 if exchange == "slowly" else 0.5)
@@ -277,6 +277,8 @@ def act(_config):
                 time.sleep(team.rank * (number % 5) / 2000)
                 assert team.total(number) == 2 * number
             return 0
+        if exchange in ("first", "total", "add_up_last"):
+            return fail(team)
         if team.rank:
             os.kill(os.getpid(), signal.SIGSTOP)
         with team.leading():
@@ -284,6 +286,15 @@ def act(_config):
                 team.tell({})
             team.add_up(torch.zeros(()), [])
     return 0
+
+def fail(team):
+    with team.following() if team.rank else team.leading():
+        if exchange == "first":
+            with team.first():
+                raise CatdogError("the disk is full")
+        if team.rank == 0:
+            raise CatdogError("the disk is full")
+        team.total(1) if exchange == "total" else team.add_up(torch.zeros(()), [])
 
 sys.exit(command.run(act, config.ClearCacheConfig, []))
 """
@@ -317,6 +328,16 @@ def test_a_process_that_falls_silent_is_named_and_holds_up_nobody(exchange):
             process.communicate()
     assert first.returncode == 2, said
     assert "error: rank 1 of 2 (process id " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("exchange", ["first", "total", "add_up_last"])
+def test_why_the_first_process_fails_is_told_whatever_the_others_wait_for(exchange):
+    pair = _two(exchange)
+    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in pair]
+    (said, status), (_, other) = ended
+    assert (status, other) == (2, 2), ended
+    assert "error: the disk is full" in said
     assert "Traceback" not in said
 
 
