@@ -75,14 +75,10 @@ class FeatureCache:
 
     def reread(self) -> None:
         """Know also what other processes have written since."""
-        self.let_go()
+        self._rows: dict[bytes, tuple[int, int]] = {}
+        self._shards: list[Path] = []
         for keys in sorted(self.folder.glob("*.keys.npy")):
             self._open(keys)
-
-    def let_go(self) -> None:
-        """Know nothing any more: Windows deletes no file that is memory-mapped."""
-        self._rows: dict[bytes, tuple[int, int]] = {}
-        self._shards: list[Features] = []
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._rows
@@ -90,10 +86,12 @@ class FeatureCache:
     def gather(self, keys: Sequence[bytes]) -> Features:
         """The features `(len(keys), D) float32` of keys that are all known."""
         places = np.array([self._rows[key] for key in keys])
-        result = np.empty((len(keys), self._shards[0].shape[1]), dtype=np.float32)
+        result = np.empty((len(keys), self._width), dtype=np.float32)
         for number in np.unique(places[:, 0]):
             here = places[:, 0] == number
-            result[here] = self._shards[number][places[here, 1]]
+            # Open for this moment only: a process may have far fewer files open than there are
+            # shards, and Windows deletes none that is mapped.
+            result[here] = np.load(self._shards[number], mmap_mode="r")[places[here, 1]]
         return result
 
     def append(self, keys: Sequence[bytes], features: Features) -> None:
@@ -127,20 +125,24 @@ class FeatureCache:
             path.unlink(missing_ok=True)
             stored.unlink(missing_ok=True)
             return
-        keys, features = shard
-        self._shards.append(features)
+        keys, self._width = shard
+        self._shards.append(stored)
         for row, key in enumerate(keys):
             self._rows[key.tobytes()] = (len(self._shards) - 1, row)
 
 
-def _read_shard(keys: Path, stored: Path) -> tuple[NDArray[np.uint8], Features] | None:
-    """Keys and features of a shard; None when it is not whole."""
+def _read_shard(keys: Path, stored: Path) -> tuple[NDArray[np.uint8], int] | None:
+    """Keys of a shard and how wide its features are; None when it is not whole.
+
+    Raises:
+        OSError: it can't be read now, which does not say that it is damaged.
+    """
     try:
         known, features = np.load(keys), np.load(stored, mmap_mode="r")
-        whole = len(known) == len(features) and zlib.crc32(features) == int(keys.name[:8], 16)
-    except (OSError, ValueError, EOFError):
+    except (FileNotFoundError, ValueError, EOFError):
         return None
-    return (known, features) if whole else None
+    whole = len(known) == len(features) and zlib.crc32(features) == int(keys.name[:8], 16)
+    return (known, features.shape[1]) if whole else None
 
 
 def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache:
@@ -166,12 +168,12 @@ def cache_for(
     if keep:
         yield open_cache(data_dir, network, engine)
         return
-    with tempfile.TemporaryDirectory(dir=features_folder(data_dir) if shared else None) as scratch:
-        cache = FeatureCache(Path(scratch))
-        try:
-            yield cache
-        finally:
-            cache.let_go()
+    folder = features_folder(data_dir) if shared else None
+    if folder is not None:
+        with cache_trouble_is_told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        yield FeatureCache(Path(scratch))
 
 
 @contextlib.contextmanager
@@ -187,8 +189,8 @@ def cache_trouble_is_told(folder: Path) -> Iterator[None]:
                 "choose another folder with --data_dir."
             ) from error
         raise CatdogError(
-            f"the feature cache in {folder} can't be written ({error.strerror or error}): "
-            "choose another folder with --data_dir."
+            f"the feature cache in {folder} can't be used ({error.strerror or error}): run this "
+            "again, or choose another folder with --data_dir."
         ) from error
 
 
@@ -247,14 +249,15 @@ def extract(
 
     Raises:
         CatdogError: a picture is gone, unreadable, or not the one that was prepared, or the
-            features can't be written.
+            features can't be written, or read again.
     """
     wanted = {picture.key(view): (picture, view) for view in range(views) for picture in pictures}
     missing = [(picture, view) for key, (picture, view) in wanted.items() if key not in cache]
     if missing:
         _compute(missing, network, engine, cache, watch)
     keys = [picture.key(view) for view in range(views) for picture in pictures]
-    return cache.gather(keys).reshape(views, len(pictures), -1), len(missing)
+    with cache_trouble_is_told(cache.folder):
+        return cache.gather(keys).reshape(views, len(pictures), -1), len(missing)
 
 
 def _compute(

@@ -21,7 +21,7 @@ from catdog.data import (
     training_transform,
 )
 from catdog.device import pick_device
-from catdog.engine import Features
+from catdog.engine import Engine, Features
 from catdog.evaluate import Scores, confusion_counts, metrics_of
 from catdog.features import Picture, cache_for, extract
 from catdog.findings import PREFIX
@@ -218,34 +218,14 @@ def _judge(
         best_val_accuracy=result.best.val.accuracy,
         classes=prepared.classes,
     )
-    training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
-    known = frozen is not None and engine is frozen.engine
-    together = SOLO if known else team
-    with cache_for(
-        Path(config.data_dir), network, engine, keep=frozen is not None, shared=team.size > 1
-    ) as before:
-        together.tell({"do": FEATURES, "folder": str(before.folder)})
-        match_weights(together, network)
-        cache, _ = share_pass(prepared, network, engine, before, together)
-
-        def features(pictures: list[Picture]) -> Features:
-            views, _ = extract(pictures, network, engine, cache, watch=progress)
-            plain: Features = views[0]
-            return plain
-
-        evidence = Evidence(
-            features(training),
-            features(validation),
-            np.array([picture.label for picture in validation]),
-            features([Picture(path, 0, _sha256(path)) for path in neither]),
-        )
+    evidence = _evidence(config, prepared, network, lesson, engine, neither, team)
     classifier, judgement = judge(
         network,
         engine,
         about,
         evidence,
         keep=config.keep_share,
-        learned=(picture.sha256 for picture in training),
+        learned=(picture.sha256 for picture in pictures_of(prepared, "training")),
     )
     return Trained(
         classifier,
@@ -254,7 +234,7 @@ def _judge(
         (evidence.training, evidence.validation)
         if config.unfreeze == "none" or lesson.pretrained is None
         else lesson.pretrained,
-        validation,
+        pictures_of(prepared, "validation"),
         result,
         lesson.baseline,
         lesson.baseline_logits,
@@ -267,6 +247,40 @@ def _judge(
         ),
         licence_of(config.backbone, config.weights),
     )
+
+
+def _evidence(
+    config: TrainConfig,
+    prepared: Prepared,
+    network: Network,
+    lesson: Lesson,
+    engine: Engine,
+    neither: list[Path],
+    team: Team,
+) -> Evidence:
+    """The features that the engine which will serve sees; none that the lesson has is read anew."""
+    frozen = lesson.features if config.unfreeze == "none" else None
+    known = lesson.pretrained if frozen is not None and engine is frozen.engine else None
+    together = SOLO if known else team
+    training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
+    with cache_for(
+        Path(config.data_dir), network, engine, keep=frozen is not None, shared=team.size > 1
+    ) as before:
+        together.tell({"do": FEATURES, "folder": str(before.folder)})
+        match_weights(together, network)
+        cache, _ = share_pass(prepared, network, engine, before, together)
+
+        def features(pictures: list[Picture]) -> Features:
+            views, _ = extract(pictures, network, engine, cache, watch=progress)
+            plain: Features = views[0]
+            return plain
+
+        seen = known or (features(training), features(validation))
+        return Evidence(
+            *seen,
+            np.array([picture.label for picture in validation]),
+            features([Picture(path, 0, _sha256(path)) for path in neither]),
+        )
 
 
 def _sha256(path: Path) -> str:

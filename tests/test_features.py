@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -170,6 +171,46 @@ def test_a_damaged_shard_is_computed_again(
     )
     assert computed == 10
     assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_cache_of_more_shards_than_a_process_may_open_is_read_whole(tmp_path):
+    cache = FeatureCache(tmp_path / "cache")
+    keys = [number.to_bytes(34, "big") for number in range(80)]
+    for number, key in enumerate(keys):
+        cache.append([key], np.full((1, 4), number, np.float32))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 20, limits[1])
+    )
+    try:
+        found = FeatureCache(cache.folder).gather(keys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found[:, 0].tolist() == list(range(80))
+
+
+def test_a_shard_that_can_not_be_read_now_is_told_and_not_removed(
+    tmp_path, pictures, network, counting, cache, monkeypatch
+):
+    extract(pictures, network, counting.engine, cache)
+    there = sorted(cache.folder.iterdir())
+
+    def broken(*_args, **_kwargs):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(features.np, "load", broken)
+    with pytest.raises(CatdogError, match=r"can't be used \(Input/output error\): run this again"):
+        _again(tmp_path, network, counting)
+    assert sorted(cache.folder.iterdir()) == there
+
+
+def test_features_that_are_cleared_in_mid_run_are_one_sentence(
+    tmp_path, pictures, network, counting, cache
+):
+    extract(pictures, network, counting.engine, cache)
+    clear_caches(tmp_path / "data", days=0)
+    with pytest.raises(CatdogError, match=r"can't be used \(No such file or directory\)"):
+        extract(pictures, network, counting.engine, cache)
 
 
 def test_a_kill_loses_one_shard_at_most_and_never_the_others(

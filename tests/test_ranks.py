@@ -252,6 +252,18 @@ def _only_run() -> Run:
 
 
 @pytest.mark.project
+def test_two_processes_that_learn_from_pictures_alone_register_a_version(pictures):
+    options = ("--dataset=pets", "--backbone=test_resnet", "--weights=none", "--device=cpu")
+    command = _torchrun("scripts.train", *options, "--views=0", "--epochs=1")
+    ended = subprocess.run(
+        command, env=child_environment(), capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Registered catdog version 1 in Production" in ended.stderr
+    assert _only_run().info.status == "FINISHED"
+
+
+@pytest.mark.project
 def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
     status, said, seconds = _cut(signal.SIGKILL, "1")
     assert status == 1
