@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import mlflow
 import pytest
 import yaml
 from mlflow.projects import _parse_kubernetes_config, _project_spec
+from mlflow.projects.backend.local import _get_docker_command
 from mlflow.projects.docker import validate_docker_env
 
 from tests.conftest import ROOT
@@ -71,6 +74,22 @@ def test_mlflow_reads_the_project_in_a_container():
     project = _project_spec.load_project(str(ROOT / "docker"))
     validate_docker_env(project)
     assert project.docker_env["image"] == "catdog:cpu"
+
+
+def test_mlflow_starts_the_container_with_and_without_a_kaggle_token(tracking_store, monkeypatch):
+    monkeypatch.delenv("KAGGLE_API_TOKEN", raising=False)
+    docker_env = _project_spec.load_project(str(ROOT / "docker")).docker_env
+    mlflow.set_experiment("catdog")
+    with mlflow.start_run() as run:
+        command = _get_docker_command(
+            SimpleNamespace(tags=[docker_env["image"]]),
+            run,
+            {"env": "KAGGLE_API_TOKEN"},
+            docker_env.get("volumes"),
+            docker_env.get("environment"),
+        )
+    assert command[:5] == ["docker", "run", "--rm", "--env", "KAGGLE_API_TOKEN"]
+    assert command[-1] == "catdog:cpu"
 
 
 def test_mlflow_makes_a_kubernetes_job_of_the_template(monkeypatch):
