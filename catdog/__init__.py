@@ -3,7 +3,7 @@
 The modules in reading order; each imports only from those above it:
 filenames, classes, config, arguments, command, signals, durable, images, pen, animal, drawing,
 sample, others, archive, download, exclusion, properties, intact, prepared, gathering, splitting,
-prepare, launch, ranks, device, workers, batches, data, model, engine, features, pixels,
+prepare, launch, alive, ranks, device, workers, batches, data, model, engine, features, pixels,
 calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, named,
 train, checkpoint, lessons, prediction, classifier, explain, card, reload, parity, export,
 judgement, figures, svg, charts, report, findings, page, delivery, outbox, store, notes,

@@ -11,10 +11,7 @@ import contextlib
 import datetime
 import json
 import os
-import socket
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -23,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from catdog import CatdogError, command, launch, signals
+from catdog.alive import BROKEN, FAILED, STOPPED, Signs
 
 Item = TypeVar("Item")
 Order = dict[str, Any]
@@ -36,13 +34,6 @@ waits for them once it has failed."""
 
 STEP = datetime.timedelta(minutes=10)
 """How long a step on a GPU may wait for the others."""
-
-BEAT_S, SILENCE_S, GONE_S = 0.5, 5.0, 30.0
-"""How often a process shows that it lives; after how long without it is taken for dead where an
-exchange has failed, and where one merely lasts, as when a machine vanishes without a word."""
-
-FAILED, BROKEN, STOPPED = "failed", "broken", "stopped"
-"""How a process has ended: with a sentence, with another error, or as it was told to."""
 
 
 class Ended(Exception):  # noqa: N818
@@ -125,16 +116,14 @@ class Ranks(Team):
         torch.set_num_threads(launch.cores())
         store, self.rank, self.size = next(iter(rendezvous("env://")))
         # torchrun's store outlives a restart, and remembers where those before listened.
-        self._store = PrefixStore(f"catdog/{launch.restarts()}/{self.size}", store)
+        shared = PrefixStore(f"catdog/{launch.restarts()}/{self.size}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
-            backend, store=self._store, rank=self.rank, world_size=self.size, timeout=STEP
+            backend, store=shared, rank=self.rank, world_size=self.size, timeout=STEP
         )
         self._words = _gloo_group()
-        self._seen: dict[int, tuple[str | None, float]] = {}
+        self._signs = Signs(shared, self.rank, self.size)
         self._gone = False
-        self._note("who", f"process id {os.getpid()} on {socket.gethostname()}")
-        threading.Thread(target=self._beat, daemon=True).start()
         self.wait()
 
     def tell(self, order: Order) -> None:
@@ -247,7 +236,7 @@ class Ranks(Team):
         # The exchange fails, or torchrun, which notices too, sends a signal first.
         except (KeyboardInterrupt, RuntimeError) as error:
             signals.ignore()
-            lost = self._lost()
+            lost = self._signs.lost()
             if lost is None:
                 raise
             raise CatdogError(lost) from error
@@ -261,13 +250,13 @@ class Ranks(Team):
         except Ended:
             raise
         except KeyboardInterrupt:
-            self._note(STOPPED, "")
+            self._signs.note(STOPPED, "")
             raise
         except CatdogError as error:
-            self._note(FAILED, str(error))
+            self._signs.note(FAILED, str(error))
             raise
         except Exception as error:
-            self._note(BROKEN, (str(error).strip().splitlines() or [type(error).__name__])[0])
+            self._signs.note(BROKEN, (str(error).strip().splitlines() or [type(error).__name__])[0])
             if not _is_of_exchange(error):
                 raise
             raise CatdogError(
@@ -325,67 +314,9 @@ class Ranks(Team):
                 if work.is_completed():  # since then, or it has failed, which this raises
                     work.wait()
                     return
-                if self._vanished():
+                if self._signs.vanished():
                     self._gone = True
                     raise
-
-    def _vanished(self) -> bool:
-        """Whether another process has not shown for long that it lives."""
-        now = time.monotonic()
-        for rank in range(1, self.size):
-            beat = self._noted("beat", rank)
-            before, since = self._seen.get(rank, (None, now))
-            self._seen[rank] = (beat, since if beat == before else now)
-        return any(now - since > GONE_S for _, since in self._seen.values())
-
-    def _note(self, what: str, text: str) -> None:
-        with contextlib.suppress(RuntimeError):  # torchrun, whose store it is, may be gone
-            self._store.set(f"{what}/{self.rank}", text)
-
-    def _noted(self, what: str, rank: int) -> str | None:
-        key = f"{what}/{rank}"
-        return self._store.get(key).decode() if self._store.check([key]) else None
-
-    def _beat(self) -> None:
-        number = 0
-        while True:
-            self._note("beat", str(number))
-            number += 1
-            time.sleep(BEAT_S)
-
-    def _lost(self) -> str | None:
-        """Which other process has failed or is gone, in a sentence; None when none is."""
-        with contextlib.suppress(RuntimeError):
-            return self._failed(FAILED) or self._silent() or self._failed(BROKEN)
-        return None
-
-    def _failed(self, how: str) -> str | None:
-        for rank in range(1, self.size):
-            reason = self._noted(how, rank)
-            if reason is not None:
-                return f"rank {rank} of {self.size} failed: {reason}"
-        return None
-
-    def _silent(self) -> str | None:
-        """Who neither lives nor has said why not."""
-        quiet = {rank: self._noted("beat", rank) for rank in range(1, self.size)}
-        until = time.monotonic() + SILENCE_S
-        while quiet and time.monotonic() < until:
-            time.sleep(BEAT_S / 5)
-            quiet = {
-                rank: beat
-                for rank, beat in quiet.items()
-                if self._noted("beat", rank) == beat
-                and not any(self._noted(how, rank) is not None for how in (FAILED, BROKEN, STOPPED))
-            }
-        if not quiet:
-            return None
-        rank = min(quiet)
-        return (
-            f"rank {rank} of {self.size} ({self._noted('who', rank)}) was killed or stopped, or "
-            "its machine is gone: mostly that is want of memory, for which fewer processes or a "
-            "smaller batch_size help."
-        )
 
 
 @contextlib.contextmanager

@@ -277,9 +277,9 @@ def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
 
 TOGETHER = """
 import datetime, os, signal, sys, time, torch
-from catdog import CatdogError, command, config, ranks
+from catdog import CatdogError, alive, command, config, ranks
 exchange = sys.argv.pop()
-ranks.GONE_S, ranks.SILENCE_S = 2.0, 1.0
+alive.GONE_S, alive.SILENCE_S = 2.0, 1.0
 ranks.LOOK = datetime.timedelta(seconds=0.001 if exchange == "slowly" else 0.5)
 
 def act(_config):
