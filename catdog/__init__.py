@@ -7,9 +7,9 @@ prepare, launch, alive, ranks, device, workers, batches, data, model, engine, fe
 calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, named,
 train, checkpoint, lessons, prediction, classifier, explain, card, reload, parity, export,
 judgement, figures, svg, charts, report, findings, page, delivery, outbox, store, notes,
-provenance, tracking, records, upload, nested, runs, study, trials, registry, contest, succession,
-urls, photos, answers, sorting, predict, labelled, scoring, promote, trained, following, release,
-telling, pipeline, sweep, cards, app, serve.
+provenance, tracking, records, upload, nested, runs, storage, study, trials, registry, contest,
+succession, urls, photos, answers, sorting, predict, labelled, scoring, promote, trained,
+following, release, telling, pipeline, sweep, cards, app, serve.
 """
 
 from __future__ import annotations

@@ -24,7 +24,10 @@ def local_size() -> int:
 
 
 def key() -> str:
-    """What a process and those that torchrun restarts in its place have in common; or empty."""
+    """What a process and those that torchrun restarts in its place have in common; or empty.
+
+    That is torchrun's --rdzv-id, where it is given: so each training needs one of its own.
+    """
     given = os.environ.get("TORCHELASTIC_RUN_ID")
     if given is None or given != "none":
         return given or ""

@@ -214,7 +214,11 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
 
 
 def _is_restarted(home: Path) -> bool:
-    """Whether torchrun has started this process in place of one that had begun a run."""
+    """Whether torchrun has started this process in place of one that had begun a run.
+
+    How often torchrun says it has restarted does not tell: where another machine fails, or one
+    joins in its place, all processes are started anew and none counts it.
+    """
     ours = launch.key()
     return bool(ours) and any(note.launch == ours for note in notes_in(home))
 

@@ -10,39 +10,32 @@ import contextlib
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import optuna
-from filelock import FileLock
 from optuna import Trial, TrialPruned
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import PartialFixedSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param_importances
-from sqlalchemy import URL, create_engine, inspect, make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from catdog import CatdogError, tracking
+from catdog.storage import Storage, quietly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["RUN", "FrozenTrial", "Study", "Trial", "TrialPruned", "open_storage", "open_study"]
+__all__ = ["RUN", "FrozenTrial", "Study", "Trial", "TrialPruned", "open_study"]
 
 Say = Callable[[str], None]
 
-AUTO = "auto"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 RUN = "run"
 """The trial's attribute that names the MLflow run of the process that runs it."""
 
-HEARTBEAT_S, DEAD_AFTER_S = 10, 60
 PAUSE_S = 0.5
 """Between two looks at what other processes do."""
 
@@ -69,7 +62,7 @@ class Study:
     """
 
     study: optuna.Study
-    storage: BaseStorage
+    storage: Storage
     run_id: str
     seed: int
 
@@ -79,7 +72,11 @@ class Study:
         return self.study.study_name
 
     def finished(self) -> list[FrozenTrial]:
-        """Trials that reached their end or were pruned, in the order of their numbers."""
+        """Trials that reached their end or were pruned, in the order of their numbers.
+
+        Raises:
+            CatdogError: the storage does not answer.
+        """
         return self._trials(*FINISHED)
 
     def best_of(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
@@ -96,7 +93,11 @@ class Study:
         return min(ended, key=lambda trial: (trial.value, trial.number))
 
     def failed(self) -> list[int]:
-        """The numbers of trials that were cut, or that came too late."""
+        """The numbers of trials that were cut, or that came too late.
+
+        Raises:
+            CatdogError: the storage does not answer.
+        """
         return [trial.number for trial in self._trials(TrialState.FAIL)]
 
     def work(
@@ -114,26 +115,21 @@ class Study:
             count: how many there shall be, those of earlier times among them.
             say: told what is waited for.
             first: what the first of all trials tries.
+
+        Raises:
+            CatdogError: the storage does not answer, or MLflow's store does not when it is asked
+                who has ended; and whatever `objective` raises.
         """
-        self._fail([trial for trial in self._running() if trial.user_attrs.get(RUN) == self.run_id])
-        waiting_since = time.monotonic()
-        while len(self.finished()) < count:
-            with _quietly():
-                optuna.storages.fail_stale_trials(self.study)
-            if len(self._counted()) < count:
-                self._run_one(objective, count, first or {})
-                waiting_since = time.monotonic()
-                continue
-            if time.monotonic() - waiting_since > PATIENCE_S:
-                waiting_since = time.monotonic()
-                self._fail([trial for trial in self._running() if _has_ended(trial)])
-                self._tell_waiting(say)
-            time.sleep(PAUSE_S)
+        with self.storage.answering():
+            self._work(objective, count, say, first or {})
 
     def figures(self) -> dict[str, Figure]:
         """How values came with parameters, and which parameters mattered, by name.
 
-        None where fewer than two trials came to their end.
+        Empty where fewer than two trials came to their end.
+
+        Raises:
+            CatdogError: the storage does not answer.
         """
         ended = self._trials(TrialState.COMPLETE)
         if len(ended) < 2:
@@ -142,7 +138,7 @@ class Study:
 
         pyplot.switch_backend("agg")  # no window
         names, told = sorted(ended[0].params), "search log-loss"
-        with _quietly():
+        with self.storage.answering(), quietly():
             warnings.simplefilter("ignore", UserWarning)  # that all have the same batch size, say
             drawn = {
                 "parallel_coordinates": plot_parallel_coordinate(
@@ -157,13 +153,35 @@ class Study:
             pyplot.close(figure)
         return figures
 
+    def _work(
+        self,
+        objective: Callable[[Trial], float],
+        count: int,
+        say: Say,
+        first: dict[str, float],
+    ) -> None:
+        self._fail([trial for trial in self._running() if trial.user_attrs.get(RUN) == self.run_id])
+        waiting_since = time.monotonic()
+        while len(self.finished()) < count:
+            with quietly():
+                optuna.storages.fail_stale_trials(self.study)
+            if len(self._counted()) < count:
+                self._run_one(objective, count, first)
+                waiting_since = time.monotonic()
+                continue
+            if time.monotonic() - waiting_since > PATIENCE_S:
+                waiting_since = time.monotonic()
+                self._fail([trial for trial in self._running() if _has_ended(trial)])
+                self._tell_waiting(say)
+            time.sleep(PAUSE_S)
+
     def _run_one(
         self,
         objective: Callable[[Trial], float],
         count: int,
         first: dict[str, float],
     ) -> None:
-        failed: list[Exception] = []
+        failed: list[BaseException] = []
 
         def wanted(trial: Trial) -> float:
             trial.set_user_attr(RUN, self.run_id)
@@ -173,18 +191,26 @@ class Study:
             self.study.sampler = self._sampler(place, first if place == 0 else {})
             try:
                 return objective(trial)
-            except Exception as error:
+            except TrialPruned:
+                raise
+            except BaseException as error:
                 failed.append(error)
                 raise
 
-        with _quietly():
+        with quietly():
             try:
                 self.study.optimize(wanted, n_trials=1, catch=(_EnoughError,))
-            except ValueError:
+            except Exception as error:
                 # Others took this process for dead, after a laptop's sleep say, and the trial
                 # for failed: it is one of the missing ones now.
-                if not all(isinstance(error, UpdateFinishedTrialError) for error in failed):
+                late = all(isinstance(one, UpdateFinishedTrialError) for one in failed)
+                if isinstance(error, ValueError) and late:
+                    return
+                if not failed:
                     raise
+        # What cut the trial is told, also where Optuna then failed to tell the storage.
+        if failed:
+            raise failed[0]
 
     def _sampler(self, place: int, fixed: dict[str, float]) -> optuna.samplers.BaseSampler:
         """One whose draws only seed, place and the trials before decide.
@@ -200,7 +226,8 @@ class Study:
         return PartialFixedSampler(fixed, learning) if fixed else learning
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states)
+        with self.storage.answering():
+            return self.study.get_trials(deepcopy=False, states=states)
 
     def _counted(self) -> list[FrozenTrial]:
         # In one look: a trial that ends between two would be in neither.
@@ -223,22 +250,25 @@ class Study:
 
 
 def open_study(
-    name: str, storage: BaseStorage, *, run_id: str, seed: int, prunes: bool = True
+    name: str, storage: Storage, *, run_id: str, seed: int, prunes: bool = True
 ) -> Study:
     """The study of this name in the storage, made where there is none.
 
     Args:
         name: the same name means the same study.
-        storage: where it is kept, see `open_storage`.
+        storage: where it is kept, see `catdog.storage.open_storage`.
         run_id: of this process's MLflow run.
         seed: of what is drawn.
         prunes: whether trials that report worse values than half of the others are cut short.
+
+    Raises:
+        CatdogError: the storage does not answer.
     """
     pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=WARMUP_EPOCHS + 1)
-    with _quietly():
+    with storage.answering(), quietly():
         study = optuna.create_study(
             study_name=name,
-            storage=storage,
+            storage=storage.optuna,
             load_if_exists=True,
             direction="minimize",
             pruner=pruner if prunes else optuna.pruners.NopPruner(),
@@ -246,81 +276,6 @@ def open_study(
     return Study(study, storage, run_id, seed)
 
 
-def open_storage(where: str, data_dir: Path) -> BaseStorage:
-    """The storage that the parameter `storage` means; a file of its own in `data_dir` for auto.
-
-    Raises:
-        CatdogError: it can't be opened, or its URL holds a password.
-    """
-    if where == AUTO:
-        where = f"sqlite:///{(data_dir / 'sweeps.db').resolve()}"
-    try:
-        return _database(where) if "://" in where else _file(Path(where))
-    except (SQLAlchemyError, ImportError, OSError, RuntimeError) as error:
-        reason = (str(getattr(error, "orig", None) or error).splitlines() or ["unknown"])[0]
-        raise CatdogError(
-            f"storage={where} can't be opened ({reason}): give a file on a disk that all machines "
-            "share, or a database's URL, as sqlite:///sweeps.db or postgresql://USER@HOST/NAME."
-        ) from error
-
-
-def _file(path: Path) -> JournalStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _database(url: str) -> RDBStorage:
-    parsed = make_url(url)
-    if parsed.password:
-        raise CatdogError(
-            f"storage={parsed.render_as_string()} holds a password, which MLflow shows with the "
-            "run's parameters: leave it out, and let the database's client find it (PGPASSWORD or "
-            "~/.pgpass for PostgreSQL, read_default_file in the URL for MySQL)."
-        )
-    alone: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    options: dict[str, Any] = {}
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        # Two processes that make the tables at once get into each other's way.
-        alone = FileLock(f"{parsed.database}.lock")
-        options = {"connect_args": {"timeout": 60}}
-    with alone, _quietly():
-        _check_not_of_mlflow(parsed)
-        return RDBStorage(
-            url,
-            engine_kwargs=options,
-            heartbeat_interval=HEARTBEAT_S,
-            grace_period=DEAD_AFTER_S,
-        )
-
-
-def _check_not_of_mlflow(url: URL) -> None:
-    """Refuse MLflow's own database: both count their tables' versions in a table of one name."""
-    engine = create_engine(url)
-    try:
-        taken = inspect(engine).has_table("experiments")
-    finally:
-        engine.dispose()
-    if taken:
-        raise CatdogError(
-            f"storage={url.render_as_string()} is a database of MLflow's: give the study one of "
-            "its own."
-        )
-
-
 def _has_ended(trial: FrozenTrial) -> bool:
     """Whether MLflow knows that the run of the process that began the trial has ended."""
     return tracking.status_of(trial.user_attrs.get(RUN, "")) in ("FINISHED", "FAILED", "KILLED")
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without Optuna's lines for each trial, and its warnings that a part of it may change."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from catdog.config import HeadConfig, MainConfig, SweepConfig
 from catdog.pipeline import train_and_register
 from catdog.prepared import Prepared
 from catdog.runs import RunFolder
-from catdog.study import RUN, FrozenTrial, Study, Trial, open_storage, open_study
+from catdog.storage import open_storage
+from catdog.study import RUN, FrozenTrial, Study, Trial, open_study
 from catdog.trials import (
     BATCH_SIZES,
     LEARNING_RATES,
@@ -36,6 +37,20 @@ FORMAT = 1
 
 SEARCHED = "learning_rate", "weight_decay", "batch_size", "views"
 
+SHARED = "seed", "epochs", "patience", "min_delta", "search_fraction", "backbone"
+"""Parameters that decide a trial's value, besides the weights and the space that is searched."""
+
+LAST = (
+    "unfreeze",
+    "finetune_epochs",
+    "finetune_rate",
+    "keep_share",
+    "registered_model_name",
+    "promote",
+    "promote_margin",
+)
+"""Parameters that decide what is trained and registered in the end, and no trial."""
+
 VERSION = "version"
 """Attribute of the trial in which the best parameters are trained with: what was registered."""
 
@@ -49,8 +64,8 @@ def sweep_and_register(
     pictures mean the same study, wherever its processes are.
 
     Raises:
-        CatdogError: a parameter does not fit, the storage can't be opened, the data has gone, or
-            the registry refuses.
+        CatdogError: a parameter does not fit, the storage can't be opened or fails, the data has
+            gone, or the registry refuses.
     """
     storage = open_storage(config.storage, Path(config.data_dir))
     name = study_name(config, prepared)
@@ -74,11 +89,19 @@ def study_name(config: SweepConfig, prepared: Prepared) -> str:
         "space": [LEARNING_RATES, WEIGHT_DECAYS, BATCH_SIZES, view_counts(config.most_views)],
         "weights": _sha256(weights) if weights.is_file() else config.weights,
     }
-    shared = ("seed", "epochs", "patience", "min_delta", "search_fraction", "backbone")
-    decisive |= {key: getattr(config, key) for key in shared}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    decisive |= {key: getattr(config, key) for key in SHARED}
     data = re.sub(r"[^\w.-]", "_", prepared.folder.name)
-    return f"{data}-{digest[:12]}"
+    return f"{data}-{_digest(decisive)}"
+
+
+def end_name(config: SweepConfig, prepared: Prepared) -> str:
+    """The name of the study whose one trial is training with the best, on every machine.
+
+    Sweeps that share their trials and train with the best in other ways have ends of their own.
+    """
+    decisive = {key: getattr(config, key) for key in LAST} | {"classes": prepared.classes}
+    name = study_name(config, prepared)
+    return f"{name}-best-of-{config.trials}-{_digest(decisive)}"
 
 
 def _run_trials(config: SweepConfig, prepared: Prepared, study: Study, say: Say) -> None:
@@ -100,7 +123,7 @@ def _finish(
     That is a trial, too, of a study of its own: so the storage says whose turn it is, also after
     the process whose turn it was has died.
     """
-    name = f"{study.name}-best-of-{config.trials}"
+    name = end_name(config, prepared)
     end = open_study(name, study.storage, run_id=study.run_id, seed=config.seed, prunes=False)
     end.work(lambda trial: _train_with_best(config, prepared, study, trial, folder, say), 1, say)
     done = end.finished()[0]
@@ -137,8 +160,9 @@ def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial)
         for trial in finished
         if trial.datetime_complete
     ]
+    failed = study.failed()  # the storage is not what is asked for below
     with tracking.registering():
-        nested.complete(study.name, told, failed=study.failed())
+        nested.complete(study.name, told, failed=failed)
     pruned = sum(one.state == "PRUNED" for one in told)
     records.log_metrics(
         {
@@ -150,6 +174,11 @@ def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial)
     records.set_tags({"best_trial": str(best.number)})
     for name, figure in study.figures().items():
         records.log_figure(figure, f"{name}.png")
+
+
+def _digest(decisive: Mapping[str, object]) -> str:
+    whole = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return whole[:12]
 
 
 def _sha256(path: Path) -> str:

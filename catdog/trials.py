@@ -141,6 +141,7 @@ def run_trial(config: SweepConfig, ground: Ground, study: str, trial: Trial, say
 
     Raises:
         TrialPruned: others are better by now, or it diverged.
+        StorageInternalError: the study's storage fails, which `Study.work` turns into a sentence.
     """
     head = HeadConfig(**suggest(trial, config.most_views))
     epochs: list[Epoch] = []

@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields
 from typing import get_type_hints
 
 from catdog.config import MainConfig, ScoreConfig, SweepConfig
+from catdog.sweep import SEARCHED
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -36,6 +37,16 @@ def test_the_table_of_the_sweep_is_the_one_of_the_code():
             continue
         (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
         assert f"| `{field.name}` | `{field.default}` | {told} |" in README
+
+
+def test_what_the_sweep_does_not_take_of_the_main_job_is_told():
+    missing = {field.name for field in fields(MainConfig)} - {
+        field.name for field in fields(SweepConfig)
+    }
+    assert missing == {*SEARCHED, "processes"}
+    told = README.partition("### A sweep")[2].partition("###")[0]
+    assert all(f"`{name}`" in told for name in missing)
+    assert "without the four that are searched and without `processes`" in told
 
 
 def test_every_picture_and_script_of_the_readme_is_there():

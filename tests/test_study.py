@@ -15,18 +15,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, create_engine, make_url, text
 
-from catdog import CatdogError, store, study
-from catdog.study import RUN, FrozenTrial, Study, Trial, TrialPruned, open_storage, open_study
+from catdog import CatdogError, storage, study
+from catdog.storage import open_storage
+from catdog.study import RUN, FrozenTrial, Study, Trial, TrialPruned, open_study
 from tests.conftest import child_environment
 from tests.mlflow_server import postgres
 
 WORKER = """
 import sys, time
 from pathlib import Path
-from catdog import study
+from catdog import storage, study
 where, run_id, count, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-study.HEARTBEAT_S, study.DEAD_AFTER_S = 1, 2
-mine = study.open_study("s", study.open_storage(where, Path()), run_id=run_id, seed=0)
+storage.HEARTBEAT_S, storage.DEAD_AFTER_S = 1, 2
+mine = study.open_study("s", storage.open_storage(where, Path()), run_id=run_id, seed=0)
 def objective(trial):
     value = trial.suggest_float("x", 0, 1)
     print("began", flush=True)
@@ -125,7 +126,7 @@ def test_the_trial_of_a_killed_process_is_made_up_for_at_once_by_the_run_that_go
 
 def test_the_trial_of_a_killed_process_is_made_up_for_by_others(monkeypatch):
     _killed_in_a_trial("auto", "a")
-    monkeypatch.setattr(study, "DEAD_AFTER_S", 2)
+    monkeypatch.setattr(storage, "DEAD_AFTER_S", 2)
     other = _study(run_id="b")
     start = time.monotonic()
     _work(other, 1)
@@ -179,6 +180,80 @@ def test_an_error_ends_the_work_and_the_trial_is_missing():
         _work(mine, 1, fails)
     assert mine.finished() == []
     assert mine.failed() == [0]
+
+
+def _break(where: str) -> None:
+    """Lose a table of a database, or write into a file what no study says."""
+    if "://" not in where:
+        with Path(where).open("a", encoding="utf-8") as log:
+            log.write("no study\n")
+        return
+    engine = create_engine(where)
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE trial_intermediate_values"))
+    engine.dispose()
+
+
+def test_a_storage_that_fails_in_a_trial_is_told_as_what_it_is(where, capfd):
+    def breaks(trial: Trial) -> float:
+        _break(where)
+        trial.report(0.5, 1)
+        trial.report(0.5, 2)
+        return 0.5
+
+    mine = _study(where)
+    with pytest.raises(CatdogError) as caught:
+        _work(mine, 1, breaks)
+    assert str(caught.value).startswith(f"storage={where} does not answer (")
+    assert ("trial_intermediate_values" in str(caught.value)) == ("://" in where)
+    assert "Traceback" not in capfd.readouterr().err  # of the heartbeat's thread, say
+
+
+def test_a_heartbeat_outlives_a_short_failure_of_the_storage(monkeypatch):
+    monkeypatch.setattr(storage, "HEARTBEAT_S", 1)
+    beats: list[object] = []
+
+    def last_beat() -> object:
+        with contextlib.closing(sqlite3.connect("sweeps.db")) as database:
+            return database.execute("SELECT heartbeat FROM trial_heartbeats").fetchone()
+
+    def objective(trial: Trial) -> float:
+        time.sleep(0.5)
+        whole = Path("sweeps.db").read_bytes()
+        Path("sweeps.db").write_bytes(b"no database" * 1000)
+        time.sleep(1)
+        Path("sweeps.db").write_bytes(whole)
+        beats.append(last_beat())
+        time.sleep(2)
+        beats.append(last_beat())
+        return 0.5
+
+    mine = _study()
+    _work(mine, 1, objective)
+    assert len(mine.finished()) == 1
+    assert beats[0] != beats[1]
+
+
+def test_a_storage_that_fails_between_trials_is_told_so_too():
+    mine = _study()
+    _work(mine, 2)
+    Path("sweeps.db").write_bytes(b"no database" * 1000)
+    for ask in (mine.finished, mine.failed, mine.figures, lambda: _work(mine, 3), _study):
+        with pytest.raises(
+            CatdogError, match=r"sweeps.db (does not answer|can't be opened) \(file"
+        ):
+            ask()
+
+
+@pytest.mark.parametrize("error", [CatdogError("pictures are gone"), KeyboardInterrupt()])
+def test_what_cut_a_trial_is_told_where_the_storage_fails_as_well(error):
+    def fails(trial: Trial) -> float:
+        Path("sweeps.db").write_bytes(b"no database" * 1000)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        _work(_study(), 1, fails)
+    assert caught.value is error
 
 
 def test_a_process_that_was_taken_for_dead_goes_on_with_another_trial(where):
@@ -238,30 +313,3 @@ def test_the_pictures_show_parameters():
     mine = _study()
     _work(mine, 4, lambda trial: _objective(trial) + trial.suggest_categorical("views", [1]))
     assert set(mine.figures()) == {"parallel_coordinates", "parameter_importances"}
-
-
-@pytest.mark.parametrize(
-    ("where", "said"),
-    [
-        ("postgresql://me:secret@host/db", r"postgresql://me:\*\*\*@host/db holds a password"),
-        ("nosuch://host/db", "storage=nosuch://host/db can't be opened"),
-        ("sqlite:////proc/no/sweeps.db", "can't be opened"),
-        ("/proc/no/sweep.log", "can't be opened"),
-        ("postgresql://127.0.0.1:1/db", "can't be opened"),
-    ],
-)
-def test_a_storage_that_can_not_be_opened_is_one_sentence(where, said):
-    with pytest.raises(CatdogError, match=said) as caught:
-        open_storage(where, Path())
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_database_of_mlflow_is_left_alone(tracking_store):
-    store.connect()
-    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
-        tables = "SELECT name FROM sqlite_master ORDER BY name"
-        before = database.execute(tables).fetchall()
-        with pytest.raises(CatdogError, match="is a database of MLflow's: give the study one of"):
-            open_storage(tracking_store, Path())
-        assert database.execute(tables).fetchall() == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import mlflow
@@ -14,7 +14,8 @@ from catdog import CatdogError, runs, sweep, tracking, trials
 from catdog.config import MainConfig, SweepConfig
 from catdog.prepare import prepare
 from catdog.prepared import Prepared
-from catdog.study import open_storage, open_study
+from catdog.storage import open_storage
+from catdog.study import open_study
 from tests.conftest import tiny_picture
 
 CONFIG = SweepConfig(
@@ -133,6 +134,23 @@ def test_a_sweep_that_is_finished_registers_nothing_again_and_may_be_extended(pr
     assert _trials_below(more.info.run_id) == [0, 1, 2, 3, 4]
 
 
+def test_what_decides_the_last_training_alone_trains_again_with_the_same_trials(
+    prepared, registered
+):
+    _sweep(prepared)
+    other = {"unfreeze": "all", "registered_model_name": "other", "keep_share": 0.9}
+    run, said = _sweep(prepared, **other)
+    assert [run_id for run_id, _ in registered][1:] == [run.info.run_id]
+    assert {key: getattr(registered[1][1], key) for key in other} == other
+    assert not any(line.startswith(("trial", "Features")) for line in said)
+    assert said[-1].endswith("has registered other version 2.")
+    assert _trials_below(run.info.run_id) == [0, 1, 2, 3]
+    _sweep(prepared, **other)
+    _, said = _sweep(prepared)
+    assert said[-1].endswith("has registered catdog version 1.")
+    assert len(registered) == 2
+
+
 def test_a_sweep_that_was_cut_goes_on_as_the_same_run(prepared, registered, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         _cut(patch, after=2)
@@ -187,6 +205,37 @@ def test_what_trials_rest_on_decides_the_studys_name(prepared, tmp_path):
         for file in ("one.pth", "two.pth")
     ]
     assert by_file[0] == by_file[1] != name
+
+
+# Those of the pictures, by the digest of what was prepared.
+OF_THE_PICTURES = {"dataset", "classes", "val_fraction", "exclude"}
+WHERE_AND_HOW = {"data_dir", "device", "resume", "storage"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        field.name
+        for field in fields(SweepConfig)
+        if field.name not in OF_THE_PICTURES | WHERE_AND_HOW
+    ],
+)
+def test_every_parameter_decides_what_is_done_at_the_end(name, prepared):
+    value = getattr(CONFIG, name)
+    changed = replace(CONFIG, **{name: f"{value}x" if isinstance(value, str) else value + 1})
+    assert sweep.end_name(changed, prepared) != sweep.end_name(CONFIG, prepared)
+    assert sweep.end_name(replace(CONFIG), prepared) == sweep.end_name(CONFIG, prepared)
+
+
+@pytest.mark.parametrize("name", sorted(WHERE_AND_HOW))
+def test_where_and_how_it_is_done_does_not_matter(name, prepared):
+    elsewhere = replace(CONFIG, **{name: "x"})
+    assert sweep.end_name(elsewhere, prepared) == sweep.end_name(CONFIG, prepared)
+
+
+def test_other_classes_have_an_end_of_their_own(prepared):
+    turned = replace(prepared, classes=("dog", "cat"))
+    assert sweep.end_name(CONFIG, turned) != sweep.end_name(CONFIG, prepared)
 
 
 def test_a_study_of_a_folder_with_an_odd_name_is_found_in_mlflow(prepared, registered, tmp_path):

@@ -16,7 +16,8 @@ from catdog.lessons import pictures_of
 from catdog.model import Head, build_network
 from catdog.prepare import prepare
 from catdog.prepared import Prepared
-from catdog.study import Trial, open_storage, open_study
+from catdog.storage import open_storage
+from catdog.study import Trial, open_study
 from catdog.train import seed_everything
 from catdog.trials import BEST_EPOCH, EPOCHS, TROUBLE, Ground, split_off, view_counts
 from tests.conftest import tiny_picture

@@ -14,7 +14,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from catdog import photos, pipeline, registry, succession, train
+from catdog import photos, pipeline, registry, storage, succession, train, trials
 from tests.faults.conftest import TINY, QuickProof
 
 
@@ -149,6 +149,47 @@ def test_a_loss_that_never_was_a_number_ends_the_run(run, shop, monkeypatch):
     assert ended.sentence.startswith("training diverged in epoch 1")
     assert shop.newest_run().info.status == "FAILED"
     assert len(MlflowClient().search_model_versions("name = 'catdog'")) == before
+
+
+@pytest.mark.fault(
+    "the database of a sweep breaks in mid-trial",
+    "“storage=… does not answer (…): … the same command goes on with the trials that are there”; "
+    "the run ends as FAILED, and once the database is back only missing trials are run",
+)
+def test_a_sweeps_database_that_breaks_is_told_and_the_same_command_goes_on(
+    run, where, tmp_path, trains_quickly, monkeypatch
+):
+    monkeypatch.setattr(storage, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(storage, "DEAD_AFTER_S", 2)
+    database = tmp_path / "data" / "sweeps.db"
+    whole: list[bytes] = []
+    real = trials.learn
+
+    def breaking(*rest: object) -> object:
+        fitted = real(*rest)
+        whole.append(database.read_bytes())
+        if len(whole) == 2:
+            database.write_bytes(b"no database" * 1000)
+        return fitted
+
+    arguments = (*where, *TINY, "--trials", "3", "--most_views", "1", "--promote", "never")
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "learn", breaking)
+        ended = run("sweep", *arguments)
+    assert ended.status == 2
+    assert ended.sentence.startswith(f"storage=sqlite:///{database} does not answer (file is not")
+    assert [one.info.status for one in _sweeps()] == ["FAILED"]
+    database.write_bytes(whole[1])
+    ended = run("sweep", *arguments)
+    assert ended.status == 0, ended.err
+    assert ": 1 of 3 trials are there" in ended.err
+    assert [one.info.status for one in _sweeps()] == ["FINISHED", "FAILED"]
+
+
+def _sweeps() -> list[mlflow.entities.Run]:
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("catdog")
+    return client.search_runs([experiment.experiment_id], "params.trials = '3'")
 
 
 @pytest.fixture
