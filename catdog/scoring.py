@@ -38,7 +38,7 @@ MAX_BYTES = 512 << 20
 
 BY_NAME = 1_000
 """Pictures of a round that are named to Spark, at most, when others of it have their answers: it
-reads these alone. Of more it reads the whole round, as so long a list would take it longer."""
+reads these alone. Of more it reads the whole round: 20,000 names took it 16 s, 1,000 took 3."""
 
 
 @dataclass(frozen=True)
