@@ -16,6 +16,7 @@ from pathlib import Path
 from catdog import predict, scoring
 from catdog.photos import find_photos
 from catdog.prediction import Options
+from catdog.spark import spark_session
 
 ROUNDS = 3
 
@@ -40,7 +41,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     model_uri = sys.argv[2] if len(sys.argv) > 2 else "models:/catdog/Production"
     classifier, model = predict.load_classifier(model_uri), scoring.pin(model_uri)
-    with scoring.spark_session("local[2]") as spark:
+    with spark_session("local[2]") as spark:
         with_spark(spark, model, folder)
         rounds = [
             (predicting(classifier, folder), with_spark(spark, model, folder))

@@ -8,8 +8,8 @@ calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit,
 train, checkpoint, lessons, prediction, classifier, explain, card, reload, parity, export,
 judgement, figures, svg, charts, report, findings, page, delivery, outbox, store, notes,
 provenance, tracking, records, upload, nested, runs, storage, study, trials, registry, contest,
-succession, urls, photos, answers, sorting, predict, labelled, scoring, promote, trained,
-following, release, telling, pipeline, sweep, cards, app, serve.
+succession, urls, photos, answers, sorting, predict, labelled, spark, table, scoring, promote,
+trained, following, release, telling, pipeline, sweep, cards, app, serve.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 from tests.kaggle_server import KaggleServer
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
     from selenium.webdriver.remote.webdriver import WebDriver
 
     from catdog.classifier import Classifier
@@ -305,6 +306,15 @@ def draw_folder() -> Callable[..., Path]:
         return folder
 
     return draw
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[SparkSession]:
+    """Spark on this machine, with two workers."""
+    from catdog.spark import spark_session
+
+    with spark_session("local[2]") as session:
+        yield session
 
 
 @pytest.fixture
