@@ -98,14 +98,14 @@ def _reserve(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.u
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        pixels = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)  # no longer mapped after this
         if hasattr(os, "posix_fallocate"):  # macOS has none
             with path.open("r+b") as stream:
                 os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
     except OSError:
         path.unlink(missing_ok=True)
         raise
-    return pixels
+    return open_memmap(path, mode="r+")
 
 
 class PixelBatches(EpochBatches):

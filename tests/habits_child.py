@@ -106,6 +106,7 @@ def main(method: str, folder: Path) -> None:
     for module, names in ONLY_POSIX.items():
         for name in names:
             delattr(module, name)
+    os.process_cpu_count = os.cpu_count  # Python 3.13's own needs `sched_getaffinity` here alone
     refused = _watch()
     told = train(str(folder / "data")) | {"refused": refused}
     (folder / "told.json").write_text(json.dumps(told), encoding="utf-8")
