@@ -5,6 +5,7 @@ Each leaves signs in a store that all of them see: that it lives, now and then, 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -31,7 +32,10 @@ class Signs:
         self._store, self._rank, self._size = store, rank, size
         self._seen: dict[int, tuple[str | None, float]] = {}
         self.note("who", f"process id {os.getpid()} on {socket.gethostname()}")
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._ended = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
+        atexit.register(self._rest)
 
     def note(self, what: str, text: str) -> None:
         """Leave a sign: how this process has ended, and why."""
@@ -55,10 +59,15 @@ class Signs:
 
     def _beat(self) -> None:
         number = 0
-        while True:
+        while not self._ended.is_set():
             self.note("beat", str(number))
             number += 1
-            time.sleep(BEAT_S)
+            self._ended.wait(BEAT_S)
+
+    def _rest(self) -> None:
+        """Beat no more, before Python ends: a thread that is in the store by then aborts it."""
+        self._ended.set()
+        self._beating.join(SILENCE_S)
 
     def _noted(self, what: str, rank: int) -> str | None:
         key = f"{what}/{rank}"
