@@ -168,11 +168,11 @@ def cache_for(
     if keep:
         yield open_cache(data_dir, network, engine)
         return
-    folder = features_folder(data_dir) if shared else None
-    if folder is not None:
+    folder = features_folder(data_dir)
+    if shared:
         with cache_trouble_is_told(folder):
             folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder if shared else None) as scratch:
         yield FeatureCache(Path(scratch))
 
 

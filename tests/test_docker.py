@@ -76,7 +76,7 @@ def test_mlflow_reads_the_project_in_a_container():
     assert project.docker_env["image"] == "catdog:cpu"
 
 
-def test_mlflow_starts_the_container_with_and_without_a_kaggle_token(tracking_store, monkeypatch):
+def test_mlflow_starts_the_container_also_for_who_has_no_kaggle_token(tracking_store, monkeypatch):
     monkeypatch.delenv("KAGGLE_API_TOKEN", raising=False)
     docker_env = _project_spec.load_project(str(ROOT / "docker")).docker_env
     mlflow.set_experiment("catdog")
