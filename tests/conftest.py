@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
 
     from catdog.classifier import Classifier
-    from tests.test_project import Project
+    from tests.project import Project
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -193,10 +193,10 @@ class TwoAtOnce:
 @pytest.fixture(scope="session")
 def two_at_once(tmp_path_factory) -> Iterator[TwoAtOnce]:
     """Two runs that download the same data set with planted credentials."""
-    from tests.test_project import _copy
+    from tests.project import copied
 
     root = tmp_path_factory.mktemp("two")
-    project = _copy(root)
+    project = copied(root)
     with contextlib.chdir(root):  # two that make MLflow's tables at once fail within MLflow
         project.client.search_experiments()
     (root / "site").mkdir()

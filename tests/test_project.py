@@ -14,97 +14,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pandas as pd
-import psutil
 import pytest
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from tests.conftest import ROOT, tiny_picture
+from tests.project import Project, copied, draw
 
 pytestmark = pytest.mark.project
-
-
-@dataclass(frozen=True)
-class Project:
-    """A copy of the project, as a fresh clone would be."""
-
-    root: Path
-
-    @property
-    def client(self) -> MlflowClient:
-        uri = f"sqlite:///{self.root}/mlflow.db"
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-    def environment(self, **extra: str) -> dict[str, str]:
-        """A newcomer's environment."""
-        hidden = ("MLFLOW_", "KAGGLE_", "PYTEST_")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-        return kept | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
-            "HOME": str(self.root / "home"),
-            "PYTHONPATH": str(self.root),
-            **extra,
-        }
-
-    def start(self, *command: str, status: int = 0, cwd: Path | None = None, **extra: str):
-        """Run a command in a newcomer's environment and check its exit status."""
-        ended = subprocess.run(
-            command,
-            cwd=cwd or self.root,
-            env=self.environment(**extra),
-            capture_output=True,
-            text=True,
-            timeout=1500,
-            check=False,
-        )
-        assert ended.returncode == status, ended.stdout + ended.stderr
-        return ended
-
-    def mlflow_run(self, *parameters: str, entry_point: str = "main", status: int = 0):
-        pairs = [word for parameter in parameters for word in ("-P", parameter)]
-        return self.start(
-            *("mlflow", "run", ".", "--env-manager=local", "-e", entry_point, *pairs), status=status
-        )
-
-    def script(self, name: str, *arguments: str, **options):
-        return self.start(sys.executable, f"scripts/{name}.py", *arguments, **options)
-
-    def runs(self) -> list[Run]:
-        """All runs, the newest first."""
-        return self.client.search_runs(["0"])
-
-
-def _copy(target: Path) -> Project:
-    for name in ("catdog", "scripts"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, target / name, ignore=ignore)
-    for name in ("MLproject", "conda.yaml"):
-        shutil.copy(ROOT / name, target / name)
-    (target / "home").mkdir()
-    return Project(target)
-
-
-def _draw(folder: Path, count: int, *, labelled: bool = True) -> Path:
-    folder.mkdir(parents=True)
-    for number in range(count):
-        for name in ("cat", "dog"):
-            path = folder / (f"{name}.{number}.jpg" if labelled else f"{number}{name}.jpg")
-            tiny_picture(name, number if labelled else number + 1000, (240, 200)).save(path)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """A project in which `mlflow run` has trained twice on tiny pictures."""
-    project = _copy(tmp_path_factory.mktemp("project"))
-    _draw(project.root / "pets" / "train", 15)
-    _draw(project.root / "pets" / "test", 2, labelled=False)
+    project = copied(tmp_path_factory.mktemp("project"))
+    draw(project.root / "pets" / "train", 15)
+    draw(project.root / "pets" / "test", 2, labelled=False)
     project.mlflow_run("dataset=pets", "epochs=2", "learning_rate=1e-2")
     project.mlflow_run("dataset=pets", "epochs=1", "learning_rate=0.0000001", "seed=0")
     return project
@@ -145,8 +74,8 @@ def test_the_second_run_computes_no_feature_anew(project):
 
 
 def test_a_network_is_trained_on_pictures_when_no_views_are_kept(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets", 12)
+    project = copied(tmp_path)
+    draw(tmp_path / "pets", 12)
     project.script("main", "--dataset", "pets", "--epochs", "2", "--views", "0")
     (run,) = project.runs()
     assert run.data.metrics["best_val_accuracy"] > 0.7
@@ -154,8 +83,8 @@ def test_a_network_is_trained_on_pictures_when_no_views_are_kept(tmp_path):
 
 
 def test_the_backbone_is_fine_tuned_after_the_head(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets", 12)
+    project = copied(tmp_path)
+    draw(tmp_path / "pets", 12)
     fine = ("--unfreeze", "1", "--finetune_epochs", "2", "--patience", "9")
     ended = project.script("main", "--dataset", "pets", "--epochs", "2", *fine)
     assert "Fine-tuning unfreeze=1" in ended.stderr
@@ -166,8 +95,8 @@ def test_the_backbone_is_fine_tuned_after_the_head(tmp_path):
 
 
 def test_two_processes_train_one_run(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets", 12)
+    project = copied(tmp_path)
+    draw(tmp_path / "pets", 12)
     options = ("backbone=test_resnet", "weights=none", "unfreeze=all", "finetune_epochs=1")
     project.mlflow_run("dataset=pets", "epochs=1", "processes=2", *options)
     (run,) = project.runs()
@@ -499,8 +428,8 @@ def test_evaluate_and_predict_are_entry_points_too(project):
 
 
 def test_the_steps_one_by_one_give_what_main_gives(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets" / "train", 6)
+    project = copied(tmp_path)
+    draw(tmp_path / "pets" / "train", 6)
     for step in ("download", "prepare"):
         project.script(step, "--dataset", "pets")
     project.script("train", "--dataset", "pets", "--epochs", "1")
@@ -512,7 +441,7 @@ def test_the_steps_one_by_one_give_what_main_gives(tmp_path):
 @pytest.fixture(scope="module")
 def spare(tmp_path_factory) -> Project:
     """A project in which nothing has been trained."""
-    return _copy(tmp_path_factory.mktemp("spare"))
+    return copied(tmp_path_factory.mktemp("spare"))
 
 
 @pytest.mark.parametrize(
@@ -538,18 +467,18 @@ def _break_empty(root: Path) -> None:
 
 
 def _break_one_class(root: Path) -> None:
-    _draw(root / "pets", 3)
+    draw(root / "pets", 3)
     for path in (root / "pets").glob("dog.*"):
         path.unlink()
 
 
 def _break_corrupt(root: Path) -> None:
-    for path in _draw(root / "pets", 3).iterdir():
+    for path in draw(root / "pets", 3).iterdir():
         path.write_bytes(b"\xff\xd8 nothing")
 
 
 def _break_data_folder(root: Path) -> None:
-    _draw(root / "pets", 3)
+    draw(root / "pets", 3)
     (root / "data").write_text("a file where the folder should be")
 
 
@@ -563,7 +492,7 @@ def _break_data_folder(root: Path) -> None:
     ],
 )
 def test_bad_input_ends_with_status_2_and_a_failed_run(tmp_path, spoil, said):
-    project = _copy(tmp_path)
+    project = copied(tmp_path)
     spoil(tmp_path)
     ended = project.script("main", "--dataset", "pets", status=2)
     assert ended.stderr.count("error: ") == 1
@@ -572,102 +501,8 @@ def test_bad_input_ends_with_status_2_and_a_failed_run(tmp_path, spoil, said):
     assert [run.info.status for run in project.runs()] == ["FAILED"]
 
 
-def test_an_interrupted_training_ends_as_killed(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets", 8)
-    command = [sys.executable, "-m", "scripts.main", "--dataset", "pets", "--epochs", "500"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    process = subprocess.Popen(
-        [*command, "--patience", "500"],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        # Tests that run in the background ignore it, and so would the process.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-    )
-    with process:
-        for line in process.stderr:
-            if line.startswith(b"epoch   2"):
-                process.send_signal(signal.SIGINT)
-                break
-        process.stderr.read()
-    assert process.returncode == 130
-    (run,) = project.runs()
-    assert run.info.status == "KILLED"
-    assert project.client.search_registered_models() == []
-
-
-MANY = 100
-"""Epochs that last well beyond the first checkpoint (2 s), on fast machines also."""
-
-LONG = ("dataset=pets", f"epochs={MANY}", f"patience={MANY}")
-
-
-def _cut(project: Project, how: signal.Signals, *, after: str) -> tuple[str, str]:
-    """Start `mlflow run`, and send its script a signal once a file like `after` is there.
-
-    Returns the run's id and what was said.
-    """
-    pairs = [word for parameter in LONG for word in ("-P", parameter)]
-    launcher = subprocess.Popen(
-        ["mlflow", "run", ".", "--env-manager=local", *pairs],
-        cwd=project.root,
-        env=project.environment(),
-        stderr=subprocess.PIPE,
-    )
-    said = b""
-    with launcher:
-        for line in launcher.stderr:
-            said += line
-            if line.startswith(b"epoch") and any(project.root.glob(after)):
-                for process in psutil.Process(launcher.pid).children(recursive=True):
-                    if "scripts.main" in process.cmdline():
-                        process.send_signal(how)
-                break
-        said += launcher.stderr.read()
-    assert launcher.returncode == 1
-    return project.runs()[0].info.run_id, said.decode()
-
-
-def _check_went_on(project: Project, run_id: str) -> None:
-    aside, run = project.runs()
-    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
-    assert "resume_with" not in run.data.tags
-    for name in ("val_loss", "features_computed"):
-        steps = [m.step for m in project.client.get_metric_history(run_id, name)]
-        assert steps == (list(range(1, MANY + 1)) if name == "val_loss" else [0])
-    assert run.data.params["epochs"] == str(MANY)
-    (version,) = project.client.search_model_versions("name = 'catdog'")
-    assert version.run_id == run_id
-    assert list((project.root / "data" / "runs").iterdir()) == []
-    assert (aside.info.status, aside.data.tags["mlflow.parentRunId"]) == ("FINISHED", run_id)
-
-
-def test_a_run_that_was_killed_goes_on_as_the_same_run(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets", 12)
-    run_id, _ = _cut(project, signal.SIGKILL, after="data/runs/*/checkpoint-*")
-    said = project.mlflow_run(f"resume={run_id}").stderr
-    assert f"Resuming run {run_id}" in said
-    assert "epoch   1:" not in said  # it did not begin anew
-    _check_went_on(project, run_id)
-
-
-def test_a_run_that_was_told_to_end_says_how_it_goes_on(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets", 12)
-    run_id, said = _cut(project, signal.SIGTERM, after="data/runs/*/run.json")
-    command = f"mlflow run . --env-manager=local -P resume={run_id}"
-    assert f"Go on: {command}" in said
-    (run,) = project.runs()
-    # Our KILLED does not last: `mlflow run` sets FAILED after whatever did not end with 0.
-    assert (run.info.status, run.data.tags["resume_with"]) == ("FAILED", command)
-    assert "the latest unfinished one" in project.mlflow_run("resume=auto", *LONG).stderr
-    _check_went_on(project, run_id)
-
-
 def test_another_pair_is_trained_registered_and_labelled(tmp_path):
-    project = _copy(tmp_path)
+    project = copied(tmp_path)
     for name in ("ant", "bee"):
         (tmp_path / "raw" / f"{name.title()}s").mkdir(parents=True)
         for number in range(20):
@@ -696,65 +531,9 @@ def test_another_pair_is_trained_registered_and_labelled(tmp_path):
     assert list(rows[0]) == ["path", "label", "confidence", "p_bee", "familiarity", "error"]
 
 
-def _trials_of(project: Project, run: Run) -> list[Run]:
-    below = f"tags.mlflow.parentRunId = '{run.info.run_id}' and tags.trial != ''"
-    return project.client.search_runs(["0"], below)
-
-
-def test_a_sweep_registers_the_best_of_its_trials_by_the_same_way(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets", 15)
-    project.mlflow_run("dataset=pets", "trials=3", "epochs=2", "most_views=2", entry_point="sweep")
-    (run,) = [one for one in project.runs() if "trial" not in one.data.tags]
-    trials = _trials_of(project, run)
-    assert (run.info.status, len(trials)) == ("FINISHED", 3)
-    best = min(trials, key=lambda one: one.data.metrics["best_search_loss"])
-    assert run.data.tags["best_trial"] == best.data.tags["trial"]
-    for name, value in best.data.params.items():
-        assert run.data.params[name] == value
-    version = project.client.get_model_version_by_alias("catdog", "production")
-    assert version.run_id == run.info.run_id
-    assert run.data.metrics["parity_max_abs_diff"] < 0.001
-    logged = {one.path for one in project.client.list_artifacts(run.info.run_id)}
-    assert logged >= {"parallel_coordinates.png", "parameter_importances.png", "report.html"}
-
-
-def test_two_machines_sweep_together_and_one_of_them_registers(tmp_path):
-    project = _copy(tmp_path)
-    _draw(tmp_path / "pets", 15)
-    sweep = (sys.executable, "-m", "scripts.sweep", "--dataset=pets", "--trials=40", "--epochs=2")
-    shared = "--storage=shared/sweep.log"
-
-    def begin(*own: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*sweep, shared, *own],
-            cwd=project.root,
-            env=project.environment(),
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-
-    first = begin("--data_dir=data")
-    assert any(line.startswith("trial") for line in first.stderr)
-    second = begin("--data_dir=elsewhere")
-    for process in (first, second):
-        said = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, said
-    (version,) = project.client.search_model_versions("name = 'catdog'")
-    run = project.client.get_run(version.run_id)
-    assert sorted(int(one.data.tags["trial"]) for one in _trials_of(project, run)) == list(
-        range(40)
-    )
-    (other,) = {one.info.run_id for one in project.runs() if "trial" not in one.data.tags} - {
-        version.run_id
-    }
-    assert project.client.get_run(other).data.tags["mlflow.parentRunId"] == version.run_id
-
-
 @pytest.mark.timeout(1800)
 def test_photos_are_learned_to_985_in_a_thousand(tmp_path, photos):
-    project = _copy(tmp_path)
+    project = copied(tmp_path)
     project.mlflow_run(f"dataset={photos}", "epochs=10")
     (run,) = project.runs()
     assert run.data.metrics["best_val_accuracy"] >= 0.985

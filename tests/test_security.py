@@ -290,9 +290,9 @@ def test_ordinary_names_are_taken(name):
 
 @pytest.mark.project
 def test_mlflow_run_does_what_hostile_parameters_say_and_nothing_more(tmp_path):
-    from tests.test_project import _copy
+    from tests.project import copied
 
-    project = _copy(tmp_path)
+    project = copied(tmp_path)
     name = "pe ts'; touch trace; $(touch trace) \"`touch trace`"
     for kind in COLOURS:
         (tmp_path / name / kind).mkdir(parents=True)

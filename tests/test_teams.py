@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from catdog import command, config
 from tests.conftest import ROOT
 from tests.mlflow_server import Server, has_postgres, postgres, running
-from tests.test_project import _copy, _draw
+from tests.project import copied, draw
 
 pytestmark = pytest.mark.project
 
@@ -76,8 +76,8 @@ def server(tmp_path_factory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def trained(server, tmp_path_factory) -> Colleague:
     """A colleague whose run, a real `mlflow run`, is registered; it serves many tests."""
-    project = _copy(tmp_path_factory.mktemp("trains"))
-    _draw(project.root / "pets" / "train", 15)
+    project = copied(tmp_path_factory.mktemp("trains"))
+    draw(project.root / "pets" / "train", 15)
     pairs = [word for flag in (*SMALL, "--epochs=3") for word in ("-P", _as_parameter(flag))]
     project.start(
         *("mlflow", "run", ".", "--env-manager=local", "--experiment-name=catdog", *pairs),
@@ -197,7 +197,7 @@ def test_the_data_is_audited(trained, ask, tmp_path):
 
 def test_a_colleague_without_the_data_predicts_and_scores(trained, tmp_path):
     colleague = Colleague(tmp_path, trained.server)
-    _draw(tmp_path / "photos", 2)
+    draw(tmp_path / "photos", 2)
     photos = [str(tmp_path / "photos" / f"{name}.1.jpg") for name in ("cat", "dog")]
     given = ("--model-uri", "models:/catdog/Production")
     out, _ = colleague.run("predict", *given, "--format", "json", *photos)
@@ -215,7 +215,7 @@ def test_two_colleagues_train_at_once(trained, tmp_path_factory):
     colleagues = []
     for seed in (1, 2):
         colleague = Colleague(tmp_path_factory.mktemp("beside"), trained.server)
-        _draw(colleague.home / "pets" / "train", 15)
+        draw(colleague.home / "pets" / "train", 15)
         colleagues.append(colleague.start("main", *SMALL, "--epochs=2", f"--seed={seed}"))
     for process in colleagues:
         out, err = process.communicate(timeout=500)
@@ -227,7 +227,7 @@ def test_two_colleagues_train_at_once(trained, tmp_path_factory):
 
 def test_training_outlives_the_server_and_its_model_is_on_disk_first(trained, tmp_path):
     colleague = Colleague(tmp_path, trained.server)
-    _draw(tmp_path / "pets" / "train", 15)
+    draw(tmp_path / "pets" / "train", 15)
     process = colleague.start("main", *SMALL, "--epochs=4", "--seed=3")
     told = []
     for line in process.stderr:

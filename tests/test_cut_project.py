@@ -1,0 +1,109 @@
+"""The real `mlflow run`, interrupted, killed or told to end, and how it goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.project import Project, copied, draw
+
+pytestmark = pytest.mark.project
+
+
+def test_an_interrupted_training_ends_as_killed(tmp_path):
+    project = copied(tmp_path)
+    draw(tmp_path / "pets", 8)
+    command = [sys.executable, "-m", "scripts.main", "--dataset", "pets", "--epochs", "500"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    process = subprocess.Popen(
+        [*command, "--patience", "500"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        # Tests that run in the background ignore it, and so would the process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )
+    with process:
+        for line in process.stderr:
+            if line.startswith(b"epoch   2"):
+                process.send_signal(signal.SIGINT)
+                break
+        process.stderr.read()
+    assert process.returncode == 130
+    (run,) = project.runs()
+    assert run.info.status == "KILLED"
+    assert project.client.search_registered_models() == []
+
+
+MANY = 100
+"""Epochs that last well beyond the first checkpoint (2 s), on fast machines also."""
+
+LONG = ("dataset=pets", f"epochs={MANY}", f"patience={MANY}")
+
+
+def _cut(project: Project, how: signal.Signals, *, after: str) -> tuple[str, str]:
+    """Start `mlflow run`, and send its script a signal once a file like `after` is there.
+
+    Returns the run's id and what was said.
+    """
+    pairs = [word for parameter in LONG for word in ("-P", parameter)]
+    launcher = subprocess.Popen(
+        ["mlflow", "run", ".", "--env-manager=local", *pairs],
+        cwd=project.root,
+        env=project.environment(),
+        stderr=subprocess.PIPE,
+    )
+    said = b""
+    with launcher:
+        for line in launcher.stderr:
+            said += line
+            if line.startswith(b"epoch") and any(project.root.glob(after)):
+                for process in psutil.Process(launcher.pid).children(recursive=True):
+                    if "scripts.main" in process.cmdline():
+                        process.send_signal(how)
+                break
+        said += launcher.stderr.read()
+    assert launcher.returncode == 1
+    return project.runs()[0].info.run_id, said.decode()
+
+
+def _check_went_on(project: Project, run_id: str) -> None:
+    aside, run = project.runs()
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert "resume_with" not in run.data.tags
+    for name in ("val_loss", "features_computed"):
+        steps = [m.step for m in project.client.get_metric_history(run_id, name)]
+        assert steps == (list(range(1, MANY + 1)) if name == "val_loss" else [0])
+    assert run.data.params["epochs"] == str(MANY)
+    (version,) = project.client.search_model_versions("name = 'catdog'")
+    assert version.run_id == run_id
+    assert list((project.root / "data" / "runs").iterdir()) == []
+    assert (aside.info.status, aside.data.tags["mlflow.parentRunId"]) == ("FINISHED", run_id)
+
+
+def test_a_run_that_was_killed_goes_on_as_the_same_run(tmp_path):
+    project = copied(tmp_path)
+    draw(tmp_path / "pets", 12)
+    run_id, _ = _cut(project, signal.SIGKILL, after="data/runs/*/checkpoint-*")
+    said = project.mlflow_run(f"resume={run_id}").stderr
+    assert f"Resuming run {run_id}" in said
+    assert "epoch   1:" not in said  # it did not begin anew
+    _check_went_on(project, run_id)
+
+
+def test_a_run_that_was_told_to_end_says_how_it_goes_on(tmp_path):
+    project = copied(tmp_path)
+    draw(tmp_path / "pets", 12)
+    run_id, said = _cut(project, signal.SIGTERM, after="data/runs/*/run.json")
+    command = f"mlflow run . --env-manager=local -P resume={run_id}"
+    assert f"Go on: {command}" in said
+    (run,) = project.runs()
+    # Our KILLED does not last: `mlflow run` sets FAILED after whatever did not end with 0.
+    assert (run.info.status, run.data.tags["resume_with"]) == ("FAILED", command)
+    assert "the latest unfinished one" in project.mlflow_run("resume=auto", *LONG).stderr
+    _check_went_on(project, run_id)
