@@ -74,7 +74,7 @@ def main(options: Options) -> None:
     if options.folder:
         print(json.dumps(train(options)))
         return
-    from catdog.prepare import prepare
+    from catdog.data import prepare
 
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,9 +99,10 @@ def train(options: Options) -> dict[str, float]:
     """Accuracy, loss and seconds of one run, tracked in a fresh store with an empty cache."""
     import mlflow
 
-    from catdog import pipeline, tracking
+    from catdog import pipeline
     from catdog.config import TrainConfig
-    from catdog.prepared import load_prepared
+    from catdog.data.dataset import load_prepared
+    from catdog.tracking import run as tracking
 
     prepared = load_prepared(Path(options.folder))
     with tempfile.TemporaryDirectory() as scratch:

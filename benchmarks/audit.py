@@ -21,14 +21,14 @@ import numpy as np
 import tyro
 from PIL import Image, ImageOps
 
-from catdog import CLASSES, images
-from catdog.audit import NEAR_DUPLICATE, find_issues, other_label_probability
-from catdog.engine import Features, pick_engine
-from catdog.features import FeatureCache, Picture, extract
-from catdog.model import build_network
-from catdog.prepare import prepare
-from catdog.prepared import TRAINING, VALIDATION, Prepared, load_prepared
-from catdog.slices import Look, look_at_all
+from catdog import CLASSES
+from catdog.data import images, prepare
+from catdog.data.dataset import TRAINING, VALIDATION, Prepared, load_prepared
+from catdog.evaluation.audit import NEAR_DUPLICATE, find_issues, other_label_probability
+from catdog.evaluation.slices import Look, look_at_all
+from catdog.models.engine import Features, pick_engine
+from catdog.models.network import build_network
+from catdog.training.features import FeatureCache, Picture, extract
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,11 @@ from torch import nn
 
 from catdog import CLASSES
 from catdog.config import Device
-from catdog.device import pick_device
-from catdog.engine import Engine, Features, pick_engine
-from catdog.features import Picture, as_batches
-from catdog.lessons import CLIP_NORM
-from catdog.model import Network, build_network
-from catdog.pixels import PixelBatches, Pixels, decode_all
-from catdog.train import (
+from catdog.models.device import pick_device
+from catdog.models.engine import Engine, Features, pick_engine
+from catdog.models.network import Network, build_network
+from catdog.training.features import Picture, as_batches
+from catdog.training.loop import (
     EarlyStopping,
     autocast,
     fit,
@@ -54,6 +52,8 @@ from catdog.train import (
     train_epoch,
     warmup_and_cosine,
 )
+from catdog.training.pixels import PixelBatches, Pixels, decode_all
+from catdog.training.stages import CLIP_NORM
 
 BACKBONE = "tf_efficientnet_lite0"
 RATE, DECAY = 1e-4, 0.01

@@ -39,10 +39,10 @@ def measure(archive: Path, count: int, scratch: Path) -> dict[str, float]:
 
     import torch
 
-    from catdog.engine import pick_engine
-    from catdog.features import as_batches, extract, open_cache
-    from catdog.model import build_network
-    from catdog.train import EarlyStopping, fit, make_optimizer
+    from catdog.models.engine import pick_engine
+    from catdog.models.network import build_network
+    from catdog.training.features import as_batches, extract, open_cache
+    from catdog.training.loop import EarlyStopping, fit, make_optimizer
 
     pictures = _multiply(archive, count, scratch)
     network = build_network("tf_efficientnet_lite0")
@@ -74,8 +74,8 @@ def measure(archive: Path, count: int, scratch: Path) -> dict[str, float]:
 
 
 def _multiply(archive: Path, count: int, scratch: Path) -> list:
-    from catdog.archive import members
-    from catdog.features import Picture
+    from catdog.data.archive import members
+    from catdog.training.features import Picture
 
     made = []
     folder = scratch / "pictures"

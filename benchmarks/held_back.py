@@ -20,19 +20,19 @@ import tyro
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from catdog.calibration import expected_calibration_error, log_loss, probability
 from catdog.config import TrainConfig
-from catdog.data import evaluation_transform, to_tensor
-from catdog.engine import Features, pick_engine
-from catdog.evaluate import wilson
-from catdog.features import FeatureBatches, extract, open_cache
-from catdog.judgement import Evidence, judge
-from catdog.lessons import pictures_of
-from catdog.model import Network, build_network
-from catdog.others import neither_pictures
-from catdog.prediction import About
-from catdog.prepare import prepare
-from catdog.train import EarlyStopping, fit, make_optimizer, seed_everything
+from catdog.data import prepare
+from catdog.data.ood_images import neither_pictures
+from catdog.data.transforms import evaluation_transform, to_tensor
+from catdog.evaluation.calibration import expected_calibration_error, log_loss, probability
+from catdog.evaluation.metrics import wilson
+from catdog.inference.prediction import About
+from catdog.models.engine import Features, pick_engine
+from catdog.models.network import Network, build_network
+from catdog.training.features import FeatureBatches, extract, open_cache
+from catdog.training.judge import Evidence, judge
+from catdog.training.loop import EarlyStopping, fit, make_optimizer, seed_everything
+from catdog.training.stages import pictures_of
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,18 @@ from pathlib import Path
 
 import tyro
 
-from catdog import pipeline, store, tracking
-from catdog.classifier import Classifier
+from catdog import pipeline
 from catdog.config import TrainConfig
-from catdog.features import FeatureCache, extract
-from catdog.lessons import pictures_of
-from catdog.photos import find_photos
-from catdog.predict import answer_photos
-from catdog.prediction import Options
-from catdog.prepare import prepare
-from catdog.prepared import Prepared
-from catdog.registry import fetch
+from catdog.data import prepare
+from catdog.data.dataset import Prepared
+from catdog.inference.classifier import Classifier
+from catdog.inference.inputs import find_photos
+from catdog.inference.predict import answer_photos
+from catdog.inference.prediction import Options
+from catdog.registry.versions import fetch
+from catdog.tracking import run, store
+from catdog.training.features import FeatureCache, extract
+from catdog.training.stages import pictures_of
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "predict.py"
 
@@ -52,7 +53,7 @@ def main(options: Measured) -> None:
         os.chdir(scratch)
         prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
         store.connect()
-        with tracking.start_run("benchmark"):
+        with run.start_run("benchmark"):
             pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, lambda _: None)
         saved = fetch("models:/catdog/Production")
         stages = _stages(Classifier.load(saved, device="cpu"), prepared, options.count)

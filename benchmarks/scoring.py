@@ -13,10 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from catdog import predict, scoring
-from catdog.photos import find_photos
-from catdog.prediction import Options
-from catdog.spark import spark_session
+from catdog.inference import predict
+from catdog.inference.inputs import find_photos
+from catdog.inference.prediction import Options
+from catdog.serving import scoring
+from catdog.serving.spark import spark_session
 
 ROUNDS = 3
 

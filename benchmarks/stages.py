@@ -21,12 +21,11 @@ import torch
 import tyro
 from chart import bars
 
-from catdog import images
-from catdog.data import evaluation_transform, to_tensor
-from catdog.engine import Engine, export, onnx_engine, openvino_engine, torch_engine
-from catdog.features import FeatureCache, Picture, extract
-from catdog.model import Network, build_network
-from catdog.prepare import prepare
+from catdog.data import images, prepare
+from catdog.data.transforms import evaluation_transform, to_tensor
+from catdog.models.engine import Engine, export, onnx_engine, openvino_engine, torch_engine
+from catdog.models.network import Network, build_network
+from catdog.training.features import FeatureCache, Picture, extract
 
 
 @dataclass(frozen=True)

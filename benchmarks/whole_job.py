@@ -48,7 +48,7 @@ def article(folder: Path, epochs: int) -> float:
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
-    from catdog.model import build_network
+    from catdog.models.network import build_network
 
     network = build_network(BACKBONE)
     model = nn.Sequential(network.backbone, nn.Linear(1280, 1)).to(
@@ -90,9 +90,14 @@ def eager(folder: Path, epochs: int) -> float:
     import torch
     from torch import nn
 
-    from catdog.data import LabelledFolder, evaluation_transform, make_batches, training_transform
-    from catdog.model import build_network
-    from catdog.train import make_optimizer, make_train_step, predict, train_epoch
+    from catdog.data.transforms import (
+        LabelledFolder,
+        evaluation_transform,
+        make_batches,
+        training_transform,
+    )
+    from catdog.models.network import build_network
+    from catdog.training.loop import make_optimizer, make_train_step, predict, train_epoch
 
     network = build_network(BACKBONE)
     train = LabelledFolder(folder / "training", training_transform(network.preprocessing))
@@ -125,7 +130,7 @@ def fastai(folder: Path, epochs: int) -> float:
     )
     from torch import nn
 
-    from catdog.model import build_network
+    from catdog.models.network import build_network
 
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock),
@@ -170,9 +175,10 @@ def catdog(
 
     With `registered`, the model is also saved, registered, and proven to answer alike.
     """
-    from catdog import pipeline, store, tracking
+    from catdog import pipeline
     from catdog.config import TrainConfig
-    from catdog.prepared import load_prepared
+    from catdog.data.dataset import load_prepared
+    from catdog.tracking import run, store
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
@@ -182,7 +188,7 @@ def catdog(
             data_dir=str(cache or scratch), epochs=epochs, patience=epochs, learning_rate=rate
         )
         prepared = load_prepared(folder)
-        with tracking.start_run("benchmark"):
+        with run.start_run("benchmark"):
             start = time.perf_counter()
             work = pipeline.train_and_register if registered else pipeline.train
             work(config, prepared, lambda _: None)
@@ -218,9 +224,9 @@ def _forward(folder: Path, make: str) -> float:
 
     import torch
 
-    from catdog import engine as engines
-    from catdog.data import evaluation_transform, load
-    from catdog.model import build_network
+    from catdog.data.transforms import evaluation_transform, load
+    from catdog.models import engine as engines
+    from catdog.models.network import build_network
 
     network = build_network(BACKBONE).eval()
     plain = evaluation_transform(network.preprocessing)
@@ -259,7 +265,7 @@ def main(options: Options) -> None:
         epochs = options.measured_epochs if options.contestant in PER_EPOCH else options.epochs
         print(json.dumps({"seconds": work(Path(options.folder), epochs)}))
         return
-    from catdog.prepare import prepare
+    from catdog.data import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import tyro
 
 from catdog import CatdogError
-from catdog.classes import read_classes
 from catdog.config import DataConfig, Range, Words, YesNo
+from catdog.data.classes import read_classes
 
 Config = TypeVar("Config")
 Limit = TypeVar("Limit", Range, Words)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from catdog.classes import AUTO
+from catdog.data.classes import AUTO
 
 Help = tyro.conf.arg
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog import store, tracking
-from catdog.checkpoint import Checkpoints
 from catdog.config import TrainConfig
-from catdog.parity import FreshProcess
-from catdog.prepared import Prepared
-from catdog.ranks import SOLO, Team
-from catdog.release import register, save
-from catdog.runs import NONE, TRAINED, RunFolder
-from catdog.telling import report_findings, tell
+from catdog.data.dataset import Prepared
+from catdog.registry.proof import FreshProcess
+from catdog.registry.register import register, save
+from catdog.reporting.summary import report_findings, tell
+from catdog.tracking import run, store
+from catdog.tracking.resume import NONE, TRAINED, RunFolder
 from catdog.trained import train
+from catdog.training.checkpoint import Checkpoints
+from catdog.training.distributed import SOLO, Team
 
 Say = Callable[[str], None]
 
@@ -33,14 +33,14 @@ def train_and_register(
     """Train on prepared pictures within the active MLflow run, and register the best model.
 
     What it takes to go on after a cut is in `folder`, which is gone when all is done. The others of
-    the `team` are in `catdog.following.follow`.
+    the `team` are in `catdog.training.following.follow`.
 
     Raises:
         CatdogError: a parameter does not fit, the data has gone, or the registry refuses.
     """
     # `resume` would mislead from here on; torchrun may have been told how many processes.
     config = replace(config, resume=NONE, processes=team.size)
-    folder = folder or RunFolder.begin(config, tracking.run_id(), "main")
+    folder = folder or RunFolder.begin(config, run.run_id(), "main")
     with contextlib.closing(FreshProcess(store.absolute_uri())) as fresh:
         checkpoints = Checkpoints(folder.path, say)
         trained = train(
@@ -48,7 +48,7 @@ def train_and_register(
         )
         saved = save(config, prepared, trained, folder.model)  # before a server is asked
         folder.mark(TRAINED)
-        with tracking.registering():
+        with run.registering():
             released = register(config, prepared, trained, saved, fresh, say)
     findings = report_findings(config, prepared, trained, released, say)
     tell(released, trained, findings, say)

@@ -11,39 +11,42 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from catdog import CLASSES, Classes, figures, lessons, records, tracking
-from catdog.calibration import Logits, predicted_labels
-from catdog.checkpoint import FINETUNE, HEAD, Checkpoints
-from catdog.classifier import Classifier
+from catdog import CLASSES, Classes
 from catdog.config import TrainConfig
-from catdog.data import (
+from catdog.data.dataset import Prepared
+from catdog.data.images import is_image_name
+from catdog.data.ood_images import neither_folder
+from catdog.data.transforms import (
     load,
     training_transform,
 )
-from catdog.device import pick_device
-from catdog.engine import Engine, Features
-from catdog.evaluate import Scores, confusion_counts, metrics_of
-from catdog.features import Picture, cache_for, extract
-from catdog.findings import PREFIX
-from catdog.images import is_image_name
-from catdog.judgement import (
+from catdog.evaluation.calibration import Logits, predicted_labels
+from catdog.evaluation.metrics import Scores, confusion_counts, metrics_of
+from catdog.inference.classifier import Classifier
+from catdog.inference.prediction import About, to_prediction
+from catdog.models.device import pick_device
+from catdog.models.engine import Engine, Features
+from catdog.models.network import Network, build_network, licence_of
+from catdog.parallel import ONE_CORE_EACH
+from catdog.reporting import figures
+from catdog.reporting.findings import PREFIX
+from catdog.tracking import log, run
+from catdog.training import stages
+from catdog.training.checkpoint import FINETUNE, HEAD, Checkpoints
+from catdog.training.distributed import SOLO, Team
+from catdog.training.features import Picture, cache_for, extract
+from catdog.training.judge import (
     Evidence,
     Judgement,
     judge,
     seen_in_training,
     serving_engine,
 )
-from catdog.launch import cores
-from catdog.lessons import Lesson, pictures_of, progress, share_pass
-from catdog.model import Network, build_network, licence_of
-from catdog.named import match_weights
-from catdog.others import neither_folder
-from catdog.prediction import About, to_prediction
-from catdog.prepared import Prepared
-from catdog.ranks import SOLO, Team
-from catdog.state import EarlyStopping, Epoch, Keeper, Resumable
-from catdog.train import Fit, fit, make_optimizer, seed_everything
-from catdog.workers import ONE_CORE_EACH
+from catdog.training.launch import cores
+from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
+from catdog.training.named import match_weights
+from catdog.training.stages import Lesson, pictures_of, progress, share_pass
+from catdog.training.state import EarlyStopping, Epoch, Keeper, Resumable
 
 Say = Callable[[str], None]
 
@@ -88,7 +91,8 @@ def train(
     """Train on prepared pictures, judge the best model, and log all of it in the active run.
 
     Training goes on from the newest of the `checkpoints`. `meanwhile` is called when what is left
-    to do keeps only one core busy. The others of the `team` are in `catdog.following.follow`.
+    to do keeps only one core busy. The others of the `team` are in
+    `catdog.training.following.follow`.
 
     Raises:
         CatdogError: a parameter does not fit, or the data has gone.
@@ -97,8 +101,8 @@ def train(
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     say(f"Device: {device_name}")
-    records.log_params(asdict(config))
-    records.log_environment(device_name)
+    log.log_params(asdict(config))
+    log.log_environment(device_name)
     prepared.check()
     _log_data(prepared)
 
@@ -108,11 +112,11 @@ def train(
     network.blocks(config.unfreeze)  # a wrong value is better told now than after the head
     _log_pictures(network, prepared)
     _begin_together(config, prepared, network, team)
-    prepare_lesson = lessons.on_features if config.views else lessons.on_pictures
+    prepare_lesson = stages.on_features if config.views else stages.on_pictures
     lesson = prepare_lesson(config, prepared, network, say, team)
     meanwhile()
-    if lesson.features and not tracking.logged_steps("features_computed"):
-        records.log_features(lesson.features)
+    if lesson.features and not run.logged_steps("features_computed"):
+        log.log_features(lesson.features)
     # A disk that is too full is better told before training.
     neither = neither_folder(Path(config.data_dir), prepared.classes)
     result = _learn(config, prepared, network, lesson, checkpoints, say, team)
@@ -139,7 +143,7 @@ def _learn(
     team: Team = SOLO,
 ) -> Fit:
     """Train the head, then what shall not stay frozen; each goes on from its checkpoint."""
-    logged = tracking.logged_steps("val_loss")  # before the run was cut
+    logged = run.logged_steps("val_loss")  # before the run was cut
 
     def on_epoch(epoch: Epoch) -> None:
         _say_epoch(epoch, say)
@@ -157,9 +161,9 @@ def _learn(
     if config.unfreeze == "none":
         return result
     if result.trouble:
-        records.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
+        log.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
     team.tell({"do": FINETUNE})
-    tuned = lessons.finetune(
+    tuned = stages.finetune(
         config,
         prepared,
         network,
@@ -288,7 +292,7 @@ def _sha256(path: Path) -> str:
 
 
 def _log_data(prepared: Prepared) -> None:
-    records.log_data(
+    log.log_data(
         prepared.manifest,
         name=prepared.folder.name,
         origin=prepared.origin,
@@ -297,7 +301,7 @@ def _log_data(prepared: Prepared) -> None:
         classes=prepared.classes,
     )
     if prepared.exclude_digest:
-        records.log_exclusion(
+        log.log_exclusion(
             prepared.exclude_lines, count=prepared.excluded, digest=prepared.exclude_digest
         )
 
@@ -311,11 +315,11 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     ]
     names = [name for _, name in samples]
     plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
-    records.log_figure(figures.picture_grid(plain, names), "sample_images.png")
+    log.log_figure(figures.picture_grid(plain, names), "sample_images.png")
     augment = training_transform(network.preprocessing)
     with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
         changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
-    records.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
+    log.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
 
 
 def _say_epoch(epoch: Epoch, say: Say) -> None:
@@ -329,7 +333,7 @@ def _say_epoch(epoch: Epoch, say: Say) -> None:
 def _log_epoch(epoch: Epoch, classes: Classes) -> None:
     title = f"validation, epoch {epoch.number}"
     confusion = figures.confusion_figure(epoch.val.confusion, title, classes)
-    records.log_epoch(epoch, confusion)
+    log.log_epoch(epoch, confusion)
 
 
 def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
@@ -342,12 +346,12 @@ def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
         f"Stopped after epoch {result.epochs[-1].number} ({why}); kept epoch {best.number}: "
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
     )
-    records.log_fit(result)
+    log.log_fit(result)
     if lesson.baseline:
         say(f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}")
-        records.log_baseline(lesson.baseline)
+        log.log_baseline(lesson.baseline)
     curves = figures.learning_curves(result.epochs, best.number, lesson.baseline)
-    records.log_figure(curves, "learning_curves.png")
+    log.log_figure(curves, "learning_curves.png")
 
 
 def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
@@ -362,18 +366,18 @@ def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
         f"Neither: {metrics['neither_rejected_share']:.1%} of pictures that show neither are "
         f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
     )
-    records.log_metrics(trained.metrics | metrics)
+    log.log_metrics(trained.metrics | metrics)
     confusion = confusion_counts(judgement.labels, predicted_labels(judgement.logits))
     title = f"validation, kept epoch {trained.best.number}"
-    records.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
+    log.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
         to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
-    records.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
+    log.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
     plot = figures.reliability_figure(judgement, prepared.classes)
-    records.log_figure(plot, "reliability.png")
-    records.show(plot, "reliability")
+    log.log_figure(plot, "reliability.png")
+    log.show(plot, "reliability")
     below = classifier.about.reject_below
     plot = figures.familiarity_figure(judgement, below, prepared.classes)
-    records.log_figure(plot, "familiarity.png")
+    log.log_figure(plot, "familiarity.png")

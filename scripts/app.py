@@ -2,19 +2,19 @@
 
 import sys
 
-from catdog import command
+from catdog import cli
 from catdog.config import AppConfig
 
 
 def main(config: AppConfig) -> int:
     """Serve the page until Ctrl-C; status 0."""
-    from catdog import app
+    from catdog.serving import app
 
     app.require_gradio()
     model = app.load(config.model_uri, device=config.device)
-    app.serve(model, config.host, config.port, open_browser=config.open == "yes", say=command.say)
+    app.serve(model, config.host, config.port, open_browser=config.open == "yes", say=cli.say)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, AppConfig))
+    sys.exit(cli.run(main, AppConfig))

@@ -3,17 +3,17 @@
 import sys
 from pathlib import Path
 
-from catdog import command
+from catdog import cli
 from catdog.config import AuditConfig
 
 
 def main(config: AuditConfig) -> int:
     """Write the list of issues, and print how many there are and the first of each kind."""
-    from catdog.audit import AUDIT, audit, summary, write_issues
-    from catdog.device import pick_device
-    from catdog.download import locate
-    from catdog.model import build_network
-    from catdog.prepared import load_prepared
+    from catdog.data.dataset import load_prepared
+    from catdog.data.sources import locate
+    from catdog.evaluation.audit import AUDIT, audit, summary, write_issues
+    from catdog.models.device import pick_device
+    from catdog.models.network import build_network
 
     device, _ = pick_device(config.device)
     data_dir = Path(config.data_dir)
@@ -21,11 +21,11 @@ def main(config: AuditConfig) -> int:
     prepared = load_prepared(data_dir / source.name, classes=config.classes)
     output = prepared.folder / AUDIT if config.output == "auto" else Path(config.output)
     network = build_network(config.backbone, weights=config.weights).to(device)
-    issues = audit(prepared, network, data_dir, seed=config.seed, say=command.say)
+    issues = audit(prepared, network, data_dir, seed=config.seed, say=cli.say)
     write_issues(output, issues)
     for line in summary(issues):
         print(line)
-    command.say(
+    cli.say(
         f"Wrote {output}. Write the paths that shall go into exclude.txt, one in a line, "
         "and train with -P exclude=exclude.txt."
     )
@@ -33,4 +33,4 @@ def main(config: AuditConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, AuditConfig))
+    sys.exit(cli.run(main, AuditConfig))

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from catdog import command
+from catdog import cli
 from catdog.config import ClearCacheConfig
 
 
 def main(config: ClearCacheConfig) -> int:
     """Print how much space was freed."""
-    from catdog.features import clear_caches
-    from catdog.runs import clear_runs
+    from catdog.tracking.resume import clear_runs
+    from catdog.training.features import clear_caches
 
     data_dir = Path(config.data_dir)
     freed = clear_caches(data_dir, days=config.days) + clear_runs(data_dir, days=config.days)
@@ -19,4 +19,4 @@ def main(config: ClearCacheConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, ClearCacheConfig))
+    sys.exit(cli.run(main, ClearCacheConfig))

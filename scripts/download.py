@@ -3,20 +3,20 @@
 import sys
 from pathlib import Path
 
-from catdog import command
+from catdog import cli
 from catdog.config import DownloadConfig
 
 
 def main(config: DownloadConfig) -> int:
     """Make the data set's archive or folder exist, and print where it is."""
-    from catdog.download import SAMPLE_NOTICE, fetch, locate
+    from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
 
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
-        command.say(SAMPLE_NOTICE)
+        cli.say(SAMPLE_NOTICE)
     print(fetch(source, seed=config.seed))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, DownloadConfig))
+    sys.exit(cli.run(main, DownloadConfig))

@@ -4,23 +4,23 @@ import json
 import sys
 from pathlib import Path
 
-from catdog import command
+from catdog import cli
 from catdog.config import EvaluateConfig
 
 
 def main(config: EvaluateConfig) -> int:
     """Print metrics with their 95 % intervals, and accuracy by the kind of photo."""
-    from catdog.labelled import evaluate_folder
-    from catdog.predict import load_classifier
+    from catdog.inference.evaluate import evaluate_folder
+    from catdog.inference.predict import load_classifier
 
     classifier = load_classifier(config.model_uri, device=config.device)
     found = evaluate_folder(
-        classifier, Path(config.data), batch_size=config.batch_size, say=command.say
+        classifier, Path(config.data), batch_size=config.batch_size, say=cli.say
     )
     for row in found.unreadable:
-        command.say(f"left out {row.path}: {row.error}")
+        cli.say(f"left out {row.path}: {row.error}")
     if found.learned:
-        command.say(
+        cli.say(
             f"{found.learned:,} of these {found.scores.count:,} pictures were learned from by this "
             "model: its answers for them say little about new photos."
         )
@@ -32,4 +32,4 @@ def main(config: EvaluateConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, EvaluateConfig))
+    sys.exit(cli.run(main, EvaluateConfig))

@@ -3,16 +3,16 @@
 import sys
 from pathlib import Path
 
-from catdog import command
+from catdog import cli
 from catdog.config import PredictConfig
 
 
 def main(config: PredictConfig) -> int:
     """Write a row for each photo; status 1 when one of them could not be read."""
-    from catdog import answers, predict
-    from catdog.photos import find_photos
-    from catdog.prediction import Options
-    from catdog.sorting import Sorter, refuse_inside
+    from catdog.inference import output, predict
+    from catdog.inference.inputs import find_photos
+    from catdog.inference.prediction import Options
+    from catdog.inference.sorting import Sorter, refuse_inside
 
     classifier = predict.load_classifier(config.model_uri, device=config.device)
     names = config.images
@@ -33,16 +33,16 @@ def main(config: PredictConfig) -> int:
     if explaining:
         refuse_inside(Path(config.explain), names, flag="explain")
         answered = predict.explain(classifier, answered, Path(config.explain))
-    rows = (answers.to_row(answer.photo.name, answer.prediction) for answer in answered)
+    rows = (output.to_row(answer.photo.name, answer.prediction) for answer in answered)
     try:
-        with answers.open_output(config.output) as stream:
-            shown = answers.with_progress(rows, output=config.output)
-            tally = answers.write_rows(shown, stream, config.format, classifier.about.classes)
+        with output.open_output(config.output) as stream:
+            shown = output.with_progress(rows, output=config.output)
+            tally = output.write_rows(shown, stream, config.format, classifier.about.classes)
     except BrokenPipeError:
-        return answers.PIPE_CLOSED
-    command.say(f"{tally} by {config.model_uri}")
+        return output.PIPE_CLOSED
+    cli.say(f"{tally} by {config.model_uri}")
     return 1 if tally.failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, PredictConfig))
+    sys.exit(cli.run(main, PredictConfig))

@@ -2,29 +2,30 @@
 
 import sys
 
-from catdog import CatdogError, command
+from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
 
 
 def main(config: PromoteConfig) -> int:
     """Print what was decided and why; 0 when the version serves, 1 when the champion stays."""
-    from catdog import store, succession
-    from catdog.promote import history_table, promote
+    from catdog.registry import history
+    from catdog.registry.promote import history_table, promote
+    from catdog.tracking import store
 
     if config.history == "yes":
         store.connect()
-        events = succession.history(config.name)
+        events = history.history(config.name)
         if not events:
             raise CatdogError(f"the registry knows of no promotion of {config.name!r}.")
         print(history_table(events))
-        cut = succession.unfinished(config.name)
+        cut = history.unfinished(config.name)
         if cut:
-            command.say(
+            cli.say(
                 f"The last promotion, of version {cut.version}, is not what serves now: it was "
                 "cut, or the stage was moved by hand. promote.py --to VERSION settles it."
             )
         return 0
-    outcome = promote(config, command.say)
+    outcome = promote(config, cli.say)
     would = "would go to" if config.dry_run == "yes" else "is in"
     name = f"{outcome.version.name} version {outcome.version.version}"
     print(f"{name} {would} {outcome.decision.stage}: {outcome.decision.told}.")
@@ -32,4 +33,4 @@ def main(config: PromoteConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, PromoteConfig))
+    sys.exit(cli.run(main, PromoteConfig))

@@ -2,7 +2,7 @@
 
 import sys
 
-from catdog import command
+from catdog import cli
 from catdog.config import ScoreConfig
 
 
@@ -10,16 +10,16 @@ def main(config: ScoreConfig) -> int:
     """Append an answer for each picture that has none; status 1 when one could not be read."""
     import os
 
-    from catdog import scoring, spark
+    from catdog.serving import scoring, spark
 
     # A bar for sixty small files of this machine says nothing.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     model = scoring.pin(config.model_uri)
     with spark.spark_session(config.master) as session:
         scored = scoring.score(session, model, config.input, config.output)
-    command.say(f"{scored} by {model.version}")
+    cli.say(f"{scored} by {model.version}")
     return 1 if scored.failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, ScoreConfig))
+    sys.exit(cli.run(main, ScoreConfig))

@@ -2,24 +2,24 @@
 
 import sys
 
-from catdog import command
+from catdog import cli
 from catdog.config import ServeConfig
 
 
 def main(config: ServeConfig) -> int:
     """Serve until Ctrl-C; status 0."""
-    from catdog import app, serve
+    from catdog.serving import app, server
 
     model = app.load(config.model_uri, device=config.device)
-    serve.serve(
+    server.serve(
         model,
         config.host,
         config.port,
         max_body_bytes=config.max_body_mb * 2**20,
-        say=command.say,
+        say=cli.say,
     )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, ServeConfig))
+    sys.exit(cli.run(main, ServeConfig))

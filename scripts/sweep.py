@@ -3,34 +3,35 @@
 import sys
 from pathlib import Path
 
-from catdog import command
+from catdog import cli
 from catdog.config import SweepConfig
 
 
 def main(config: SweepConfig) -> int:
     """From a data set's name to the best of many trials, registered."""
-    from catdog import runs, sweep
-    from catdog.device import pick_device
-    from catdog.download import SAMPLE_NOTICE, fetch, locate
-    from catdog.model import check_backbone
-    from catdog.prepare import prepare_source
-    from catdog.prepared import Prepared
+    from catdog.data.dataset import Prepared
+    from catdog.data.prepare import prepare_source
+    from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.models.device import pick_device
+    from catdog.models.network import check_backbone
+    from catdog.sweep import sweep
+    from catdog.tracking import resume
 
-    config = runs.as_begun(config, "sweep")
+    config = resume.as_begun(config, "sweep")
     check_backbone(config.backbone)
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
-        command.say(SAMPLE_NOTICE)
+        cli.say(SAMPLE_NOTICE)
 
     def prepared_pictures() -> Prepared:
-        return prepare_source(source, fetch(source, seed=config.seed), config, command.say)
+        return prepare_source(source, fetch(source, seed=config.seed), config, cli.say)
 
     name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"
-    with runs.open_run(config, "sweep", name, prepared_pictures, command.say) as (prepared, folder):
-        sweep.sweep_and_register(config, prepared, command.say, folder=folder)
+    with resume.open_run(config, "sweep", name, prepared_pictures, cli.say) as (prepared, folder):
+        sweep.sweep_and_register(config, prepared, cli.say, folder=folder)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, SweepConfig))
+    sys.exit(cli.run(main, SweepConfig))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
     from selenium.webdriver.remote.webdriver import WebDriver
 
-    from catdog.classifier import Classifier
+    from catdog.inference.classifier import Classifier
     from tests.project import Project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,13 +87,13 @@ def tiny_classifier() -> Classifier:
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    from catdog.classifier import Classifier, HeadWeights
-    from catdog.data import evaluation_transform, to_tensor
-    from catdog.engine import pick_engine
-    from catdog.familiarity import Familiarity
-    from catdog.model import build_network
-    from catdog.prediction import About
-    from catdog.train import seed_everything
+    from catdog.data.transforms import evaluation_transform, to_tensor
+    from catdog.evaluation.novelty import Familiarity
+    from catdog.inference.classifier import Classifier, HeadWeights
+    from catdog.inference.prediction import About
+    from catdog.models.engine import pick_engine
+    from catdog.models.network import build_network
+    from catdog.training.loop import seed_everything
 
     seed_everything(0)
     network = build_network("test_resnet", weights="none").eval()
@@ -285,7 +285,7 @@ def logged_model(tmp_path, tracking_store) -> str:
     with mlflow.start_run():
         info = mlflow.pyfunc.log_model(
             name="model",
-            loader_module="catdog.classifier",
+            loader_module="catdog.inference.classifier",
             data_path=str(saved),
             pip_requirements=["mlflow"],
         )
@@ -311,7 +311,7 @@ def draw_folder() -> Callable[..., Path]:
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
     """Spark on this machine, with two workers."""
-    from catdog.spark import spark_session
+    from catdog.serving.spark import spark_session
 
     with spark_session("local[2]") as session:
         yield session

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from catdog import CLASSES, images
-from catdog.images import UnreadableImageError
-from catdog.prediction import Options, Prediction
+from catdog import CLASSES
+from catdog.data import images
+from catdog.data.images import UnreadableImageError
+from catdog.inference.prediction import Options, Prediction
 
 
 def failed(reason: str) -> Prediction:

@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from catdog.prepare import prepare
-from catdog.prepared import Prepared
+from catdog.data import prepare
+from catdog.data.dataset import Prepared
 from tests.conftest import encoded, tiny_picture
 
 

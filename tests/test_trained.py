@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from catdog import CatdogError, lessons, tracking, trained
-from catdog.calibration import predicted_labels
+from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.evaluate import confusion_counts
-from catdog.features import extract, open_cache
-from catdog.lessons import pictures_of
-from catdog.model import ImageNetClassifier, Network, build_network
-from catdog.prepare import prepare
-from catdog.prepared import Prepared
-from catdog.train import Fit
+from catdog.data import prepare
+from catdog.data.dataset import Prepared
+from catdog.evaluation.calibration import predicted_labels
+from catdog.evaluation.metrics import confusion_counts
+from catdog.models.network import ImageNetClassifier, Network, build_network
+from catdog.tracking import run as tracking
 from catdog.trained import Trained
+from catdog.training import stages
+from catdog.training.features import extract, open_cache
+from catdog.training.loop import Fit
+from catdog.training.stages import pictures_of
 from tests.conftest import tiny_picture
 
 TINY = TrainConfig(
@@ -136,7 +138,7 @@ def test_a_disk_without_room_for_other_pictures_is_told_before_training(prepared
 
 
 def test_that_the_head_diverged_is_known_after_fine_tuning(prepared, run, monkeypatch):
-    real, finetune = trained._train_head, lessons.finetune
+    real, finetune = trained._train_head, stages.finetune
 
     def troubled(*given: object) -> Fit:
         return replace(real(*given), trouble="the head diverged.")
@@ -147,7 +149,7 @@ def test_that_the_head_diverged_is_known_after_fine_tuning(prepared, run, monkey
         return replace(finetune(*given, **options), trouble="The rest did, too.")
 
     monkeypatch.setattr(trained, "_train_head", troubled)
-    monkeypatch.setattr(lessons, "finetune", cut)
+    monkeypatch.setattr(stages, "finetune", cut)
     both = "the head diverged. The rest did, too."
     assert _train(prepared).fit.trouble == both
     assert mlflow.get_run(run.info.run_id).data.tags["stopped_because"] == both

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from catdog import command, config, pipeline
-from catdog.findings import Findings
-from catdog.parity import Answer
-from catdog.predict import load_classifier
-from catdog.prediction import Options
+from catdog import cli, config, pipeline
+from catdog.inference.predict import load_classifier
+from catdog.inference.prediction import Options
+from catdog.registry.proof import Answer
+from catdog.reporting.findings import Findings
 from tests.conftest import child_environment, tiny_classifier
 from tests.faults.table import DOC, Row, written
 
@@ -113,7 +113,7 @@ def run(capfd) -> Run:
         script = importlib.import_module(f"scripts.{name}")
         kind = getattr(config, f"{name.title().replace('_', '')}Config")
         capfd.readouterr()
-        status = command.run(script.main, kind, [str(argument) for argument in arguments])
+        status = cli.run(script.main, kind, [str(argument) for argument in arguments])
         shown = capfd.readouterr()
         return Ended(status, shown.out, shown.err)
 
@@ -147,7 +147,7 @@ def pets(tmp_path, draw_folder, untouched) -> Path:
 
 @contextlib.contextmanager
 def _mounted(folder: Path, *command: str) -> Iterator[None]:
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(cli, capture_output=True, text=True, check=False)
     if ended.returncode:
         pytest.skip(f"nothing may be mounted here: {ended.stderr.strip()}")
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.prepared import load_prepared
+from catdog.data.dataset import load_prepared
 from tests.conftest import encoded, tiny_picture
 
 GOOD = {

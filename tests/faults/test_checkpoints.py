@@ -14,9 +14,10 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from catdog import checkpoint, command, pipeline
-from catdog.checkpoint import Checkpoints, Stage
+from catdog import cli, pipeline
 from catdog.config import PrepareConfig, TrainConfig
+from catdog.training import checkpoint
+from catdog.training.checkpoint import Checkpoints, Stage
 from scripts import prepare, train
 from tests.faults.conftest import TINY, Child, Ended, QuickProof, Run, fill
 
@@ -347,8 +348,8 @@ def unbroken(tmp_path_factory, draw_folder) -> Logged:
         mlflow.set_tracking_uri(None)
         draw_folder(home / "pets")
         where = ["--dataset", "pets", "--data_dir", "data"]
-        assert command.run(prepare.main, PrepareConfig, where) == 0
-        assert command.run(train.main, TrainConfig, [*where, *TINY]) == 0
+        assert cli.run(prepare.main, PrepareConfig, where) == 0
+        assert cli.run(train.main, TrainConfig, [*where, *TINY]) == 0
         logged = Logged.of(_newest_run_id())
     mlflow.set_tracking_uri(None)
     return logged

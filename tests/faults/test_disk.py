@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from catdog import CatdogError, trained
-from catdog.data import Preprocessing
-from catdog.features import Picture
-from catdog.pixels import decode_all
-from catdog.prepared import load_prepared
+from catdog.data.dataset import load_prepared
+from catdog.data.transforms import Preprocessing
+from catdog.training.features import Picture
+from catdog.training.pixels import decode_all
 from tests.conftest import encoded
 from tests.faults.conftest import TINY, fill
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from catdog.prepared import load_prepared
+from catdog.data.dataset import load_prepared
 from tests.conftest import encoded, tiny_picture
 from tests.faults.conftest import TINY
 

@@ -11,8 +11,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 from torch.utils.data import get_worker_info
 
-from catdog import CatdogError, lessons
-from catdog.prepared import load_prepared
+from catdog import CatdogError
+from catdog.data.dataset import load_prepared
+from catdog.training import stages
 from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
@@ -106,8 +107,8 @@ def test_a_killed_decoding_process_is_told(run, where, monkeypatch):
         assert get_worker_info() is not None
         return os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(lessons, "pick_workers", lambda _: 2)
-    monkeypatch.setattr(lessons, "training_transform", lambda _: killed)
+    monkeypatch.setattr(stages, "pick_workers", lambda _: 2)
+    monkeypatch.setattr(stages, "training_transform", lambda _: killed)
     assert run("prepare", *where).status == 0
     ended = run("train", *where, *TINY, "--views", "0")
     assert ended.status == 2
@@ -121,8 +122,8 @@ def test_a_killed_decoding_process_is_told(run, where, monkeypatch):
 def test_a_picture_that_vanishes_in_mid_training_is_named(run, where, tmp_path, monkeypatch):
     victim: list[Path] = []
 
-    monkeypatch.setattr(lessons, "pick_workers", lambda _: 1)
-    real = lessons.make_batches
+    monkeypatch.setattr(stages, "pick_workers", lambda _: 1)
+    real = stages.make_batches
 
     def late(dataset: object, **options: object) -> object:
         if options["shuffle"]:  # the training pictures have been listed by now
@@ -130,7 +131,7 @@ def test_a_picture_that_vanishes_in_mid_training_is_named(run, where, tmp_path, 
             victim[0].unlink()
         return real(dataset, **options)
 
-    monkeypatch.setattr(lessons, "make_batches", late)
+    monkeypatch.setattr(stages, "make_batches", late)
     assert run("prepare", *where).status == 0
     ended = run("train", *where, *TINY, "--views", "0")
     assert ended.status == 2

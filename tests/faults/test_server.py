@@ -9,8 +9,10 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from catdog import delivery, pipeline, tracking
-from catdog.parity import FreshProcess
+from catdog import pipeline
+from catdog.registry.proof import FreshProcess
+from catdog.tracking import delivery
+from catdog.tracking import run as tracking
 from tests.faults.conftest import TINY
 from tests.mlflow_server import Proxy, Server, running
 

@@ -14,7 +14,11 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from catdog import photos, pipeline, registry, storage, succession, train, trials
+from catdog import pipeline
+from catdog.inference import inputs
+from catdog.registry import history, versions
+from catdog.sweep import storage, trials
+from catdog.training import loop
 from tests.faults.conftest import TINY, QuickProof
 
 
@@ -28,7 +32,7 @@ class Shop:
     @property
     def model(self) -> Path:
         """The folder of the files of version 1."""
-        return registry.fetch("models:/catdog/1")
+        return versions.fetch("models:/catdog/1")
 
     def runs(self) -> list[mlflow.entities.Run]:
         client = MlflowClient()
@@ -42,7 +46,7 @@ class Shop:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A folder in which a tiny classifier was trained and registered."""
-    from catdog import command, config
+    from catdog import cli, config
     from scripts import main
     from tests.conftest import COLOURS, tiny_picture
 
@@ -57,7 +61,7 @@ def trained(tmp_path_factory) -> Path:
         patch.setattr(pipeline, "FreshProcess", QuickProof)
         mlflow.set_tracking_uri(None)
         where = ["--dataset", "pets", "--data_dir", "data", *TINY]
-        assert command.run(main.main, config.MainConfig, where) == 0
+        assert cli.run(main.main, config.MainConfig, where) == 0
     mlflow.set_tracking_uri(None)
     return root
 
@@ -94,13 +98,13 @@ def test_a_clock_that_goes_backwards_does_no_harm(run, shop, monkeypatch):
         def now(cls, tz=None):
             return super().now(tz) - timedelta(days=1 + next(steps))
 
-    monkeypatch.setattr(succession, "datetime", Backwards)
+    monkeypatch.setattr(history, "datetime", Backwards)
     ended = run("train", *shop.where, "--promote", "always")
     assert ended.status == 0, ended.err
     assert {one.info.status for one in shop.runs()} == {"FINISHED"}
-    newest = registry.versions("catdog")[-1]
-    assert succession.history("catdog")[-1].version == str(newest.version)
-    assert succession.unfinished("catdog") is None
+    newest = versions.versions("catdog")[-1]
+    assert history.history("catdog")[-1].version == str(newest.version)
+    assert history.unfinished("catdog") is None
 
 
 @pytest.mark.fault(
@@ -109,7 +113,7 @@ def test_a_clock_that_goes_backwards_does_no_harm(run, shop, monkeypatch):
     "kept and registered, and the run is tagged with the reason",
 )
 def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
-    real, seen = train.train_epoch, []
+    real, seen = loop.train_epoch, []
 
     def poisoned(model, *rest, **options):
         answer = real(model, *rest, **options)
@@ -119,7 +123,7 @@ def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
                 model.linear.weight.fill_(float("nan"))
         return answer
 
-    monkeypatch.setattr(train, "train_epoch", poisoned)
+    monkeypatch.setattr(loop, "train_epoch", poisoned)
     ended = run("train", *shop.where, "--epochs", "9")
     assert ended.status == 0, ended.err
     assert "warning: training diverged in epoch 2" in ended.err
@@ -135,14 +139,14 @@ def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
     "“training diverged in epoch 1 …: Try a learning_rate below …”; the run ends as FAILED",
 )
 def test_a_loss_that_never_was_a_number_ends_the_run(run, shop, monkeypatch):
-    real = train.train_epoch
+    real = loop.train_epoch
 
     def poisoned(model, *rest, **options):
         with torch.no_grad():
             model.linear.weight.fill_(float("nan"))
         return real(model, *rest, **options)
 
-    monkeypatch.setattr(train, "train_epoch", poisoned)
+    monkeypatch.setattr(loop, "train_epoch", poisoned)
     before = len(MlflowClient().search_model_versions("name = 'catdog'"))
     ended = run("train", *shop.where)
     assert ended.status == 2
@@ -204,14 +208,14 @@ def second(shop) -> int:
     "the registered version is deleted while predict answers", "the others are answered by it"
 )
 def test_a_version_that_is_deleted_meanwhile_answers_to_the_end(run, shop, second, monkeypatch):
-    real = photos.Photo.read
+    real = inputs.Photo.read
 
     def deleting(photo):
         if any(one.version == second for one in MlflowClient().search_model_versions()):
             MlflowClient().delete_model_version("catdog", str(second))
         return real(photo)
 
-    monkeypatch.setattr(photos.Photo, "read", deleting)
+    monkeypatch.setattr(inputs.Photo, "read", deleting)
     uri = f"models:/catdog/{second}"
     ended = run("predict", "pets/cat", "--model_uri", uri, "--format", "json")
     assert ended.status == 0, ended.err

@@ -1,0 +1,181 @@
+"""Which two kinds of pictures are told apart, and how their names are read and written.
+
+In: what the user types, or the names of folders and files. Out: two words, class 0 first. A word
+is the same everywhere: the name of a folder, the label of an answer, part of a column's name.
+Pure.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from catdog import CLASSES, CatdogError, Classes, NEITHER
+from catdog.filenames import normal
+
+Value = TypeVar("Value")
+
+AUTO = "auto"
+LONGEST = 40
+"""Characters of a class's name, which becomes part of other names."""
+
+SPLIT_WORDS = {
+    "training": ("train", "training", "training_set", "train_set"),
+    "validation": ("val", "valid", "validation", "validation_set", "val_set"),
+    "test": ("test", "test1", "testing", "test_set"),
+}
+"""What folders are called that say on which side a picture stands, and not what it shows."""
+
+TAKEN = {NEITHER, *(word for words in SPLIT_WORDS.values() for word in words)}
+"""Words that mean something else already."""
+
+NEUTRAL = "p_positive"
+"""What the probability of class 1 is called inside, whatever that class is."""
+
+HISSING = ("ss", "x", "z", "ch", "sh")
+
+
+def read_classes(typed: str) -> Classes | None:
+    """The two classes that `typed` names, "ant,bee" say; None for "auto".
+
+    Capitals count as small letters, and spaces and hyphens as `_`.
+
+    Raises:
+        CatdogError: these are not two different words that can name folders.
+    """
+    if typed == AUTO:
+        return None
+    named = [folded(word) for word in typed.split(",")]
+    plain = all(re.fullmatch(r"[\w -]+", word) for word in typed.split(","))
+    if len(named) != 2 or not plain or not all(map(_is_usable, named)):
+        raise CatdogError(
+            f"classes={typed} does not name two classes: give two words of letters, digits, - and "
+            f"_, at most {LONGEST} each, none of them {NEITHER} or the name of a split as train, "
+            "as in -P classes=ant,bee"
+        )
+    negative, positive = named
+    if negative in _spellings(positive) or positive in _spellings(negative):
+        raise CatdogError(
+            f"classes={typed} names one class twice: give two different words, as in "
+            "-P classes=ant,bee"
+        )
+    return negative, positive
+
+
+def folded(name: str) -> str:
+    """A name as a class is called: "Golden Retriever" → "golden_retriever"."""
+    return re.sub(r"[\W_]+", "_", normal(name).lower()).strip("_")
+
+
+def label_of(name: str, classes: Classes) -> str:
+    """The class of a picture, by its name in a source; "" where that says nothing.
+
+    It is that of the nearest folder that is called as a class or as several of it (`Dogs/`), else
+    that of the beginning of the file's name: `cat.0.jpg`, `dog_12.jpg`.
+    """
+    path = PurePosixPath(name)
+    for part in reversed(path.parts[:-1]):
+        for label in classes:
+            if folded(part) in _spellings(label):
+                return label
+    # The longer one first: the other may be its beginning.
+    for label in sorted(classes, key=len, reverse=True):
+        if _prefix(label).match(normal(path.name)):
+            return label
+    return ""
+
+
+def classes_in(names: Iterable[str]) -> Classes:
+    """The classes that the names of labelled pictures speak of.
+
+    They are cat and dog where there are both of these; else, where the pictures lie in two
+    folders, what those are called, in alphabetical order; else cat and dog again.
+    """
+    labels: set[str] = set()
+    folders: set[str] = set()
+    for name in names:
+        labels.add(label_of(name, CLASSES))
+        if labels.issuperset(CLASSES):
+            return CLASSES
+        folders.add(_folder(name))
+    words = {word for word in folders if not _is_several(word, folders)} - {""}
+    if len(words) != 2 or not all(map(_is_usable, words)):
+        return CLASSES
+    if all(map(_one_of, words)):
+        words = set(map(_one_of, words))
+    negative, positive = sorted(words)
+    return negative, positive
+
+
+def probability_name(classes: Classes) -> str:
+    """What the probability of class 1 is called outside: "p_dog"."""
+    return f"p_{classes[1]}"
+
+
+def as_outside(record: Mapping[str, Value], classes: Classes) -> dict[str, Value]:
+    """The same record, in which the probability of class 1 has its name outside."""
+    column = probability_name(classes)
+    return {column if name == NEUTRAL else name: value for name, value in record.items()}
+
+
+def one(name: str) -> str:
+    """One of a class: "a dog", "an ant"."""
+    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+
+
+def several(name: str) -> str:
+    """Several of a class: "dogs", "foxes", "puppies"."""
+    if name.endswith(HISSING):
+        return f"{name}es"
+    if name.endswith("s"):
+        return name
+    if re.search("[^aeiou]y$", name):
+        return f"{name[:-1]}ies"
+    return f"{name}s"
+
+
+def other(label: str, classes: Classes) -> str:
+    """The class of the two that is not `label`."""
+    return classes[1 - classes.index(label)]
+
+
+def both(classes: Iterable[str]) -> str:
+    """The two of them in words: "cat and dog"."""
+    return " and ".join(classes)
+
+
+def _is_usable(name: str) -> bool:
+    return name != "" and len(name) <= LONGEST and name not in TAKEN
+
+
+def _spellings(label: str) -> tuple[str, ...]:
+    return label, f"{label}s", several(label)
+
+
+def _is_several(word: str, words: Iterable[str]) -> bool:
+    return any(word != single and word in _spellings(single) for single in words if single)
+
+
+def _one_of(name: str) -> str:
+    """One of what `name` means several of, "ants" say; "" where it seems to mean one."""
+    if re.search("[^siu]s$", name) and not name.endswith(tuple(f"{end}es" for end in HISSING)):
+        return name[:-1]
+    return ""
+
+
+@functools.cache
+def _prefix(label: str) -> re.Pattern[str]:
+    words = re.escape(label).replace("_", "[ _-]+")
+    return re.compile(rf"{words}s?(?=[ ._(\d-])", re.IGNORECASE)
+
+
+def _folder(name: str) -> str:
+    """The nearest folder of a picture that may say what it shows; "" where there is none."""
+    for part in reversed(PurePosixPath(name).parts[:-1]):
+        word = folded(part)
+        if word not in TAKEN and "." not in part:  # an archive's name says nothing
+            return word
+    return ""

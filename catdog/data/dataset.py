@@ -1,0 +1,189 @@
+"""A prepared data set: what its folder is made of, and how it is read.
+
+One folder holds the pictures by split and class, `manifest.csv` with a row for each of them,
+`quarantine.csv` with what was left out, and `prepared.json`, the marker, without which nothing
+counts as finished. `catdog.data.prepare` makes it.
+
+What the user excludes lies in `excluded/`, where no step looks for pictures: a validation
+picture in `excluded/validation/cat/`, say, with the split `excluded-validation` in the
+manifest. So it is neither learned nor counted, and yet whoever reports an accuracy can give
+it both ways: on `rows("validation")`, and raw, on those and `rows("excluded-validation")`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catdog import CLASSES, CatdogError, Classes
+from catdog.data.classes import AUTO, both, read_classes
+from catdog.data.exclusion import EXCLUDED, LINES, NONE
+from catdog.data.intact import check_intact, check_unchanged, missing
+
+FORMAT = 1
+MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
+UNFINISHED_MARKER = ".prepared.json.part"
+TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished prepared data set.
+
+    `digest` is of the manifest, `validation_digest` of the labels and contents of the
+    validation pictures alone: equal digests mean that accuracies can be compared.
+    `classes` are what its labels say, class 0 first. `asked`, `val_fraction`, `seed` and
+    `exclude` are what it was prepared with, `asked` for the classes, and `exclude_digest`
+    is of the lines in that file, None when there are none.
+    """
+
+    folder: Path
+    origin: str
+    digest: str
+    validation_digest: str
+    counts: dict[str, dict[str, int]]
+    quarantined: int
+    excluded: int = 0
+    val_fraction: float = 0.2
+    seed: int = 0
+    exclude: str = NONE
+    exclude_digest: str | None = None
+    classes: Classes = CLASSES
+    asked: str = AUTO
+
+    @property
+    def training(self) -> Path:
+        """Folder of the training pictures, one sub-folder for each class."""
+        return self.folder / TRAINING
+
+    @property
+    def validation(self) -> Path:
+        """Folder of the validation pictures, one sub-folder for each class."""
+        return self.folder / VALIDATION
+
+    @property
+    def test(self) -> Path:
+        """Folder of the pictures to label."""
+        return self.folder / TEST
+
+    @property
+    def manifest(self) -> Path:
+        """CSV with a row for each picture: `OWN_COLUMNS`, then those of the user."""
+        return self.folder / MANIFEST
+
+    @property
+    def exclude_lines(self) -> Path:
+        """The lines that the exclude file had; missing when it had none."""
+        return self.folder / EXCLUDED / LINES
+
+    @property
+    def quarantine(self) -> Path:
+        """CSV with a row for each file that was left out: path and reason."""
+        return self.folder / QUARANTINE
+
+    def rows(self, split: str) -> list[dict[str, str]]:
+        """The manifest's rows of one split, those in `excluded-validation` for instance."""
+        with self.manifest.open(encoding="utf-8", newline="") as stream:
+            return [row for row in csv.DictReader(stream) if row["split"] == split]
+
+    def check(self) -> None:
+        """Raise CatdogError when a picture to learn from is not what was prepared."""
+        check_intact(self.folder, self._digests(), below=(TRAINING, VALIDATION))
+
+    def lost(self) -> str | None:
+        """The path of a picture that is gone, if there is one.
+
+        Raises:
+            CatdogError: one is gone, and another one was changed or added by hand.
+        """
+        with self.manifest.open(encoding="utf-8", newline="") as stream:
+            paths = [row["path"] for row in csv.DictReader(stream)]
+        lost = next(missing(self.folder, paths), None)
+        if lost:
+            check_unchanged(self.folder, self._digests(), below=(TRAINING, VALIDATION))
+        return lost
+
+    def _digests(self) -> dict[str, str]:
+        rows = [*self.rows(TRAINING), *self.rows(VALIDATION)]
+        return {row["path"]: row["sha256"] for row in rows}
+
+    def left_out(self) -> list[dict[str, str]]:
+        """The rows of `quarantine`: path and reason of each file that was left out."""
+        with self.quarantine.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the pictures are the drawn sample."""
+        return self.origin.startswith("sample:")
+
+
+def load_prepared(folder: Path, *, classes: str = AUTO) -> Prepared:
+    """Read a finished prepared data set; with `classes`, one of just these.
+
+    Raises:
+        CatdogError: there is none, its manifest was changed since, or it is of other classes.
+    """
+    marker = read_marker(folder)
+    if marker is None:
+        raise CatdogError(
+            f"{folder} holds no prepared data set: run scripts/download.py and "
+            "scripts/prepare.py first, with the same --dataset and --data_dir."
+        )
+    prepared = Prepared(
+        folder=folder,
+        origin=marker["origin"],
+        digest=marker["digest"],
+        validation_digest=marker["validation_digest"],
+        counts=marker["counts"],
+        quarantined=marker["quarantined"],
+        excluded=marker.get("excluded", 0),
+        val_fraction=marker["val_fraction"],
+        seed=marker["seed"],
+        exclude=marker.get("exclude_file", NONE),
+        exclude_digest=marker.get("exclude"),
+        classes=tuple(marker["told_apart"]),
+        asked=marker["classes"],
+    )
+    if read_classes(classes) not in (None, prepared.classes):
+        raise CatdogError(
+            f"{folder} was prepared for {both(prepared.classes)}, not for classes={classes}: "
+            f"run scripts/prepare.py again with --classes {classes}."
+        )
+    if not prepared.manifest.is_file() or digest_of(prepared.manifest) != prepared.digest:
+        raise CatdogError(
+            f"{prepared.manifest} was changed or deleted after it was prepared: "
+            "delete it and run scripts/prepare.py again, which makes it anew."
+        )
+    return prepared
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """What the folder was prepared from and with; None when it is not finished."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(marker, dict) or marker.get("format") != FORMAT:
+        return None
+    # Before there were other classes, none were named.
+    return {"classes": AUTO, "told_apart": CLASSES} | marker
+
+
+def write_marker(folder: Path, marker: Mapping[str, Any]) -> None:
+    """Say what the folder was prepared from and with, and that it is finished."""
+    if read_marker(folder) != marker:
+        part = folder / UNFINISHED_MARKER
+        part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+        part.replace(folder / MARKER)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

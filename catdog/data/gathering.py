@@ -1,0 +1,137 @@
+"""A source → its readable pictures, each checked, copied and described, and what is left out.
+
+What a picture is, and on which side it belongs, is read from its name; whether it is one, from
+its bytes. The source is never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from catdog import CLASSES, Classes
+from catdog.data import images
+from catdog.data.archive import Member, is_archive_name, is_table_name, members
+from catdog.data.classes import SPLIT_WORDS, classes_in, label_of
+from catdog.data.dataset import TEST, digest_of
+
+Say = Callable[[str], None]
+LeftOut = tuple[str, str]
+"""A file's name in the source, and why it can't be used."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One readable picture: where it was, where its bytes wait, and what is known of it.
+
+    `path` is where it belongs in the prepared folder, once its split is settled.
+    """
+
+    source: str
+    staged: Path
+    label: str
+    split: str
+    sha256: str
+    width: int
+    height: int
+    path: str = ""
+
+
+@dataclass
+class Gathered:
+    """What became of a source: pictures to sort, files left out, tables of properties."""
+
+    items: list[Item] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    tables: list[Member] = field(default_factory=list)
+
+
+def fingerprint(source: Path) -> str:
+    """Changes when the source does: the bytes of an archive, the listing of a folder."""
+    if source.is_file():
+        return digest_of(source)
+    listing = sorted(
+        (path.relative_to(source).as_posix(), status.st_size, status.st_mtime_ns)
+        for path in _files_below(source)
+        for status in [path.stat()]
+    )
+    return hashlib.sha256(repr(listing).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def find_classes(source: Path, say: Say) -> Classes:
+    """The classes that the names in a source speak of."""
+    names = (name for name, _ in members(source) if not is_table_name(name))
+    found = classes_in(name for name in names if _split_of(name) != TEST)
+    if found != CLASSES:
+        say(
+            f"Classes: {found[0]} (negative) and {found[1]} (positive), as the folders are called; "
+            "-P classes=NEGATIVE,POSITIVE names others."
+        )
+    return found
+
+
+def gather(source: Path, staging: Path, classes: Classes, say: Say) -> Gathered:
+    """Copy every readable picture below `staging`, checking as many at once as there are cores.
+
+    Pictures without a label are gathered from a folder named `test` alone.
+
+    Raises:
+        CatdogError: the source can't be read.
+    """
+    gathered = Gathered()
+    waiting: deque[Future[Item | LeftOut]] = deque()
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        for number, picture in enumerate(members(source)):
+            if is_table_name(picture[0]):
+                gathered.tables.append(picture)
+                continue
+            target = staging / f"{number}"
+            waiting.append(pool.submit(_check_and_copy, picture, target, classes))
+            if len(waiting) > 8 * cores:  # pictures in memory at once
+                _sort_in(waiting.popleft().result(), gathered)
+            if number and number % 5_000 == 0:
+                say(f"Checked {number:,} pictures")
+        while waiting:
+            _sort_in(waiting.popleft().result(), gathered)
+    return gathered
+
+
+def _check_and_copy(picture: Member, target: Path, classes: Classes) -> Item | LeftOut:
+    name, content = picture
+    label, split = label_of(name, classes), _split_of(name)
+    if not label and split != TEST:
+        return name, f"neither {classes[0]} nor {classes[1]} in its folder's or its own name"
+    try:
+        width, height = images.check(content)
+    except images.UnreadableImageError as error:
+        return name, str(error)
+    target.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Item(name, target, label, split, sha256, width, height)
+
+
+def _sort_in(result: Item | LeftOut, gathered: Gathered) -> None:
+    if isinstance(result, Item):
+        gathered.items.append(result)
+    else:
+        gathered.left_out.append(result)
+
+
+def _split_of(name: str) -> str:
+    """The split that the nearest telling folder or archive names; "" when none does."""
+    for part in reversed(PurePosixPath(name).parts[:-1]):
+        stem = part.lower().split(".")[0] if is_archive_name(part) else part.lower()
+        for split, words in SPLIT_WORDS.items():
+            if stem in words:
+                return split
+    return ""
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,296 @@
+"""What is wrong with the data itself: doubtful labels, twins across the split, odd pictures.
+
+In: features of all labelled pictures and a look at each. Out: issues, surest first, for a
+person to judge; the paths of those that shall go become lines of an exclude file. Only
+`audit` reads pictures, and only `write_issues` writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from catdog import CLASSES, CatdogError, Classes
+from catdog.data.classes import one
+from catdog.data.dataset import TRAINING, VALIDATION, Prepared
+from catdog.evaluation.calibration import Labels, Probabilities
+from catdog.evaluation.slices import Look, look_at_all
+from catdog.models.engine import Features, pick_engine
+from catdog.models.network import Network
+from catdog.training.features import Picture, extract, open_cache
+
+WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = KINDS = (
+    "wrong_label",
+    "near_duplicate",
+    "unlike_others",
+)
+TOLD = {
+    WRONG_LABEL: "looks like {}",
+    NEAR_DUPLICATE: "repeats {}",
+    UNLIKE_OTHERS: "least unlike {}",
+}
+"""What an issue's detail means."""
+AUDIT = "audit.csv"
+
+FOLDS = 5
+INVERSE_REGULARISATION = 1e-3
+"""Of 1,280 standardised features: strong, so that a few wrong labels are not learned."""
+
+TWIN_CORRELATION = 0.93
+"""Of thumbnails. Photos that were resized, re-encoded and turned reached 0.984 and more with
+their originals. Of two million pairs of real photos one is above 0.9: the same photo twice."""
+TWIN_COSINE = 0.5
+"""Of features: an even background may look the same around another animal."""
+SURE_CORRELATION = 0.97
+"""Of thumbnails that need no features to agree: those of a photo and of its tiny, coarse copy,
+turned upside down, point as far apart as those of two strangers."""
+TURNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+"""Steps down and to the right: as it is, mirrored, upside down, and both."""
+FLAT = 3.0
+"""Grey levels; a thumbnail that varies less is as good as empty and has no twin."""
+
+NEIGHBOURS = 10
+ODD = 2.5
+"""Robust standard deviations above the usual distance to the neighbours: 5 of 2,002 photos
+of cats and dogs are beyond it, and so are pages of text, noise and empty pictures."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Something to look at. `score` is from 0.5, where an issue begins, to 1, the surest.
+
+    `path` is as in the manifest. `detail` is, for a wrong label, the label that the picture
+    seems to deserve; for a near-duplicate the validation picture that `path`, a training
+    picture, repeats; for a picture unlike all others, the one that is least unlike it.
+    `sha256` is of the picture, `other_sha256` of the one in `detail`, "" where that is none.
+    """
+
+    path: str
+    issue: str
+    score: float
+    detail: str
+    sha256: str = ""
+    other_sha256: str = ""
+
+
+def audit(
+    prepared: Prepared, network: Network, data_dir: Path, *, seed: int = 0, say: Say
+) -> list[Issue]:
+    """All issues of a prepared data set; features come from the cache, or are computed.
+
+    Raises:
+        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
+    """
+    rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
+    pictures = [
+        Picture(prepared.folder / row["path"], prepared.classes.index(row["label"]), row["sha256"])
+        for row in rows
+    ]
+    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
+    say(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
+    return find_issues(
+        [row["path"] for row in rows],
+        np.array([picture.label for picture in pictures]),
+        np.array([row["split"] == VALIDATION for row in rows]),
+        features[0],
+        look_at_all([picture.path for picture in pictures]),
+        digests=[picture.sha256 for picture in pictures],
+        classes=prepared.classes,
+        seed=seed,
+    )
+
+
+def find_issues(
+    paths: Sequence[str],
+    labels: Labels,
+    validation: NDArray[np.bool_],
+    features: Features,
+    looks: Sequence[Look],
+    *,
+    digests: Sequence[str],
+    classes: Classes = CLASSES,
+    seed: int = 0,
+) -> list[Issue]:
+    """The issues of N labelled pictures, by kind and the surest of each kind first.
+
+    Args:
+        paths: of the pictures, as in the manifest.
+        labels: `(N,)`, 0 = cat and 1 = dog.
+        validation: `(N,)`, whether a picture is held back.
+        features: `(N, D) float32`, of the plain view.
+        looks: as `catdog.evaluation.slices.look_at_all` gives them.
+        digests: sha256 of the pictures.
+        classes: what they are called.
+        seed: of the folds.
+    """
+    other = other_label_probability(features, labels, seed=seed)
+    issues = [
+        *_wrong_labels(paths, labels, other, classes),
+        *_near_duplicates(paths, twins(features, looks, validation)),
+        *_unlike_others(paths, *oddness(features)),
+    ]
+    by_path = dict(zip(paths, digests, strict=True))
+    known = (
+        replace(issue, sha256=by_path[issue.path], other_sha256=by_path.get(issue.detail, ""))
+        for issue in issues
+    )
+    return sorted(known, key=lambda issue: (KINDS.index(issue.issue), -issue.score, issue.path))
+
+
+def other_label_probability(features: Features, labels: Labels, *, seed: int = 0) -> Probabilities:
+    """How probable the other label is to a model that has not seen the picture, `(N,)`.
+
+    The model is a logistic regression on standardised features, fitted to the other folds.
+    Sorting by what it thinks of the given label is the self-confidence ranking of confident
+    learning (Northcutt et al., 2021). Zero where a class has too few pictures to judge by.
+    """
+    folds = min(FOLDS, np.bincount(labels, minlength=2).min())
+    if folds < 2:
+        return np.zeros(len(labels))
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=300)
+    )
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    # Its many small products are twenty times as slow when a busy machine's cores share them.
+    with threadpool_limits(1):
+        probabilities = cross_val_predict(model, features, labels, cv=parts, method="predict_proba")
+    others: Probabilities = probabilities[np.arange(len(labels)), 1 - labels].astype(np.float64)
+    return others
+
+
+def twins(
+    features: Features, looks: Sequence[Look], validation: NDArray[np.bool_]
+) -> list[tuple[int, int, float]]:
+    """Pairs of a training and a validation picture that show the same photo.
+
+    A twin may be resized, re-encoded, mirrored or upside down. Its thumbnail is the same to
+    the eye, and unless it is so beyond doubt, its features must point the same way.
+
+    Returns:
+        Index of the training picture, of the validation picture, and the correlation of
+        their thumbnails, from `TWIN_CORRELATION` to 1.
+    """
+    held, learned = np.flatnonzero(validation), np.flatnonzero(~validation)
+    if not len(held) or not len(learned):
+        return []
+    thumbnails = np.stack([look.thumbnail for look in looks]).astype(np.float32)
+    plain = _unit(thumbnails)
+    turned = [_unit(thumbnails[:, ::down, ::right]) for down, right in TURNS]
+    found = []
+    for start in range(0, len(held), 1024):
+        chunk = held[start : start + 1024]
+        alike = reduce(np.maximum, (ours[chunk] @ plain[learned].T for ours in turned))
+        for row, column in np.argwhere(alike >= TWIN_CORRELATION):
+            ours, theirs, correlation = learned[column], chunk[row], float(alike[row, column])
+            sure = correlation >= SURE_CORRELATION
+            if sure or _cosine(features[ours], features[theirs]) >= TWIN_COSINE:
+                found.append((int(ours), int(theirs), min(1.0, correlation)))
+    return found
+
+
+def oddness(features: Features) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """How far each picture is from its nearest neighbours, and which one is the nearest.
+
+    Returns:
+        The mean cosine distance to the `NEIGHBOURS` nearest, in robust standard deviations
+        from the median of all pictures, `(N,)`, and the index of the nearest, `(N,)`.
+    """
+    count = len(features)
+    if count < 2:
+        return np.zeros(count), np.zeros(count, dtype=np.int64)
+    neighbours = min(NEIGHBOURS, count - 1)
+    search = NearestNeighbors(n_neighbors=neighbours, metric="cosine", algorithm="brute")
+    distances, nearest = search.fit(features).kneighbors()
+    mean = distances.mean(axis=1, dtype=np.float64)
+    spread = 1.4826 * np.median(np.abs(mean - np.median(mean)))
+    return (mean - np.median(mean)) / max(spread, 1e-9), nearest[:, 0]
+
+
+def write_issues(path: Path, issues: Iterable[Issue]) -> None:
+    """Write the fields of each issue as a row, `path` first; the file appears whole.
+
+    Raises:
+        CatdogError: it can't be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(field.name for field in fields(Issue))
+            for issue in issues:
+                writer.writerow(astuple(replace(issue, score=round(issue.score, 4))))
+        part.replace(path)
+    except OSError as error:
+        raise CatdogError(
+            f"{path} can't be written ({error.strerror or error}): choose another file "
+            "with --output."
+        ) from error
+
+
+def summary(issues: Sequence[Issue], *, first: int = 10) -> Iterable[str]:
+    """Lines for people: how many issues of each kind, and the first of them."""
+    counts = Counter(issue.issue for issue in issues)
+    for kind in KINDS:
+        yield f"{kind}: {counts[kind]:,}"
+        for issue in [issue for issue in issues if issue.issue == kind][:first]:
+            yield f"  {issue.score:.2f}  {issue.path}  {told(issue)}"
+
+
+def told(issue: Issue) -> str:
+    """What the issue's detail means: "looks like a dog"."""
+    detail = one(issue.detail) if issue.issue == WRONG_LABEL else issue.detail
+    return TOLD[issue.issue].format(detail)
+
+
+def _wrong_labels(
+    paths: Sequence[str], labels: Labels, other: Probabilities, classes: Classes
+) -> Iterable[Issue]:
+    for index in np.flatnonzero(other > 0.5).tolist():
+        suggested = classes[1 - labels[index]]
+        yield Issue(paths[index], WRONG_LABEL, float(other[index]), suggested)
+
+
+def _near_duplicates(
+    paths: Sequence[str], found: Iterable[tuple[int, int, float]]
+) -> Iterable[Issue]:
+    for ours, theirs, alike in found:
+        surplus = (alike - TWIN_CORRELATION) / (1 - TWIN_CORRELATION)
+        yield Issue(paths[ours], NEAR_DUPLICATE, 0.5 + surplus / 2, paths[theirs])
+
+
+def _unlike_others(
+    paths: Sequence[str], odd: NDArray[np.float64], nearest: NDArray[np.int64]
+) -> Iterable[Issue]:
+    for index in np.flatnonzero(odd > ODD).tolist():
+        score = float(odd[index] / (odd[index] + ODD))
+        yield Issue(paths[index], UNLIKE_OTHERS, score, paths[nearest[index]])
+
+
+def _unit(thumbnails: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Thumbnails `(N, 16, 16)` as vectors whose products are correlations; flat ones as zero."""
+    vectors = thumbnails.reshape(len(thumbnails), -1)
+    vectors = vectors - vectors.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    flat = lengths < FLAT * np.sqrt(vectors.shape[1])
+    return np.where(flat, 0, vectors / np.maximum(lengths, 1e-6))
+
+
+def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(one @ other / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12))

@@ -1,0 +1,348 @@
+"""Labels and logits → numbers. Pure: no files, no model, no MLflow; scikit-learn computes.
+
+`score` gives the few numbers of an epoch; `metrics_of`, `class_rows` and `promises` give what
+a kept model is judged by, with intervals that say how much of it is luck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn import metrics
+
+from catdog import CLASSES, Classes
+from catdog.evaluation.calibration import (
+    Labels,
+    Logits,
+    Probabilities,
+    log_losses,
+    predicted_labels,
+    probability,
+)
+from catdog.evaluation.intervals import REPLICATES, bootstrap
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of pictures; positive means dog."""
+
+    true_negatives: int
+    false_positives: int
+    false_negatives: int
+    true_positives: int
+
+    @property
+    def matrix(self) -> NDArray[np.int64]:
+        """The counts as `(2, 2)`: row = truth, column = prediction, cat before dog."""
+        return np.array(
+            [
+                [self.true_negatives, self.false_positives],
+                [self.false_negatives, self.true_positives],
+            ]
+        )
+
+    def to_dict(self, prefix: str = "") -> dict[str, int]:
+        """The four counts by name, `prefix` before each name."""
+        return {
+            f"{prefix}true_negatives": self.true_negatives,
+            f"{prefix}false_positives": self.false_positives,
+            f"{prefix}false_negatives": self.false_negatives,
+            f"{prefix}true_positives": self.true_positives,
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well logits fit labels. `loss` is the mean binary cross-entropy in nats."""
+
+    loss: float
+    accuracy: float
+    roc_auc: float
+    confusion: Confusion
+    count: int
+
+    def to_dict(self) -> dict[str, float]:
+        """The scores under the names that `scripts/evaluate.py` answers with."""
+        return {
+            "accuracy": self.accuracy,
+            "log_loss": self.loss,
+            "roc_auc": self.roc_auc,
+            **self.confusion.to_dict(),
+            "count": self.count,
+        }
+
+
+def confusion_counts(labels: Labels, predictions: Labels) -> Confusion:
+    """Count each kind of right and wrong prediction.
+
+    >>> confusion_counts(np.array([0, 1, 1]), np.array([0, 0, 1]))
+    Confusion(true_negatives=1, false_positives=0, false_negatives=1, true_positives=1)
+    """
+    cells = metrics.confusion_matrix(labels, predictions, labels=[0, 1])
+    return Confusion(*(int(cell) for cell in cells.ravel()))
+
+
+def score(labels: Labels, logits: Logits) -> Scores:
+    """Score logits `(N,)` against labels `(N,)`, 0 = cat and 1 = dog.
+
+    `roc_auc` is nan when only one class is present.
+
+    Raises:
+        ValueError: the shapes differ, there is nothing to score, or a logit is not finite.
+    """
+    labels, logits = _checked(labels, logits)
+    predictions = predicted_labels(logits)
+    both = len(np.unique(labels)) == 2
+    return Scores(
+        loss=float(np.mean(log_losses(labels, logits))),
+        accuracy=float(metrics.accuracy_score(labels, predictions)),
+        roc_auc=float(metrics.roc_auc_score(labels, logits)) if both else float("nan"),
+        confusion=confusion_counts(labels, predictions),
+        count=int(labels.size),
+    )
+
+
+def metrics_of(
+    labels: Labels,
+    logits: Logits,
+    *,
+    calibrated: Logits | None = None,
+    prefix: str = "",
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> dict[str, float]:
+    """All metrics of logits `(N,)`, under the names that MLflow's classifier evaluator uses.
+
+    Where `calibrated` logits `(N,)` are given, `log_loss` and `brier_score` are theirs. The
+    rest is not: calibrated by another temperature in each fold, logits change their order.
+
+    `<name>_ci_low` and `<name>_ci_high` enclose 95 %: Wilson's interval for accuracy,
+    precision and recall, which are shares of counted pictures; for the others the
+    percentiles of a bootstrap, widened to the metric itself where a handful of pictures
+    leaves it outside. What is undefined, as `roc_auc` is with one class, is left out.
+    `precision_recall_auc` is the average precision, and `log_loss` is in nats.
+
+    Raises:
+        ValueError: as `score` does.
+    """
+    labels, logits = _checked(labels, logits)
+    _, calibrated = _checked(labels, logits if calibrated is None else calibrated)
+    cells = confusion_counts(labels, predicted_labels(logits))
+    values = _estimates(labels, logits, calibrated)
+    intervals = _wilson_intervals(cells)
+    if len(np.unique(labels)) == 2:
+        means = {
+            "log_loss": log_losses(labels, calibrated),
+            "brier_score": _squares(labels, calibrated),
+        }
+        drawn = bootstrap(labels, logits, means, seed=seed, replicates=replicates)
+        intervals |= {name: _percentiles(drawn[name], values[name]) for name in drawn}
+    found = {"example_count": float(labels.size), **cells.to_dict()}
+    for name, value in values.items():
+        if math.isfinite(value):
+            found[name] = value
+            if name in intervals:
+                found[f"{name}_ci_low"], found[f"{name}_ci_high"] = intervals[name]
+    return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def estimates(labels: Labels, logits: Logits) -> dict[str, float]:
+    """The metrics of `metrics_of` without counts and intervals; what is undefined is left out.
+
+    Raises:
+        ValueError: as `score` does.
+    """
+    labels, logits = _checked(labels, logits)
+    values = _estimates(labels, logits, logits)
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def class_rows(
+    labels: Labels, logits: Logits, classes: Classes = CLASSES
+) -> list[dict[str, str | float]]:
+    """For each class: class, precision, recall, f1 (nan where undefined) and support.
+
+    Raises:
+        ValueError: as `score` does.
+    """
+    labels, logits = _checked(labels, logits)
+    columns = metrics.precision_recall_fscore_support(
+        labels, predicted_labels(logits), labels=[0, 1], zero_division=np.nan
+    )
+    names = ("precision", "recall", "f1", "support")
+    return [
+        {"class": classes[label]}
+        | {name: column[label].item() for name, column in zip(names, columns, strict=True)}
+        for label in (0, 1)
+    ]
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of which `right` in `count` were seen.
+
+    >>> [round(end, 3) for end in wilson(98, 100)]
+    [0.93, 0.994]
+    """
+    interval = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """The threshold that keeps the promise "miss at most this share of one class".
+
+    A picture is called a dog when `p_positive > threshold`, else a cat. `missed` of the `count`
+    pictures of class `kept` are called the other class; in return `mistaken` of the
+    `other_count` pictures of the other class are called `kept`. `missed_ci_high` is how
+    large the missed share may really be: the upper end of Wilson's interval.
+    """
+
+    kept: str
+    at_most: float
+    threshold: float
+    missed: int
+    count: int
+    missed_share: float
+    missed_ci_high: float
+    mistaken: int
+    other_count: int
+    mistaken_share: float
+
+
+def promises(
+    labels: Labels,
+    logits: Logits,
+    at_most: Sequence[float] = (0.001, 0.01, 0.05),
+    *,
+    classes: Classes = CLASSES,
+) -> list[Promise]:
+    """For each class and each share in `at_most`, the threshold that misses no more.
+
+    Of all such thresholds it is one that mistakes the fewest of the other class, and of these
+    the one that is written with the fewest digits. Empty when only one class is present; a
+    promise that no threshold can keep, as `p_positive` is 0 for too many dogs, is left out.
+
+    Args:
+        labels: `(N,)`, 0 = cat and 1 = dog.
+        logits: `(N,)`, divided by the temperature that the served model divides by.
+        at_most: shares in 0..1.
+        classes: what they are called.
+
+    Raises:
+        ValueError: as `score` does.
+    """
+    labels, logits = _checked(labels, logits)
+    if len(np.unique(labels)) < 2:
+        return []
+    p_positive = probability(logits)
+    cats, dogs = np.sort(p_positive[labels == 0]), np.sort(p_positive[labels == 1])
+    rows = [
+        _promise(kept, share, cats, dogs, classes)
+        for kept in reversed(classes)
+        for share in at_most
+    ]
+    return [row for row in rows if row.missed <= _allowed(row.at_most, row.count)]
+
+
+def _promise(
+    kept: str, at_most: float, cats: Probabilities, dogs: Probabilities, classes: Classes
+) -> Promise:
+    keeps_dogs = kept == classes[1]
+    mine, others = (dogs, cats) if keeps_dogs else (cats, dogs)
+    allowed = _allowed(at_most, len(mine))
+    p_positive = np.concatenate([cats, dogs])
+    if keeps_dogs:
+        first = dogs[allowed]
+        threshold = _shortest(np.max(p_positive, initial=0.0, where=p_positive < first), first)
+    else:
+        last = cats[-1 - allowed]
+        threshold = _shortest(last, np.min(p_positive, initial=1.0, where=p_positive > last))
+    dogs_missed, cats_missed = int(np.sum(dogs <= threshold)), int(np.sum(cats > threshold))
+    missed, mistaken = (dogs_missed, cats_missed) if keeps_dogs else (cats_missed, dogs_missed)
+    return Promise(
+        kept=kept,
+        at_most=at_most,
+        threshold=threshold,
+        missed=missed,
+        count=len(mine),
+        missed_share=missed / len(mine),
+        missed_ci_high=wilson(missed, len(mine))[1],
+        mistaken=mistaken,
+        other_count=len(others),
+        mistaken_share=mistaken / len(others),
+    )
+
+
+def _allowed(at_most: float, count: int) -> int:
+    return min(math.floor(at_most * count + 1e-9), count - 1)
+
+
+def _shortest(low: float, high: float) -> float:
+    """The number from `low` up to below `high` that has the fewest digits behind the point.
+
+    All of them divide the photos alike, so what people read is what was counted.
+    """
+    for digits in range(2, 17):
+        found = float(Decimal(float(low)).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+        if low <= found < high:
+            return found
+    return float(low)
+
+
+def _checked(labels: Labels, logits: Logits) -> tuple[Labels, Logits]:
+    labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
+    if labels.shape != logits.shape or labels.size == 0:
+        raise ValueError(f"labels {labels.shape} and logits {logits.shape} can't be scored")
+    if not np.isfinite(logits).all():
+        raise ValueError("a logit is not finite")
+    return labels, logits
+
+
+def _squares(labels: Labels, logits: Logits) -> NDArray[np.float64]:
+    return (probability(logits) - labels) ** 2
+
+
+def _estimates(labels: Labels, logits: Logits, calibrated: Logits) -> dict[str, float]:
+    """Every metric but the counts; nan where it is undefined."""
+    predictions = predicted_labels(logits)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        labels, predictions, average="binary", zero_division=np.nan
+    )
+    both = len(np.unique(labels)) == 2
+    nan = math.nan
+    values = {
+        "accuracy_score": metrics.accuracy_score(labels, predictions),
+        "precision_score": precision,
+        "recall_score": recall,
+        "f1_score": f1,
+        "roc_auc": metrics.roc_auc_score(labels, logits) if both else nan,
+        "precision_recall_auc": metrics.average_precision_score(labels, logits) if both else nan,
+        "log_loss": np.mean(log_losses(labels, calibrated)),
+        "brier_score": np.mean(_squares(labels, calibrated)),
+        "matthews_corrcoef": metrics.matthews_corrcoef(labels, predictions) if both else nan,
+        "balanced_accuracy_score": (
+            metrics.balanced_accuracy_score(labels, predictions) if both else nan
+        ),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def _wilson_intervals(cells: Confusion) -> dict[str, tuple[float, float]]:
+    right = cells.true_negatives + cells.true_positives
+    shares = {
+        "accuracy_score": (right, int(cells.matrix.sum())),
+        "precision_score": (cells.true_positives, cells.true_positives + cells.false_positives),
+        "recall_score": (cells.true_positives, cells.true_positives + cells.false_negatives),
+    }
+    return {name: wilson(*share) for name, share in shares.items() if share[1]}
+
+
+def _percentiles(drawn: NDArray[np.float64], value: float) -> tuple[float, float]:
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return min(float(low), value), max(float(high), value)

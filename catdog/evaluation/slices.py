@@ -1,0 +1,268 @@
+"""Where a model is wrong more often: accuracy by the kind of picture.
+
+In: rows of a manifest and a look at each picture. Out: a table with one line for each slice,
+such as "dark" or "small: under 0.1 megapixel", and a rule that names the worst of them. Only
+`look_at_all` reads files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import fisher_exact
+
+from catdog import CatdogError
+from catdog.data import images
+from catdog.data.metadata import OWN_COLUMNS
+from catdog.evaluation.calibration import Labels, Logits, predicted_labels
+from catdog.evaluation.metrics import wilson
+
+LOOK_PX = 64
+"""Shorter side of what is decoded for a look: enough to tell blurred from sharp."""
+THUMBNAIL_PX = 16
+AT_LEAST = 20
+"""Smaller slices are listed, but not called the worst: two errors in five are no finding."""
+MOST_VALUES = 20
+"""Of a column of the user's with more different words the commonest are told apart."""
+
+TERCILES = {
+    "brightness": ("dark", "medium", "bright"),
+    "contrast": ("flat", "medium", "strong"),
+    "sharpness": ("blurred", "medium", "sharp"),
+}
+Row = Mapping[str, str]
+Members = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one glance tells of a picture.
+
+    Brightness is the mean of its grey values and contrast their standard deviation, both as
+    shares of white. Sharpness is the standard deviation of the Laplacian, as a share of
+    the contrast: it does not rise with the light. `thumbnail` is `(16, 16) uint8`, grey.
+    """
+
+    brightness: float
+    contrast: float
+    sharpness: float
+    thumbnail: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of N pictures that have a property in common; `members` is `(N,)`."""
+
+    group: str
+    name: str
+    members: Members
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """How a model does on a slice; `low` and `high` are Wilson's 95 % interval.
+
+    `surely_worse` says that so many errors more than elsewhere are no chance, though the
+    slice was picked from many (Fisher's exact test, 5 % divided by the number of slices).
+    """
+
+    group: str
+    name: str
+    count: int
+    errors: int
+    accuracy: float
+    low: float
+    high: float
+    surely_worse: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name, with the group before it where that says more."""
+        return self.name if self.group in self.name else f"{self.group}: {self.name}"
+
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        return "surely worse" if self.surely_worse else "may be chance"
+
+
+def look_at_all(paths: Sequence[Path]) -> list[Look]:
+    """Look at each picture, on all cores; some thousand photos a second on two of them.
+
+    Raises:
+        CatdogError: a picture is gone or unreadable.
+    """
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(_look_at_file, paths, chunksize=16))
+
+
+def look_at(content: bytes) -> Look:
+    """What the bytes of a picture look like.
+
+    Raises:
+        UnreadableImageError: see `catdog.data.images.decode_small`.
+    """
+    picture = images.decode_small(content, LOOK_PX).convert("L")
+    scale = LOOK_PX / min(picture.size)
+    # One size for all: blur in a large picture must count like blur in a small one.
+    size = [min(8 * LOOK_PX, max(THUMBNAIL_PX, round(side * scale))) for side in picture.size]
+    grey = np.asarray(picture.resize(size, Image.Resampling.BOX), dtype=np.float32)
+    grey = grey / np.float32(255)
+    thumbnail = picture.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+    contrast = float(grey.std())
+    return Look(
+        brightness=float(grey.mean()),
+        contrast=contrast,
+        sharpness=float(_laplacian(grey).std()) / contrast if contrast else 0.0,
+        thumbnail=np.asarray(thumbnail),
+    )
+
+
+def make_slices(rows: Sequence[Row], looks: Sequence[Look]) -> list[Slice]:
+    """Slices by class, size, shape, light, and every column that the user added.
+
+    Args:
+        rows: of a manifest, N of them; columns besides its own are taken for properties.
+        looks: of the same pictures, in the same order.
+
+    Raises:
+        ValueError: there are not as many looks as rows.
+    """
+    if len(rows) != len(looks):
+        raise ValueError(f"{len(rows)} rows and {len(looks)} looks don't belong together")
+    if not rows:
+        return []
+    found = [*_by_word("class", [row["label"] for row in rows])]
+    width, height = (np.array([float(row[side]) for row in rows]) for side in ("width", "height"))
+    found += _by_size(width * height / 1e6)
+    found += _by_shape(width / height)
+    for name, words in TERCILES.items():
+        found += _by_tercile(name, np.array([getattr(look, name) for look in looks]), words)
+    for column in sorted({key for row in rows for key in row} - set(OWN_COLUMNS)):
+        found += _by_column(column, [row.get(column) or "" for row in rows])
+    return [slice_ for slice_ in found if 0 < slice_.members.sum() < len(rows)]
+
+
+def slice_table(slices: Iterable[Slice], labels: Labels, logits: Logits) -> list[SliceScore]:
+    """The scores of all pictures, and then of each slice; labels and logits are `(N,)`."""
+    wrong = predicted_labels(logits) != np.asarray(labels)
+    everything = Slice("all", "all", np.ones(len(wrong), dtype=bool))
+    slices = list(slices)
+    rows = [_score(slice_, wrong) for slice_ in slices]
+    whole = _score(everything, wrong)
+    return [whole, *(_compared(row, whole, len(rows)) for row in rows)]
+
+
+def worst_slice(table: Iterable[SliceScore], *, at_least: int = AT_LEAST) -> SliceScore | None:
+    """The slice with the lowest accuracy; None when none is below that of all pictures.
+
+    One that is surely worse comes before all that may be chance. Slices of fewer than
+    `at_least` pictures don't count.
+    """
+    whole, *rows = table
+    worse = [row for row in rows if row.count >= at_least and row.accuracy < whole.accuracy]
+    return min(
+        worse, key=lambda row: (not row.surely_worse, row.accuracy, -row.count), default=None
+    )
+
+
+def _look_at_file(path: Path) -> Look:
+    try:
+        return look_at(path.read_bytes())
+    except (OSError, images.UnreadableImageError) as error:
+        raise CatdogError(
+            f"{path} can't be read ({error}): delete prepared.json beside the manifest and run "
+            "scripts/prepare.py again."
+        ) from error
+
+
+def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return around - 4 * grey[1:-1, 1:-1]
+
+
+def _by_word(group: str, words: Sequence[str]) -> Iterator[Slice]:
+    array = np.array(words)
+    for word in sorted(set(words)):
+        yield Slice(group, word or "(empty)", array == word)
+
+
+def _by_size(megapixels: NDArray[np.float64]) -> list[Slice]:
+    small, large = megapixels < 0.1, megapixels >= 0.3
+    if max(small.sum(), large.sum(), (~small & ~large).sum()) == len(megapixels):
+        return _by_tercile("size", megapixels, ("small", "medium", "large"), what="megapixels")
+    return [
+        Slice("size", "small: under 0.1 megapixel", small),
+        Slice("size", "medium: 0.1 to 0.3 megapixel", ~small & ~large),
+        Slice("size", "large: 0.3 megapixel and more", large),
+    ]
+
+
+def _by_shape(aspect: NDArray[np.float64]) -> list[Slice]:
+    tall, wide = aspect < 1 / 1.1, aspect > 1.1
+    return [
+        Slice("shape", "upright", tall),
+        Slice("shape", "square", ~tall & ~wide),
+        Slice("shape", "wide", wide),
+    ]
+
+
+def _by_tercile(
+    group: str, values: NDArray[np.float64], words: tuple[str, str, str], *, what: str = ""
+) -> list[Slice]:
+    what = what or group
+    lower, upper = np.nanquantile(values, (1 / 3, 2 / 3))
+    low, high = values < lower, values > upper
+    known = ~np.isnan(values)
+    return [
+        Slice(group, f"{words[0]}: {what} under {lower:.3g}", low),
+        Slice(group, f"{words[1]}: {what} {lower:.3g} to {upper:.3g}", known & ~low & ~high),
+        Slice(group, f"{words[2]}: {what} over {upper:.3g}", high),
+    ]
+
+
+def _by_column(column: str, words: Sequence[str]) -> list[Slice]:
+    if len(set(words)) <= MOST_VALUES:
+        return _by_value(column, words)
+    missing = np.array([not word for word in words])
+    try:
+        values = np.array([float(word or "nan") for word in words])
+    except ValueError:
+        return _by_value(column, _commonest(words))
+    if not np.isfinite(values[~missing]).all():
+        return _by_value(column, _commonest(words))
+    terciles = _by_tercile(column, values, ("low", "medium", "high"))
+    return [*terciles, Slice(column, f"{column} = (empty)", missing)]
+
+
+def _by_value(column: str, words: Sequence[str]) -> list[Slice]:
+    return [Slice(column, f"{column} = {it.name}", it.members) for it in _by_word("", words)]
+
+
+def _commonest(words: Sequence[str]) -> list[str]:
+    """The words with "(other)" for all but the commonest; where none comes twice, only that."""
+    counted = Counter(words).most_common(MOST_VALUES - 1)
+    kept = {word for word, count in counted if count > 1}
+    return [word if word in kept else "(other)" for word in words]
+
+
+def _score(slice_: Slice, wrong: Members) -> SliceScore:
+    count, errors = int(slice_.members.sum()), int(wrong[slice_.members].sum())
+    low, high = wilson(count - errors, count)
+    accuracy = (count - errors) / count
+    return SliceScore(slice_.group, slice_.name, count, errors, accuracy, low, high)
+
+
+def _compared(row: SliceScore, whole: SliceScore, slices: int) -> SliceScore:
+    errors, count = whole.errors - row.errors, whole.count - row.count
+    cells = np.array([[row.errors, row.count - row.errors], [errors, count - errors]])
+    chance = fisher_exact(cells, alternative="greater").pvalue
+    return replace(row, surely_worse=bool(chance < 0.05 / slices))

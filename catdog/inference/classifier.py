@@ -1,0 +1,373 @@
+"""Bytes of a photo in, label, probability and familiarity out: the one way to classify.
+
+The registry holds what `Classifier.save` writes: JSON, safetensors and the backbone in ONNX.
+Nothing in them runs code when they are read, and each has its digest in the JSON. MLflow loads
+the same class through `_load_pyfunc`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from threading import Semaphore
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from catdog import CatdogError, Classes
+from catdog.data.classes import as_outside
+from catdog.data.images import UnreadableImageError
+from catdog.data.transforms import Preprocessing, evaluation_transform, to_tensor
+from catdog.evaluation.novelty import Familiarity, product
+from catdog.inference.prediction import FORMAT, About, Options, Prediction, Seen, to_prediction
+from catdog.models.device import pick_device
+from catdog.models.engine import (
+    TOLERANCE,
+    Engine,
+    Features,
+    Portable,
+    fastest,
+    largest_difference,
+    torch_engine,
+)
+from catdog.parallel import in_order
+
+if TYPE_CHECKING:  # timm is needed only to fine-tune, to explain, and on a GPU
+    import pandas as pd
+
+    from catdog.models.network import Network
+
+MODEL_FILE, BACKBONE_FILE = "model.json", "backbone.onnx"
+WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
+CARD_FILE = "model_card.md"
+
+Item = TypeVar("Item")
+Failure = UnreadableImageError | OSError
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """The one neuron on top of the features: weight `(D,)` and bias, in double precision."""
+
+    weight: NDArray[np.float64]
+    bias: float
+
+    def logits(self, features: Features) -> NDArray[np.float64]:
+        """Features `(N, D)` → logits `(N,)`."""
+        return product(features.astype(np.float64), self.weight) + self.bias
+
+
+class Classifier:
+    """Everything between the bytes of a photo and the answer."""
+
+    def __init__(
+        self,
+        about: About,
+        preprocessing: Preprocessing,
+        engine: Engine,
+        head: HeadWeights,
+        familiarity: Familiarity,
+        network: Callable[[], Network],
+        learned: NDArray[np.uint64] | None = None,
+    ) -> None:
+        """`network` gives the same backbone and head in PyTorch, when they are asked for.
+
+        `learned` are the sorted `photo_keys` of the photos it learned from, where known.
+        """
+        self.about, self.preprocessing, self.engine = about, preprocessing, engine
+        self.head, self.familiarity, self.network = head, familiarity, network
+        self.learned = learned
+        self._transform = evaluation_transform(preprocessing)
+        self._free = Semaphore(engine.callers)
+
+    def predict(
+        self,
+        contents: Sequence[bytes],
+        options: Options = Options(),
+    ) -> list[Prediction]:
+        """Classify picture files given as bytes, in their order.
+
+        What can't be read as a picture gets a `Prediction` with an `error`.
+        """
+        return [answer for _, answer in self.stream(contents, bytes, options)]
+
+    def stream(
+        self,
+        items: Iterable[Item],
+        read: Callable[[Item], bytes],
+        options: Options = Options(),
+        *,
+        batch_size: int | None = None,
+    ) -> Iterator[tuple[Item, Prediction]]:
+        """Classify any number of pictures on all cores, in their order, in flat memory.
+
+        Args:
+            items: whatever `read` reads, taken a few ahead of the answers.
+            read: gives the bytes of an item, in a thread of its own; an OSError or an
+                UnreadableImageError of it becomes the `error` of the answer.
+            options: how to answer.
+            batch_size: pictures at once; without, what the engine likes.
+        """
+        for item, seen in self._see(items, read, tta=options.tta, batch_size=batch_size):
+            if isinstance(seen, Seen):
+                yield item, to_prediction(seen, self.about, options)
+            else:
+                yield item, _failed(seen)
+
+    def logits(self, contents: Iterable[bytes]) -> list[float | Failure]:
+        """For each picture file its calibrated logit, or the error that reading it gave.
+
+        The files are taken only a few ahead of those that are computed.
+        """
+        return [
+            seen.logit if isinstance(seen, Seen) else seen
+            for _, seen in self._see(contents, bytes, tta=False, batch_size=None)
+        ]
+
+    def learned_from(self, sha256s: Iterable[str]) -> NDArray[np.bool_] | None:
+        """Of each photo, by its digest, whether it was learned from; None where not known."""
+        if self.learned is None:
+            return None
+        return np.isin(photo_keys(sha256s), self.learned)
+
+    def save(self, folder: Path) -> str:
+        """Write the model into `folder`, which is made; return its digest, in hex."""
+        from safetensors.torch import save_file as save_tensors
+
+        folder.mkdir(parents=True, exist_ok=True)
+        network = self.network()
+        weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+        save_tensors(weights, folder / WEIGHTS_FILE)
+        arrays = {"head.weight": self.head.weight, "head.bias": np.array([self.head.bias])}
+        arrays |= self.familiarity.to_arrays()
+        if self.learned is not None:
+            arrays["learned"] = self.learned
+        if self.engine.portable is not None:
+            (folder / BACKBONE_FILE).write_bytes(self.engine.portable.onnx)
+            arrays["engine.expected"] = self.engine.portable.expected
+        save_file(
+            {name: np.ascontiguousarray(a) for name, a in arrays.items()}, folder / ARRAYS_FILE
+        )
+        described = asdict(self.about) | {
+            "preprocessing": self.preprocessing.to_dict(),
+            "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
+        }
+        (folder / MODEL_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        return _digest(folder / MODEL_FILE)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "auto", say: Callable[[str], None] = lambda _: None
+    ) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            CatdogError: a file is missing, damaged or changed, the format is of a newer catdog,
+                or the device is not there.
+        """
+        where, _ = pick_device(device)
+        try:
+            described = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+            _check_format(described, folder)
+            _check_files(described.pop("files"), folder)
+            preprocessing = Preprocessing.from_dict(described.pop("preprocessing"))
+            about = About(**{**described, "classes": tuple(described["classes"])})
+            arrays = load_file(folder / ARRAYS_FILE)
+            network = functools.cache(lambda: _load_network(folder, about, preprocessing))
+            head = HeadWeights(
+                arrays["head.weight"].astype(np.float64), float(arrays["head.bias"][0])
+            )
+            familiarity = Familiarity.from_arrays(arrays)
+            portable = _portable(folder, arrays, preprocessing)
+        except CatdogError:
+            raise
+        except Exception as error:  # a damaged file shows in as many ways as there are parsers
+            raise CatdogError(
+                f"{folder} does not hold a whole catdog model ({error}): "
+                "name a version of the registry, or a folder that catdog saved."
+            ) from error
+        engine = _engine(portable, network, where, say)
+        learned = arrays.get("learned")
+        return cls(about, preprocessing, engine, head, familiarity, network, learned)
+
+    def _see(
+        self,
+        items: Iterable[Item],
+        read: Callable[[Item], bytes],
+        *,
+        tta: bool,
+        batch_size: int | None,
+    ) -> Iterator[tuple[Item, Seen | Failure]]:
+        def look(chunk: list[Item]) -> list[tuple[Item, Seen | Failure]]:
+            decoded = [self._decode(item, read) for item in chunk]
+            pictures = [item for item in decoded if isinstance(item, Tensor)]
+            answers = iter(self._compute(torch.stack(pictures), tta=tta) if pictures else ())
+            seen = (next(answers) if isinstance(item, Tensor) else item for item in decoded)
+            return list(zip(chunk, seen, strict=True))
+
+        for answers in in_order(look, _chunks(items, batch_size or self.engine.batch)):
+            yield from answers
+
+    def _decode(self, item: Item, read: Callable[[Item], bytes]) -> Tensor | Failure:
+        try:
+            return self._transform(to_tensor(read(item)))
+        except (UnreadableImageError, OSError) as error:
+            return error
+
+    def _compute(self, pictures: Tensor, *, tta: bool) -> list[Seen]:
+        with self._free:
+            features = self.engine.compute(pictures)
+            mirrored = self.engine.compute(pictures.flip(-1)) if tta else features
+        logits = (self.head.logits(features) + self.head.logits(mirrored)) / 2
+        logits /= self.about.temperature
+        familiarity = self.familiarity.score(features)
+        return [Seen(*pair) for pair in zip(logits.tolist(), familiarity.tolist(), strict=True)]
+
+
+def photo_keys(sha256s: Iterable[str]) -> NDArray[np.uint64]:
+    """The first 64 bits of each digest: enough to tell the photos of the world apart, `(N,)`."""
+    return np.array([int(sha256[:16], 16) for sha256 in sha256s], dtype=np.uint64)
+
+
+def saved_in(folder: Path) -> Path:
+    """Where `Classifier.save` wrote: in an MLflow model, the one folder below `data/`.
+
+    In an export it is the folder `catdog`.
+    """
+    inside = [path for path in (*folder.glob("data/*"), folder / "catdog") if path.is_dir()]
+    return inside[0] if len(inside) == 1 else folder
+
+
+def classes_of(folder: Path) -> Classes:
+    """What a saved classifier tells apart, without loading it.
+
+    Raises:
+        CatdogError: the folder does not hold one.
+    """
+    try:
+        negative, positive = json.loads((folder / MODEL_FILE).read_text("utf-8"))["classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CatdogError(
+            f"{folder} does not hold a whole catdog model ({error}): name a version of the "
+            "registry."
+        ) from error
+    return negative, positive
+
+
+class ServedClassifier:
+    """The face that MLflow calls: a table of picture bytes in, a table of answers out."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+
+    def predict(
+        self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Classify the bytes in the column `image`; a `Prediction` in each row of the answer.
+
+        The probability of class 1 is in the column `p_dog`, or as that class is called.
+
+        Raises:
+            ValueError: the threshold is not a probability.
+        """
+        import pandas as pd
+
+        options = Options(**(params or {}))
+        if not 0 <= options.threshold <= 1:
+            raise ValueError(f"threshold={options.threshold} must be from 0 to 1")
+        contents = [bytes(content) for content in model_input["image"]]
+        answers = self.classifier.predict(contents, options)
+        classes = self.classifier.about.classes
+        table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])
+        # JSON has no nan: what is not known is null for whoever asks over HTTP.
+        return (
+            table.astype(object).where(table.notna(), None)
+            if table.isna().any(axis=None)
+            else table
+        )
+
+
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> ServedClassifier:
+    """What MLflow calls to load the registered model; `model_config` may name a device."""
+    device = (model_config or {}).get("device") or "auto"
+    return ServedClassifier(Classifier.load(Path(path), device=device))
+
+
+def _engine(
+    portable: Portable | None,
+    network: Callable[[], Network],
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Engine:
+    """The engine that answers on `device` as the training process did."""
+    cores = os.cpu_count() or 1
+    if device.type != "cpu":
+        engine = torch_engine(network().to(device))
+        if portable is None or largest_difference(portable, engine) <= TOLERANCE:
+            return engine
+        say(f"{device.type} is not used: its features differ from those of the training.")
+    found = fastest(portable, say, cores=cores) if portable is not None else None
+    return found or torch_engine(network().cpu())
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    waiting = iter(items)
+    while chunk := list(islice(waiting, size)):
+        yield chunk
+
+
+def _failed(error: Failure) -> Prediction:
+    nan = float("nan")
+    reason = error.strerror if isinstance(error, OSError) else None
+    return Prediction("", nan, nan, nan, error=reason or str(error) or type(error).__name__)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_format(described: Mapping[str, Any], folder: Path) -> None:
+    if described["format"] != FORMAT:
+        raise CatdogError(
+            f"{folder / MODEL_FILE} is of format {described['format']}, this catdog reads "
+            f"{FORMAT}: use the catdog version that trained the model, or train again."
+        )
+
+
+def _check_files(digests: Mapping[str, str], folder: Path) -> None:
+    for name, digest in digests.items():
+        if _digest(folder / Path(name).name) != digest:
+            raise CatdogError(
+                f"{folder / name} is not the file that was saved with the model: its digest "
+                "differs. Fetch the model again, or name another version."
+            )
+
+
+def _portable(
+    folder: Path, arrays: Mapping[str, NDArray[Any]], preprocessing: Preprocessing
+) -> Portable | None:
+    if "engine.expected" not in arrays:
+        return None
+    onnx = (folder / BACKBONE_FILE).read_bytes()
+    return Portable(onnx, arrays["engine.expected"], preprocessing.crop_px)
+
+
+def _load_network(folder: Path, about: About, preprocessing: Preprocessing) -> Network:
+    from safetensors.torch import load_file as load_tensors
+
+    from catdog.models.network import empty_network
+
+    network = empty_network(about.backbone, preprocessing)
+    network.load_state_dict(load_tensors(folder / WEIGHTS_FILE))
+    return network.eval()

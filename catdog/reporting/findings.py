@@ -1,0 +1,174 @@
+"""What a trained model's owner should know: how good, where worse, and what is wrong with the data.
+
+In: the judgement of a run, its pictures and their features. Out: `Findings`. Reads pictures to
+look at them; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+
+import numpy as np
+import pandas as pd
+
+from catdog import CatdogError
+from catdog.data.dataset import TEST, TRAINING, VALIDATION, Prepared
+from catdog.data.exclusion import EXCLUDED
+from catdog.evaluation.audit import Issue, find_issues
+from catdog.evaluation.calibration import Labels, Logits
+from catdog.evaluation.metrics import (
+    Promise,
+    class_rows,
+    metrics_of,
+    promises,
+)
+from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
+from catdog.inference.classifier import Classifier
+from catdog.models.engine import Features
+from catdog.training.judge import Judgement
+
+PREFIX, RAW_PREFIX, TEST_PREFIX = "val_", "val_raw_", "test_"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Numbers about a kept epoch on the validation photos, and about all labelled photos.
+
+    Attributes:
+        metrics: by MLflow's names, with `val_` before them and 95 % intervals beside them.
+        others: the same, `test_` where test pictures are labelled, and `val_raw_` with the
+            excluded photos.
+        classes: precision, recall, f1 and support of each class.
+        promises: thresholds that keep the promise to miss at most a share of a class.
+        slices: how photos with something in common do; the first row is all of them.
+        worst: the slice with the lowest accuracy, and whether that may be chance.
+        issues: what is wrong with the data, the surest of each kind first.
+        test_slices: as `slices`, of labelled test photos; empty where there are none.
+    """
+
+    metrics: dict[str, float]
+    others: dict[str, float]
+    classes: list[dict[str, str | float]]
+    promises: list[Promise]
+    slices: list[SliceScore]
+    worst: SliceScore | None
+    issues: list[Issue]
+    test_slices: list[SliceScore] = field(default_factory=list)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What is listed, by the name of its file; a table of nothing keeps its columns."""
+        columns = ("class", "precision", "recall", "f1", "support")
+        tested = _table(SliceScore, self.test_slices)
+        return {
+            "tables/per_class_metrics.csv": pd.DataFrame(self.classes, columns=columns),
+            "tables/thresholds.csv": _table(Promise, self.promises),
+            "tables/slices.csv": _table(SliceScore, self.slices),
+            "data/audit.csv": _table(Issue, self.issues),
+        } | ({"tables/test_slices.csv": tested} if self.test_slices else {})
+
+
+def _table(kind: type, rows: Sequence[Promise | SliceScore | Issue]) -> pd.DataFrame:
+    return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(kind)])
+
+
+def find(
+    prepared: Prepared,
+    classifier: Classifier,
+    judgement: Judgement,
+    metrics: Mapping[str, float],
+    features: tuple[Features, Features],
+    *,
+    seed: int,
+) -> Findings:
+    """All findings about a judged classifier and the data it was made of.
+
+    Args:
+        prepared: the pictures.
+        classifier: answers for those that the judgement is not about.
+        judgement: of the validation photos.
+        metrics: of the same, by name.
+        features: of the training and the validation pictures, `(N, D)`, in the manifest's order,
+            by a backbone that has not learned from their labels.
+        seed: of what is drawn at random.
+
+    Raises:
+        CatdogError: a picture can't be read any more.
+    """
+    rows = {split: prepared.rows(split) for split in (TRAINING, VALIDATION)}
+    both = [*rows[TRAINING], *rows[VALIDATION]]
+    looks = look_at_all([prepared.folder / row["path"] for row in both])
+    held = make_slices(rows[VALIDATION], looks[len(rows[TRAINING]) :])
+    table = slice_table(held, judgement.labels, judgement.calibrated)
+    issues = find_issues(
+        [row["path"] for row in both],
+        np.array([prepared.classes.index(row["label"]) for row in both]),
+        np.array([row["split"] == VALIDATION for row in both]),
+        np.concatenate(features),
+        looks,
+        digests=[row["sha256"] for row in both],
+        classes=prepared.classes,
+        seed=seed,
+    )
+    on_test, test_slices = _on_test(prepared, classifier, seed=seed)
+    return Findings(
+        dict(metrics),
+        on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
+        class_rows(judgement.labels, judgement.calibrated, prepared.classes),
+        promises(
+            judgement.labels,
+            judgement.logits / classifier.about.temperature,
+            classes=prepared.classes,
+        ),
+        table,
+        worst_slice(table),
+        issues,
+        test_slices,
+    )
+
+
+def _on_test(
+    prepared: Prepared, classifier: Classifier, *, seed: int
+) -> tuple[dict[str, float], list[SliceScore]]:
+    """Metrics and slices of the labelled test photos; none where there are none."""
+    rows = [row for row in prepared.rows(TEST) if row["label"]]
+    if not rows:
+        return {}, []
+    labels, logits = _scored(prepared, classifier, rows)
+    slices = make_slices(rows, look_at_all([prepared.folder / row["path"] for row in rows]))
+    return (
+        metrics_of(labels, logits, prefix=TEST_PREFIX, seed=seed),
+        slice_table(slices, labels, logits),
+    )
+
+
+def _raw_metrics(
+    prepared: Prepared, classifier: Classifier, judgement: Judgement, *, seed: int
+) -> dict[str, float]:
+    """Metrics of the validation photos with the excluded ones among them, where there are any."""
+    excluded = prepared.rows(f"{EXCLUDED}-{VALIDATION}")
+    if not excluded:
+        return {}
+    labels, logits = _scored(prepared, classifier, excluded)
+    raw_labels = np.append(judgement.labels, labels)
+    # All by one temperature where they are ranked; each by its own where it is measured.
+    ranked = np.append(judgement.logits / classifier.about.temperature, logits)
+    calibrated = np.append(judgement.calibrated, logits)
+    return metrics_of(raw_labels, ranked, calibrated=calibrated, prefix=RAW_PREFIX, seed=seed)
+
+
+def _scored(
+    prepared: Prepared, classifier: Classifier, rows: Sequence[Mapping[str, str]]
+) -> tuple[Labels, Logits]:
+    photos = (prepared.folder / row["path"] for row in rows)
+    logits = classifier.logits(photo.read_bytes() for photo in photos)
+    unreadable = [
+        row["path"] for row, logit in zip(rows, logits, strict=True) if not isinstance(logit, float)
+    ]
+    if unreadable:
+        raise CatdogError(
+            f"{prepared.folder / unreadable[0]} can't be read any more: delete prepared.json "
+            "beside the manifest and run scripts/prepare.py again."
+        )
+    labels = np.array([prepared.classes.index(row["label"]) for row in rows])
+    return labels, np.array(logits)

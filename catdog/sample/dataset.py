@@ -1,0 +1,109 @@
+"""Cats and dogs drawn by ourselves: pictures to train on without an account or a network.
+
+In: a seed. Out: folder/train/{cat,dog}.N.jpg and folder/test/N.jpg, named as Kaggle names
+its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from filelock import FileLock
+
+from catdog import CLASSES, CatdogError, __version__
+from catdog.sample.drawing import draw_animal
+
+RECIPE_NAME = ".drawn.json"
+
+
+def draw_sample(folder: Path, *, seed: int, count: int = 400, test_count: int = 40) -> Path:
+    """Draw `count` labelled pictures into folder/train and `test_count` others into folder/test.
+
+    The labelled are named {cat,dog}.N.jpg, N from 0, half of each class; the others N.jpg,
+    N from 1. The same seed gives the same bytes (with the same Pillow and numpy), and a
+    picture depends on the seed and its own name alone, not on how many are drawn.
+
+    The folder appears whole or not at all. A finished one is left untouched; one drawn
+    with other arguments is replaced. Processes asking at the same time wait for the first.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        CatdogError: the folder cannot be written, the disk is full, or something other
+            than a drawn sample is already there.
+    """
+    folder = Path(folder)
+    recipe = {"version": __version__, "seed": seed, "count": count, "test_count": test_count}
+    try:
+        if not _is_finished(folder, recipe):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # The system frees the lock of a killed process: whoever holds it is alone.
+            with FileLock(folder.parent / f".{folder.name}.lock"):
+                if not _is_finished(folder, recipe):
+                    _redraw(folder, recipe)
+    except OSError as error:
+        remedy = "free some space or " if error.errno == errno.ENOSPC else ""
+        raise CatdogError(
+            f"cannot write the drawn sample to {folder} ({error.strerror or error}): "
+            f"{remedy}choose another with --data_dir"
+        ) from error
+    return folder
+
+
+def _is_finished(folder: Path, recipe: dict[str, Any]) -> bool:
+    try:
+        drawn = json.loads((folder / RECIPE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return drawn == recipe and all((folder / name).is_file() for name, *_ in _plan(recipe))
+
+
+def _plan(recipe: dict[str, Any]) -> Iterator[tuple[str, int, Random]]:
+    """Yield each picture's name, label and own source of randomness."""
+    for index in range(recipe["count"]):
+        label = index % len(CLASSES)
+        name = f"train/{CLASSES[label]}.{index // len(CLASSES)}.jpg"
+        yield name, label, Random(f"{recipe['seed']}/train/{index}")
+    for index in range(1, recipe["test_count"] + 1):
+        rng = Random(f"{recipe['seed']}/test/{index}")
+        yield f"test/{index}.jpg", rng.randrange(len(CLASSES)), rng
+
+
+def _redraw(folder: Path, recipe: dict[str, Any]) -> None:
+    """Draw beside `folder`, then rename; the caller holds the lock."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE_NAME).exists():
+        raise CatdogError(
+            f"{folder} holds something other than a drawn sample: "
+            "move it away, or choose another folder with --data_dir"
+        )
+    prefix = f".{folder.name}.drawing-"
+    for neighbour in folder.parent.iterdir():
+        if neighbour.name.startswith(prefix):  # left by a killed process
+            shutil.rmtree(neighbour, ignore_errors=True)
+    workplace = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        _fill_folder(workplace / "new", recipe)
+        if folder.exists():
+            folder.rename(workplace / "old")
+        (workplace / "new").rename(folder)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _fill_folder(folder: Path, recipe: dict[str, Any]) -> None:
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+    for name, label, rng in _plan(recipe):
+        content = io.BytesIO()
+        draw_animal(label, rng).save(content, "JPEG", quality=rng.randint(85, 92))
+        (folder / name).write_bytes(content.getvalue())
+    (folder / RECIPE_NAME).write_text(json.dumps(recipe), encoding="utf-8")

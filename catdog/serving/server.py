@@ -1,0 +1,175 @@
+"""The registered model over HTTP, in the words of `mlflow models serve` and without its code.
+
+`POST /invocations` takes and gives what MLflow's scoring server does, for pictures as base64.
+The model is read as JSON, safetensors and ONNX; code that lies with it is not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+import catdog
+from catdog import Classes
+from catdog.data.classes import as_outside
+from catdog.inference.prediction import Options, Prediction
+from catdog.serving.app import LOOPBACK, BodyLimit, Model, listen, url_of
+
+INVOCATIONS = "/invocations"
+AT_ONCE = 4
+"""Requests whose bodies are in memory; the others wait."""
+MOST_PHOTOS = 10_000
+"""In one request: an empty one takes three bytes, and its answer a hundred times as many."""
+PATIENCE_S = 60.0
+"""For the whole of a body to come."""
+
+
+class _BadRequestError(Exception):
+    """What was asked can't be understood; the text says why."""
+
+
+def web_app(model: Model, host: str, max_body_bytes: int) -> Starlette:
+    """The server as an ASGI app.
+
+    `/ping` and `/health` answer while it runs, `/version` says which model answers.
+    """
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def invocations(request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            return _refused(415, "Content-Type must be application/json")
+        async with turn:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    body = await request.body()
+                told = await asyncio.to_thread(answer, model, body)
+            except ClientDisconnect:
+                return _refused(400, "the client has gone")
+            except TimeoutError:
+                return _refused(408, f"the request was not whole after {PATIENCE_S:g} seconds")
+            except _BadRequestError as error:
+                return _refused(400, str(error))
+        return JSONResponse({"predictions": told})
+
+    def alive(_: Request) -> Response:
+        return PlainTextResponse("\n")
+
+    def version(_: Request) -> Response:
+        told = {"catdog": catdog.__version__, "model_uri": model.uri, "version": model.version}
+        return JSONResponse(told)
+
+    # Another site's name that is made to point here is turned away.
+    known = Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+    return Starlette(
+        routes=[
+            Route("/ping", alive),
+            Route("/health", alive),
+            Route("/version", version),
+            Route(INVOCATIONS, invocations, methods=["POST"]),
+        ],
+        middleware=[
+            *([known] if host in LOOPBACK else []),
+            Middleware(BodyLimit, limits={INVOCATIONS: max_body_bytes}),
+        ],
+    )
+
+
+def answer(model: Model, body: bytes) -> list[dict[str, Any]]:
+    """The predictions for the pictures in the JSON of a request, in their order.
+
+    Raises:
+        _BadRequestError: it is not what a request should be.
+    """
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _BadRequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise _BadRequestError("the body must be an object with dataframe_records")
+    options = _options(asked.pop("params", None) or {})
+    images = _images(asked)
+    if len(images) > MOST_PHOTOS:
+        raise _BadRequestError(f"{len(images)} pictures are more than {MOST_PHOTOS} at once")
+    contents = [_decoded(number, image) for number, image in enumerate(images)]
+    classes = model.classifier.about.classes
+    return [_told(one, classes) for one in model.classifier.predict(contents, options)]
+
+
+def serve(
+    model: Model, host: str, port: int, *, max_body_bytes: int, say: Callable[[str], None]
+) -> None:
+    """Serve until Ctrl-C, and say where.
+
+    Raises:
+        CatdogError: the host is no address of this machine, or the port is taken.
+    """
+    listener = listen(host, port, or_free=False)
+    if host not in LOOPBACK:
+        say(f"warning: --host {host} lets everyone who can reach this machine ask the model")
+    app = web_app(model, host, max_body_bytes)
+    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
+    say(f"{model.uri} answers at {url_of(listener, host)}{INVOCATIONS} (Ctrl-C ends it)")
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _images(asked: dict[str, Any]) -> list[Any]:
+    """The column `image` of a table in one of the two ways that MLflow writes it."""
+    try:
+        match asked:
+            case {"dataframe_records": records} if len(asked) == 1:
+                return [record["image"] for record in records]
+            case {"dataframe_split": {"columns": columns, "data": rows}} if len(asked) == 1:
+                place = columns.index("image")
+                return [row[place] for row in rows]
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise _BadRequestError("the table has no column image in each row") from error
+    raise _BadRequestError(
+        'give {"dataframe_records": [{"image": "<base64>"}]}, or dataframe_split with columns '
+        "and data; and params beside it"
+    )
+
+
+def _options(params: Any) -> Options:
+    known = [field.name for field in fields(Options)]
+    if not isinstance(params, dict) or not set(params) <= set(known):
+        raise _BadRequestError(f"params must be an object with some of {', '.join(known)}")
+    for name, value in params.items():
+        wanted = (int, float) if name == "threshold" else (bool,)
+        if type(value) not in wanted:  # a bool is an int, too
+            raise _BadRequestError(f"params: {name} can't be {json.dumps(value)[:40]}")
+    options = Options(**params)
+    if not 0 <= options.threshold <= 1:
+        raise _BadRequestError(f"params: threshold={options.threshold:g} must be from 0 to 1")
+    return options
+
+
+def _decoded(number: int, image: Any) -> bytes:
+    try:
+        return base64.b64decode(image)
+    except (TypeError, ValueError) as error:
+        raise _BadRequestError(f"image {number} is not base64: {error}") from error
+
+
+def _told(prediction: Prediction, classes: Classes) -> dict[str, Any]:
+    """A row of the answer; JSON has no nan."""
+    told = as_outside(asdict(prediction), classes)
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in told.items()}
+
+
+def _refused(status: int, why: str) -> Response:
+    return JSONResponse({"error_code": "BAD_REQUEST", "message": why}, status_code=status)

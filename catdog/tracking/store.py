@@ -1,0 +1,169 @@
+"""Where runs are kept: the store that scripts, `mlflow run` and `mlflow ui` meet in.
+
+It is opened here, and shown to people here: without passwords.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Experiment
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+import catdog
+from catdog import CatdogError
+from catdog.tracking.delivery import LIMITS, without_password
+
+EXPERIMENT = "catdog"
+
+ROOT = Path(catdog.__file__).resolve().parents[1]
+"""The project's folder, where MLproject, mlflow.db and mlruns/ stand."""
+
+EXPERIMENT_TAGS = {
+    "mlflow.note.content": "Two kinds of pictures, told apart by a frozen backbone and a one-logit "
+    "head; the tag `classes` says which. "
+    "Sort by `val_log_loss`, which is of the kept epoch; pictures compare in the *Chart view*.",
+    # Without it the UI opens with the tabs for prompts and traces.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "val_log_loss",
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
+}
+
+
+def connect() -> None:
+    """Use the store that `mlflow ui` shows when started in the project's folder.
+
+    `MLFLOW_TRACKING_URI` names another. Scripts started from elsewhere, and `mlflow run`,
+    meet in the same store.
+
+    Raises:
+        CatdogError: the store can't be opened.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        home = ROOT if (ROOT / "MLproject").is_file() else Path.cwd()
+        mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
+        # The store takes its artifact folder, ./mlruns, from where it is first opened.
+        with contextlib.chdir(home):
+            _open_store()
+    else:
+        _open_store()
+
+
+def absolute_uri() -> str:
+    """The store's URI as another process, in another folder, can use it."""
+    uri = mlflow.get_tracking_uri()
+    scheme, _, path = uri.partition(":///")
+    if scheme == "sqlite" and path and not Path(path).is_absolute():
+        return f"sqlite:///{Path(path).resolve()}"
+    return uri
+
+
+def shown_uri() -> str:
+    """The store's URI as people may see it: without a password."""
+    return without_password(mlflow.get_tracking_uri())
+
+
+def ui_hint() -> str:
+    """The command that shows the runs."""
+    uri = shown_uri()
+    if uri.endswith(str(ROOT / "mlflow.db")) or uri == "sqlite:///mlflow.db":
+        return f"mlflow ui   (in {ROOT})"
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+def _open_store() -> None:
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        for name, value in LIMITS.items():
+            os.environ.setdefault(name, value)
+    try:
+        with _alone(uri):
+            _name_default_experiment(MlflowClient())
+        _let_others_read(uri)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise CatdogError(
+            f"the MLflow store {shown_uri()} can't be opened: {told(error)}. "
+            "Check MLFLOW_TRACKING_URI, or that the folder can be written to."
+        ) from error
+
+
+def told(error: Exception) -> str:
+    """The first line of what went wrong, as people may see it."""
+    return without_password(str(error).splitlines()[0])
+
+
+def _alone(uri: str) -> contextlib.AbstractContextManager[object]:
+    """Keep other processes out while the store of this URI is opened, and perhaps made.
+
+    Two processes that make the same SQLite store at once spoil it.
+    """
+    path = _sqlite_path(uri)
+    if path is None or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        return contextlib.nullcontext()
+    return FileLock(f"{path}.lock")
+
+
+def _let_others_read(uri: str) -> None:
+    """Let runs write to a SQLite store while others read it, and so don't wait for each other.
+
+    The file remembers it; where it can't be (a folder that can't be written to) nothing changes.
+    """
+    path = _sqlite_path(uri)
+    if path is None or not path.is_file():
+        return
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(path)) as store,
+    ):
+        store.execute("PRAGMA journal_mode=WAL")
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    scheme, _, rest = uri.partition(":///")
+    path = rest.partition("?")[0]
+    return Path(path) if scheme == "sqlite" and path not in ("", ":memory:") else None
+
+
+def _name_default_experiment(client: MlflowClient) -> None:
+    """Call the store's default experiment `catdog` where it is ours.
+
+    `mlflow run .` puts its runs into experiment 0 unless told otherwise, and a run can't be
+    moved. Where other projects' runs live in it, it keeps its name.
+    """
+    default = client.get_experiment("0") if _has_default(client) else None
+    if default is None or default.name != Experiment.DEFAULT_EXPERIMENT_NAME:
+        return
+    if client.get_experiment_by_name(EXPERIMENT) is None and _is_ours(client):
+        client.rename_experiment("0", EXPERIMENT)
+
+
+def _has_default(client: MlflowClient) -> bool:
+    return any(experiment.experiment_id == "0" for experiment in client.search_experiments())
+
+
+def _is_ours(client: MlflowClient) -> bool:
+    ours = os.environ.get("MLFLOW_RUN_ID")
+    return all(run.info.run_id == ours for run in client.search_runs(["0"], max_results=2))
+
+
+def describe_experiment(experiment_id: str) -> None:
+    """Tell the MLflow UI how to show our experiment; what somebody has set is kept."""
+    client = MlflowClient()
+    # How the UI looks is worth no failed run, and not everybody may change an experiment.
+    with contextlib.suppress(MlflowException):
+        experiment = client.get_experiment(experiment_id)
+        missing = EXPERIMENT_TAGS.keys() - experiment.tags.keys()
+        for key in missing if experiment.name == EXPERIMENT else ():
+            client.set_experiment_tag(experiment_id, key, EXPERIMENT_TAGS[key])
+
+
+def experiment_name() -> str:
+    """The experiment of runs that are started by a script, not by `mlflow run`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT

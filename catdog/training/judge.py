@@ -1,0 +1,192 @@
+"""From fitted weights to a classifier that knows how sure it may be, and how sure that is.
+
+The validation photos are scored through the engine that the registered model will use; they
+set the temperature, and the familiarity below which a photo is neither. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn import metrics
+
+from catdog.evaluation.calibration import (
+    FOLDS,
+    Labels,
+    Logits,
+    Probabilities,
+    cross_fitted,
+    expected_calibration_error,
+    fit_temperature,
+    log_loss,
+    probability,
+)
+from catdog.evaluation.novelty import Familiarity, PetClassifier, Scores
+from catdog.inference.classifier import Classifier, HeadWeights, photo_keys
+from catdog.inference.prediction import About, Seen
+from catdog.models.engine import Engine, Features, Say, export, pick_engine, torch_engine
+from catdog.models.network import Network
+from catdog.training.features import Picture
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a classifier does on validation photos, and on pictures that are neither.
+
+    Attributes:
+        labels: of the validation photos, `(N,)`.
+        logits: as the head gives them, `(N,)`.
+        calibrated: each by a temperature that the photo had no say in, `(N,)`.
+        familiarity: of the validation photos, `(N,)`.
+        others: familiarity of pictures that are neither, `(M,)`.
+        kept_share: of photos like these, how many are not called neither; cross-fitted.
+    """
+
+    labels: Labels
+    logits: Logits
+    calibrated: Logits
+    familiarity: Scores
+    others: Scores
+    kept_share: float
+
+    @property
+    def p_positive(self) -> Probabilities:
+        """The honest probability of a dog for each validation photo, `(N,)`."""
+        return probability(self.calibrated)
+
+    def metrics(self, about: About) -> dict[str, float]:
+        """Calibration before and after, and how well "neither" is told, by metric name."""
+        before, after = probability(self.logits), self.p_positive
+        return {
+            "temperature": about.temperature,
+            "val_ece": expected_calibration_error(self.labels, after),
+            "val_ece_uncalibrated": expected_calibration_error(self.labels, before),
+            "val_log_loss": log_loss(self.labels, self.calibrated),
+            "val_log_loss_uncalibrated": log_loss(self.labels, self.logits),
+            "val_brier_score": float(np.mean((after - self.labels) ** 2)),
+            "val_brier_score_uncalibrated": float(np.mean((before - self.labels) ** 2)),
+            "val_kept_share": self.kept_share,
+            "neither_rejected_share": float(np.mean(self.others < about.reject_below)),
+            "neither_roc_auc": self.neither_roc_auc,
+        }
+
+    @property
+    def neither_roc_auc(self) -> float:
+        """How well familiarity tells validation photos from pictures that are neither."""
+        known = np.repeat([1, 0], [len(self.familiarity), len(self.others)])
+        return float(metrics.roc_auc_score(known, np.append(self.familiarity, self.others)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The features `(N, D)` that a judgement is made from, all by the engine that will serve.
+
+    `labels` are those of the validation pictures; `others` are pictures that are neither.
+    """
+
+    training: Features
+    validation: Features
+    labels: Labels
+    others: Features
+
+
+def serving_engine(network: Network, say: Say, *, cores: int) -> Engine:
+    """The engine that answers for `network`: exact to single precision on whatever device."""
+    device = next(network.parameters()).device
+    if device.type == "cpu":
+        return pick_engine(network, say, cores=cores)
+    try:
+        portable = export(network)
+    except Exception as error:  # then it can be served by PyTorch alone
+        say(f"ONNX can't hold this backbone ({error}): it will be served by PyTorch.")
+        portable = None
+    return replace(torch_engine(network), portable=portable)
+
+
+def judge(
+    network: Network,
+    engine: Engine,
+    about: About,
+    evidence: Evidence,
+    *,
+    keep: float,
+    learned: Iterable[str],
+) -> tuple[Classifier, Judgement]:
+    """A classifier from a fitted network, and how good it is.
+
+    Args:
+        network: backbone and head, with the best weights in them.
+        engine: computes the network's features.
+        about: what the classifier says of itself; temperature and threshold are filled in.
+        evidence: what is familiar is learned from it, and all else judged by it.
+        keep: the share of validation photos that shall not be called neither.
+        learned: the sha256 of each photo that was learned from.
+    """
+    head = HeadWeights(
+        network.head.linear.weight.detach().double().cpu().numpy()[0],
+        float(network.head.linear.bias.detach()),
+    )
+    logits = head.logits(evidence.validation)
+    familiarity = Familiarity.fit(evidence.training, evidence.validation, _pets(network))
+    about = replace(
+        about,
+        temperature=fit_temperature(evidence.labels, logits),
+        reject_below=round(1.0 - keep, 6),
+    )
+    classifier = Classifier(
+        about,
+        network.preprocessing,
+        engine,
+        head,
+        familiarity,
+        network.eval,
+        np.unique(photo_keys(learned)),
+    )
+    judgement = Judgement(
+        evidence.labels,
+        logits,
+        cross_fitted(evidence.labels, logits),
+        familiarity.score(evidence.validation),
+        familiarity.score(evidence.others),
+        _kept_share(familiarity.raw(evidence.validation), keep),
+    )
+    return classifier, judgement
+
+
+def seen_in_training(classifier: Classifier, judgement: Judgement) -> list[Seen]:
+    """What the classifier makes of each validation photo, from the features of the training."""
+    logits = judgement.logits / classifier.about.temperature
+    pairs = zip(logits.tolist(), judgement.familiarity.tolist(), strict=True)
+    return [Seen(*pair) for pair in pairs]
+
+
+def spread(pictures: list[Picture], count: int) -> list[Picture]:
+    """At most `count` pictures, evenly taken from the whole list."""
+    if len(pictures) <= count:
+        return pictures
+    places = np.linspace(0, len(pictures) - 1, count).round().astype(int)
+    return [pictures[place] for place in places]
+
+
+def _kept_share(raw: Scores, keep: float) -> float:
+    """The share of photos above the threshold that the other folds would set, cross-fitted."""
+    fold = np.arange(len(raw)) % FOLDS
+    kept = [
+        raw[fold == held] >= np.quantile(raw[fold != held], 1.0 - keep)
+        for held in range(min(FOLDS, len(raw)))
+        if np.any(fold != held)
+    ]
+    return float(np.mean(np.concatenate(kept))) if kept else 1.0
+
+
+def _pets(network: Network) -> PetClassifier | None:
+    layer = network.imagenet
+    learned = any(weight.requires_grad for weight in network.backbone.parameters())
+    if layer is None or learned:  # it was trained for features that are no more
+        return None
+    # Half precision halves what it takes in the saved model, and tells the same.
+    weight = layer.weight.to(torch.float16).float().numpy()
+    return PetClassifier(weight, layer.bias.float().numpy(), layer.pets.numpy())

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog import CLASSES, CatdogError
+from catdog.data.classes import (
+    LONGEST,
+    TAKEN,
+    as_outside,
+    classes_in,
+    folded,
+    label_of,
+    one,
+    probability_name,
+    read_classes,
+    several,
+)
+
+INSECTS = ("ant", "bee")
+words = st.text("abcdefghijklmnopqrstuvwxyz", min_size=2, max_size=12).filter(
+    lambda word: word not in TAKEN and not word.endswith("s")
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("auto", None),
+        ("ant,bee", ("ant", "bee")),
+        ("bee,ant", ("bee", "ant")),
+        (" Ant , BEE ", ("ant", "bee")),
+        ("Golden Retriever,golden-eagle", ("golden_retriever", "golden_eagle")),
+        ("Bär,Hündin", ("bär", "hündin")),
+        ("0,1", ("0", "1")),
+    ],
+)
+def test_two_words_name_the_classes_the_negative_one_first(typed, expected):
+    assert read_classes(typed) == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("ant", "does not name two classes"),
+        ("ant,bee,wasp", "does not name two classes"),
+        ("ant,", "does not name two classes"),
+        ("../ant,bee", "does not name two classes"),
+        ("ant/bee,wasp", "does not name two classes"),
+        ("ant,_", "does not name two classes"),
+        ("ant,neither", "does not name two classes"),
+        ("train,bus", "does not name two classes"),
+        (f"ant,{'b' * (LONGEST + 1)}", "does not name two classes"),
+        ("ant,Ant", "names one class twice"),
+        ("ant,ants", "names one class twice"),
+        ("puppies,puppy", "names one class twice"),
+        ("big-ant,big_ant", "names one class twice"),
+    ],
+)
+def test_what_names_no_two_classes_is_one_sentence(typed, said):
+    with pytest.raises(CatdogError, match=said) as told:
+        read_classes(typed)
+    assert str(told.value).startswith(f"classes={typed} ")
+    assert "-P classes=ant,bee" in str(told.value)
+
+
+@given(negative=words, positive=words)
+def test_a_class_is_found_however_its_folder_is_spelled(negative, positive):
+    typed = f"{negative},{positive}"
+    try:
+        classes = read_classes(typed)
+    except CatdogError:
+        return
+    for label in classes:
+        for folder in (label, label.upper(), f"{label}s", several(label), f"{label.title()}s"):
+            assert label_of(f"some/{folder}/1.jpg", classes) == label
+        for name in (f"{label}.0.jpg", f"{label.upper()}s (3).jpg", f"{label}-4.jpg"):
+            assert label_of(f"train/{name}", classes) == label
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("Ants/1.jpg", "ant"),
+        ("train/BEES/1.jpg", "bee"),
+        ("bees/ants/1.jpg", "ant"),
+        ("bee/ant.1.jpg", "bee"),
+        ("ant.1.jpg", "ant"),
+        ("bee_12.jpg", "bee"),
+        ("antelope.1.jpg", ""),
+        ("been/1.jpg", ""),
+        ("train/1.jpg", ""),
+        ("ant.zip/1.jpg", ""),
+    ],
+)
+def test_the_nearest_folder_says_the_class_and_else_the_file(name, label):
+    assert label_of(name, INSECTS) == label
+
+
+def test_a_class_whose_name_begins_another_is_not_taken_for_it():
+    classes = ("ant", "ant_lion")
+    assert label_of("ant_lion.3.jpg", classes) == "ant_lion"
+    assert label_of("Ant Lions/3.jpg", classes) == "ant_lion"
+    assert label_of("ant.3.jpg", classes) == "ant"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train/cat.1.jpg", "train/dog.1.jpg"], CLASSES),
+        (["Cats/1.jpg", "Dogs/2.jpg", "fox/1.jpg"], CLASSES),
+        (["bee/1.jpg", "ant/1.jpg"], INSECTS),
+        (["hymenoptera/train/bees/1.jpg", "hymenoptera/val/Ants/2.jpg"], INSECTS),
+        (["train/ant/1.jpg", "val/ants/1.jpg", "train/bee/2.jpg"], INSECTS),
+        (["glasses/1.jpg", "buses/2.jpg"], ("buses", "glasses")),
+        (["Normal/1.jpg", "PNEUMONIA/2.jpg"], ("normal", "pneumonia")),
+        (["in.zip/ant/1.jpg", "in.zip/bee/2.jpg"], INSECTS),
+        (["cat/1.jpg", "horse/1.jpg"], ("cat", "horse")),
+        (["ant/1.jpg", "bee/1.jpg", "wasp/1.jpg"], CLASSES),
+        (["cat/1.jpg", "cat/2.jpg"], CLASSES),
+        (["1.jpg", "train/2.jpg"], CLASSES),
+        ([], CLASSES),
+    ],
+)
+def test_the_names_in_a_source_say_what_is_told_apart(names, expected):
+    assert classes_in(names) == expected
+    assert classes_in(reversed(names)) == expected
+
+
+def test_classes_are_spoken_of_as_people_do():
+    assert [one(name) for name in ("dog", "ant", "0")] == ["a dog", "an ant", "a 0"]
+    assert [several(name) for name in ("dog", "fox", "puppy", "bus", "glass", "monkey")] == [
+        "dogs",
+        "foxes",
+        "puppies",
+        "bus",
+        "glasses",
+        "monkeys",
+    ]
+
+
+def test_the_probability_is_called_after_class_1_and_stays_in_its_place():
+    record = {"label": "bee", "p_positive": 0.9, "error": ""}
+    assert probability_name(CLASSES) == "p_dog"
+    assert list(as_outside(record, INSECTS)) == ["label", "p_bee", "error"]
+    assert as_outside(record, INSECTS)["p_bee"] == 0.9
+
+
+@given(st.text(max_size=30))
+def test_a_folded_name_holds_nothing_that_a_path_or_a_column_could_misread(name):
+    made = folded(name)
+    assert made == "" or made.isidentifier() or made.replace("_", "").isalnum()
+    assert folded(made) == made

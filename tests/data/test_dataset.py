@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catdog import CatdogError
+from catdog.data import prepare as step
+from catdog.data.dataset import Prepared, load_prepared
+from tests.conftest import ROOT
+from tests.sources import (
+    exclude_file,
+    fill,
+    insect_source,
+    kaggle_source,
+    prepare_pictures,
+    snapshot,
+)
+
+
+def test_an_edited_manifest_is_told(tmp_path):
+    prepared = prepare_pictures(kaggle_source(tmp_path / "raw"), tmp_path / "data")
+    assert load_prepared(prepared.folder) == prepared
+    prepared.manifest.write_text(prepared.manifest.read_text().replace("cat", "dog"))
+    with pytest.raises(CatdogError, match="was changed or deleted after it was prepared"):
+        load_prepared(prepared.folder)
+
+
+def test_excluded_validation_pictures_are_kept_for_raw_figures(tmp_path):
+    source = kaggle_source(tmp_path / "raw")
+    whole = prepare_pictures(source, tmp_path / "data")
+    first, *others = whole.rows("validation")
+    prepared = prepare_pictures(
+        source, tmp_path / "data", exclude=exclude_file(tmp_path, first["path"])
+    )
+    (kept,) = prepared.rows("excluded-validation")
+    assert (kept["path"], kept["label"]) == (f"excluded/{first['path']}", first["label"])
+    content = (prepared.folder / kept["path"]).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == first["sha256"]
+    assert prepared.rows("validation") == others
+    assert prepared.validation_digest != whole.validation_digest
+    assert prepared.counts["validation"][first["label"]] == 1
+
+
+def test_what_it_was_prepared_with_is_remembered(tmp_path):
+    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
+    plain = prepare_pictures(source, folder)
+    assert (plain.val_fraction, plain.seed, plain.exclude) == (0.4, 0, "none")
+    assert plain.exclude_digest is None
+    assert not plain.exclude_lines.exists()
+    path = plain.rows("training")[0]["path"]
+    prepared = prepare_pictures(
+        source, folder, seed=0, exclude=exclude_file(tmp_path, f"{path}  # a fox")
+    )
+    assert prepared.exclude == str(tmp_path / "exclude.txt")
+    assert len(prepared.exclude_digest) == 64
+    assert prepared.exclude_lines.read_text() == f"{path}\n"
+    (tmp_path / "exclude.txt").rename(tmp_path / "moved.txt")
+    moved = prepare_pictures(source, folder, exclude=str(tmp_path / "moved.txt"))
+    assert load_prepared(folder).exclude == moved.exclude == str(tmp_path / "moved.txt")
+    assert moved.digest == prepared.digest
+
+
+def test_typed_classes_say_which_one_is_positive_and_are_remembered(tmp_path):
+    source, folder = insect_source(tmp_path / "raw"), tmp_path / "data"
+    prepared = prepare_pictures(source, folder, classes="Bee, ant")
+    assert (prepared.classes, prepared.asked) == (("bee", "ant"), "bee,ant")
+    before = snapshot(folder)
+    assert prepare_pictures(source, folder, classes="bee,ant") == prepared
+    assert snapshot(folder) == before
+    assert prepare_pictures(source, folder).classes == ("ant", "bee")
+    with pytest.raises(CatdogError, match="was prepared for ant and bee, not for classes=bee,ant"):
+        load_prepared(folder, classes="bee,ant")
+
+
+def test_a_folder_from_before_there_were_other_classes_is_still_prepared(tmp_path):
+    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
+    prepared = prepare_pictures(source, folder)
+    marker = json.loads((folder / "prepared.json").read_text())
+    old = {name: it for name, it in marker.items() if name not in ("classes", "told_apart")}
+    (folder / "prepared.json").write_text(json.dumps(old))
+    before = snapshot(folder)
+    assert prepare_pictures(source, folder) == prepared
+    assert snapshot(folder) == before
+
+
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(paths=st.lists(cells, max_size=8), split=st.sampled_from(["training", "validation", "test"]))
+def test_the_manifest_gives_back_what_was_written(paths, split):
+    header = ("path", "label", "split", "sha256", "width", "height")
+    with TemporaryDirectory() as folder:
+        rows = [(path, "cat", split, "00", number, 1) for number, path in enumerate(paths)]
+        rows.append(("other", "dog", "elsewhere", "11", 1, 1))
+        step._write_csv(Path(folder, "manifest.csv"), header, rows)
+        read = Prepared(Path(folder), "", "", "", {}, 0).rows(split)
+    assert [(row["path"], int(row["width"])) for row in read] == list(
+        zip(paths, range(len(paths)), strict=True)
+    )
+
+
+def test_who_only_reads_a_prepared_data_set_waits_for_nothing_that_makes_one():
+    code = (
+        "import sys, catdog.data.dataset;"
+        "sys.exit(' '.join({'catdog.data.archive', 'catdog.data.prepare', 'tyro', 'filelock', 'numpy'}"
+        " & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.stderr.strip() == ""
+
+
+def test_a_folder_that_spells_accents_apart_holds_no_picture_more(tmp_path):
+    names = [f"{name}/café{n}.jpg" for name in ("cat", "dog") for n in "12"]
+    prepared = prepare_pictures(fill(tmp_path / "raw", *names), tmp_path / "data")
+    for path in prepared.training.rglob("*.jpg"):
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+    # What was renamed is gone here, where macOS finds it; that it is no new one is all there is.
+    with pytest.raises(CatdogError, match="is gone since it was prepared"):
+        prepared.check()

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from catdog.data import images
+from catdog.data.transforms import to_tensor
+from catdog.data.images import UnreadableImageError
+from tests.conftest import ROOT, encoded, tiny_picture
+
+MARKED = Image.new("RGB", (40, 24), "white")
+MARKED.paste((220, 30, 30), (0, 0, 20, 12))  # the upper left quarter is red
+
+MODERN = ["AVIF"] if features.check("avif") else []
+NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+
+
+def _corner(picture: Image.Image) -> tuple[int, int, int]:
+    return picture.getpixel((3, 3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(orientation):
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = MARKED.transpose(undo[orientation]) if orientation in undo else MARKED
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(stored, quality=95, exif=exif)
+    upright = images.decode(content)
+    assert upright.size == MARKED.size == images.check(content) == images.upright_size(content)
+    red, green, _ = _corner(upright)
+    assert red > 180
+    assert green < 90
+
+
+@pytest.mark.parametrize(
+    ("picture", "form"),
+    [
+        (tiny_picture("cat", 1).convert("L"), "JPEG"),
+        (tiny_picture("cat", 1).convert("CMYK"), "JPEG"),
+        (tiny_picture("cat", 1).convert("P"), "PNG"),
+        (tiny_picture("cat", 1).convert("RGBA"), "PNG"),
+        (tiny_picture("cat", 1).convert("LA"), "PNG"),
+        (tiny_picture("cat", 1).convert("1"), "PNG"),
+        (tiny_picture("cat", 1), "WEBP"),
+        (tiny_picture("cat", 1), "GIF"),
+        (tiny_picture("cat", 1), "BMP"),
+        (tiny_picture("cat", 1), "TIFF"),
+        pytest.param(tiny_picture("cat", 1), "AVIF", marks=NEEDS_AVIF),
+        pytest.param(tiny_picture("cat", 1).convert("RGBA"), "AVIF", marks=NEEDS_AVIF),
+    ],
+)
+def test_every_common_format_and_mode_becomes_rgb(picture, form):
+    decoded = images.decode(encoded(picture, form))
+    assert decoded.mode == "RGB"
+    assert decoded.size == picture.size
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(form):
+    half = Image.fromarray(np.full((8, 8), 128 * 256, dtype=np.uint16))
+    assert images.decode(encoded(half, form)).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_transparency_is_laid_over_white():
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert images.decode(encoded(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("mode", "form"), [("P", "PNG"), ("L", "PNG"), ("P", "GIF")])
+def test_a_colour_that_stands_for_transparent_is_laid_over_white(mode, form):
+    black = Image.new(mode, (8, 8), 0)
+    assert images.decode(encoded(black, form)).getpixel((0, 0)) == (0, 0, 0)
+    clear = encoded(black, form, transparency=0)
+    assert images.decode(clear).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(form):
+    first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    content = encoded(first, form, save_all=True, append_images=[second])
+    red, green, blue = images.decode(content).getpixel((0, 0))
+    assert red > 250
+    assert max(green, blue) < 5
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def _heic(picture: Image.Image, **options: object) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(stream, quality=95, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_heic_photo_becomes_rgb(mode):
+    picture = tiny_picture("cat", 1, (64, 40))
+    decoded = images.decode(_heic(picture.convert(mode)))
+    assert (decoded.mode, decoded.size) == ("RGB", picture.size)
+    expected = np.asarray(picture.convert(mode).convert("RGB"), dtype=float)
+    assert np.abs(np.asarray(decoded, dtype=float) - expected).mean() < 8
+
+
+def test_a_heic_photo_is_turned_upright_once():
+    # Phones write the turn twice: for the decoder, and as EXIF for older programs.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large = MARKED.resize((160, 96), Image.Resampling.NEAREST)
+    content = _heic(large.transpose(Image.Transpose.ROTATE_90), exif=exif.tobytes())
+    upright = images.decode(content)
+    assert upright.size == large.size == images.check(content)
+    red, green, _ = _corner(upright)
+    assert red > 180
+    assert green < 90
+
+
+def test_damaged_heic_gives_our_error_and_nothing_else():
+    content = _heic(tiny_picture("dog", 1, (64, 40)))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content[: rng.integers(16, len(content))])
+        damaged[rng.integers(12, len(damaged))] ^= 0xFF
+        for read in (images.decode, images.check, images.upright_size, images.orientation):
+            with contextlib.suppress(UnreadableImageError):
+                read(bytes(damaged))
+
+
+def test_without_the_library_a_heic_photo_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "OPEN", {k: v for k, v in Image.OPEN.items() if "HEI" not in k})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if "HEI" not in name])
+    with pytest.raises(UnreadableImageError, match=r"a HEIC photo: .* `pip install pillow-heif`"):
+        images.decode(HEIC)
+
+
+def test_the_library_for_heic_is_loaded_for_heic_alone():
+    code = (
+        "import sys; from catdog import images\n"
+        "for content in (b'<html>', b'\\0\\0\\0\\x18ftypmp42\\0\\0\\0\\0'):\n"
+        "    try: images.decode(content)\n"
+        "    except images.UnreadableImageError as error: print(error)\n"
+        "sys.exit('pillow_heif' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.count("not a picture in a format that can be read") == 2
+
+
+@pytest.mark.parametrize("read", [images.decode, images.check])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", pytest.param("AVIF", marks=NEEDS_AVIF)])
+def test_a_truncated_file_is_refused(read, kept, form):
+    noise = Image.effect_noise((200, 160), 80).convert("RGB")
+    content = encoded(noise, form)
+    with pytest.raises(UnreadableImageError):
+        read(content[: int(kept * len(content))])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"<html><body>Not found</body></html>", "not a picture")],
+)
+def test_what_is_no_picture_is_refused_with_the_reason(content, reason):
+    with pytest.raises(UnreadableImageError, match=reason):
+        images.decode(content)
+
+
+def test_an_absurdly_large_picture_is_refused_before_it_is_decoded():
+    content = bytearray(encoded(Image.new("RGB", (8, 8)), "BMP"))
+    content[18:26] = (65_000).to_bytes(4, "little") * 2
+    with pytest.raises(UnreadableImageError, match=r"65000 x 65000|too large"):
+        images.decode(bytes(content))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UnreadableImageError, match=r"gone\.jpg: No such file"):
+        images.read(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("a.jpg", True), ("B.JPEG", True), ("._a.jpg", False), ("notes.txt", False), ("jpg", False)],
+)
+def test_pictures_are_known_by_their_names(name, is_one):
+    assert images.is_image_name(name) is is_one
+
+
+def _with_exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    return exif
+
+
+FORMS = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", *MODERN]
+REAL = {form: encoded(tiny_picture("dog", 3, (24, 20)), form, exif=_with_exif()) for form in FORMS}
+READERS = (
+    images.decode,
+    images.check,
+    images.orientation,
+    lambda content: images.decode_small(content, 16),
+    to_tensor,
+)
+edits = st.lists(
+    st.tuples(st.integers(0, 300) | st.integers(0, 9999), st.binary(max_size=8), st.integers(0, 8)),
+    max_size=8,
+)
+
+
+@settings(max_examples=250, deadline=5_000)
+@given(edits=edits, form=st.sampled_from(FORMS))
+@example(edits=[], form="JPEG")
+def test_damaged_bytes_give_a_picture_or_our_error_in_short_time(edits, form):
+    content = bytearray(REAL[form])
+    for where, put, taken in edits:
+        at = where % (len(content) + 1)
+        content[at : at + taken] = put
+    for read in READERS:
+        with contextlib.suppress(UnreadableImageError):
+            read(bytes(content))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "PNG"])
+def test_damaged_exif_is_our_error_too(form):
+    content = REAL[form].replace(b"MM\0*", b"MM\0?").replace(b"II*\0", b"II?\0")
+    assert content != REAL[form]
+    for read in READERS:
+        with contextlib.suppress(UnreadableImageError):
+            read(content)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_small_decode_is_upright_and_no_smaller_than_wanted(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(MARKED.resize((800, 480)), quality=95, exif=exif)
+    small = images.decode_small(content, 64)
+    assert (small.width > small.height) == (orientation == 1)
+    assert 64 <= min(small.size) < 480
+    with pytest.raises(UnreadableImageError):
+        images.decode_small(content[:-200], 64)

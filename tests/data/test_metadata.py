@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog import CatdogError
+from catdog.data.metadata import OWN_COLUMNS, Properties, read_properties, tell_unmatched
+
+
+def _read(text: str | bytes, name: str = "pets/metadata.csv") -> Properties:
+    content = text.encode() if isinstance(text, str) else text
+    return read_properties([(name, content)], say=pytest.fail)
+
+
+def test_names_are_relative_to_the_folder_of_the_table():
+    found = _read("file_name,camera,place\ncat/1.jpg,old,home\n.\\cat\\2.jpg,new,\n")
+    assert found.columns == ("camera", "place")
+    assert found.of("pets/cat/1.jpg") == ("old", "home")
+    assert found.of("pets/cat/2.jpg") == ("new", "")
+    assert found.of("cat/1.jpg") == ("", "")
+
+
+def test_a_row_names_what_macos_spells_with_its_accents_apart():
+    found = _read("file_name,camera\ncafé.jpg,old\n", "metadata.csv")
+    apart = unicodedata.normalize("NFD", "café.jpg")
+    assert found.of(apart) == ("old",)
+    assert found.unmatched([apart]) == []
+
+
+def test_a_column_called_path_names_pictures_where_there_is_no_file_name():
+    assert _read("path,camera\n1.jpg,old\n", "metadata.csv").of("1.jpg") == ("old",)
+
+
+def test_what_a_spreadsheet_saves_is_read():
+    assert _read('\ufefffile_name , camera\r\n1.jpg,"a, b"\r\n\r\n2.jpg\r\n').known == {
+        "pets/1.jpg": {"camera": "a, b"},
+        "pets/2.jpg": {"camera": ""},
+    }
+
+
+def test_tables_of_several_folders_share_their_columns():
+    tables = [
+        ("a/metadata.csv", b"file_name,camera\n1.jpg,old\n"),
+        ("b/metadata.csv", b"file_name,place,camera\n1.jpg,home,new\n"),
+    ]
+    found = read_properties(tables, say=pytest.fail)
+    assert found.columns == ("camera", "place")
+    assert (found.of("a/1.jpg"), found.of("b/1.jpg")) == (("old", ""), ("new", "home"))
+
+
+def test_a_table_of_something_else_is_said_and_not_used():
+    said: list[str] = []
+    found = read_properties([("metadata.csv", b"id;name\n1;x\n")], say=said.append)
+    assert (found, said) == (
+        Properties(),
+        ["metadata.csv has no column file_name and is not used."],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("file_name,camera\n1.jpg,\0\n", "zero byte"),
+        (b"file_name,camera\n1.jpg,\xff\n", "not UTF-8"),
+        ("file_name,camera\n1.jpg,a,b\n", "row 2 has more fields"),
+        ('file_name,camera\n1.jpg,"a', "unexpected end of data"),
+        ("file_name,camera\n1.jpg," + 200_000 * "x", "field larger"),
+        ("file_name,camera\n1.jpg,a\n./1.jpg,b\n", "names pets/1.jpg a second time"),
+        ("file_name,camera,camera\n", "'camera' twice"),
+        ("camera,file_name\ncanon\n", "a row without a file_name"),
+    ],
+)
+def test_a_table_that_can_not_be_used_is_told_in_a_sentence(text, told):
+    with pytest.raises(CatdogError, match=r"^pets/metadata.csv ") as caught:
+        _read(text)
+    assert told in str(caught.value)
+
+
+def test_the_padding_of_spreadsheets_is_passed_over():
+    found = _read("file_name,camera\n1.jpg,old,,\n,\n\n2.jpg\n,,,\n3.jpg,\n", "metadata.csv")
+    assert [found.of(f"{n}.jpg") for n in (1, 2, 3)] == [("old",), ("",), ("",)]
+    assert len(found.known) == 3
+
+
+def test_columns_that_the_manifest_has_are_left_out_and_said():
+    said: list[str] = []
+    content = b"file_name,label,camera,width\n1.jpg,cat,old,7\n"
+    found = read_properties([("metadata.csv", content)], say=said.append)
+    assert found.columns == ("camera",)
+    assert found.of("1.jpg") == ("old",)
+    assert said == ["metadata.csv: label, width is not used, the manifest has its own."]
+
+
+cells = st.sampled_from(["", " ", "1.jpg", "a.jpg", "camera", "file_name", "x,y", "label"])
+
+
+@given(st.lists(st.lists(cells, max_size=4), max_size=5))
+def test_any_rows_are_a_table_or_refused(rows):
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows(rows)
+    test_any_bytes_are_a_table_or_refused.hypothesis.inner_test(stream.getvalue().encode())
+
+
+def test_rows_that_name_no_picture_are_said_once_with_their_number():
+    found = _read("file_name,camera\n1.jpg,a\n2.jpg,b\n3.jpg,c\n", "metadata.csv")
+    said: list[str] = []
+    tell_unmatched(found, ["2.jpg"], say=said.append)
+    tell_unmatched(found, ["1.jpg", "2.jpg", "3.jpg"], say=said.append)
+    assert said == ["Rows of metadata.csv that name no picture: 2, the first of them 1.jpg."]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)))
+def test_whatever_a_column_says_is_kept(values):
+    stream = io.StringIO(newline="")
+    rows = [(f"{number}.jpg", value) for number, value in enumerate(values)]
+    csv.writer(stream).writerows([("file_name", "what"), *rows])
+    found = _read(stream.getvalue(), "metadata.csv")
+    assert [found.of(name) for name, _ in rows] == [(value.strip(),) for value in values]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_table_or_refused(content):
+    try:
+        found = read_properties([("metadata.csv", content)], say=lambda _: None)
+    except CatdogError as error:
+        assert str(error).startswith("metadata.csv ")
+    else:
+        assert not set(found.columns) & set(OWN_COLUMNS)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from catdog import CatdogError
+from catdog.data import prepare as module
+from catdog.data.dataset import load_prepared
+from tests.sources import exclude_file, fill, kaggle_source, prepare_pictures, rows_of, snapshot
+
+
+def test_the_manifest_tells_the_truth_about_every_file(tmp_path):
+    prepared = prepare_pictures(kaggle_source(tmp_path / "raw"), tmp_path / "data")
+    rows = rows_of(prepared)
+    found = {
+        path.relative_to(prepared.folder).as_posix()
+        for split in ("training", "validation", "test")
+        for path in (prepared.folder / split).rglob("*")
+        if path.is_file()
+    }
+    assert {row["path"] for row in rows} == found
+    for row in rows:
+        content = (prepared.folder / row["path"]).read_bytes()
+        assert row["sha256"] == hashlib.sha256(content).hexdigest()
+        assert (row["width"], row["height"]) == ("48", "40")
+        assert row["path"].startswith(row["split"])
+        assert row["label"] == ("" if row["split"] == "test" else row["path"].split("/")[1])
+
+
+def test_the_bytes_of_the_pictures_are_kept(tmp_path):
+    source = kaggle_source(tmp_path / "raw")
+    before = {hashlib.sha256(path.read_bytes()).hexdigest() for path in source.rglob("*.jpg")}
+    assert {row["sha256"] for row in rows_of(prepare_pictures(source, tmp_path / "data"))} == before
+
+
+def test_running_again_does_nothing_until_source_or_parameters_change(tmp_path):
+    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
+    first = prepare_pictures(source, folder)
+    before = snapshot(folder)
+    said: list[str] = []
+    assert prepare_pictures(source, folder, say=said.append) == first
+    assert snapshot(folder) == before
+    assert said[-1].startswith("Already prepared")
+    assert prepare_pictures(source, folder, val_fraction=0.2).digest != first.digest
+    assert prepare_pictures(source, folder) == first
+    fill(source, "train/cat.99.jpg")
+    assert prepare_pictures(source, folder).digest != first.digest
+
+
+def test_the_source_is_never_changed(tmp_path):
+    source = kaggle_source(tmp_path / "raw")
+    (source / "train" / "cat.6.jpg").write_bytes(b"broken")
+    before = snapshot(source)
+    prepare_pictures(source, tmp_path / "data")
+    assert snapshot(source) == before
+
+
+@pytest.mark.parametrize("name", ["training/mine.txt", "manifest.csv", "test/holiday.jpg"])
+def test_what_the_user_keeps_in_the_folder_is_left_alone(tmp_path, name):
+    folder = tmp_path / "data"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(CatdogError, match="was not made by catdog and is left alone"):
+        prepare_pictures(kaggle_source(tmp_path / "raw"), folder)
+    assert (folder / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(("source", "folder"), [("pets", "pets"), ("pets", "pets/data")])
+def test_source_and_folder_may_not_lie_in_each_other(tmp_path, source, folder):
+    kaggle_source(tmp_path / source)
+    before = snapshot(tmp_path / source)
+    with pytest.raises(CatdogError, match="one lies in the other"):
+        prepare_pictures(tmp_path / source, tmp_path / folder)
+    assert snapshot(tmp_path / source) == before
+
+
+@pytest.mark.parametrize("where", ["_place", "_write_csv", "_validation_digest"])
+def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path, monkeypatch, where):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, where, full)
+        with pytest.raises(CatdogError, match="the disk is full, nothing was prepared"):
+            prepare_pictures(source, folder)
+    with pytest.raises(CatdogError, match="holds no prepared data set"):
+        load_prepared(folder)
+    assert prepare_pictures(source, folder).counts["test"] == {"": 2}
+
+
+def test_a_changed_exclude_file_is_noticed_and_an_equal_one_is_not(tmp_path):
+    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
+    whole = prepare_pictures(source, folder)
+    path = whole.rows("training")[0]["path"]
+    prepared = prepare_pictures(source, folder, exclude=exclude_file(tmp_path, path))
+    assert prepared.digest != whole.digest
+    before = snapshot(folder)
+    same = exclude_file(tmp_path, "# looked at in May", "", f"  ./{path}   # a fox", path)
+    assert prepare_pictures(source, folder, exclude=same) == prepared
+    assert snapshot(folder) == before
+    assert prepare_pictures(source, folder) == whole
+    assert not (folder / "excluded").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing.txt", "can't be read"),
+        ("binary.txt", "it is not UTF-8 text"),
+        ("data/excluded/mine.txt", "lies among the prepared pictures"),
+    ],
+)
+def test_an_exclude_file_that_can_not_be_used_is_told_and_left_alone(tmp_path, name, said):
+    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
+    before = prepare_pictures(source, folder)
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfec\x00")
+    (folder / "excluded").mkdir()
+    (folder / "excluded" / "mine.txt").write_text("cat.1.jpg")
+    with pytest.raises(CatdogError, match=said):
+        prepare_pictures(source, folder, exclude=str(tmp_path / name))
+    assert load_prepared(folder) == before
+    assert (folder / "excluded" / "mine.txt").read_text() == "cat.1.jpg"
+
+
+def test_a_folder_that_can_not_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(CatdogError, match="choose another folder with --data_dir"):
+        prepare_pictures(kaggle_source(tmp_path / "raw"), tmp_path / "file" / "data")
+
+
+def test_real_photos_are_all_prepared(tmp_path, photos):
+    prepared = prepare_pictures(photos, tmp_path / "data", val_fraction=0.2)
+    assert prepared.counts["training"] == {"cat": 801, "dog": 801}
+    assert prepared.counts["validation"] == {"cat": 200, "dog": 200}
+    assert prepared.counts["test"] == {"": 1001}
+    assert prepared.quarantined == 0
+
+
+@pytest.mark.parametrize("packed", ["folder", "zip"])
+def test_what_the_user_knows_of_pictures_stands_in_the_manifest(tmp_path, packed):
+    source = kaggle_source(tmp_path / "raw")
+    (source / "train" / "broken.cat.jpg").write_bytes(b"")
+    lines = ["train/cat.0.jpg,old,01", "train/broken.cat.jpg,new,", "test/1.jpg,new,2", "no.jpg,x,"]
+    table = "\n".join(["file_name,camera,number", *lines])
+    (source / "metadata.csv").write_text(table)
+    if packed == "zip":
+        with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+            for path in source.rglob("*.*"):
+                archive.write(path, path.relative_to(source))
+        source = tmp_path / "raw.zip"
+    said: list[str] = []
+    prepared = prepare_pictures(source, tmp_path / "data", say=said.append)
+    rows = {Path(row["path"]).name: row for row in rows_of(prepared)}
+    assert list(rows["cat.0.jpg"])[6:] == ["camera", "number"]
+    known = {name: (row["camera"], row["number"]) for name, row in rows.items()}
+    assert known.pop("cat.0.jpg") == ("old", "01")
+    assert known.pop("1.jpg") == ("new", "2")
+    assert set(known.values()) == {("", "")}
+    (told,) = [line for line in said if "metadata.csv" in line]
+    assert told.startswith("Rows of metadata.csv that name no picture: 1,")
+    assert told.count("no.jpg") == 1
+
+
+def test_another_word_of_the_user_is_another_data_set_with_the_same_validation(tmp_path):
+    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
+    bare = prepare_pictures(source, folder)
+    (source / "metadata.csv").write_text("file_name,camera\ntrain/cat.0.jpg,old\n")
+    known = prepare_pictures(source, folder)
+    assert known.digest != bare.digest
+    assert known.validation_digest == bare.validation_digest
+
+
+def test_a_label_in_the_users_table_is_said_not_to_count(tmp_path):
+    source = kaggle_source(tmp_path / "raw")
+    (source / "metadata.csv").write_text("file_name,label,camera\ntrain/cat.0.jpg,dog,old\n")
+    said: list[str] = []
+    prepared = prepare_pictures(source, tmp_path / "data", say=said.append)
+    row = next(row for row in rows_of(prepared) if row["path"].endswith("/cat.0.jpg"))
+    assert (row["label"], row["camera"]) == ("cat", "old")
+    assert any("label is not used" in line for line in said)
+
+
+def test_a_table_that_is_refused_leaves_nothing_behind(tmp_path):
+    source = kaggle_source(tmp_path / "raw")
+    (source / "metadata.csv").write_text("file_name,camera,camera\n")
+    with pytest.raises(CatdogError, match="'camera' twice"):
+        prepare_pictures(source, tmp_path / "data")
+    assert not [path for path in (tmp_path / "data").iterdir() if path.name != ".lock"]

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from catdog import CatdogError
+from catdog.data import images, transforms
+from catdog.data.transforms import (
+    LabelledFolder,
+    Preprocessing,
+    evaluation_transform,
+    make_batches,
+    normalisation,
+    training_transform,
+)
+from catdog.data.images import UnreadableImageError
+from tests.conftest import encoded, tiny_picture
+
+SMALL = Preprocessing(32, 28, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+def test_preprocessing_survives_being_saved():
+    assert Preprocessing.from_dict(SMALL.to_dict()) == SMALL
+
+
+def test_a_picture_is_an_rgb_uint8_tensor_of_its_pixels():
+    picture = tiny_picture("cat", 0, (20, 10))
+    tensor = transforms.to_tensor(encoded(picture, "PNG"))
+    assert tensor.dtype == torch.uint8
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), np.asarray(picture))
+
+
+@pytest.mark.parametrize("size", [(48, 40), (300, 20), (9, 200), (1, 1)])
+@pytest.mark.parametrize("make", [evaluation_transform, training_transform])
+def test_every_picture_becomes_a_square_of_the_crop_size(size, make):
+    tensor = transforms.to_tensor(encoded(tiny_picture("dog", 0, size), "PNG"))
+    result = make(SMALL)(tensor)
+    assert result.shape == (3, 28, 28)
+    assert result.dtype == torch.uint8
+
+
+def test_a_long_strip_is_cut_before_it_would_be_resized_to_gigabytes():
+    strip = encoded(Image.new("RGB", (20_000, 2)), "PNG")
+    assert transforms.to_tensor(strip).shape == (3, 2, 16)
+
+
+def test_evaluation_looks_at_the_centre_and_always_the_same():
+    tensor = transforms.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    transform = evaluation_transform(SMALL)
+    assert torch.equal(transform(tensor), transform(tensor))
+
+
+def test_augmentation_changes_from_one_look_to_the_next():
+    tensor = transforms.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    transform = training_transform(SMALL)
+    assert not torch.equal(transform(tensor), transform(tensor))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_both_decoders_give_the_same_pixels(mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(tiny_picture("cat", 5, (61, 47)).convert(mode), quality=85, exif=exif)
+    expected = np.asarray(images.decode(content))
+    assert np.array_equal(transforms.to_tensor(content).permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_truncated_jpeg_is_refused_and_not_filled_with_grey():
+    content = encoded(Image.effect_noise((200, 160), 80).convert("RGB"))
+    with pytest.raises(UnreadableImageError, match="does not decode"):
+        transforms.to_tensor(content[: len(content) * 9 // 10])
+
+
+def test_an_augmented_view_is_decided_by_its_random_numbers_alone():
+    tensor = transforms.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    first = transforms.augmented(tensor, SMALL, Random(1))
+    assert torch.equal(first, transforms.augmented(tensor, SMALL, Random(1)))
+    assert not torch.equal(first, transforms.augmented(tensor, SMALL, Random(2)))
+
+
+def test_normalisation_subtracts_the_mean_and_divides_by_std():
+    white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    channels = normalisation(SMALL)(white)[0, :, 0, 0]
+    assert channels.tolist() == pytest.approx([0.5 / 0.2, 0.6 / 0.3, 0.7 / 0.4])
+
+
+def test_labels_follow_the_class_names(tmp_path, draw_folder):
+    folder = LabelledFolder(draw_folder(tmp_path, 2))
+    assert [(path.split("/")[-2], label) for path, label in folder.samples] == [
+        ("cat", 0),
+        ("cat", 0),
+        ("dog", 1),
+        ("dog", 1),
+    ]
+
+
+def test_a_class_without_pictures_is_named(tmp_path, draw_folder):
+    draw_folder(tmp_path, 1)
+    (tmp_path / "dog" / "0.jpg").unlink()
+    with pytest.raises(CatdogError, match=r"needs pictures in both cat/ and dog/"):
+        LabelledFolder(tmp_path)
+    (tmp_path / "dog").rmdir()
+    with pytest.raises(CatdogError, match="no folder dog"):
+        LabelledFolder(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_while_training_is_named(tmp_path, draw_folder, workers):
+    folder = LabelledFolder(draw_folder(tmp_path, 1), evaluation_transform(SMALL))
+    (tmp_path / "cat" / "0.jpg").unlink()
+    batches = make_batches(folder, batch_size=2, shuffle=False, seed=0, workers=workers)
+    with pytest.raises(UnreadableImageError, match=r"0\.jpg: No such file"):
+        next(iter(batches))
+
+
+def test_the_order_of_shuffled_batches_is_decided_by_the_seed(tmp_path, draw_folder):
+    folder = LabelledFolder(draw_folder(tmp_path, 12), evaluation_transform(SMALL))
+
+    def labels(seed: int) -> list[int]:
+        batches = make_batches(folder, batch_size=5, shuffle=True, seed=seed, workers=0)
+        return torch.cat([labels for _, labels in batches]).tolist()
+
+    assert labels(1) == labels(1)
+    assert labels(1) != labels(2)
+    assert sorted(labels(1)) == [0] * 12 + [1] * 12
+
+
+def test_a_photo_that_says_only_in_xmp_how_it_lies_is_turned_too():
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    content = encoded(tiny_picture("cat", 0, (60, 40)), xmp=xmp)
+    expected = np.asarray(images.decode(content)).transpose(2, 0, 1)
+    assert expected.shape == (3, 60, 40)
+    assert np.array_equal(transforms.to_tensor(content).numpy(), expected)

@@ -1,0 +1,361 @@
+"""What comes from others (models, archives, addresses, parameters) does no more than it should."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import shlex
+import subprocess
+from pathlib import Path
+
+import onnx
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow.projects import _project_spec
+
+from catdog import CatdogError, cli, config
+from catdog.arguments import parse
+from catdog.config import MainConfig
+from catdog.data.images import UnreadableImageError
+from catdog.models.network import build_network
+from tests.conftest import COLOURS, PLANTED, ROOT, encoded, tiny_classifier, tiny_picture
+from tests.kaggle_server import KaggleServer
+
+
+class Planted:
+    """Unpickled, it leaves a file where the test looks for it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.fixture
+def trace(tmp_path) -> Path:
+    """What planted code makes when it runs; it must not be there in the end."""
+    path = tmp_path / "trace"
+    yield path
+    assert not path.exists(), "planted code has run"
+
+
+def _predict(*arguments: object, capsys) -> tuple[int, str, str]:
+    script = importlib.import_module("scripts.predict")
+    status = cli.run(script.main, config.PredictConfig, [str(word) for word in arguments])
+    return status, *capsys.readouterr()
+
+
+# --- No code from a model ------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path, trace) -> Path:
+    """A model as MLflow stores it, with code planted wherever a loader might look for it."""
+    folder = tmp_path / "model"
+    tiny_classifier().save(folder / "data" / "classifier")
+    code = f"import os; os.mkdir({str(trace)!r})"
+    for place in ("code", "code/catdog", "data/classifier"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for name in ("evil.py", "__init__.py", "sitecustomize.py", "classifier.py", "conftest.py"):
+            (folder / place / name).write_text(code)
+    for name in ("python_model.pkl", "model.pkl", "model.pth", "data/classifier/weights.pkl"):
+        (folder / name).write_bytes(pickle.dumps(Planted(trace)))
+    flavour = {"loader_module": "evil", "code": "code", "data": "data", "python_model": "model.pkl"}
+    (folder / "MLmodel").write_text(yaml.safe_dump({"flavors": {"python_function": flavour}}))
+    return folder
+
+
+def test_predict_runs_no_code_that_comes_with_a_model(model, tmp_path, capsys, monkeypatch):
+    photo = tmp_path / "cat.jpg"
+    tiny_picture("cat", 1).save(photo)
+    monkeypatch.chdir(model)
+    status, out, _ = _predict(photo, "--model_uri", model, "--format", "json", capsys=capsys)
+    assert status == 0
+    assert json.loads(out)[0]["path"] == str(photo)
+
+
+def test_the_server_runs_no_code_that_comes_with_a_model(model, monkeypatch):
+    from starlette.testclient import TestClient
+
+    from catdog.serving import app
+    from catdog.serving import server as serve
+
+    monkeypatch.chdir(model)
+    served = serve.web_app(app.load(str(model), device="cpu"), "127.0.0.1", 10**6)
+    photo = base64.b64encode(encoded(tiny_picture("cat", 1))).decode()
+    asked = {"dataframe_records": [{"image": photo}]}
+    answer = TestClient(served, base_url="http://127.0.0.1").post("/invocations", json=asked)
+    assert answer.json()["predictions"][0]["label"] == "cat"
+
+
+def _described_anew(saved: Path, **changes: object) -> None:
+    """Give the changed files the digests they need to be believed, as an attacker would."""
+    described = json.loads((saved / "model.json").read_text()) | changes
+    files = described["files"]
+    described["files"] = {
+        name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in files
+    }
+    (saved / "model.json").write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "arrays.safetensors", "backbone.onnx"])
+def test_a_pickle_in_place_of_a_file_of_the_model_is_not_loaded(
+    model, tmp_path, trace, capsys, name
+):
+    saved = model / "data" / "classifier"
+    (saved / name).write_bytes(pickle.dumps(Planted(trace)))
+    _described_anew(saved)
+    photo = tmp_path / "cat.jpg"
+    tiny_picture("cat", 1).save(photo)
+    status, out, err = _predict(photo, "--model_uri", model, "--format", "json", capsys=capsys)
+    assert "Traceback" not in err
+    # Weights are read only where the graph can't be used, and the graph only as a graph.
+    assert (status, bool(out)) in ((0, True), (2, False))
+
+
+def test_an_operator_that_is_not_onnxs_own_is_not_run(model, tmp_path, capsys):
+    saved = model / "data" / "classifier"
+    graph = onnx.load(saved / "backbone.onnx")
+    graph.graph.node[0].op_type, graph.graph.node[0].domain = "Evil", "evil.so"
+    graph.opset_import.append(onnx.helper.make_opsetid("evil.so", 1))
+    onnx.save(graph, saved / "backbone.onnx")
+    _described_anew(saved)
+    photo = tmp_path / "cat.jpg"
+    tiny_picture("cat", 1).save(photo)
+    status, out, _ = _predict(photo, "--model_uri", model, "--format", "json", capsys=capsys)
+    assert status == 0  # PyTorch answers from the weights
+    assert json.loads(out)[0]["error"] in ("", None)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:somebody/evil", "local-dir:/tmp/evil", "../evil"])
+def test_a_model_can_not_name_a_backbone_that_is_fetched_from_elsewhere(
+    model, tmp_path, capsys, name
+):
+    saved = model / "data" / "classifier"
+    (saved / "backbone.onnx").write_bytes(b"no graph: the backbone is built by its name")
+    _described_anew(saved, backbone=name)
+    status, _, err = _predict(tmp_path, "--model_uri", model, capsys=capsys)
+    assert status == 2
+    assert "error: " in err
+    assert "Traceback" not in err
+
+
+def test_a_file_of_weights_runs_no_code(tmp_path, trace):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"state_dict": Planted(trace)}))
+    with pytest.raises(CatdogError, match="without running code from it"):
+        build_network("test_resnet", weights=str(path))
+
+
+# --- Addresses -----------------------------------------------------------------------
+
+
+LOOPBACKS = ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "127.1", "[::1]"]
+LOOPBACKS += ["[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0", "[64:ff9b::7f00:1]"]
+
+
+def test_predict_asks_no_server_of_this_machine_however_it_is_spelled(model, capsys):
+    with KaggleServer(b"") as server:
+        port = server.url.rpartition(":")[2]
+        urls = [f"http://{host}:{port}/photo.jpg" for host in LOOPBACKS]
+        urls += ["file:///etc/passwd", "gopher://127.0.0.1/", "http://169.254.169.254/latest"]
+        words = [*urls, "--model_uri", model, "--format", "json"]
+        status, out, _ = _predict(*words, capsys=capsys)
+        assert server.asked == []
+    assert status == 1
+    assert all(row["error"] for row in json.loads(out))
+    assert len(json.loads(out)) == len(urls)
+
+
+def test_predict_asks_it_when_it_is_allowed(model, capsys):
+    with KaggleServer(encoded(tiny_picture("cat", 1))) as server:
+        words = [f"{server.url}/photo.jpg", "--model_uri", model, "--format", "json"]
+        status, _, _ = _predict(*words, "--allow-private-urls", capsys=capsys)
+        assert server.asked == ["/photo.jpg"]
+    assert status == 0
+
+
+# --- Kaggle's token ------------------------------------------------------------------
+
+
+@pytest.mark.project
+def test_kaggles_token_is_found_nowhere(two_at_once):
+    root = two_at_once.project.root
+    home = root / "home" / ".kaggle"
+    secrets = [value.encode() for value in PLANTED.values()]
+    assert [ended.returncode for ended in two_at_once.ended] == [0, 0]
+    shown = "".join(ended.stdout + ended.stderr for ended in two_at_once.ended).encode()
+    files = [path for path in root.rglob("*") if path.is_file() and home not in path.parents]
+    assert {"mlflow.db", "report.html", "MLmodel", "config.json"} <= {path.name for path in files}
+    for secret in secrets:
+        assert secret not in shown
+        assert [path for path in files if secret in path.read_bytes()] == []
+
+
+# --- Parameters ----------------------------------------------------------------------
+
+
+HOSTILE = [
+    "$(touch trace)",
+    "`touch trace`",
+    "a; touch trace",
+    "a && touch trace",
+    "a | touch trace",
+    "> trace",
+    'it\'s "quoted"',
+    " two  spaces ",
+    "two\nlines",
+    "-rf",
+    "--epochs",
+    "--seed=3",
+    "{data_dir}",
+    "$HOME ~ * ? !! %s",
+    "#comment",
+    "\\",
+    "größe",
+]
+text = st.sampled_from(HOSTILE) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
+)
+
+
+def _typed(tmp_path: Path, **parameters: str) -> list[str]:
+    """What `mlflow run` hands to the script: its command, run by the shell it uses."""
+    project = _project_spec.load_project(str(ROOT))
+    cli = project.get_entry_point("main").compute_command(parameters, None)
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
+    stub.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    ended = subprocess.run(
+        ["bash", "-c", cli],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        check=True,
+    )
+    return os.fsdecode(ended.stdout).split("\0")[2:-1]  # after -m scripts.main
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_parameter_means_what_was_typed_and_nothing_more(tmp_path, value):
+    (tmp_path / "bin").mkdir()
+    words = _typed(tmp_path / "bin", dataset=value, data_dir=value)
+    if value in ("--epochs", "--seed=3"):  # flags: the value before them was forgotten
+        with pytest.raises(SystemExit):
+            parse(MainConfig, words)
+    else:
+        read = parse(MainConfig, words)
+        assert (read.dataset, read.data_dir, read.epochs) == (value, value, 10)
+    assert sorted(path.name for path in (tmp_path / "bin").iterdir()) == ["python"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(dataset=text, data_dir=text)
+def test_any_text_reaches_its_own_parameter_and_no_other(dataset, data_dir):
+    cli = _project_spec.load_project(str(ROOT)).get_entry_point("main")
+    line = cli.compute_command({"dataset": dataset, "data_dir": data_dir}, None)
+    words = shlex.split(line)[3:]
+    read = None
+    try:
+        read = parse(MainConfig, words)
+    except SystemExit:
+        names = {f"--{name}" for name in config.MainConfig.__dataclass_fields__}
+        asked = {dataset.partition("=")[0], data_dir.partition("=")[0]}
+        assert asked & (names | {"-h", "--help"})
+    if read is not None:
+        assert (read.dataset, read.data_dir) == (dataset, data_dir)
+        assert read.seed == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", "a/b", "a:b", "a?b", "a' OR name = 'b", "$(touch x)", "-x"]
+)
+def test_a_name_that_the_registry_could_misread_is_refused_before_anything_is_done(name):
+    with pytest.raises(CatdogError, match=r"registered_model_name=.* is no name: use letters"):
+        parse(MainConfig, [f"--registered_model_name={name}"])
+
+
+@pytest.mark.parametrize("name", ["catdog", "my model (2)", "größe_1.0+x"])
+def test_ordinary_names_are_taken(name):
+    read = parse(MainConfig, ["--registered_model_name", name])
+    assert read.registered_model_name == name
+
+
+@pytest.mark.project
+def test_mlflow_run_does_what_hostile_parameters_say_and_nothing_more(tmp_path):
+    from tests.project import copied
+
+    project = copied(tmp_path)
+    name = "pe ts'; touch trace; $(touch trace) \"`touch trace`"
+    for kind in COLOURS:
+        (tmp_path / name / kind).mkdir(parents=True)
+        for number in range(4):
+            tiny_picture(kind, number).save(tmp_path / name / kind / f"{number}.jpg")
+    before = {path.name for path in tmp_path.iterdir()}
+    where = "-d $(touch trace)\n;touch trace"
+    project.mlflow_run(f"dataset={name}", f"data_dir={where}", entry_point="prepare")
+    made = {path.name for path in tmp_path.iterdir()} - before - {"mlruns", "mlflow.db"}
+    assert made == {where}
+    assert list((tmp_path / where).glob("*/prepared.json"))
+
+
+# --- Servers -------------------------------------------------------------------------
+
+
+def test_the_page_and_both_servers_listen_on_loopback_by_default():
+    from mlflow.models.cli import commands
+
+    (host,) = [one for one in commands.commands["serve"].params if one.name == "host"]
+    assert config.AppConfig().host == config.ServeConfig().host == "127.0.0.1"
+    assert host.default == "127.0.0.1"
+
+
+def test_a_picture_of_more_bytes_or_pixels_than_a_photo_has_is_not_decoded(monkeypatch):
+    from catdog.data import images
+
+    photo = encoded(tiny_picture("cat", 1))
+    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 40 - 1)
+    with pytest.raises(UnreadableImageError, match="more than the limit"):
+        images.decode(photo)
+    monkeypatch.setattr(images, "MAX_BYTES", len(photo) - 1)
+    with pytest.raises(UnreadableImageError, match="bytes are more than the limit"):
+        images.decode(photo)
+
+
+@pytest.fixture
+def limited():
+    """A client of a small app behind the page's limit; it answers how many bytes have come."""
+    pytest.importorskip("gradio", reason="the page needs the extra `app`")
+    from starlette.responses import JSONResponse
+    from starlette.testclient import TestClient
+
+    from catdog.serving.app import BodyLimit
+
+    async def size(scope, receive, send):
+        count, more = 0, True
+        while more:
+            message = await receive()
+            count += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        await JSONResponse(count)(scope, receive, send)
+
+    return TestClient(BodyLimit(size))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_turned_away_also_when_it_does_not_say_so(limited, chunked):
+    from catdog.serving import app
+
+    large = bytes(app.OTHER_BYTES + 1)
+    pieces = iter([large[:1000], large[1000:]])
+    assert limited.post("/queue/join", content=pieces if chunked else large).status_code == 413
+    assert limited.post("/queue/join", content=large[:-1]).json() == app.OTHER_BYTES
+    assert limited.post(app.UPLOAD, content=large).json() == len(large)

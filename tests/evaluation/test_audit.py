@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from catdog import CatdogError
+from catdog.config import AuditConfig
+from catdog.data import prepare
+from catdog.evaluation.audit import (
+    Issue,
+    audit,
+    find_issues,
+    oddness,
+    other_label_probability,
+    summary,
+    twins,
+    write_issues,
+)
+from catdog.evaluation.slices import look_at
+from catdog.models.network import build_network
+from catdog.sample.drawing import draw_animal
+from catdog.training.loop import seed_everything
+from scripts import audit as script
+from tests.conftest import encoded
+
+
+def _features(count: int = 400, width: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two clouds that overlap a little, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    features = rng.normal(size=(count, width)).astype(np.float32)
+    features[:, :6] += (2 * labels - 1)[:, None]
+    return features, labels
+
+
+@given(st.integers(0, 5))
+def test_planted_wrong_labels_come_first(seed):
+    features, labels = _features()
+    planted = np.random.default_rng(seed).choice(len(labels), 8, replace=False)
+    labels[planted] ^= 1
+    other = other_label_probability(features, labels)
+    first = np.argsort(-other)[:16]
+    assert np.isin(planted, first).mean() >= 0.8
+
+
+def test_no_label_is_doubted_where_a_class_is_too_small_to_judge():
+    features, _ = _features(5)
+    assert other_label_probability(features, np.array([0, 0, 0, 0, 1])).tolist() == [0] * 5
+    assert other_label_probability(features, np.array([0, 1, 0, 1, 0])).shape == (5,)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[Image.Image]:
+    return [draw_animal(n % 2, Random(f"audit{n}")) for n in range(24)]
+
+
+def _resized(picture: Image.Image) -> Image.Image:
+    return picture.resize((picture.width * 2 // 3, picture.height * 2 // 3))
+
+
+CHANGES = {
+    "re-encoded": lambda picture: encoded(picture, quality=30),
+    "resized": lambda picture: encoded(_resized(picture), quality=80),
+    "mirrored": lambda picture: encoded(ImageOps.mirror(picture), quality=80),
+    "upside down": lambda picture: encoded(ImageOps.flip(picture), quality=80),
+    "turned": lambda picture: encoded(picture.rotate(180), quality=80),
+    "all": lambda picture: encoded(ImageOps.mirror(_resized(picture)), quality=40),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_twins_across_the_split_are_found_and_nothing_else(drawn, change):
+    contents = [encoded(picture) for picture in drawn]
+    contents += [CHANGES[change](picture) for picture in drawn[:8]]
+    validation = np.arange(len(contents)) >= 16  # eight others, and the twins of the first
+    features, _ = _features(len(contents))
+    features[24:] = features[:8] + 0.1
+    found = twins(features, [look_at(content) for content in contents], validation)
+    assert {(ours, theirs) for ours, theirs, _ in found} == {(n, 24 + n) for n in range(8)}
+    assert all(0.93 <= alike <= 1 for _, _, alike in found)
+
+
+def test_pictures_that_look_alike_but_mean_something_else_are_no_twins(drawn):
+    look = look_at(encoded(drawn[0]))
+    spread = np.random.default_rng(0).normal(size=(16, 16)) * look.thumbnail.std() * 0.3
+    other = replace(look, thumbnail=look.thumbnail + spread.astype(np.float32))
+    correlation = np.corrcoef(look.thumbnail.ravel(), other.thumbnail.ravel())[0, 1]
+    assert 0.93 < correlation < 0.97
+    features = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    assert twins(features, [look, other], np.array([False, True])) == []
+    assert len(twins(features[:1].repeat(2, axis=0), [look, other], np.array([False, True]))) == 1
+
+
+def test_a_copy_that_is_surely_the_same_needs_no_features_to_agree(drawn):
+    tiny = ImageOps.mirror(drawn[0]).resize((drawn[0].width // 3, drawn[0].height // 3))
+    looks = [look_at(encoded(drawn[0])), look_at(encoded(tiny, quality=30))]
+    features = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    assert len(twins(features, looks, np.array([False, True]))) == 1
+
+
+def test_empty_pictures_are_nobodys_twins():
+    look = look_at(encoded(Image.new("RGB", (40, 40), "white")))
+    features = np.ones((2, 4), dtype=np.float32)
+    assert twins(features, [look, look], np.array([True, False])) == []
+
+
+def test_twins_on_one_side_are_no_leak(drawn):
+    look = look_at(encoded(drawn[0]))
+    features = np.ones((2, 4), dtype=np.float32)
+    for validation in ([True, True], [False, False]):
+        assert twins(features, [look, look], np.array(validation)) == []
+
+
+def test_a_picture_unlike_all_others_is_odd():
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(200, 16)) * 0.3 + 1).astype(np.float32)
+    features[17] = -features[17]
+    odd, nearest = oddness(features)
+    assert odd.argmax() == 17
+    assert odd[17] > 10
+    assert 17 not in nearest
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_pictures_are_no_error(count):
+    odd, nearest = oddness(np.ones((count, 3), dtype=np.float32))
+    assert odd.tolist() == [0] * count
+    assert len(nearest) == count
+
+
+def test_issues_name_the_picture_and_what_to_do(drawn):
+    contents = [encoded(picture) for picture in drawn]
+    contents.append(CHANGES["mirrored"](drawn[2]))
+    features, labels = _features(25, 640)
+    features[:, :320] += 2 * (2 * labels - 1)[:, None]
+    features[24] = features[2]
+    features[7] = features[7] * 0.1 + 9 * (np.arange(640) == 639)
+    labels[4] ^= 1
+    issues = find_issues(
+        [f"p{n}" for n in range(25)],
+        labels,
+        np.arange(25) >= 16,
+        features,
+        [look_at(content) for content in contents],
+        digests=[f"d{n}" for n in range(25)],
+    )
+    found = {(issue.issue, issue.path): issue for issue in issues}
+    assert found["wrong_label", "p4"].detail == "cat"
+    assert found["near_duplicate", "p2"].detail == "p24"
+    assert found["wrong_label", "p4"].sha256 == "d4"
+    assert found["wrong_label", "p4"].other_sha256 == ""
+    assert found["near_duplicate", "p2"].sha256 == "d2"
+    assert found["near_duplicate", "p2"].other_sha256 == "d24"
+    assert found["unlike_others", "p7"].sha256 == "d7"
+    assert all(0.5 <= issue.score <= 1 for issue in issues)
+    kinds = [issue.issue for issue in issues]
+    assert kinds == sorted(kinds, key=("wrong_label", "near_duplicate", "unlike_others").index)
+
+
+def test_the_list_of_issues_is_a_csv(tmp_path):
+    issues = [Issue('a, "b".jpg', "near_duplicate", 0.98765, "c.jpg", "ab", "cd")]
+    write_issues(tmp_path / "audit.csv", issues)
+    with (tmp_path / "audit.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows == [
+        {
+            "path": 'a, "b".jpg',
+            "issue": "near_duplicate",
+            "score": "0.9877",
+            "detail": "c.jpg",
+            "sha256": "ab",
+            "other_sha256": "cd",
+        }
+    ]
+    assert list(tmp_path.iterdir()) == [tmp_path / "audit.csv"]
+    with pytest.raises(CatdogError, match="choose another file with --output"):
+        write_issues(tmp_path / "missing" / "audit.csv", issues)
+
+
+def test_the_summary_counts_every_kind_and_shows_the_first():
+    issues = [Issue(f"{n}.jpg", "wrong_label", 0.9, "dog") for n in range(12)]
+    lines = list(summary(issues, first=10))
+    assert lines[0] == "wrong_label: 12"
+    assert lines[1] == "  0.90  0.jpg  looks like a dog"
+    assert lines[-2:] == ["near_duplicate: 0", "unlike_others: 0"]
+    assert len(lines) == 13
+
+
+def test_a_prepared_data_set_is_audited_and_its_files_stay_as_they_are(tmp_path, draw_folder):
+    raw = draw_folder(tmp_path / "raw", 8)
+    prepared = prepare(raw, tmp_path / "data" / "raw", origin="", val_fraction=0.25, seed=0)
+    before = {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()}
+    seed_everything(0)
+    network = build_network("test_resnet", weights="none").eval()
+    said: list[str] = []
+    issues = audit(prepared, network, tmp_path / "data", say=said.append)
+    assert audit(prepared, network, tmp_path / "data", say=said.append) == issues
+    assert said[-1] == "Features: 0 computed, 16 found"
+    known = {row["path"] for split in ("training", "validation") for row in prepared.rows(split)}
+    assert {issue.path for issue in issues} <= known
+    digests = {hashlib.sha256(content).hexdigest() for content in before.values()}
+    assert {issue.sha256 for issue in issues} <= digests
+    after = {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_the_script_writes_the_list_beside_the_manifest(tmp_path, draw_folder, capsys):
+    raw = draw_folder(tmp_path / "raw", 6)
+    prepared = prepare(raw, tmp_path / "data" / "raw", origin="", val_fraction=0.25, seed=0)
+    config = AuditConfig(
+        dataset=str(raw), data_dir="data", backbone="test_resnet", weights="none", device="cpu"
+    )
+    assert script.main(config) == 0
+    header = (prepared.folder / "audit.csv").read_text().splitlines()[0]
+    assert header == "path,issue,score,detail,sha256,other_sha256"
+    shown = capsys.readouterr()
+    assert "wrong_label: " in shown.out
+    assert "exclude.txt" in shown.err
+    assert prepare(raw, prepared.folder, origin="", val_fraction=0.25, seed=0) == prepared

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from catdog.evaluation.calibration import (
+    COLDEST,
+    HOTTEST,
+    cross_fitted,
+    expected_calibration_error,
+    fit_temperature,
+    log_loss,
+    predicted_labels,
+    probability,
+    reliability,
+)
+
+LOGITS = arrays(np.float64, st.integers(1, 60), elements=st.floats(-1e3, 1e3))
+
+
+def _synthetic(temperature: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and logits that are `temperature` times what they should be."""
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 2, count)
+    labels = (rng.random(count) < probability(honest)).astype(np.int64)
+    return labels, honest * temperature
+
+
+@given(LOGITS, st.floats(COLDEST, HOTTEST))
+def test_a_temperature_never_changes_a_label(logits, temperature):
+    logits[np.abs(logits) < 1e-300] = 0.0  # a division may take these to zero
+    assert np.array_equal(predicted_labels(logits / temperature), predicted_labels(logits))
+
+
+@given(LOGITS)
+def test_a_probability_grows_with_its_logit_and_stays_within_0_and_1(logits):
+    found = probability(np.sort(logits))
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (np.diff(found) >= 0).all()
+
+
+@given(st.floats(-30, 30))
+def test_a_probability_is_that_of_the_logistic_function(logit):
+    assert float(probability(logit)) == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7, 4.0])
+def test_a_known_temperature_is_found_again(temperature):
+    assert fit_temperature(*_synthetic(temperature)) == pytest.approx(temperature, rel=0.05)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_the_fitted_temperature_is_never_worse_than_none(data):
+    logits = data.draw(LOGITS)
+    labels = data.draw(arrays(np.int64, len(logits), elements=st.integers(0, 1)))
+    found = fit_temperature(labels, logits)
+    assert COLDEST <= found <= HOTTEST
+    assume(not np.array_equal(predicted_labels(logits), labels))
+    assert log_loss(labels, logits / found) <= log_loss(labels, logits) * (1 + 1e-4) + 1e-9
+
+
+def test_without_a_mistake_more_photos_make_surer_but_never_certain():
+    labels, logits = np.array([0, 0, 1, 1]), np.array([-3.0, -2.0, 2.0, 3.0])
+    copies = (1, 5, 25)
+    found = [fit_temperature(np.tile(labels, n), np.tile(logits, n)) for n in copies]
+    assert found[0] > 1 > found[2] > COLDEST
+    assert found == sorted(found, reverse=True)
+    surest = probability(3.0 / found[2])
+    assert 0.95 < surest < 0.999
+
+
+def test_log_loss_is_exact_where_a_probability_would_be_rounded_to_1():
+    assert log_loss(np.array([0]), np.array([800.0])) == 800.0
+    assert log_loss(np.array([1, 0]), np.array([0.0, 0.0])) == pytest.approx(math.log(2))
+
+
+def test_no_photo_has_a_say_in_its_own_temperature():
+    labels, logits = _synthetic(3.0, 200)
+    before = cross_fitted(labels, logits)
+    for place in (0, 7, 99):
+        # A wrong logit instead of a right one changes what fits it, and all others but its fold.
+        bent = logits.copy()
+        bent[place] = -60.0 if labels[place] else 60.0
+        after = cross_fitted(labels, bent)
+        assert after[place] / bent[place] == before[place] / logits[place]
+        assert np.mean(after != before) > 0.7
+
+
+def test_cross_fitted_logits_are_calibrated():
+    labels, logits = _synthetic(3.0, 2_000)
+    calibrated = cross_fitted(labels, logits)
+    assert np.allclose(calibrated, logits / 3, rtol=0.15)
+    assert log_loss(labels, calibrated) < log_loss(labels, logits)
+
+
+def test_too_few_photos_of_a_class_are_left_as_they_are():
+    labels, logits = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1]), np.linspace(1, -1, 9)
+    found = cross_fitted(labels, logits)
+    assert np.array_equal(found, logits)
+    assert found is not logits
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    p_dog = np.array([0.9] * 10 + [0.2] * 10)
+    labels = np.array([1] * 6 + [0] * 4 + [0] * 8 + [1] * 2)  # 60 % right, then 80 % right
+    assert expected_calibration_error(labels, p_dog) == pytest.approx((0.3 + 0.0) / 2)
+
+
+def test_gaps_within_a_bin_may_cancel_but_not_between_bins():
+    p_dog, labels = np.array([0.95, 0.75]), np.array([0, 1])
+    assert expected_calibration_error(labels, p_dog) == pytest.approx((0.95 + 0.25) / 2)
+    assert expected_calibration_error(labels, p_dog, bins=1) == pytest.approx(0.35)
+
+
+@settings(deadline=None)
+@given(arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1)), st.randoms())
+def test_reliability_counts_every_photo_once(p_dog, random):
+    labels = np.array([random.randint(0, 1) for _ in p_dog])
+    found = reliability(labels, p_dog)
+    assert (found.count > 0).all()
+    assert found.count.sum() == len(p_dog)
+    assert found.said @ found.count == pytest.approx(p_dog.sum())
+    assert found.seen @ found.count == pytest.approx(labels.sum())

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from catdog.evaluation.comparison import compare_answers, mcnemar, newcombe
+
+LABELS = np.repeat([0, 1], 100)
+SIGNS = np.where(LABELS == 1, 1.0, -1.0)
+cells = st.integers(0, 60)
+
+
+def test_the_interval_is_the_one_that_newcombe_published():
+    # Statistics in Medicine 17 (1998), 2635: 36, 12, 2 and 0 pairs, method 10.
+    assert newcombe(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
+@given(both=cells, first=cells, second=cells, neither=cells)
+def test_an_interval_holds_the_difference_and_turns_with_it(both, first, second, neither):
+    count = both + first + second + neither
+    if count == 0:
+        return
+    low, high = newcombe(both, first, second, neither)
+    assert -1 - 1e-9 <= low <= (first - second) / count + 1e-9
+    assert (first - second) / count - 1e-9 <= high <= 1 + 1e-9
+    assert newcombe(both, second, first, neither) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_photos_that_no_two_answers_differ_on_leave_the_difference_unsure():
+    low, high = newcombe(100, 0, 0, 0)
+    assert low < -0.01 < 0.01 < high
+
+
+@given(fixed=st.integers(0, 40), broken=st.integers(0, 40))
+def test_mcnemar_is_the_exact_chance_of_a_split_at_least_as_uneven(fixed, broken):
+    few, all_ = min(fixed, broken), fixed + broken
+    expected = 1.0 if fixed == broken else 2 * binom.cdf(few, all_, 0.5)
+    assert mcnemar(fixed, broken) == pytest.approx(expected)
+
+
+def test_the_counts_are_of_photos_that_only_one_gets_right():
+    champion, challenger = SIGNS.copy(), SIGNS.copy()
+    champion[[0, 1, 150]] *= -1
+    challenger[[1, 2]] *= -1
+    found = compare_answers(LABELS, champion, challenger, seed=0, replicates=50)
+    assert (found.count, found.fixed, found.broken) == (200, 2, 1)
+    assert found.accuracy == pytest.approx(1 / 200)
+    assert found.accuracy_ci_low < 0 < found.accuracy_ci_high
+    assert not found.surely_better
+
+
+def test_a_model_is_neither_better_nor_worse_than_itself():
+    found = compare_answers(LABELS, SIGNS, SIGNS, seed=0, replicates=50)
+    assert not found.surely_better
+    assert not found.surely_worse
+    assert found.log_loss == found.log_loss_ci_low == found.log_loss_ci_high == 0
+
+
+def test_better_probabilities_are_told_though_no_answer_changes_and_the_other_way_round():
+    surer = SIGNS * np.linspace(2.0, 3.0, 200)
+    better = compare_answers(LABELS, SIGNS, surer, seed=0, replicates=200)
+    worse = compare_answers(LABELS, surer, SIGNS, seed=0, replicates=200)
+    assert better.surely_better
+    assert not better.surely_worse
+    assert worse.surely_worse
+    assert (better.fixed, better.broken) == (0, 0)
+    assert better.log_loss == pytest.approx(-worse.log_loss)
+
+
+def test_equal_models_are_called_different_about_one_time_in_twenty():
+    rng = np.random.default_rng(7)
+    better = 0
+    for trial in range(200):
+        hard = rng.normal(2.5, 1.2, len(LABELS))
+        one, other = (SIGNS * (hard + rng.normal(0, 0.8, len(LABELS))) for _ in range(2))
+        found = compare_answers(LABELS, one, other, seed=trial, replicates=200)
+        better += found.surely_better and not found.surely_worse
+    assert better <= 20  # 4.4 % of 1,500 trials; more than 20 of 200 comes once in a thousand
+
+
+def test_what_is_told_holds_counts_and_intervals():
+    found = compare_answers(LABELS, SIGNS, 2 * SIGNS, seed=0, replicates=50)
+    told = dataclasses.replace(found, fixed=3, accuracy=0.015).told()
+    assert "3 of 200 photos put right and 0 made wrong" in told
+    assert "accuracy +1.50 points (95 %" in told
+
+
+def test_a_class_without_photos_and_lengths_that_differ_are_refused():
+    with pytest.raises(ValueError, match="both classes"):
+        compare_answers(LABELS * 0, SIGNS, SIGNS, seed=0)
+    with pytest.raises(ValueError, match="200 labels, 199"):
+        compare_answers(LABELS, SIGNS[1:], SIGNS, seed=0)

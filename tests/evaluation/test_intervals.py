@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from catdog.evaluation.intervals import CHUNK, bootstrap, resamples, weighted_metrics
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(-3, 3), st.integers(0, 4)), min_size=2, max_size=30
+    )
+)
+def test_weighted_metrics_are_those_of_scikit_learn(rows):
+    labels, logits, weights = (np.array(column) for column in zip(*rows, strict=True))
+    if not {0, 1} <= set(labels[weights > 0].tolist()):
+        return
+    order = np.argsort(-logits, kind="stable")
+    labels, logits, weights = labels[order], logits[order].astype(float), weights[order]
+    found = weighted_metrics(labels, logits, weights[None].astype(float))
+    called, weighed = logits > 0, {"sample_weight": weights}
+    expected = {
+        "f1_score": metrics.f1_score(labels, called, zero_division=0, **weighed),
+        "roc_auc": metrics.roc_auc_score(labels, logits, **weighed),
+        "precision_recall_auc": metrics.average_precision_score(labels, logits, **weighed),
+        "matthews_corrcoef": metrics.matthews_corrcoef(labels, called, **weighed),
+        "balanced_accuracy_score": metrics.balanced_accuracy_score(labels, called, **weighed),
+    }
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        expected, abs=1e-9
+    )
+
+
+def test_every_resample_draws_as_many_of_each_class_as_there_are():
+    labels = np.array([0, 1, 1, 0, 1, 0, 0])
+    weights = np.concatenate(list(resamples(labels, np.random.default_rng(0), CHUNK + 7)))
+    assert weights.shape == (CHUNK + 7, 7)
+    assert (weights @ (labels == 0) == 4).all()
+    assert (weights @ (labels == 1) == 3).all()
+    assert len(np.unique(weights, axis=0)) > CHUNK / 2
+
+
+def test_a_mean_is_resampled_with_its_own_pictures():
+    labels, logits = np.array([0, 1, 0, 1]), np.array([-1.0, 2.0, 1.0, 0.5])
+    means = {"log_loss": np.array([1.0, 10.0, 1.0, 10.0])}
+    drawn = bootstrap(labels, logits, means, seed=0, replicates=20)
+    assert drawn["log_loss"] == pytest.approx(np.full(20, 5.5))
+    assert all(values.shape == (20,) for values in drawn.values())

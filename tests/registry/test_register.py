@@ -1,0 +1,239 @@
+"""From a trained classifier to a registered version that serves, or is rejected; in one process."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from catdog import CatdogError, trained
+from catdog.config import TrainConfig
+from catdog.data import prepare
+from catdog.data.dataset import Prepared
+from catdog.registry import register, versions
+from catdog.registry.proof import Answer
+from catdog.registry.register import Released
+from catdog.reporting import summary
+from catdog.tracking import run as tracking
+from catdog.trained import Trained
+from tests.conftest import tiny_picture
+from tests.faults.conftest import NOTHING_FOUND, QuickProof
+
+CONFIG = TrainConfig(
+    dataset="pets",
+    data_dir="data",
+    epochs=2,
+    batch_size=8,
+    backbone="test_resnet",
+    weights="none",
+    device="cpu",
+    registered_model_name="pets",
+)
+
+
+class Dishonest(QuickProof):
+    """A version that answers otherwise than the training did."""
+
+    def answers(self, *asked: object) -> dict[str, list[Answer]]:
+        told = super().answers(*asked)["model"]
+        return {
+            "model": told,
+            "http": [replace(one, p_positive=one.p_positive + 0.01) for one in told],
+        }
+
+
+class Broken(QuickProof):
+    """A version that can't be used."""
+
+    def answers(self, *_: object) -> dict[str, list[Answer]]:
+        raise CatdogError("models:/pets/1 can't be used in a fresh process: no reason given")
+
+
+@dataclass
+class Shop:
+    """A tiny training in its run, from which versions are released."""
+
+    home: Path
+    prepared: Prepared
+    trained: Trained
+    run_id: str
+    said: list[str] = field(default_factory=list)
+
+    def release(self, proof: type[QuickProof] = QuickProof, **options: object) -> Released:
+        config = replace(CONFIG, **options)
+        saved = register.save(config, self.prepared, self.trained, Path("model"))
+        return register.register(
+            config, self.prepared, self.trained, saved, proof(""), self.said.append
+        )
+
+    def tags(self) -> dict[str, str]:
+        return mlflow.get_run(self.run_id).data.tags
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> Iterator[Shop]:
+    """One training for all tests, in a store and a folder of its own."""
+    home = tmp_path_factory.mktemp("shop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
+        mlflow.set_tracking_uri(None)
+        for name in ("cat", "dog"):
+            (home / "raw" / name).mkdir(parents=True)
+            for number in range(10):
+                tiny_picture(name, number).save(home / "raw" / name / f"{number}.jpg")
+        prepared = prepare(Path("raw"), Path("data/pets"), origin="here", val_fraction=0.4, seed=0)
+        with tracking.start_run("x") as run:
+            fitted = trained.train(CONFIG, prepared, lambda _: None)
+        yield Shop(home, prepared, fitted, run.info.run_id)
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def store(learned, monkeypatch) -> Iterator[Shop]:
+    """The training and its store, with an empty registry."""
+    monkeypatch.chdir(learned.home)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{learned.home}/mlflow.db")
+    mlflow.set_tracking_uri(None)
+    yield learned
+    for model in MlflowClient().search_registered_models():
+        MlflowClient().delete_registered_model(model.name)
+
+
+@pytest.fixture
+def champion(store) -> str:
+    """The number of a version that serves, of a run that has finished."""
+    with tracking.start_run("w") as run:
+        released = replace(store, run_id=run.info.run_id).release()
+    return str(released.version.version)
+
+
+@pytest.fixture
+def shop(store) -> Iterator[Shop]:
+    """The training, in a run of the test's own."""
+    with tracking.start_run("x") as run:
+        yield replace(store, run_id=run.info.run_id, said=[])
+
+
+def _version(number: int) -> object:
+    return MlflowClient().get_model_version("pets", str(number))
+
+
+def test_a_version_that_answers_alike_is_described_and_serves(shop):
+    released = shop.release()
+    version = _version(1)
+    assert (released.decision.stage, version.current_stage) == ("Production", "Production")
+    assert version.tags["validation_status"] == "approved"
+    assert version.description.startswith("# ")
+    assert version.run_id == shop.run_id
+    assert any(line.startswith("A fresh process answers alike to within") for line in shop.said)
+    metrics = mlflow.get_run(shop.run_id).data.metrics
+    assert metrics["parity_max_abs_diff"] < 1e-3
+    loaded = versions.fetch("models:/pets/Production")
+    assert (loaded / "model.json").read_bytes() == Path("model/model.json").read_bytes()
+
+
+@pytest.mark.parametrize("proof", [Dishonest, Broken])
+def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(shop, proof):
+    released = shop.release(proof)
+    version = _version(1)
+    assert (released.decision.stage, version.current_stage) == ("None", "None")
+    assert version.tags["validation_status"] == "rejected"
+    assert versions.champion("pets") is None
+    with pytest.raises(CatdogError, match="does not name a model"):
+        versions.fetch("models:/pets/Production")
+    with pytest.raises(CatdogError, match="did not answer as its training did"):
+        versions.fetch("models:/pets/latest")
+    _tell(shop, released)
+    assert shop.tags()["validation_status"] == "rejected"
+    assert "registered_version" in shop.tags()
+    assert any(line.startswith("REJECTED: pets version 1 was reg") for line in shop.said)
+    assert not any("predict.py" in line for line in shop.said)
+    assert summary._use(released.version, released.decision) == []
+
+
+def test_a_rejected_version_leaves_the_champion_alone(champion, shop):
+    shop.release(Dishonest, promote="always")
+    assert [_version(number).current_stage for number in (1, 2)] == ["Production", "None"]
+
+
+def test_the_run_s_own_version_is_used_again_and_gets_its_card(shop):
+    first = shop.release().version
+    versions.describe(first, "")
+    again = shop.release()
+    assert again.version.version == first.version
+    assert len(versions.versions("pets")) == 1
+    assert _version(1).description.startswith("# ")
+    assert _version(1).current_stage == "Production"
+
+
+def test_an_equal_challenger_goes_to_staging_with_the_counts_that_say_why(champion, shop):
+    released = shop.release()
+    metrics = mlflow.get_run(shop.run_id).data.metrics
+    # Eight photos are too few for any evidence.
+    assert (released.decision.stage, str(released.version.version)) == ("Staging", "2")
+    assert "of 8 photos only 4 of a cat and 4 of a dog" in released.decision.told
+    assert str(released.contest.champion.version) == champion
+    assert not [name for name in metrics if name.startswith("vs_champion_")]
+    told = summary._told(released.contest)
+    assert told.startswith("Not compared with version 1 in Production: of 8 photos only")
+
+
+def test_what_is_told_names_stage_figures_and_the_next_command(shop):
+    released = shop.release()
+    _tell(shop, released)
+    tags = shop.tags()
+    assert (tags["registered_version"], tags["stage"]) == ("1", "Production")
+    assert tags["validation_status"] == "approved"
+    note = tags["mlflow.note.content"]
+    assert note.startswith("**pets version 1** went to **Production**: no version was in")
+    assert "| accuracy |" in note
+    assert "python scripts/promote.py --name pets --rollback" in note
+    assert shop.said[-1] == (
+        "Label photos:  python scripts/predict.py --model-uri models:/pets/Production"
+    )
+
+
+def test_the_report_is_logged_with_its_tables(shop):
+    released = shop.release()
+    findings = summary.report_findings(
+        CONFIG, shop.prepared, shop.trained, released, shop.said.append
+    )
+    assert findings.slices[0].count == 8
+    load = mlflow.artifacts.load_text
+    page = load(f"runs:/{shop.run_id}/report.html")
+    assert "pets version 1" in page
+    for line in ("scripts/serve.py --model-uri models:/pets/1", "mlflow run . --env-manager=local"):
+        assert line in page
+    assert load(f"runs:/{shop.run_id}/data/audit.csv").startswith("path,issue,")
+    assert shop.said[-1].startswith("Worst slice: ")
+
+
+def test_a_folder_that_can_not_be_written_is_told_and_holds_no_half_model(shop, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CatdogError, match=r"the model can't be written to .*: make room there"):
+        register.save(CONFIG, shop.prepared, shop.trained, tmp_path / "file" / "model")
+
+
+def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch):
+    register.save(CONFIG, shop.prepared, shop.trained, Path("kept"))
+    before = (Path("kept") / "model.json").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(register, "put_in_place", full)
+    with pytest.raises(CatdogError, match="No space left"):
+        register.save(CONFIG, shop.prepared, shop.trained, Path("kept"))
+    assert (Path("kept") / "model.json").read_bytes() == before
+    assert not list(Path().glob(".kept*"))
+
+
+def _tell(shop: Shop, released: Released) -> None:
+    summary.tell(released, shop.trained, NOTHING_FOUND, shop.said.append)

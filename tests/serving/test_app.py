@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import builtins
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from catdog import CatdogError, cli
+from catdog.config import AppConfig
+from catdog.inference import predict
+from catdog.sample.drawing import draw_animal
+from catdog.serving import app
+from scripts.app import main
+from tests.conftest import SCROLLED_SIDEWAYS, as_phone, encoded, tiny_classifier
+
+
+@pytest.fixture(scope="module")
+def model() -> app.Model:
+    return app.Model(tiny_classifier(), "models:/catdog/Production", "7")
+
+
+def test_the_facts_name_the_model_and_the_version_that_answered(model):
+    told = app.facts(model)
+    assert told["model"] == "models:/catdog/Production"
+    assert told["version"] == "7"
+    assert (told["data set"], told["best epoch"]) == ("pets", "3")
+    assert told["validation accuracy"] == "0.7500"
+
+
+def test_a_folder_is_loaded_and_has_no_version(model, tmp_path):
+    model.classifier.save(tmp_path)
+    loaded = app.load(str(tmp_path), device="cpu")
+    assert app.facts(loaded)["version"] == "not of a registry"
+    assert loaded.classifier.about == model.classifier.about
+
+
+def test_a_stage_is_resolved_before_loading_so_that_the_version_shown_is_the_one_loaded(
+    model, monkeypatch
+):
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    client = mlflow.MlflowClient()
+    client.create_registered_model("catdog")
+    for _ in range(2):
+        client.create_model_version("catdog", str(Path.cwd()))
+    with pytest.warns(FutureWarning):
+        client.transition_model_version_stage("catdog", "2", "Production")
+    asked = []
+
+    def load(uri: str, *, device: str):
+        asked.append((uri, device))
+        return model.classifier
+
+    monkeypatch.setattr(predict, "load_classifier", load)
+    assert app.load("models:/catdog/Production", device="cpu").version == "2"
+    assert asked == [("models:/catdog/2", "cpu")]
+
+
+def test_a_model_that_is_not_there_is_one_sentence():
+    with pytest.raises(CatdogError, match="does not name a model"):
+        app.load("models:/nobody/Production")
+
+
+def test_without_gradio_the_script_says_what_to_install(monkeypatch, capsys):
+    imported = builtins.__import__
+
+    def refuse(name, *rest):
+        if name == "gradio":
+            raise ImportError("No module named 'gradio'")
+        return imported(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert cli.run(main, AppConfig, []) == cli.FAILED
+    assert "the page needs gradio: pip install 'catdog[app]'" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_left_for_a_free_one():
+    with app.listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with app.listen("127.0.0.1", port) as second:
+            assert second.getsockname()[1] not in (0, port)
+            assert app.url_of(second, "127.0.0.1").endswith(f":{second.getsockname()[1]}")
+
+
+def test_by_default_only_this_machine_is_listened_to():
+    assert AppConfig().host == "127.0.0.1"
+    with app.listen(AppConfig().host, 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+def test_a_host_that_is_not_ours_is_one_sentence(host):
+    with pytest.raises(CatdogError, match=f"--host {host} --port 7860 can't be listened at"):
+        app.listen(host, 7860)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("localhost", "localhost")]
+)
+def test_the_address_shown_can_be_typed(host, shown):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert app.url_of(listener, host) == f"http://{shown}:{listener.getsockname()[1]}"
+
+
+# --- Served --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(model, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """The address of the page, served in a thread, and the folder of its uploads."""
+    pytest.importorskip("gradio", reason="the page needs the extra `app`")
+    import uvicorn
+
+    uploads = tmp_path_factory.mktemp("uploads")
+    listener = app.listen("127.0.0.1", 0)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app.web_app(model, "127.0.0.1", uploads),
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    serving.start()
+    yield app.url_of(listener, "127.0.0.1"), uploads
+    server.should_exit = True
+    serving.join(20)
+    assert not serving.is_alive()
+
+
+@pytest.fixture
+def drawn(tmp_path) -> list[Path]:
+    """Two drawn animals with EXIF data, and a text."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x010E] = "drawn"
+    paths = [tmp_path / "cat.jpg", tmp_path / "dog.jpg", tmp_path / "letter.txt"]
+    for label, path in enumerate(paths[:2]):
+        path.write_bytes(encoded(draw_animal(label, Random(5)), exif=exif))
+    paths[2].write_text("Dear cat,")
+    return paths
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*.*") if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_page_answers_over_http_for_the_bytes_of_the_file(page, drawn, model):
+    from gradio_client import Client, handle_file
+
+    address, uploads = page
+    client = Client(address, verbose=False, analytics_enabled=False)
+    shown = client.predict(
+        [handle_file(str(path)) for path in drawn], False, 0.5, api_name="/answer"
+    )
+    said_of = model.classifier.predict([path.read_bytes() for path in drawn[:2]])
+    for path, said in zip(drawn[:2], said_of, strict=True):
+        assert f"<dd>{said.p_positive:.4f}</dd>" in shown
+        assert _digests(uploads)[path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "2 of 3 photos answered." in shown
+
+
+def test_another_name_for_this_machine_is_turned_away(page):
+    import httpx
+
+    address, _ = page
+    assert httpx.get(address, trust_env=False).status_code == 200
+    strange = httpx.get(address, headers={"host": "example.org"}, trust_env=False)
+    assert strange.status_code == 400
+
+
+def test_a_file_over_the_limit_is_refused(page):
+    import httpx
+
+    address, uploads = page
+    content = bytes(50 * 2**20 + 1)
+    answer = httpx.post(
+        f"{address}/gradio_api/upload",
+        files={"files": ("large.jpg", content)},
+        trust_env=False,
+        timeout=60,
+    )
+    assert answer.status_code == 413
+    assert not list(uploads.rglob("large.jpg"))
+
+
+def test_serving_says_where_and_to_whom_and_leaves_no_upload(model, monkeypatch):
+    pytest.importorskip("gradio", reason="the page needs the extra `app`")
+    import uvicorn
+
+    seen: list[Path] = []
+
+    def run(self, sockets):
+        seen.append(Path(os.environ["GRADIO_TEMP_DIR"]))
+        (seen[0] / "photo.jpg").write_bytes(b"x")
+        sockets[0].close()
+        raise KeyboardInterrupt
+
+    told: list[str] = []
+    opened: list[str] = []
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(app.webbrowser, "open", opened.append)
+    with app.listen("0.0.0.0", 0) as taken:
+        port = taken.getsockname()[1]
+        app.serve(model, "0.0.0.0", port, open_browser=True, say=told.append)
+    assert told == [
+        f"port {port} is taken: here is another one",
+        "warning: --host 0.0.0.0 lets everyone who can reach this machine use the page",
+        f"the page is at {opened[0]} (Ctrl-C ends it)",
+    ]
+    assert not seen[0].exists()
+
+
+# --- In a browser --------------------------------------------------------------------
+
+
+INPUT = '#photos input[type="file"]'
+
+
+def _wait_for(browser, text: str) -> str:
+    """What the answers say once they hold `text` and no place waits for its picture."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        shown, waiting = browser.execute_script(
+            "const a = document.querySelector('#answers');"
+            "return [a ? a.innerText : '', a ? a.querySelectorAll('.wait').length : 1]"
+        )
+        if text in shown and not waiting:
+            return shown
+        time.sleep(0.1)
+    raise AssertionError(f"{text!r} did not appear; the page shows {shown!r}")
+
+
+def _give(browser, event: str, path: Path, name: str) -> None:
+    """Paste or drop the file at `path` as a browser does."""
+    browser.execute_script(
+        """
+        const [event, bytes, name] = arguments;
+        const given = new DataTransfer();
+        given.items.add(new File([new Uint8Array(bytes)], name, { type: "image/jpeg" }));
+        const how = { bubbles: true, cancelable: true };
+        if (event === "paste") {
+          document.body.dispatchEvent(new ClipboardEvent(event, { ...how, clipboardData: given }));
+        } else {
+          const target = document.querySelector("#photos button.upload-container");
+          target.dispatchEvent(new DragEvent(event, { ...how, dataTransfer: given }));
+        }
+        """,
+        event,
+        list(path.read_bytes()),
+        name,
+    )
+
+
+def _tab_stops(browser, count: int) -> list[str]:
+    from selenium.webdriver.common.keys import Keys
+
+    stops = []
+    for _ in range(count):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        focused = browser.switch_to.active_element
+        stops.append(focused.get_attribute("aria-label") or focused.get_attribute("type") or "")
+    return stops
+
+
+def _requested(browser) -> set[str]:
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return {
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }
+
+
+@pytest.mark.browser
+def test_chosen_pasted_and_dropped_photos_are_answered_in_a_browser(page, chromium, drawn):
+    address, uploads = page
+    chromium.get(address)
+    chromium.find_element("css selector", "#photos button.upload-container")
+    _give(chromium, "drop", drawn[0], "dropped.jpg")
+    _wait_for(chromium, "1 of 1 photos answered.")
+    _give(chromium, "paste", drawn[1], "pasted.jpg")
+    _wait_for(chromium, "2 of 2 photos answered.")
+    chosen = "\n".join(map(str, drawn))
+    chromium.find_element("css selector", INPUT).send_keys(chosen)
+    shown = _wait_for(chromium, "4 of 5 photos answered.")
+    assert "not a picture in a format that can be read" in shown
+    digests = _digests(uploads)
+    for path, name in zip(drawn, ("dropped.jpg", "pasted.jpg", "letter.txt"), strict=True):
+        assert digests[name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    elsewhere = {url for url in _requested(chromium) if not url.startswith(address)}
+    assert not {url for url in elsewhere if url.startswith(("http", "ws"))}
+
+
+@pytest.mark.browser
+def test_the_page_works_by_keyboard_and_on_a_phone(page, chromium, drawn, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    address, _ = page
+    as_phone(chromium)
+    chromium.get(address)
+    chooser = chromium.find_element("css selector", INPUT)
+    chromium.execute_script(
+        "arguments[0].addEventListener('click', (e) => { e.preventDefault(); window.asked = 1; })",
+        chooser,
+    )
+    assert _tab_stops(chromium, 1) == ["Click to upload or drop files"]
+    chromium.switch_to.active_element.send_keys(Keys.ENTER)
+    assert chromium.execute_script("return window.asked") == 1
+    chooser.send_keys(str(drawn[0]))
+    _wait_for(chromium, "1 of 1 photos answered.")
+    stops = _tab_stops(chromium, 12)
+    assert "Clear" in stops
+    assert "checkbox" in stops
+    threshold = chromium.find_element("css selector", 'input[aria-label*="Threshold"]')
+    assert threshold.get_attribute("aria-label") in stops
+    _set_by_keyboard(chromium)
+    assert chromium.execute_script("return window.innerWidth") == 390
+    assert chromium.execute_script(SCROLLED_SIDEWAYS) == []
+    assert chromium.get_screenshot_as_file(str(tmp_path / "page.png"))
+
+
+def _set_by_keyboard(browser) -> None:
+    """Forbid "neither" by the space bar, and move the threshold until the label changes."""
+    from selenium.webdriver.common.keys import Keys
+
+    browser.find_element("css selector", 'input[type="checkbox"]').send_keys(Keys.SPACE)
+    _wait_for(browser, " sure\n")
+    slider = browser.find_element("css selector", 'input[type="range"]')
+    slider.send_keys(Keys.HOME)
+    _wait_for(browser, "\ndog\n")
+    slider.send_keys(Keys.END)
+    _wait_for(browser, "\ncat\n")

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from catdog import NEITHER, CatdogError
+from catdog.data.transforms import evaluation_transform, to_tensor
+from catdog.evaluation.novelty import Familiarity, PetClassifier
+from catdog.inference.classifier import Classifier
+from catdog.inference.prediction import Options
+from catdog.registry.proof import PILLOW_LIMIT
+from catdog.serving.export import Answers, card_of, check, export
+from tests.conftest import encoded, tiny_classifier, tiny_picture
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return tiny_classifier()
+
+
+@pytest.fixture(scope="module")
+def exported(classifier, tmp_path_factory) -> Path:
+    return export(classifier, tmp_path_factory.mktemp("export") / "new", card="# A card\n")
+
+
+@pytest.fixture(scope="module")
+def example(exported) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("example", exported / "example.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _twin(classifier: Classifier, **changed: object) -> Classifier:
+    """The same classifier but for its head or its familiarity."""
+    parts = {"head": classifier.head, "familiarity": classifier.familiarity} | changed
+    return Classifier(
+        classifier.about,
+        classifier.preprocessing,
+        classifier.engine,
+        network=classifier.network,
+        **parts,
+    )
+
+
+def _photo(name: str = "dog", size: tuple[int, int] = (320, 230)) -> Image.Image:
+    return tiny_picture(name, 7).resize(size, Image.Resampling.BICUBIC)
+
+
+def _half_transparent() -> Image.Image:
+    photo = _photo().convert("RGBA")
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    return photo
+
+
+def _sixteen_bits() -> Image.Image:
+    return Image.fromarray(np.asarray(_photo().convert("L")).astype(np.uint16) * 257)
+
+
+def _rotated(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(_photo(), quality=95, exif=exif)
+
+
+KINDS = {
+    "plain.jpg": encoded(_photo("cat"), quality=95),
+    "grey.jpg": encoded(_photo().convert("L"), quality=95),
+    "cmyk.jpg": encoded(_photo().convert("CMYK"), quality=95),
+    "small.png": encoded(tiny_picture("dog", 3), "PNG"),
+    "tall.png": encoded(_photo(size=(200, 333)), "PNG"),
+    "transparent.png": encoded(_half_transparent(), "PNG"),
+    "grey-transparent.png": encoded(_half_transparent().convert("LA"), "PNG"),
+    "palette.png": encoded(_photo().quantize(32), "PNG"),
+    "palette-transparent.png": encoded(_photo().quantize(32), "PNG", transparency=3),
+    "16-bit.png": encoded(_sixteen_bits(), "PNG"),
+    "one-bit.png": encoded(_photo().convert("1"), "PNG"),
+    "strip.png": encoded(_photo(size=(1200, 100)), "PNG"),
+    "tall-strip.jpg": encoded(_photo(size=(100, 1200)), quality=95),
+    "moving.gif": encoded(_photo(), "GIF", save_all=True, append_images=[_photo("cat")]),
+    **{f"rotated-{number}.jpg": _rotated(number) for number in (3, 6, 8)},
+}
+
+
+def _pixels(classifier: Classifier, contents: list[bytes]) -> np.ndarray:
+    transform = evaluation_transform(classifier.preprocessing)
+    return torch.stack([transform(to_tensor(content)) for content in contents]).numpy()
+
+
+def test_the_graph_gives_the_classifiers_answers_on_the_same_pixels(classifier, example):
+    contents = list(KINDS.values())
+    found = example.SESSION.run(None, {"images": _pixels(classifier, contents)})
+    expected = classifier.predict(contents)
+    assert [out.dtype for out in found] == [np.float32, np.float32]
+    assert found[0] == pytest.approx([one.p_positive for one in expected], abs=1e-4)
+    assert found[1] == pytest.approx([one.familiarity for one in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_example_answers_as_the_classifier_does(classifier, example, tmp_path, name):
+    (tmp_path / name).write_bytes(KINDS[name])
+    found = example.classify(tmp_path / name)
+    (expected,) = classifier.predict([KINDS[name]])
+    assert found["p_dog"] == pytest.approx(expected.p_positive, abs=PILLOW_LIMIT)
+    assert found["familiarity"] == pytest.approx(expected.familiarity, abs=PILLOW_LIMIT)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_example_sees_the_same_pixels_but_for_rounding(classifier, example, name, tmp_path):
+    (tmp_path / name).write_bytes(KINDS[name])
+    with Image.open(tmp_path / name) as photo:
+        found = example.prepare(example.ImageOps.exif_transpose(photo))
+    difference = np.abs(found.astype(int) - _pixels(classifier, [KINDS[name]])[0])
+    assert found.dtype == np.uint8
+    assert difference.max() <= 1
+    assert difference.mean() < 0.005
+
+
+def test_the_example_calls_a_photo_neither_below_the_same_familiarity(
+    classifier, example, tmp_path, monkeypatch
+):
+    (tmp_path / "photo.jpg").write_bytes(KINDS["plain.jpg"])
+    (certain,) = classifier.predict([KINDS["plain.jpg"]], Options(reject=False))
+    for threshold, label in ((0.0, certain.label), (1.0, NEITHER)):
+        monkeypatch.setitem(example.WANTED, "reject_below", threshold)
+        assert example.classify(tmp_path / "photo.jpg")["label"] == label
+
+
+def test_the_folder_needs_nothing_of_ours(exported):
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "catdog",
+        "example.py",
+        "model.onnx",
+        "model_card.md",
+        "preprocessing.json",
+    ]
+    imports = [
+        line.split()[1]
+        for line in (exported / "example.py").read_text().splitlines()
+        if line.startswith(("import ", "from "))
+    ]
+    assert set(imports) == {"json", "sys", "pathlib", "numpy", "onnxruntime", "PIL"}
+
+
+def test_the_preprocessing_is_told(classifier, exported):
+    told = json.loads((exported / "preprocessing.json").read_text())
+    assert told["crop_px"] == classifier.preprocessing.crop_px
+    assert told["interpolation"] == classifier.preprocessing.interpolation
+    assert told["classes"] == ["cat", "dog"]
+    assert told["reject_below"] == classifier.about.reject_below
+
+
+def test_the_card_comes_along(exported, tmp_path):
+    assert card_of(exported) == "# A card\n"
+    assert card_of(tmp_path) is None
+
+
+def test_an_export_passes_its_check_and_that_of_another_model_is_removed(
+    classifier, exported, monkeypatch, tmp_path
+):
+    from catdog.serving import export as module
+
+    monkeypatch.setattr(module, "neither_pictures", lambda: list(KINDS.items()))
+    assert check(classifier, exported).max_abs_diff < 1e-4
+    other = _twin(classifier, head=replace(classifier.head, bias=classifier.head.bias + 1))
+    wrong = Path(shutil.copytree(exported, tmp_path / "wrong"))
+    with pytest.raises(CatdogError, match="would not answer as the model does"):
+        check(other, wrong)
+    assert not wrong.exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(classifier, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(CatdogError, match="is not empty: name a new folder with --to"):
+        export(classifier, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_can_not_be_written_is_one_sentence(classifier, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CatdogError, match=r"file can't be written: File exists\.$"):
+        export(classifier, tmp_path / "file")
+
+
+def test_what_onnx_can_not_hold_is_one_sentence_and_leaves_the_folder_empty(
+    classifier, tmp_path, monkeypatch
+):
+    def broken(_model, _args, path, **_options):
+        Path(path).write_bytes(b"half of it")
+        raise RuntimeError("no such operator\nand a long story")
+
+    monkeypatch.setattr(torch.onnx, "export", broken)
+    with pytest.raises(CatdogError, match=r"hold backbone=test_resnet: no such operator$"):
+        export(classifier, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _familiarity(seed: int, *, count: int, times: int, pets: bool) -> Familiarity:
+    rng = np.random.default_rng(seed)
+    known = None
+    if pets:
+        weight = rng.normal(0, 1, (1000, 6)).astype(np.float32)
+        known = PetClassifier(weight, np.zeros(1000, np.float32), np.arange(1000) < 123)
+    training, validation = (rng.normal(1, 1, (n, 6)).astype(np.float32) for n in (40, count))
+    return Familiarity.fit(training, np.repeat(validation, times, axis=0), known)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 3), st.booleans())
+def test_the_graphs_familiarity_is_that_of_numpy(classifier, seed, count, times, pets):
+    familiarity = _familiarity(seed, count=count, times=times, pets=pets)
+    twin = _twin(classifier, familiarity=familiarity)
+    graph = Answers(classifier.network(), twin).familiarity
+    features = np.random.default_rng(seed + 1).normal(0.7, 1, (50, 6)).astype(np.float32)
+    found = graph(torch.from_numpy(features)).numpy()
+    assert found == pytest.approx(familiarity.score(features), abs=5e-4)

@@ -1,0 +1,221 @@
+"""The small server: asked with the README's own line, and compared with MLflow's server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.pyfunc import load_model, scoring_server
+from starlette.testclient import TestClient
+
+from catdog import CatdogError, cli
+from catdog.config import PredictConfig, ServeConfig
+from catdog.registry import upload
+from catdog.serving import app
+from catdog.serving import server as serve
+from scripts import predict
+from tests.conftest import ROOT, child_environment, encoded, tiny_classifier, tiny_picture
+
+PHOTOS = [encoded(tiny_picture(name, number)) for name in ("cat", "dog") for number in range(3)]
+RECORDS = [{"image": base64.b64encode(photo).decode()} for photo in PHOTOS]
+SPLIT = {"columns": ["note", "image"], "data": [["", one["image"]] for one in RECORDS]}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    tiny_classifier().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(saved) -> app.Model:
+    return app.load(str(saved), device="cpu")
+
+
+def _client(model: app.Model, max_body_bytes: int = 10**7) -> TestClient:
+    served = serve.web_app(model, "127.0.0.1", max_body_bytes)
+    return TestClient(served, base_url="http://127.0.0.1:5001")
+
+
+@pytest.fixture
+def client(model) -> TestClient:
+    return _client(model)
+
+
+@pytest.fixture
+def url(saved, tmp_path) -> Iterator[str]:
+    """Where the script serves the saved model, in a process of its own."""
+    script = [sys.executable, str(ROOT / "scripts" / "serve.py"), "--model-uri", str(saved)]
+    with subprocess.Popen(
+        [*script, "--port=0", "--device=cpu"],
+        env=child_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        said = next((line for line in server.stderr if "answers at" in line), "")
+        try:
+            yield re.search(r"http://\S+(?=/invocations)", said)[0]
+        finally:
+            server.terminate()
+
+
+def test_the_line_of_the_readme_gets_the_answer_of_predict(url, saved, tmp_path, capsys):
+    (tmp_path / "photo.jpg").write_bytes(PHOTOS[4])
+    readme = (ROOT / "README.md").read_text()
+    (line,) = re.findall(r"^\{ printf .*?--data-binary @-$", readme, re.MULTILINE | re.DOTALL)
+    assert f"http://127.0.0.1:{ServeConfig.port}/" in line
+    typed = line.replace(f"http://127.0.0.1:{ServeConfig.port}", url)
+    told = subprocess.run(
+        ["bash", "-c", typed], cwd=tmp_path, capture_output=True, check=True, timeout=60
+    ).stdout
+    asked = ["photo.jpg", "--model-uri", str(saved), "--format=json", "--device=cpu"]
+    assert cli.run(predict.main, PredictConfig, asked) == 0
+    (expected,) = json.loads(capsys.readouterr().out)
+    (found,) = json.loads(told)["predictions"]
+    assert found.pop("error") == ""
+    assert found == {name: pytest.approx(expected[name], abs=1e-6) for name in found}
+    assert found["label"] == "dog"
+    with urllib.request.urlopen(f"{url}/ping") as answer:
+        assert (answer.status, answer.read()) == (200, b"\n")
+    with urllib.request.urlopen(f"{url}/version") as answer:
+        assert json.load(answer)["model_uri"] == str(saved)
+
+
+def test_it_takes_and_gives_what_mlflows_own_server_does(client, saved, tracking_store):
+    mlflow.set_tracking_uri(tracking_store)
+    with mlflow.start_run():
+        logged = upload.log_model(saved, PHOTOS[0], step=1, tags={})
+    theirs = TestClient(scoring_server.init(load_model(logged.model_uri)))
+    unreadable = [*RECORDS[:1], {"image": base64.b64encode(b"no picture").decode()}]
+    for asked in (
+        {"dataframe_records": RECORDS},
+        {"dataframe_records": RECORDS, "params": {"reject": False, "threshold": 0.9999}},
+        {"dataframe_records": RECORDS[2:4], "params": {"tta": True, "threshold": 0}},
+        {"dataframe_records": unreadable},
+        {"dataframe_split": {"columns": ["image"], "data": [[one["image"]] for one in RECORDS]}},
+    ):
+        expected, found = (one.post("/invocations", json=asked) for one in (theirs, client))
+        assert expected.status_code == found.status_code == 200, found.text
+        _check_alike(found.json()["predictions"], expected.json()["predictions"])
+
+
+def _check_alike(found: list[dict[str, object]], expected: list[dict[str, object]]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert list(ours) == list(theirs)
+        assert ours == {name: pytest.approx(value, abs=1e-6) for name, value in theirs.items()}
+
+
+def test_a_table_may_have_other_columns(client, model):
+    split = client.post("/invocations", json={"dataframe_split": SPLIT}).json()
+    records = [one | {"note": "x"} for one in RECORDS]
+    assert split == client.post("/invocations", json={"dataframe_records": records}).json()
+    expected = [one.label for one in model.classifier.predict(PHOTOS)]
+    assert [one["label"] for one in split["predictions"]] == expected
+    assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("{", "the body is not JSON"),
+        ("[" * 100_000, "the body is not JSON"),
+        ("[]", "must be an object"),
+        ("{}", "give {"),
+        ({"inputs": RECORDS}, "give {"),
+        ({"dataframe_records": RECORDS, "dataframe_split": SPLIT}, "give {"),
+        ({"dataframe_records": [{"picture": ""}]}, "no column image"),
+        ({"dataframe_records": 3}, "no column image"),
+        ({"dataframe_split": {"columns": ["a"], "data": [[1]]}}, "no column image"),
+        ({"dataframe_split": {"columns": ["a", "image"], "data": [[1]]}}, "no column image"),
+        ({"dataframe_records": [{"image": "abc"}]}, "image 0 is not base64"),
+        ({"dataframe_records": [{"image": 7}]}, "image 0 is not base64"),
+        ({"dataframe_records": [], "params": {"thresh": 1}}, "some of reject, threshold, tta"),
+        ({"dataframe_records": [], "params": [1]}, "params must be an object"),
+        ({"dataframe_records": [], "params": {"threshold": True}}, "threshold can't be true"),
+        ({"dataframe_records": [], "params": {"reject": "no"}}, "reject can't be"),
+        ({"dataframe_records": [], "params": {"threshold": 2}}, "must be from 0 to 1"),
+        ('{"dataframe_records": [], "params": {"threshold": NaN}}', "must be from 0 to 1"),
+        ({"dataframe_records": [{"image": ""}] * 10_001}, "10001 pictures are more than 10000"),
+    ],
+)
+def test_what_can_not_be_understood_is_one_sentence(client, body, why):
+    content = body if isinstance(body, str) else json.dumps(body)
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    answer = client.post("/invocations", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert why in answer.json()["message"]
+
+
+def test_no_pictures_have_no_answers(client):
+    assert client.post("/invocations", json={"dataframe_records": []}).json() == {"predictions": []}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_turned_away(model, chunked):
+    small = _client(model, 2**21)
+    body = json.dumps({"dataframe_records": [{"image": "A" * 2**21}]}).encode()
+    headers = {"Content-Type": "application/json"}
+    pieces = iter([body[:1000], body[1000:]])
+    answer = small.post("/invocations", content=pieces if chunked else body, headers=headers)
+    assert answer.status_code == 413
+    assert small.post("/invocations", json={"dataframe_records": RECORDS}).status_code == 200
+
+
+def test_forms_and_names_of_other_sites_are_turned_away(client):
+    # What another site's page may send unasked; anything else its browser asks about first.
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        answer = client.post("/invocations", content=b"{}", headers={"Content-Type": kind})
+        assert answer.status_code == 415
+    assert client.get("/ping", headers={"Host": "evil.example:5001"}).status_code == 400
+
+
+def test_a_picture_of_too_many_pixels_is_an_error_and_the_others_are_labelled(client, monkeypatch):
+    from catdog.data import images
+
+    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 40)
+    large = base64.b64encode(encoded(tiny_picture("cat", 1, (49, 40)))).decode()
+    asked = {"dataframe_records": [{"image": large}, RECORDS[0]]}
+    first, second = client.post("/invocations", json=asked).json()["predictions"]
+    assert "more than the limit" in first["error"]
+    assert second["label"] == "cat"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_client_that_is_too_slow_or_gone_takes_nobodys_turn(model, monkeypatch, gone):
+    monkeypatch.setattr(serve, "PATIENCE_S", 0.05)
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": headers}
+    statuses = []
+
+    async def receive():
+        if not gone:
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    async def ask_often() -> None:
+        served = serve.web_app(model, "127.0.0.1", 10**6)
+        for _ in range(serve.AT_ONCE + 1):
+            await served(scope | {"query_string": b"", "root_path": ""}, receive, send)
+
+    asyncio.run(asyncio.wait_for(ask_often(), 30))
+    assert [one for one in statuses if one] == [400 if gone else 408] * (serve.AT_ONCE + 1)
+
+
+def test_a_port_that_is_taken_is_one_sentence(model):
+    with app.listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CatdogError, match=rf"--port {port} can't be listened at \(Address al"):
+            serve.serve(model, "127.0.0.1", port, max_body_bytes=1, say=pytest.fail)

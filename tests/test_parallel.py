@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catdog.parallel import AHEAD, in_order
+
+
+@pytest.fixture(autouse=True)
+def two_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 5))
+def test_each_answer_comes_once_and_in_the_order_of_the_items(items, threads):
+    def work(item):
+        time.sleep(item % 3 / 5_000)
+        return item, item * 2
+
+    assert list(in_order(work, items, threads=threads)) == [(item, item * 2) for item in items]
+
+
+def test_items_are_worked_on_side_by_side():
+    meeting = threading.Barrier(3, timeout=20)  # breaks unless three are at work at once
+    assert len(list(in_order(lambda _: meeting.wait(), range(3), threads=3))) == 3
+
+
+def test_only_a_few_items_are_taken_ahead_however_many_there_are():
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield taken
+
+    answers = in_order(lambda item: item, endless(), threads=2)
+    for expected in range(1, 30):
+        assert next(answers) == expected
+        assert taken - expected < AHEAD * 2
+    answers.close()
+
+
+def test_items_are_taken_in_the_calling_thread():
+    takers = set()
+
+    def items():
+        for item in range(5):
+            takers.add(threading.get_ident())
+            yield item
+
+    workers = set(in_order(lambda _: threading.get_ident(), items(), threads=2))
+    assert takers == {threading.get_ident()}
+    assert not workers & takers
+
+
+def test_an_exception_is_raised_where_its_answer_was_due_and_the_rest_is_dropped():
+    done = []
+    broken = threading.Event()
+
+    def work(item):
+        if item == 3:
+            broken.set()
+            raise ValueError("three")
+        if item > 3:
+            broken.wait(20)
+            time.sleep(0.02)
+        done.append(item)
+        return item
+
+    answers = in_order(work, range(50), threads=1)
+    assert [next(answers) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(answers)
+    assert len(done) < 3 + AHEAD
+    assert next(answers, None) is None
+
+
+def test_who_stops_listening_gets_nothing_computed_any_more():
+    done = []
+
+    def work(item):
+        time.sleep(0.02)
+        done.append(item)
+
+    answers = in_order(work, range(50), threads=1)
+    next(answers)
+    answers.close()
+    count = len(done)
+    time.sleep(0.1)
+    assert len(done) == count < 1 + AHEAD
+
+
+def _cores(_item: object) -> int:
+    return torch.get_num_threads()
+
+
+def test_torch_keeps_to_one_core_in_each_thread_and_gets_all_of_them_back():
+    assert set(in_order(_cores, range(8), threads=2)) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_torch_gets_its_cores_back_after_an_exception_too():
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda item: 1 / item, [0], threads=1))
+    assert torch.get_num_threads() == 2
+
+
+def test_torch_gets_its_cores_back_when_two_are_at_it_at_once():
+    first, second = (in_order(_cores, range(99), threads=1) for _ in range(2))
+    assert (next(first), next(second)) == (1, 1)
+    first.close()
+    assert next(second) == 1
+    second.close()
+    assert torch.get_num_threads() == 2

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from catdog.evaluation.metrics import score
+from catdog.inference.prediction import Prediction
+from catdog.reporting import figures
+from catdog.tracking import log
+from catdog.tracking import run as tracking
+from catdog.training.loop import Epoch, Fit
+from tests.conftest import ROOT
+
+
+def _epoch(number: int) -> Epoch:
+    labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
+    scores = score(labels, logits)
+    return Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
+
+
+def _only_run():
+    client = MlflowClient()
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(ids)
+    return run
+
+
+def test_parameters_that_mlflow_run_has_logged_do_not_collide(monkeypatch, tracking_store):
+    mlflow.set_tracking_uri(tracking_store)
+    begun = MlflowClient().create_run("0")
+    MlflowClient().log_param(begun.info.run_id, "learning_rate", "1e-3")
+    monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
+    with tracking.start_run("x"):
+        log.log_params({"learning_rate": 0.001, "epochs": 3, "seed": 0})
+    run = _only_run()
+    assert run.data.params == {"learning_rate": "1e-3", "epochs": "3", "seed": "0"}
+    config = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/config.json")
+    assert config == {"learning_rate": 0.001, "epochs": 3, "seed": 0}
+
+
+def test_an_epoch_is_logged_at_its_number_with_cells_and_picture():
+    with tracking.start_run("x") as active:
+        for number in (1, 2):
+            epoch = _epoch(number)
+            figure = figures.confusion_figure(epoch.val.confusion, "validation")
+            log.log_epoch(epoch, figure)
+    client = MlflowClient()
+    for name, value in {
+        "train_loss": _epoch(1).train.loss,
+        "val_accuracy": 0.75,
+        "learning_rate": 0.001,
+        "epoch_seconds": 2.0,
+        "images_per_second": 50.0,
+        "epoch_true_negatives": 1,
+        "epoch_false_positives": 1,
+        "epoch_false_negatives": 0,
+        "epoch_true_positives": 2,
+    }.items():
+        history = client.get_metric_history(active.info.run_id, name)
+        assert [(metric.step, metric.value) for metric in history] == [(1, value), (2, value)], name
+    pictures = client.list_artifacts(active.info.run_id, "images")
+    assert sum("confusion_matrix" in picture.path for picture in pictures) >= 2
+
+
+def test_the_kept_epoch_is_logged_under_names_of_its_own():
+    with tracking.start_run("x"):
+        log.log_fit(Fit((_epoch(1), _epoch(2), _epoch(3)), _epoch(2), stopped_early=True))
+    run = _only_run()
+    assert run.data.metrics["best_epoch"] == 2
+    assert run.data.metrics["stopped_epoch"] == 3
+    assert run.data.metrics["best_val_accuracy"] == 0.75
+    assert run.data.tags["early_stopped"] == "true"
+
+
+def test_the_data_sets_carry_our_digests(tmp_path):
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(
+        "path,label,split,sha256,width,height,camera\n"
+        "training/cat/1.jpg,cat,training,aa,4,3,01\n"
+        "validation/dog/2.jpg,dog,validation,bb,4,3,\n"
+    )
+    with tracking.start_run("x"):
+        log.log_data(
+            manifest,
+            name="pets",
+            origin="/x/pets.zip",
+            digests={"training": "a" * 64, "validation": "b" * 64},
+            drawn=False,
+        )
+    run = _only_run()
+    logged = {
+        item.tags[0].value: (item.dataset.name, item.dataset.digest)
+        for item in run.inputs.dataset_inputs
+    }
+    assert logged == {
+        "training": ("pets-training", "a" * 36),
+        "validation": ("pets-validation", "b" * 36),
+    }
+    kinds = {"camera": "string", "height": "long"}.items()
+    for item in run.inputs.dataset_inputs:
+        columns = json.loads(item.dataset.schema)["mlflow_colspec"]
+        assert kinds <= {column["name"]: column["type"] for column in columns}.items()
+    assert run.data.tags["data"] == "photos"
+    assert run.data.tags["validation_digest"] == "b" * 64
+
+
+def test_device_versions_and_commit_are_tagged():
+    with tracking.start_run("x"):
+        log.log_environment("CPU (as asked)")
+    tags = _only_run().data.tags
+    assert tags["device"] == "CPU (as asked)"
+    assert tags["torch_version"]
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    assert tags["git_commit"] == (commit or "unknown")
+
+
+def test_what_was_left_out_is_logged_with_the_lines(tmp_path):
+    lines = tmp_path / "exclude.txt"
+    lines.write_text("cat.1.jpg\n")
+    with tracking.start_run("x"):
+        log.log_exclusion(lines, count=1, digest="ab")
+        log.log_exclusion(tmp_path / "gone.txt", count=1, digest="ab")
+    run = _only_run()
+    logged = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/data/exclude.txt")
+    assert logged == "cat.1.jpg\n"
+    assert run.data.tags["excluded_count"] == "1"
+    assert run.data.tags["excluded_digest"] == "ab"
+
+
+def test_pictures_to_compare_stand_where_the_ui_begins():
+    confusion = _epoch(1).val.confusion
+    with tracking.start_run("x"):
+        log.log_confusion(confusion, figures.confusion_figure(confusion, "kept"))
+        log.show(figures.confusion_figure(confusion, "other"), "reliability")
+    run = _only_run()
+    logged = MlflowClient().list_artifacts(run.info.run_id, "images")
+    starts = {tuple(re.split(r"[+%]", Path(picture.path).name)[:3]) for picture in logged}
+    assert starts == {("confusion_matrix", "step", "0"), ("reliability", "step", "0")}
+    cells = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/confusion_matrix.json")
+    assert cells == confusion.to_dict()
+
+
+def test_every_tag_of_a_version_is_in_snake_case():
+    with tracking.start_run("x"):
+        log.log_environment("cpu")
+    ours = [name for name in _only_run().data.tags if not name.startswith("mlflow.")]
+    assert "mlflow_version" in ours
+    assert all(name.replace("_", "a").isalnum() for name in ours)
+
+
+def _shape(name: str) -> str:
+    """An artifact's name without what differs from call to call."""
+    return re.sub(r"timestamp\+\d+\+[0-9a-f-]{36}", "timestamp+TIME+UUID", name)
+
+
+def _logged(run_id: str, folder: str) -> set[str]:
+    return {_shape(file.path) for file in MlflowClient().list_artifacts(run_id, folder)}
+
+
+def test_pictures_have_the_names_and_tags_that_mlflow_gives_them():
+    figure = figures.confusion_figure(_epoch(1).val.confusion, "validation")
+    with tracking.start_run("ours") as ours:
+        log.show(figure, "some key")
+    mlflow.set_experiment("theirs")
+    with mlflow.start_run() as theirs:
+        mlflow.log_image(np.zeros((8, 8, 3), np.uint8), key="some key", step=0)
+    assert _logged(ours.info.run_id, "images") == _logged(theirs.info.run_id, "images")
+    tags = [MlflowClient().get_run(run.info.run_id).data.tags for run in (ours, theirs)]
+    assert tags[0]["mlflow.loggedImages"] == tags[1]["mlflow.loggedImages"]
+
+
+def test_the_table_of_answers_is_what_mlflow_would_log():
+    answers = [Prediction("cat", 0.9, 0.1, 0.5), Prediction("dog", 0.8, 0.8, float("nan"))]
+    with tracking.start_run("ours") as ours:
+        log.log_predictions(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([-1, 1]), answers)
+    name = "predictions/validation.json"
+    table = mlflow.load_table(name, run_ids=[ours.info.run_id])
+    mlflow.set_experiment("theirs")
+    with mlflow.start_run() as theirs:
+        mlflow.log_table(table, name)
+    texts = [
+        mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{name}") for run in (ours, theirs)
+    ]
+    assert texts[0] == texts[1]
+    tags = [MlflowClient().get_run(run.info.run_id).data.tags for run in (ours, theirs)]
+    assert tags[0]["mlflow.loggedArtifacts"] == tags[1]["mlflow.loggedArtifacts"]
+
+
+def test_a_resumed_run_has_no_number_and_no_picture_twice(tmp_path):
+    figure = figures.confusion_figure(_epoch(1).val.confusion, "kept")
+    with tracking.start_run("x", tmp_path) as run:
+        log.log_metrics({"val_roc_auc": 0.9, "parity_max_abs_diff": 1e-6})
+        log.show(figure, "reliability")
+    before = _logged(run.info.run_id, "images")
+    with tracking.start_run("x", tmp_path, resume=run.info.run_id):
+        log.log_metrics({"val_roc_auc": 0.9, "parity_max_abs_diff": 2e-6})
+        log.show(figure, "reliability")
+    client = MlflowClient()
+    history = client.get_metric_history(run.info.run_id, "val_roc_auc")
+    assert [one.value for one in history] == [0.9]
+    history = client.get_metric_history(run.info.run_id, "parity_max_abs_diff")
+    assert [one.value for one in history] == [1e-6, 2e-6]
+    assert len(client.list_artifacts(run.info.run_id, "images")) == len(before) == 2
+
+
+def test_an_epoch_whose_numbers_are_there_has_its_picture(monkeypatch):
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    figure = figures.confusion_figure(_epoch(1).val.confusion, "validation")
+    monkeypatch.setattr(log, "log_metrics", cut)
+    with pytest.raises(KeyboardInterrupt), tracking.start_run("x") as run:
+        log.log_epoch(_epoch(1), figure)
+    assert len(MlflowClient().list_artifacts(run.info.run_id, "images")) == 2

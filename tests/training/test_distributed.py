@@ -1,0 +1,389 @@
+"""Two real processes that torchrun starts, on one host or two, train as one and end together."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from safetensors.torch import load_file
+
+from catdog import CatdogError
+from catdog.config import TrainConfig
+from catdog.data import prepare
+from catdog.training import launch
+from catdog.training.distributed import SOLO, Team
+from catdog.training.pixels import PixelBatches
+from tests.conftest import child_environment, tiny_picture
+from tests.training.ranks_child import learn, losses
+
+TINY = TrainConfig(
+    dataset="pets",
+    batch_size=8,  # 25 training pictures: the last batch has one, which leaves a part empty
+    epochs=2,
+    learning_rate=0.01,
+    finetune_epochs=2,
+    backbone="test_resnet",
+    weights="none",
+    device="cpu",
+)
+
+
+def _torchrun(*command: str, restarts: int = 0) -> list[str]:
+    options = ("--nproc-per-node=2", f"--max-restarts={restarts}", "--standalone")
+    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", *command]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of 25 training and 10 validation pictures, prepared in data/pets."""
+    for number in range(35):
+        name = ("cat", "dog")[number % 2]
+        path = tmp_path / "pets" / name / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tiny_picture(name, number).save(path)
+    prepared = prepare(
+        tmp_path / "pets", tmp_path / "data" / "pets", origin="here", val_fraction=0.29, seed=0
+    )
+    assert sum(prepared.counts["training"].values()) == 25
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("how", [{"views": 0}, {"views": 2, "unfreeze": "all"}])
+def test_two_processes_learn_what_one_learns(pictures, tmp_path, how):
+    config = dataclasses.replace(TINY, data_dir=str(pictures), **how)
+    target = tmp_path / "weights.safetensors"
+    command = _torchrun(
+        "tests.training.ranks_child", json.dumps(dataclasses.asdict(config)), str(target)
+    )
+    ended = subprocess.run(
+        command, env=child_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    _assert_as_alone(config, target, pictures)
+
+
+def _assert_as_alone(config: TrainConfig, target: Path, pictures: Path) -> None:
+    """What two processes have written to `target` is what one alone learns."""
+    told = json.loads(target.with_suffix(".json").read_text())
+    assert told["computed"] == config.views * 25 + 10 * (config.views > 0)
+    shards = len(list(pictures.glob("features/*/*.keys.npy")))
+    assert shards == 4 * (config.views > 0)  # two processes, two splits
+    alone, weights, _ = learn(config, SOLO)
+    assert torch.allclose(torch.tensor(told["losses"]), torch.tensor(losses(alone)), atol=1e-4)
+    together = load_file(target)
+    assert together.keys() == weights.keys()
+    for name, value in weights.items():
+        assert torch.allclose(together[name], value, atol=1e-4), name
+
+
+LIKE_A_HOST = ("unshare", "--uts", "--mount", "sh", "-c")
+ENTER = 'hostname "$1"; mount --bind "$2" /etc/hosts; shift 2; exec "$@"'
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=10)
+
+
+def _join(spaces: list[str]) -> None:
+    for space in spaces:
+        _ip("netns", "add", space)
+    cable = "type", "veth", "peer", "name", "cable", "netns", spaces[1]
+    _ip("link", "add", "cable", "netns", spaces[0], *cable)
+    for number, space in enumerate(spaces, start=1):
+        _ip("-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
+        for device in ("lo", "cable"):
+            _ip("-n", space, "link", "set", device, "up")
+
+
+@pytest.fixture
+def hosts(tmp_path) -> Iterator[list[list[str]]]:
+    """For each of two hosts what stands before a command that runs on it; a cable joins them."""
+    if not all(map(shutil.which, ("ip", "unshare"))) or os.geteuid() != 0:
+        pytest.skip("hosts of one's own need Linux, iproute2 and root")
+    mark = uuid.uuid4().hex[:6]
+    spaces = [f"catdog-{mark}-{number}" for number in (1, 2)]
+    names = tmp_path / "hosts"
+    names.write_text("127.0.0.1 localhost\n10.77.0.1 host1\n10.77.0.2 host2\n", encoding="utf-8")
+    try:
+        try:
+            _join(spaces)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no networks can be made here: {error.stderr.strip()}")
+        yield [
+            [
+                *("ip", "netns", "exec", space),
+                *LIKE_A_HOST,
+                ENTER,
+                "sh",
+                f"host{number}",
+                str(names),
+            ]
+            for number, space in enumerate(spaces, start=1)
+        ]
+    finally:
+        for space in spaces:
+            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
+
+
+@pytest.mark.project
+def test_two_hosts_learn_what_one_process_learns(hosts, pictures, tmp_path):
+    config = dataclasses.replace(TINY, data_dir=str(pictures), views=2, unfreeze="all")
+    target = tmp_path / "weights.safetensors"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=host1:29500", "--rdzv-id=together"]
+    command = [
+        *torchrun,
+        "-m",
+        "tests.training.ranks_child",
+        json.dumps(dataclasses.asdict(config)),
+    ]
+    started = [
+        subprocess.Popen(
+            [*host, *command, str(target)],
+            env=child_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in hosts
+    ]
+    try:
+        said = [process.communicate(timeout=150)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], said
+    _assert_as_alone(config, target, pictures)
+
+
+class _Part(Team):
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@given(count=st.integers(0, 100), size=st.integers(1, 9))
+def test_parts_are_even_and_make_the_whole(count, size):
+    parts = [list(range(count))[_Part(rank, size).part(count)] for rank in range(size)]
+    assert list(itertools.chain(*parts)) == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_parts_of_a_batch_are_augmented_as_the_whole():
+    pixels = torch.randint(0, 256, (5, 3, 40, 40), dtype=torch.uint8).numpy()
+    labels = torch.tensor([0, 1, 0, 1, 1])
+
+    def batches(team: Team) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        options = {"crop_px": 32, "batch_size": 3, "seed": 7, "team": team}
+        return list(PixelBatches(pixels, labels, torch.device("cpu"), **options))
+
+    parts = [batches(_Part(rank, 2)) for rank in range(2)]
+    for (images, known), first, second in zip(batches(SOLO), *parts, strict=True):
+        assert torch.equal(torch.cat([first[0], second[0]]), images)
+        assert torch.equal(first[1], known)
+        assert torch.equal(second[1], known)
+
+
+def test_torchruns_number_of_processes_holds(monkeypatch):
+    assert launch.must_start(3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not launch.must_start(1)
+    assert not launch.must_start(2)
+    with pytest.raises(CatdogError, match="processes=3, but torchrun has started 2"):
+        launch.must_start(3)
+
+
+def test_processes_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert launch.cores() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert launch.cores() == 2
+
+
+LONG = (
+    *("--dataset=pets", "--backbone=test_resnet", "--weights=none", "--learning_rate=0.01"),
+    *("--device=cpu", "--unfreeze=all", "--finetune_epochs=80", "--patience=80", "--epochs=1"),
+)
+
+
+def _cut(how: signal.Signals, rank: str | None, *, restarts: int = 0) -> tuple[int, str, float]:
+    """Train with torchrun, and once it fine-tunes, send a signal to a rank, or to torchrun.
+
+    Returns the exit status, what was said, and the seconds it took to end.
+    """
+    command = _torchrun("scripts.train", *LONG, restarts=restarts)
+    torchrun = subprocess.Popen(
+        command, env=child_environment(), stderr=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    said, sent = "", 0.0
+    with torchrun:
+        for line in torchrun.stderr:
+            said += line
+            if not sent and line.startswith("epoch") and any(Path("data/runs").glob("*/check*")):
+                sent = time.monotonic()
+                _process(torchrun.pid, rank).send_signal(how)
+    assert sent, said
+    return torchrun.returncode, said, time.monotonic() - sent
+
+
+def _process(torchrun: int, rank: str | None) -> psutil.Process:
+    if rank is None:
+        return psutil.Process(torchrun)
+    return next(
+        process
+        for process in psutil.Process(torchrun).children()
+        if process.environ().get("RANK") == rank
+    )
+
+
+def _only_run() -> Run:
+    (run,) = MlflowClient().search_runs(
+        [e.experiment_id for e in MlflowClient().search_experiments()]
+    )
+    return run
+
+
+@pytest.mark.project
+def test_two_processes_that_learn_from_pictures_alone_register_a_version(pictures):
+    options = ("--dataset=pets", "--backbone=test_resnet", "--weights=none", "--device=cpu")
+    command = _torchrun("scripts.train", *options, "--views=0", "--epochs=1")
+    ended = subprocess.run(
+        command, env=child_environment(), capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Registered catdog version 1 in Production" in ended.stderr
+    assert _only_run().info.status == "FINISHED"
+
+
+@pytest.mark.project
+def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
+    status, said, seconds = _cut(signal.SIGKILL, "1")
+    assert status == 1
+    assert seconds < 60
+    assert "error: rank 1 of 2 (process id " in said
+    run = _only_run()
+    assert run.info.status == "FAILED"
+    assert f"go on: {run.data.tags['resume_with']}" in said
+    assert said.count("Traceback") == 1  # torchrun's own
+
+
+TOGETHER = """
+import datetime, os, signal, sys, time, torch
+from catdog import CatdogError, alive, command, config, ranks
+exchange = sys.argv.pop()
+alive.GONE_S, alive.SILENCE_S = 2.0, 1.0
+ranks.LOOK = datetime.timedelta(seconds=0.001 if exchange == "slowly" else 0.5)
+
+def act(_config):
+    with ranks.joined() as team:
+        if exchange == "slowly":
+            for number in range(300):
+                time.sleep(team.rank * (number % 5) / 2000)
+                assert team.total(number) == 2 * number
+            return 0
+        if exchange in ("first", "total", "add_up_last"):
+            return fail(team)
+        if team.rank:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        with team.leading():
+            if exchange == "tell":
+                team.tell({})
+            team.add_up(torch.zeros(()), [])
+    return 0
+
+def fail(team):
+    with team.following() if team.rank else team.leading():
+        if exchange == "first":
+            with team.first():
+                raise CatdogError("the disk is full")
+        if team.rank == 0:
+            raise CatdogError("the disk is full")
+        team.total(1) if exchange == "total" else team.add_up(torch.zeros(()), [])
+
+sys.exit(command.run(act, config.ClearCacheConfig, []))
+"""
+
+
+def _two(exchange: str) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, exchange],
+            env=child_environment(**here, RANK=str(rank), LOCAL_WORLD_SIZE="2"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize("exchange", ["tell", "add_up"])
+def test_a_process_that_falls_silent_is_named_and_holds_up_nobody(exchange):
+    first, silent = _two(exchange)  # as when its machine loses its network
+    try:
+        said = first.communicate(timeout=60)[1]
+        assert silent.poll() is None
+    finally:
+        for process in (first, silent):
+            process.kill()
+            process.communicate()
+    assert first.returncode == 2, said
+    assert "error: rank 1 of 2 (process id " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("exchange", ["first", "total", "add_up_last"])
+def test_why_the_first_process_fails_is_told_whatever_the_others_wait_for(exchange):
+    pair = _two(exchange)
+    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in pair]
+    (said, status), (_, other) = ended
+    assert (status, other) == (2, 2), ended
+    assert "error: the disk is full" in said
+    assert "Traceback" not in said
+
+
+def test_processes_that_are_slow_are_waited_for():
+    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in _two("slowly")]
+    assert [status for _, status in ended] == [0, 0], ended
+
+
+@pytest.mark.project
+def test_torchrun_restarts_the_same_run_where_it_stopped(pictures):
+    status, said, _ = _cut(signal.SIGKILL, "0", restarts=1)
+    assert status == 0, said
+    run = _only_run()
+    assert run.info.status == "FINISHED"
+    assert f"Resuming run {run.info.run_id}" in said
+    assert said.count("epoch   1:") == 1
+    history = MlflowClient().get_metric_history(run.info.run_id, "val_loss")
+    assert [measured.step for measured in history] == list(range(1, 82))
+    assert not list(Path("data/runs").iterdir())
+
+
+@pytest.mark.project
+def test_a_signal_to_torchrun_saves_and_ends_all(pictures):
+    status, said, seconds = _cut(signal.SIGTERM, None)
+    assert status != 0
+    assert seconds < 30  # after which torchrun kills
+    assert _only_run().info.status == "KILLED"
+    assert "Go on: mlflow run" in said
+    assert said.count("Stopping after this batch") == 1

@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog import CatdogError
+from catdog.data.transforms import evaluation_transform, load
+from catdog.models.engine import Engine, torch_engine
+from catdog.models.network import Network, build_network
+from catdog.training import features
+from catdog.training.features import (
+    FeatureBatches,
+    FeatureCache,
+    Picture,
+    clear_caches,
+    extract,
+    open_cache,
+)
+from catdog.training.loop import seed_everything
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    seed_everything(0)
+    return build_network("test_resnet", weights="none").eval()
+
+
+class _Counting:
+    """An engine that counts the pictures it is given."""
+
+    def __init__(self, network: Network, batch: int = 4) -> None:
+        self.seen = 0
+        self._inner = torch_engine(network)
+        self.engine = Engine("counting", self._compute, callers=1, batch=batch)
+
+    def _compute(self, images: torch.Tensor) -> np.ndarray:
+        self.seen += len(images)
+        return self._inner.compute(images)
+
+
+@pytest.fixture
+def counting(network) -> _Counting:
+    return _Counting(network)
+
+
+@pytest.fixture
+def pictures(tmp_path, draw_folder) -> list[Picture]:
+    folder = draw_folder(tmp_path / "pictures", 5)
+    return [
+        Picture(path, int(path.parent.name == "dog"), _digest(path))
+        for path in sorted(folder.rglob("*.jpg"))
+    ]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def cache(tmp_path, network, counting) -> FeatureCache:
+    return open_cache(tmp_path / "data", network, counting.engine)
+
+
+def _again(tmp_path, network, counting) -> FeatureCache:
+    return open_cache(tmp_path / "data", network, counting.engine)
+
+
+def test_view_0_is_the_feature_of_the_picture_as_evaluation_sees_it(
+    pictures, network, counting, cache
+):
+    found, computed = extract(pictures, network, counting.engine, cache)
+    plain = evaluation_transform(network.preprocessing)
+    images = torch.stack([plain(load(picture.path)) for picture in pictures])
+    assert found.shape == (1, 10, network.head.linear.in_features)
+    assert found.dtype == np.float32
+    assert np.allclose(found[0], network.features(images).numpy(), atol=1e-5)
+    assert computed == counting.seen == 10
+
+
+def test_nothing_is_computed_twice(tmp_path, pictures, network, counting, cache):
+    first, _ = extract(pictures, network, counting.engine, cache)
+    second, computed = extract(pictures, network, counting.engine, cache)
+    later, also = extract(
+        pictures[::-1], network, counting.engine, _again(tmp_path, network, counting)
+    )
+    assert (computed, also, counting.seen) == (0, 0, 10)
+    assert np.array_equal(first, second)
+    assert np.array_equal(first[:, ::-1], later)
+
+
+def test_only_what_is_new_is_computed(pictures, network, counting, cache):
+    extract(pictures[:6], network, counting.engine, cache)
+    _, computed = extract(pictures, network, counting.engine, cache)
+    assert computed == 4
+    _, computed = extract(pictures, network, counting.engine, cache, views=3)
+    assert computed == 20
+
+
+def test_a_renamed_picture_is_known_by_its_content(tmp_path, pictures, network, counting, cache):
+    extract(pictures, network, counting.engine, cache)
+    moved = pictures[0].path.rename(tmp_path / "renamed.jpg")
+    renamed = dataclasses.replace(pictures[0], path=moved)
+    assert extract([renamed], network, counting.engine, cache)[1] == 0
+
+
+def test_the_same_bytes_twice_are_computed_once(pictures, network, counting, cache):
+    found, computed = extract([pictures[0]] * 3, network, counting.engine, cache)
+    assert computed == 1
+    assert np.array_equal(found[0, 0], found[0, 2])
+
+
+def test_augmented_views_differ_from_each_other_and_stay_the_same(
+    tmp_path, pictures, network, counting, cache
+):
+    first, _ = extract(pictures, network, counting.engine, cache, views=3)
+    assert not np.allclose(first[0], first[1])
+    assert not np.allclose(first[1], first[2])
+    other = open_cache(tmp_path / "elsewhere", network, counting.engine)
+    second, _ = extract(pictures, network, counting.engine, other, views=3)
+    assert np.allclose(first, second, atol=1e-5)
+
+
+def test_other_weights_preprocessing_or_precision_have_a_cache_of_their_own(tmp_path, network):
+    engine = torch_engine(network)
+    seed_everything(1)
+    other = build_network("test_resnet", weights="none").eval()
+    narrow = build_network("test_resnet", weights="none").eval()
+    narrow.backbone.load_state_dict(network.backbone.state_dict())
+    narrow.preprocessing = dataclasses.replace(network.preprocessing, resize_px=200)
+    folders = {
+        open_cache(tmp_path, network, engine).folder,
+        open_cache(tmp_path, other, engine).folder,
+        open_cache(tmp_path, narrow, engine).folder,
+        open_cache(tmp_path, network, dataclasses.replace(engine, precision="bfloat16")).folder,
+    }
+    assert len(folders) == 4
+    assert open_cache(tmp_path, network, engine).folder in folders
+
+
+@pytest.mark.parametrize("suffix", ["keys", "features"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_shard_is_computed_again(
+    tmp_path, pictures, network, counting, cache, suffix, damage
+):
+    expected, _ = extract(pictures, network, counting.engine, cache)
+    (shard,) = cache.folder.glob(f"*.{suffix}.npy")
+    content = bytearray(shard.read_bytes())
+    if damage == "flipped" and suffix == "features":
+        content[-1] ^= 255
+        shard.write_bytes(content)
+    elif damage == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(content[: len(content) // 2])
+    found, computed = extract(
+        pictures, network, counting.engine, _again(tmp_path, network, counting)
+    )
+    assert computed == 10
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_cache_of_more_shards_than_a_process_may_open_is_read_whole(tmp_path):
+    cache = FeatureCache(tmp_path / "cache")
+    keys = [number.to_bytes(34, "big") for number in range(80)]
+    for number, key in enumerate(keys):
+        cache.append([key], np.full((1, 4), number, np.float32))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 20, limits[1])
+    )
+    try:
+        found = FeatureCache(cache.folder).gather(keys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found[:, 0].tolist() == list(range(80))
+
+
+def test_a_shard_that_can_not_be_read_now_is_told_and_not_removed(
+    tmp_path, pictures, network, counting, cache, monkeypatch
+):
+    extract(pictures, network, counting.engine, cache)
+    there = sorted(cache.folder.iterdir())
+
+    def broken(*_args, **_kwargs):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(features.np, "load", broken)
+    with pytest.raises(CatdogError, match=r"can't be used \(Input/output error\): run this again"):
+        _again(tmp_path, network, counting)
+    assert sorted(cache.folder.iterdir()) == there
+
+
+def test_features_that_are_cleared_in_mid_run_are_one_sentence(
+    tmp_path, pictures, network, counting, cache
+):
+    extract(pictures, network, counting.engine, cache)
+    clear_caches(tmp_path / "data", days=0)
+    with pytest.raises(CatdogError, match=r"can't be used \(No such file or directory\)"):
+        extract(pictures, network, counting.engine, cache)
+
+
+def test_a_kill_loses_one_shard_at_most_and_never_the_others(
+    tmp_path, pictures, network, monkeypatch
+):
+    monkeypatch.setattr(features, "SHARD_ROWS", 4)
+    counting = _Counting(network, batch=2)
+    cache = open_cache(tmp_path / "data", network, counting.engine)
+
+    def stop_after_six(chunks, _what):
+        for number, chunk in enumerate(chunks):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield chunk
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(pictures, network, counting.engine, cache, watch=stop_after_six)
+    _, computed = extract(pictures, network, counting.engine, _again(tmp_path, network, counting))
+    assert computed == 6
+
+
+def test_two_processes_may_fill_one_cache(tmp_path):
+    code = (
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from catdog.training.features import FeatureCache\n"
+        "cache = FeatureCache(Path(sys.argv[1]))\n"
+        "for n in range(60):\n"
+        "    key = int(sys.argv[2]) * 100 + n\n"
+        "    cache.append([key.to_bytes(34, 'big')], np.full((1, 4), key, np.float32))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen([*command, str(n)], env=environment) for n in (0, 1)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    keys = [n * 100 + m for n in (0, 1) for m in range(60)]
+    cache = FeatureCache(tmp_path / "cache")
+    found = cache.gather([key.to_bytes(34, "big") for key in keys])
+    assert found[:, 0].tolist() == keys
+
+
+def test_killed_while_writing_a_cache_can_be_read(tmp_path):
+    code = (
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from catdog.training.features import FeatureCache\n"
+        "cache = FeatureCache(Path(sys.argv[1])); n = 0\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    n += 1\n"
+        "    keys = [(n * 1000 + i).to_bytes(34, 'big') for i in range(500)]\n"
+        "    cache.append(keys, np.full((500, 256), n, np.float32))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+    cache = FeatureCache(tmp_path / "cache")
+    assert (1000).to_bytes(34, "big") in cache
+    assert (cache.gather([(1499).to_bytes(34, "big")]) == 1).all()
+
+
+def test_a_picture_that_was_changed_since_is_told(pictures, network, counting, cache):
+    pictures[3].path.write_bytes(pictures[4].path.read_bytes())
+    with pytest.raises(CatdogError, match="is not the picture that was prepared"):
+        extract(pictures, network, counting.engine, cache)
+
+
+def test_a_picture_that_is_gone_is_named(pictures, network, counting, cache):
+    pictures[3].path.unlink()
+    with pytest.raises(CatdogError, match=rf"{pictures[3].path.name} can't be read"):
+        extract(pictures, network, counting.engine, cache)
+
+
+def test_old_caches_are_cleared_and_used_ones_kept(tmp_path, pictures, network, counting, cache):
+    extract(pictures, network, counting.engine, cache)
+    old = tmp_path / "data" / "features" / "0123456789abcdef"
+    old.mkdir()
+    (old / "x.features.npy").write_bytes(bytes(1000))
+    os.utime(old, (0, 0))
+    assert clear_caches(tmp_path / "data", days=30) == 1000
+    assert not old.exists()
+    assert cache.bytes_used > 0
+    assert clear_caches(tmp_path / "data", days=0) > 0
+    assert not cache.folder.exists()
+    assert clear_caches(tmp_path / "nothing here", days=0) == 0
+
+
+def test_a_cache_that_can_not_be_deleted_is_one_sentence(tmp_path, cache, monkeypatch):
+    def in_use(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(features.shutil, "rmtree", in_use)
+    with pytest.raises(CatdogError, match=r"can't be deleted \(Permission denied\): end the runs"):
+        clear_caches(tmp_path / "data", days=0)
+
+
+def _batches(count: int, views: int = 1, **options) -> FeatureBatches:
+    values = torch.arange(views * count, dtype=torch.float32).reshape(views, count, 1)
+    return FeatureBatches(values, torch.arange(count), **{"batch_size": 4, "seed": 0} | options)
+
+
+def test_an_epoch_takes_one_view_of_each_picture_in_turn():
+    batches = _batches(10, views=3)
+    for epoch in range(6):
+        taken = torch.cat([inputs for inputs, _ in batches]).flatten()
+        assert sorted(taken.tolist()) == [10.0 * (epoch % 3) + n for n in range(10)]
+
+
+@given(st.integers(1, 50), st.integers(1, 60))
+def test_every_picture_comes_once_with_its_own_label(count, batch_size):
+    batches = _batches(count, batch_size=batch_size)
+    pairs = [pair for inputs, labels in batches for pair in zip(inputs, labels, strict=True)]
+    assert len(list(batches)) == len(batches)
+    assert all(feature.item() == label.item() for feature, label in pairs)
+    assert sorted(label.item() for _, label in pairs) == list(range(count))
+
+
+def test_the_order_follows_the_seed_and_changes_from_epoch_to_epoch():
+    def order(batches):
+        return torch.cat([labels for _, labels in batches]).tolist()
+
+    first = _batches(30)
+    assert order(first) == order(_batches(30))
+    assert order(first) != order(_batches(30))  # its second epoch against a first one
+    assert order(_batches(30, seed=1)) != order(_batches(30))
+    assert order(_batches(30, seed=None)) == list(range(30))
