@@ -74,7 +74,7 @@ def main(options: Options) -> None:
     if options.folder:
         print(json.dumps(train(options)))
         return
-    from catdog.data import prepare
+    from catdog.data.prepare import prepare
 
     rows = []
     with tempfile.TemporaryDirectory() as scratch:

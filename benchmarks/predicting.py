@@ -22,8 +22,8 @@ import tyro
 
 from catdog import pipeline
 from catdog.config import TrainConfig
-from catdog.data import prepare
 from catdog.data.dataset import Prepared
+from catdog.data.prepare import prepare
 from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import find_photos
 from catdog.inference.predict import answer_photos

@@ -265,7 +265,7 @@ def main(options: Options) -> None:
         epochs = options.measured_epochs if options.contestant in PER_EPOCH else options.epochs
         print(json.dumps({"seconds": work(Path(options.folder), epochs)}))
         return
-    from catdog.data import prepare
+    from catdog.data.prepare import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"

@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from catdog.data import prepare
 from catdog.data.dataset import Prepared
+from catdog.data.prepare import prepare
 from tests.conftest import encoded, tiny_picture
 
 

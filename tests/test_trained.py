@@ -11,8 +11,8 @@ import torch
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data import prepare
 from catdog.data.dataset import Prepared
+from catdog.data.prepare import prepare
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
 from catdog.models.network import ImageNetClassifier, Network, build_network

@@ -132,8 +132,8 @@ def decide(
 
     Under `auto` it does when it is surely better (more answers right or better probabilities
     than chance explains, see `catdog.evaluation.comparison`), surely worse in neither of the
-    two, and not less accurate by more than `margin`, by the estimate. Of models that are equal about one in
-    twenty passes; who tries many against the same photos will see one of them pass.
+    two, and not less accurate by more than `margin`, by the estimate. Of models that are equal
+    about one in twenty passes; who tries many against the same photos will see one of them pass.
 
     Args:
         challenger: the version; None when its tags don't describe it.

@@ -163,8 +163,8 @@ def augment(
     """Augment a whole batch where it is: crop, mirror, light and colour, one draw a picture.
 
     From `(B, 3, R, R) uint8` to `(B, 3, crop_px, crop_px) uint8`. A crop keeps 70 to 100 % of
-    the area, as `catdog.data.transforms.augmented` does. Of a part of a batch, `before` says how many
-    pictures of it go before, and `total` how many it has.
+    the area, as `catdog.data.transforms.augmented` does. Of a part of a batch, `before` says
+    how many pictures of it go before, and `total` how many it has.
     """
     count = len(pixels)
     draw = torch.rand(7, total or count, generator=generator)

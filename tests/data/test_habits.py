@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catdog.data import prepare
+from catdog.data.prepare import prepare
 from tests.conftest import child_environment, tiny_picture
 from tests.data.habits_child import train
 

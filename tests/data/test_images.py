@@ -153,7 +153,7 @@ def test_without_the_library_a_heic_photo_says_what_to_install(monkeypatch):
 
 def test_the_library_for_heic_is_loaded_for_heic_alone():
     code = (
-        "import sys; from catdog import images\n"
+        "import sys; from catdog.data import images\n"
         "for content in (b'<html>', b'\\0\\0\\0\\x18ftypmp42\\0\\0\\0\\0'):\n"
         "    try: images.decode(content)\n"
         "    except images.UnreadableImageError as error: print(error)\n"

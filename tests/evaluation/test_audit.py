@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from catdog import CatdogError
 from catdog.config import AuditConfig
-from catdog.data import prepare
+from catdog.data.prepare import prepare
 from catdog.evaluation.audit import (
     Issue,
     audit,

@@ -53,10 +53,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 RUN = """
 import importlib
-from catdog import command, config
+from catdog import cli, config
 name = sys.argv.pop(1)
 script = importlib.import_module(f"scripts.{name}")
-sys.exit(command.run(script.main, getattr(config, f"{name.title()}Config")))
+sys.exit(cli.run(script.main, getattr(config, f"{name.title()}Config")))
 """
 
 

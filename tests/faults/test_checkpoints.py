@@ -24,7 +24,8 @@ from tests.faults.conftest import TINY, Child, Ended, QuickProof, Run, fill
 LONGER = (*TINY[:4], "--epochs", "6", "--patience", "9", "--device", "cpu")
 
 SLOW_TRAINING = """
-from catdog import checkpoint, trained
+from catdog import trained
+from catdog.training import checkpoint
 checkpoint.EPOCH_END_S, checkpoint.SHARE = 0, 1e9
 real = trained._say_epoch
 def slow(*a):
@@ -32,35 +33,38 @@ def slow(*a):
 trained._say_epoch = slow
 """
 CUT_BEFORE_PLACING = """
-from catdog import pipeline, succession
+from catdog import pipeline
+from catdog.registry import history
 from tests.faults.conftest import QuickProof
 pipeline.FreshProcess = QuickProof
 def slow(*a, **b):
     print("registered", flush=True); time.sleep(60)
-succession.place = slow
+history.place = slow
 """
 CUT_BEFORE_DESCRIBING = """
-from catdog import registry
+from catdog.registry import versions
 def slow(*a, **b):
     print("registered", flush=True); time.sleep(60)
-registry.describe = slow
+versions.describe = slow
 """
 CUT_BEFORE_REGISTERING = """
-from catdog import registry
+from catdog.registry import versions
 def slow(*a, **b):
     print("logged", flush=True); time.sleep(60)
-registry.add = slow
+versions.add = slow
 """
 CUT_BEFORE_REASONS = """
-from catdog import pipeline, succession
+from catdog import pipeline
+from catdog.registry import history
 from tests.faults.conftest import QuickProof
 pipeline.FreshProcess = QuickProof
 def slow(*a, **b):
     print("moved", flush=True); time.sleep(60)
-succession._write_down = slow
+history._write_down = slow
 """
 CUT_AFTER = """
-from catdog import {module}, pipeline
+from catdog import pipeline
+from {room} import {module}
 from tests.faults.conftest import QuickProof
 pipeline.FreshProcess = QuickProof
 real = {module}.{function}
@@ -361,20 +365,21 @@ def unbroken(tmp_path_factory, draw_folder) -> Logged:
     "nothing is missing, no number, picture or version is there twice",
 )
 @pytest.mark.parametrize(
-    ("module", "function"),
+    ("room", "module", "function"),
     [
-        ("trained", "judge"),
-        ("records", "log_confusion"),
-        ("records", "log_findings"),
-        ("records", "describe_run"),
+        ("catdog", "trained", "judge"),
+        ("catdog.tracking", "log", "log_confusion"),
+        ("catdog.tracking", "log", "log_findings"),
+        ("catdog.tracking", "log", "describe_run"),
     ],
 )
 def test_killed_while_judging_or_reporting_nothing_is_lost_or_there_twice(
-    run, where, tmp_path, monkeypatch, unbroken, module, function
+    run, where, tmp_path, monkeypatch, unbroken, room, module, function
 ):
     monkeypatch.setattr(pipeline, "FreshProcess", QuickProof)
     assert run("prepare", *where).status == 0
-    child = Child(CUT_AFTER.format(module=module, function=function), "train", *where, *TINY)
+    slow = CUT_AFTER.format(room=room, module=module, function=function)
+    child = Child(slow, "train", *where, *TINY)
     child.kill_when(lambda out: "cut here\n" in out)
     (folder,) = _runs(tmp_path)
     ended = run("train", *where, *TINY, "--resume", "auto")

@@ -151,8 +151,8 @@ def test_killed_in_mid_download_the_next_run_goes_on(kaggle, download, archive, 
     code = (
         "import sys; from kagglesdk import kaggle_env as k\n"
         "k._env_to_endpoint[k.KaggleEnv.LOCAL] = sys.argv.pop(1)\n"
-        "from catdog import command, config; from scripts import download\n"
-        "command.run(download.main, config.DownloadConfig)"
+        "from catdog import cli, config; from scripts import download\n"
+        "cli.run(download.main, config.DownloadConfig)"
     )
     command = [sys.executable, "-c", code, kaggle.url, "--dataset", f"kaggle:{SLUG}"]
     part = archive.parent / "incoming" / archive.name

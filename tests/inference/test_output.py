@@ -151,11 +151,11 @@ def test_a_name_that_is_no_text_is_written_and_read_back_from_json(tmp_path):
 def _printing(rows: int, **options) -> subprocess.Popen:
     code = (
         "import sys\n"
-        "from catdog import CLASSES, CatdogError, answers\n"
-        f"rows = (answers.Row(str(n), 'dog', .9, .9, .5, None) for n in range({rows}))\n"
+        "from catdog import CLASSES, CatdogError; from catdog.inference import output\n"
+        f"rows = (output.Row(str(n), 'dog', .9, .9, .5, None) for n in range({rows}))\n"
         "try:\n"
-        "    with answers.open_output('-') as stream: answers.write_rows(rows, stream, 'csv')\n"
-        "except BrokenPipeError: sys.exit(answers.PIPE_CLOSED)\n"
+        "    with output.open_output('-') as stream: output.write_rows(rows, stream, 'csv')\n"
+        "except BrokenPipeError: sys.exit(output.PIPE_CLOSED)\n"
         "except CatdogError as error: sys.exit(f'error: {error}')\n"
     )
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}

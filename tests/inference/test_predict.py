@@ -274,10 +274,10 @@ def test_labelling_a_photo_imports_nothing_that_only_training_needs(tmp_path):
     tiny_classifier().save(tmp_path / "model")
     (tmp_path / "a.jpg").write_bytes(encoded(tiny_picture("cat", 1)))
     code = (
-        "import sys; from scripts import predict; from catdog import command\n"
+        "import sys; from scripts import predict; from catdog import cli\n"
         "from catdog.config import PredictConfig\n"
         "arguments = ['--model-uri', sys.argv[1], sys.argv[2]]\n"
-        "status = command.run(predict.main, PredictConfig, arguments)\n"
+        "status = cli.run(predict.main, PredictConfig, arguments)\n"
         "heavy = {'mlflow', 'timm', 'sklearn', 'scipy', 'matplotlib', 'pandas', 'gradio'}\n"
         "print(status, sorted(heavy & set(sys.modules)))\n"
     )

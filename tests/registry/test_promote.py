@@ -12,7 +12,7 @@ import pytest
 
 from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
-from catdog.data import prepare
+from catdog.data.prepare import prepare
 from catdog.inference.classifier import HeadWeights, photo_keys
 from catdog.registry import history, upload, versions
 from catdog.registry.compare import Contest, Side, compare_sides, hold

@@ -14,8 +14,8 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data import prepare
 from catdog.data.dataset import Prepared
+from catdog.data.prepare import prepare
 from catdog.registry import register, versions
 from catdog.registry.proof import Answer
 from catdog.registry.register import Released

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from catdog import CLASSES
-from catdog.data import prepare
 from catdog.data.dataset import Prepared
+from catdog.data.prepare import prepare
 from catdog.data.transforms import load
 from catdog.evaluation.audit import Issue
 from catdog.evaluation.calibration import predicted_labels

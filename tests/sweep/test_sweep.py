@@ -12,8 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.config import MainConfig, SweepConfig
-from catdog.data import prepare
 from catdog.data.dataset import Prepared
+from catdog.data.prepare import prepare
 from catdog.sweep import sweep, trials
 from catdog.sweep.storage import open_storage
 from catdog.sweep.study import open_study

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from catdog import CatdogError
 from catdog.config import HeadConfig, SweepConfig
-from catdog.data import prepare
 from catdog.data.dataset import Prepared
+from catdog.data.prepare import prepare
 from catdog.models.engine import pick_engine
 from catdog.models.network import Head, build_network
 from catdog.sweep import nested, trials

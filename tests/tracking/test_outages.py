@@ -235,7 +235,7 @@ def test_a_store_in_which_another_run_writes_for_long_can_be_opened(tmp_path, tr
     )
     try:
         assert writer.stdout.readline() == b"writing\n"
-        code = "from catdog import store; store.connect()"
+        code = "from catdog.tracking import store; store.connect()"
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=50

@@ -77,8 +77,8 @@ def test_a_failed_run_ends_as_failed_and_an_interrupted_one_as_killed():
 
 def test_sigterm_ends_a_run_as_killed():
     code = (
-        "from catdog import tracking; import time\n"
-        "with tracking.start_run('x'):\n    print('started', flush=True); time.sleep(60)"
+        "from catdog.tracking import run; import time\n"
+        "with run.start_run('x'):\n    print('started', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

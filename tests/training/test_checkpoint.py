@@ -18,8 +18,8 @@ from torch import nn
 
 from catdog import CatdogError, interrupts, trained
 from catdog.config import TrainConfig
-from catdog.data import prepare
 from catdog.data.dataset import load_prepared
+from catdog.data.prepare import prepare
 from catdog.models.engine import torch_engine
 from catdog.models.network import build_network
 from catdog.tracking import log, run

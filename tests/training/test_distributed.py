@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from catdog import CatdogError
 from catdog.config import TrainConfig
-from catdog.data import prepare
+from catdog.data.prepare import prepare
 from catdog.training import launch
 from catdog.training.distributed import SOLO, Team
 from catdog.training.pixels import PixelBatches
