@@ -16,6 +16,7 @@ from pathlib import Path
 from catdog.inference import predict
 from catdog.inference.inputs import find_photos
 from catdog.inference.prediction import Options
+from catdog.registry.load import load_classifier
 from catdog.serving import scoring
 from catdog.serving.spark import spark_session
 
@@ -41,7 +42,7 @@ def main() -> None:
     """Print a table in Markdown."""
     folder = Path(sys.argv[1])
     model_uri = sys.argv[2] if len(sys.argv) > 2 else "models:/catdog/Production"
-    classifier, model = predict.load_classifier(model_uri), scoring.pin(model_uri)
+    classifier, model = load_classifier(model_uri), scoring.pin(model_uri)
     with spark_session("local[2]") as spark:
         with_spark(spark, model, folder)
         rounds = [

@@ -90,13 +90,10 @@ def eager(folder: Path, epochs: int) -> float:
     import torch
     from torch import nn
 
-    from catdog.data.transforms import (
-        LabelledFolder,
-        evaluation_transform,
-        make_batches,
-        training_transform,
-    )
+    from catdog.data.folder import LabelledFolder
+    from catdog.data.transforms import evaluation_transform, training_transform
     from catdog.models.network import build_network
+    from catdog.training.loaders import make_batches
     from catdog.training.loop import make_optimizer, make_train_step, predict, train_epoch
 
     network = build_network(BACKBONE)

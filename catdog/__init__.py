@@ -27,6 +27,10 @@ NEITHER = "neither"
 """The label of a photo that looks like none of those the model was made for."""
 
 
+FAILED, INTERRUPTED = 2, 130
+"""Exit statuses: the user can put it right; Ctrl-C, or a signal that asks to end."""
+
+
 class CatdogError(Exception):
     """Something the user can put right.
 

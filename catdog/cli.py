@@ -1,14 +1,25 @@
-"""From a command line to an exit status: what every script shares."""
+"""From the words of a command line to an exit status: what every script shares.
+
+Each value must be of the type and in the range declared for it in `catdog.config`; the disk is
+not touched before, and nothing more than the parser is imported.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from catdog import CatdogError
-from catdog.arguments import Config, parse
+import tyro
 
-FAILED, INTERRUPTED = 2, 130
+from catdog import FAILED, INTERRUPTED, CatdogError
+from catdog.config import DataConfig, Range, Words, YesNo
+from catdog.data.classes import read_classes
+
+Config = TypeVar("Config")
+Limit = TypeVar("Limit", Range, Words)
 
 
 def run(
@@ -38,3 +49,92 @@ def run(
 def say(line: str) -> None:
     """Tell the user something on stderr; stdout is for answers."""
     print(line, file=sys.stderr, flush=True)
+
+
+def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Config:
+    """Read a config from the command line (`sys.argv` without `argv`).
+
+    Flags may be spelled with `_` or `-`; a yes may be typed as `--name`, a no as `--no-name`.
+    A misspelled flag or a value of the wrong type ends the program with status 2 and a message.
+
+    Raises:
+        CatdogError: a value is outside its range, or no name; the text says which and why.
+    """
+    arguments = _with_values(config_class, sys.argv[1:] if argv is None else argv)
+    config = tyro.cli(
+        config_class, args=arguments, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
+    )
+    check_ranges(config)
+    check_words(config)
+    if isinstance(config, DataConfig):
+        read_classes(config.classes)
+    return config
+
+
+def _with_values(config_class: type, argv: Sequence[str]) -> list[str]:
+    """The arguments, each flag of `config_class` in one word with its value: `--name=value`.
+
+    MLproject passes whatever value was typed, also one that looks like a flag; and where a
+    yes or no is wanted, people type `--name` and `--no-name`.
+    """
+    hints = get_type_hints(config_class)
+    switches = {name for name, hint in hints.items() if hint == YesNo}
+    words, result = list(argv), []
+    while words and words[0] != "--":
+        word = words.pop(0)
+        name, following = _flag_name(word), words[0] if words else "--"
+        if name in switches and following not in get_args(YesNo):
+            result.append(f"--{name}=yes")
+        elif name.removeprefix("no_") in switches - {name}:
+            result.append(f"--{name.removeprefix('no_')}=no")
+        elif name in hints and words and not _is_flag(following, hints):
+            result.append(f"--{name}={words.pop(0)}")
+        else:
+            result.append(word)
+    return [*result, *words]
+
+
+def _flag_name(word: str) -> str:
+    return word[2:].replace("-", "_") if word.startswith("--") else ""
+
+
+def _is_flag(word: str, names: Container[str]) -> bool:
+    """Whether the word is a flag of ours, which means that the value before it was forgotten."""
+    name = _flag_name(word.partition("=")[0])
+    return name in names or name.removeprefix("no_") in names or word in ("-h", "--help")
+
+
+def check_ranges(config: Any) -> None:
+    """Raise CatdogError when a number of `config` lies outside the range declared for it."""
+    for name, limits in _ranges(type(config)).items():
+        value = getattr(config, name)
+        if not limits.low <= value <= limits.high:
+            raise CatdogError(
+                f"{name}={value} is out of range: "
+                f"give a number from {limits.low:g} to {limits.high:g}, as in -P {name}=... "
+                f"or --{name} ..."
+            )
+
+
+def check_words(config: Any) -> None:
+    """Raise CatdogError when a text of `config` is not what is declared for it."""
+    for name, words in _declared(type(config), Words).items():
+        value = getattr(config, name)
+        if not re.fullmatch(words.pattern, value):
+            raise CatdogError(
+                f"{name}={value} is no name: use {words.told}, as in -P {name}=catdog"
+            )
+
+
+def _ranges(config_class: type) -> dict[str, Range]:
+    return _declared(config_class, Range)
+
+
+def _declared(config_class: type, kind: type[Limit]) -> dict[str, Limit]:
+    hints = get_type_hints(config_class, include_extras=True)
+    return {
+        field.name: extra
+        for field in fields(config_class)
+        for extra in getattr(hints[field.name], "__metadata__", ())
+        if isinstance(extra, kind)
+    }

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from catdog.data.classes import AUTO
-
 Help = tyro.conf.arg
+
+AUTO = "auto"
+"""Where the data decide."""
 
 
 @dataclass(frozen=True)

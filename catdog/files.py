@@ -1,12 +1,23 @@
-"""Files and folders that hold the old or the new, come what may: a kill, or a loss of power."""
+"""Files that hold the old or the new, come what may; digests; and which names mean one file.
+
+macOS may give an accent apart from its letter, where people type both as one. There and on
+Windows `Cat.jpg` and `cat.jpg` are one file. Windows has no file `con.jpg`, and none with a `:`
+in its name.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
+
+REFUSED = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])\s*(\.|$)", re.IGNORECASE)
+"""What Windows takes for a device, whatever the suffix."""
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -76,3 +87,19 @@ def _sync(path: Path) -> None:
         return
     with path.open("rb+") as stream:  # Windows syncs only what may be written to
         os.fsync(stream.fileno())
+
+
+def normal(name: str) -> str:
+    """The name with each accent and its letter as one sign, as people type it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def alike(name: str) -> str:
+    """What is equal for names that some system takes for one file's."""
+    return normal(unicodedata.normalize("NFD", name).casefold())
+
+
+def portable(name: str) -> str:
+    """A name like this one that a file can have on any system; "" where nothing is left of it."""
+    plain = REFUSED.sub("_", normal(name)).rstrip(". ")
+    return f"_{plain}" if RESERVED.match(plain) else plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,13 +11,21 @@ from typing import TypeVar
 
 import torch
 
-from catdog.training.launch import cores
-
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 AHEAD = 4
 """Items in hand for each thread: enough that none waits, few enough to fit into memory."""
+
+
+def cores() -> int:
+    """The cores for this process: a fair share where torchrun has started several here."""
+    return max(1, (os.cpu_count() or 1) // local_size())
+
+
+def local_size() -> int:
+    """How many of the team's processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 class _OneCoreEach:

@@ -12,6 +12,7 @@ from catdog.config import TrainConfig
 from catdog.data.dataset import Prepared
 from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, save
+from catdog.reporting.model_card import facts_of, model_card
 from catdog.reporting.summary import report_findings, tell
 from catdog.tracking import run, store
 from catdog.tracking.resume import NONE, TRAINED, RunFolder
@@ -46,7 +47,8 @@ def train_and_register(
         trained = train(
             config, prepared, say, checkpoints=checkpoints, meanwhile=fresh.start, team=team
         )
-        saved = save(config, prepared, trained, folder.model)  # before a server is asked
+        card = model_card(trained.classifier.about, facts_of(config, prepared, trained))
+        saved = save(trained, card, folder.model)  # before a server is asked
         folder.mark(TRAINED)
         with run.registering():
             released = register(config, prepared, trained, saved, fresh, say)

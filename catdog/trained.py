@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,13 @@ from catdog.data.transforms import (
     load,
     training_transform,
 )
-from catdog.evaluation.calibration import Logits, predicted_labels
-from catdog.evaluation.metrics import Scores, confusion_counts, metrics_of
-from catdog.inference.classifier import Classifier
+from catdog.evaluation.calibration import predicted_labels
+from catdog.evaluation.metrics import confusion_counts, metrics_of
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.device import pick_device
 from catdog.models.engine import Engine, Features
 from catdog.models.network import Network, build_network, licence_of
-from catdog.parallel import ONE_CORE_EACH
+from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.reporting import figures
 from catdog.reporting.findings import PREFIX
 from catdog.tracking import log, run
@@ -37,46 +36,17 @@ from catdog.training.distributed import SOLO, Team
 from catdog.training.features import Picture, cache_for, extract
 from catdog.training.judge import (
     Evidence,
-    Judgement,
+    Trained,
     judge,
     seen_in_training,
     serving_engine,
 )
-from catdog.training.launch import cores
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.named import match_weights
-from catdog.training.stages import Lesson, pictures_of, progress, share_pass
+from catdog.training.stages import FEATURES, Lesson, pictures_of, progress, share_pass
 from catdog.training.state import EarlyStopping, Epoch, Keeper, Resumable
 
 Say = Callable[[str], None]
-
-FEATURES = "features"
-"""Beside the stages of training, what process 0 tells the others to do."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training leaves: a classifier, how good it is, and what that was seen on.
-
-    `pretrained` are features of the training and the validation pictures, each `(N, D)`, that
-    no label has touched: a backbone that was fine-tuned on a wrong label may agree with it.
-    """
-
-    classifier: Classifier
-    judgement: Judgement
-    evidence: Evidence
-    pretrained: tuple[Features, Features]
-    validation: list[Picture]
-    fit: Fit
-    baseline: Scores | None
-    baseline_logits: Logits | None
-    metrics: dict[str, float]
-    licence: str
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch whose weights were kept."""
-        return self.fit.best
 
 
 def train(

@@ -11,9 +11,10 @@ def main(config: AuditConfig) -> int:
     """Write the list of issues, and print how many there are and the first of each kind."""
     from catdog.data.dataset import load_prepared
     from catdog.data.sources import locate
-    from catdog.evaluation.audit import AUDIT, audit, summary, write_issues
+    from catdog.evaluation.audit import AUDIT, summary, write_issues
     from catdog.models.device import pick_device
     from catdog.models.network import build_network
+    from catdog.reporting.findings import audit
 
     device, _ = pick_device(config.device)
     data_dir = Path(config.data_dir)

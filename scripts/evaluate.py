@@ -11,7 +11,7 @@ from catdog.config import EvaluateConfig
 def main(config: EvaluateConfig) -> int:
     """Print metrics with their 95 % intervals, and accuracy by the kind of photo."""
     from catdog.inference.evaluate import evaluate_folder
-    from catdog.inference.predict import load_classifier
+    from catdog.registry.load import load_classifier
 
     classifier = load_classifier(config.model_uri, device=config.device)
     found = evaluate_folder(

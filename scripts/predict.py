@@ -13,8 +13,9 @@ def main(config: PredictConfig) -> int:
     from catdog.inference.inputs import find_photos
     from catdog.inference.prediction import Options
     from catdog.inference.sorting import Sorter, refuse_inside
+    from catdog.registry import load
 
-    classifier = predict.load_classifier(config.model_uri, device=config.device)
+    classifier = load.load_classifier(config.model_uri, device=config.device)
     names = config.images
     if names == ("auto",):
         names = (str(predict.test_photos(classifier, Path(config.data_dir))),)

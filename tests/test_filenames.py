@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catdog.filenames import alike, normal, portable
+from catdog.files import alike, normal, portable
 
 
 @given(st.text(max_size=20))

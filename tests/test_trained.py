@@ -17,9 +17,9 @@ from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
 from catdog.models.network import ImageNetClassifier, Network, build_network
 from catdog.tracking import run as tracking
-from catdog.trained import Trained
 from catdog.training import stages
 from catdog.training.features import extract, open_cache
+from catdog.training.judge import Trained
 from catdog.training.loop import Fit
 from catdog.training.stages import pictures_of
 from tests.conftest import tiny_picture

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from catdog import CLASSES, CatdogError, Classes, NEITHER
-from catdog.filenames import normal
+from catdog import CLASSES, NEITHER, CatdogError, Classes
+from catdog.config import AUTO
+from catdog.files import normal
 
 Value = TypeVar("Value")
 
-AUTO = "auto"
 LONGEST = 40
 """Characters of a class's name, which becomes part of other names."""
 

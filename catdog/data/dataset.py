@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from catdog import CLASSES, CatdogError, Classes
-from catdog.data.classes import AUTO, both, read_classes
+from catdog.config import AUTO
+from catdog.data.classes import both, read_classes
 from catdog.data.exclusion import EXCLUDED, LINES, NONE
 from catdog.data.intact import check_intact, check_unchanged, missing
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catdog import CatdogError
-from catdog.filenames import normal
+from catdog.files import normal
 
 NONE = "none"
 DIGEST = re.compile(r"[0-9a-f]{12,64}", re.IGNORECASE)

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from catdog import CatdogError
-from catdog.filenames import normal
 from catdog.data.images import is_image_name
+from catdog.files import normal
 
 
 def check_intact(folder: Path, digests: Mapping[str, str], *, below: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from catdog import CatdogError
-from catdog.filenames import normal
+from catdog.files import normal
 
 OWN_COLUMNS = ("path", "label", "split", "sha256", "width", "height")
 """Of the manifest; the user's stand after them."""

@@ -19,8 +19,8 @@ from PIL import Image
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import label_of
-from catdog.sample.drawing import draw_scene
 from catdog.data.images import is_image_name
+from catdog.sample.drawing import draw_scene
 
 Grey = NDArray[np.float64]
 

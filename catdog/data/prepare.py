@@ -21,11 +21,8 @@ from typing import Any
 from filelock import FileLock
 
 from catdog import CatdogError, Classes
-from catdog.data.classes import AUTO, read_classes
-from catdog.config import PrepareConfig
-from catdog.data.sources import Source
-from catdog.data.exclusion import EXCLUDED, LINES, NONE, Exclusion, read_exclusion
-from catdog.data.gathering import Gathered, Item, find_classes, fingerprint, gather
+from catdog.config import AUTO, PrepareConfig
+from catdog.data.classes import read_classes
 from catdog.data.dataset import (
     FORMAT,
     MANIFEST,
@@ -42,7 +39,10 @@ from catdog.data.dataset import (
     read_marker,
     write_marker,
 )
+from catdog.data.exclusion import EXCLUDED, LINES, NONE, Exclusion, read_exclusion
+from catdog.data.gathering import Gathered, Item, find_classes, fingerprint, gather
 from catdog.data.metadata import OWN_COLUMNS, Properties, read_properties, tell_unmatched
+from catdog.data.sources import Source
 from catdog.data.split import check_classes, choose_split, put_aside, settle_duplicates, with_paths
 
 MANAGED = (*SPLITS, EXCLUDED, MANIFEST, QUARANTINE)

@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import one, other
-from catdog.data.exclusion import EXCLUDED, Exclusion, Named
-from catdog.filenames import alike, normal, portable
-from catdog.data.gathering import Item, LeftOut
 from catdog.data.dataset import TEST, TRAINING, VALIDATION
+from catdog.data.exclusion import EXCLUDED, Exclusion, Named
+from catdog.data.gathering import Item, LeftOut
+from catdog.files import alike, normal, portable
 
 Say = Callable[[str], None]
 

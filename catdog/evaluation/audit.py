@@ -8,7 +8,6 @@ person to judge; the paths of those that shall go become lines of an exclude fil
 from __future__ import annotations
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -26,12 +25,9 @@ from threadpoolctl import threadpool_limits
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import one
-from catdog.data.dataset import TRAINING, VALIDATION, Prepared
 from catdog.evaluation.calibration import Labels, Probabilities
-from catdog.evaluation.slices import Look, look_at_all
-from catdog.models.engine import Features, pick_engine
-from catdog.models.network import Network
-from catdog.training.features import Picture, extract, open_cache
+from catdog.evaluation.slices import Look
+from catdog.models.engine import Features
 
 WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = KINDS = (
     "wrong_label",
@@ -87,34 +83,6 @@ class Issue:
     detail: str
     sha256: str = ""
     other_sha256: str = ""
-
-
-def audit(
-    prepared: Prepared, network: Network, data_dir: Path, *, seed: int = 0, say: Say
-) -> list[Issue]:
-    """All issues of a prepared data set; features come from the cache, or are computed.
-
-    Raises:
-        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
-    """
-    rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
-    pictures = [
-        Picture(prepared.folder / row["path"], prepared.classes.index(row["label"]), row["sha256"])
-        for row in rows
-    ]
-    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
-    features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
-    say(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
-    return find_issues(
-        [row["path"] for row in rows],
-        np.array([picture.label for picture in pictures]),
-        np.array([row["split"] == VALIDATION for row in rows]),
-        features[0],
-        look_at_all([picture.path for picture in pictures]),
-        digests=[picture.sha256 for picture in pictures],
-        classes=prepared.classes,
-        seed=seed,
-    )
 
 
 def find_issues(

@@ -14,9 +14,9 @@ import numpy as np
 from catdog import CatdogError, Classes
 from catdog.data import images
 from catdog.data.archive import tables_in
+from catdog.data.folder import LabelledFolder
 from catdog.data.images import UnreadableImageError
 from catdog.data.metadata import Properties, read_properties, tell_unmatched
-from catdog.data.transforms import LabelledFolder
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
 from catdog.inference.classifier import Classifier

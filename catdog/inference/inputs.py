@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from catdog import CatdogError
 from catdog.data.images import MAX_BYTES, UnreadableImageError, is_image_name, too_large
-from catdog.filenames import portable
+from catdog.files import portable
 from catdog.inference import urls
 
 STDIN = "-"

@@ -9,27 +9,11 @@ from pathlib import Path
 from catdog import CatdogError
 from catdog.data.dataset import load_prepared
 from catdog.data.images import is_image_name
-from catdog.inference.classifier import Classifier, saved_in
+from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import Photo
 from catdog.inference.output import Answer
 from catdog.inference.prediction import Options
 from catdog.inference.sorting import free_names, short_name
-from catdog.models.device import pick_device
-
-
-def load_classifier(model_uri: str, *, device: str = "auto") -> Classifier:
-    """The classifier that a model URI names, ready to label photos.
-
-    Raises:
-        CatdogError: the URI names none, or the device is not there.
-    """
-    pick_device(device)
-    folder = Path(model_uri).expanduser()
-    if folder.is_dir():
-        return Classifier.load(saved_in(folder), device=device)
-    from catdog.registry import versions
-
-    return Classifier.load(versions.fetch(model_uri), device=device)
 
 
 def test_photos(classifier: Classifier, data_dir: Path) -> Path:

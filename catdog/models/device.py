@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from catdog import CatdogError
-from catdog.training.launch import local_size
+from catdog.parallel import local_size
 
 KINDS = ("cuda", "mps", "cpu")
 

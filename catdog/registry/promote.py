@@ -14,8 +14,8 @@ from catdog.config import PromoteConfig
 from catdog.data import images
 from catdog.data.classes import both
 from catdog.data.dataset import VALIDATION, load_prepared
+from catdog.data.folder import LabelledFolder
 from catdog.data.sources import locate
-from catdog.data.transforms import LabelledFolder
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About
 from catdog.registry import history, versions

@@ -13,7 +13,6 @@ from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-import catdog
 from catdog import CatdogError
 from catdog.config import TrainConfig
 from catdog.data.dataset import Prepared
@@ -34,14 +33,13 @@ from catdog.registry.compare import Contest, Side, hold
 from catdog.registry.history import as_champion
 from catdog.registry.promotion import Candidate, Decision, comparable, decide
 from catdog.registry.proof import Answer, FreshProcess, Parity
-from catdog.reporting.model_card import Facts, model_card
 from catdog.serving.export import export
 from catdog.tracking import log, run
-from catdog.trained import Trained
 from catdog.training.features import (
     Picture,
 )
 from catdog.training.judge import (
+    Trained,
     seen_in_training,
     spread,
 )
@@ -70,8 +68,8 @@ class Saved:
     card: str
 
 
-def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path) -> Saved:
-    """Save what was trained, with its card, into `folder`.
+def save(trained: Trained, card: str, folder: Path) -> Saved:
+    """Save what was trained, with its card in Markdown, into `folder`.
 
     What lay there before goes when the new one is whole.
 
@@ -79,7 +77,6 @@ def save(config: TrainConfig, prepared: Prepared, trained: Trained, folder: Path
         CatdogError: the folder can't be written.
     """
     new = beside(folder)
-    card = model_card(trained.classifier.about, _facts(config, prepared, trained))
     try:
         digest = trained.classifier.save(new)
         (new / CARD_FILE).write_text(card, encoding="utf-8")
@@ -167,18 +164,6 @@ def _contest(
         Path(config.data_dir),
         digest=prepared.validation_digest,
         seed=config.seed,
-    )
-
-
-def _facts(config: TrainConfig, prepared: Prepared, trained: Trained) -> Facts:
-    return Facts(
-        name=config.registered_model_name,
-        version=catdog.__version__,
-        counts={split: prepared.counts[split] for split in ("training", "validation")},
-        digest=prepared.digest,
-        metrics=trained.metrics,
-        judged=trained.judgement.metrics(trained.classifier.about),
-        licence=trained.licence,
     )
 
 

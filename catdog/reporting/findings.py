@@ -6,8 +6,10 @@ look at them; writes nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,9 @@ from catdog.evaluation.metrics import (
 )
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 from catdog.inference.classifier import Classifier
-from catdog.models.engine import Features
+from catdog.models.engine import Features, Say, pick_engine
+from catdog.models.network import Network
+from catdog.training.features import Picture, extract, open_cache
 from catdog.training.judge import Judgement
 
 PREFIX, RAW_PREFIX, TEST_PREFIX = "val_", "val_raw_", "test_"
@@ -124,6 +128,34 @@ def find(
         worst_slice(table),
         issues,
         test_slices,
+    )
+
+
+def audit(
+    prepared: Prepared, network: Network, data_dir: Path, *, say: Say, seed: int = 0
+) -> list[Issue]:
+    """All issues of a prepared data set; features come from the cache, or are computed.
+
+    Raises:
+        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
+    """
+    rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
+    pictures = [
+        Picture(prepared.folder / row["path"], prepared.classes.index(row["label"]), row["sha256"])
+        for row in rows
+    ]
+    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
+    say(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
+    return find_issues(
+        [row["path"] for row in rows],
+        np.array([picture.label for picture in pictures]),
+        np.array([row["split"] == VALIDATION for row in rows]),
+        features[0],
+        look_at_all([picture.path for picture in pictures]),
+        digests=[picture.sha256 for picture in pictures],
+        classes=prepared.classes,
+        seed=seed,
     )
 
 

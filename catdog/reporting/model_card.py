@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from catdog import __version__
+from catdog.config import TrainConfig
 from catdog.data.classes import both
+from catdog.data.dataset import Prepared
 from catdog.inference.prediction import About
+from catdog.training.judge import Trained
 
 CARD = """# {classes}: a classifier of two kinds of pictures
 
@@ -121,3 +125,16 @@ def _results(metrics: Mapping[str, float]) -> list[str]:
             interval = "" if None in ends else f"{ends[0]:.4f} to {ends[1]:.4f}"
             rows.append(f"| `{key}` | {metrics[key]:.4f} | {interval} |")
     return rows
+
+
+def facts_of(config: TrainConfig, prepared: Prepared, trained: Trained) -> Facts:
+    """What the card of a trained model states."""
+    return Facts(
+        name=config.registered_model_name,
+        version=__version__,
+        counts={split: prepared.counts[split] for split in ("training", "validation")},
+        digest=prepared.digest,
+        metrics=trained.metrics,
+        judged=trained.judgement.metrics(trained.classifier.about),
+        licence=trained.licence,
+    )

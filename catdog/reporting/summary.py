@@ -10,8 +10,8 @@ from dataclasses import asdict, fields
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
-from catdog.data.classes import AUTO, both, probability_name
+from catdog.config import AUTO, DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
+from catdog.data.classes import both, probability_name
 from catdog.data.dataset import Prepared
 from catdog.data.images import decode
 from catdog.evaluation.comparison import Paired
@@ -24,7 +24,7 @@ from catdog.reporting.findings import Findings, find
 from catdog.reporting.page import as_report, raw_figures
 from catdog.reporting.report import Command, render
 from catdog.tracking import log, provenance, run, store
-from catdog.trained import Trained
+from catdog.training.judge import Trained
 
 Say = Callable[[str], None]
 

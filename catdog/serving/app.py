@@ -70,11 +70,10 @@ def load(model_uri: str, *, device: str = "auto") -> Model:
     Raises:
         CatdogError: the URI names none, or the device is not there.
     """
-    from catdog.inference import predict
-    from catdog.registry import versions
+    from catdog.registry import load, versions
 
     exact = versions.exact(model_uri)
-    classifier = predict.load_classifier(exact, device=device)
+    classifier = load.load_classifier(exact, device=device)
     _, _, version = exact.removeprefix("models:/").rpartition("/")
     return Model(classifier, model_uri, version if exact.startswith("models:/") else "")
 

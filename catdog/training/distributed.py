@@ -19,7 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from catdog import CatdogError, cli, interrupts
+import catdog
+from catdog import CatdogError, interrupts
+from catdog.parallel import cores
 from catdog.training import launch
 from catdog.training.alive import BROKEN, FAILED, STOPPED, Signs
 
@@ -114,7 +116,7 @@ class Ranks(Team):
 
         if torch.cuda.is_available():
             torch.cuda.set_device(launch.local_rank() % torch.cuda.device_count())
-        torch.set_num_threads(launch.cores())
+        torch.set_num_threads(cores())
         store, self.rank, self.size = next(iter(rendezvous("env://")))
         # torchrun's store outlives a restart, and remembers where those before listened.
         shared = PrefixStore(f"catdog/{launch.restarts()}/{self.size}", store)
@@ -345,8 +347,8 @@ def _end_at_once(status: int) -> None:
 def _status(error: BaseException | None) -> int:
     """With which a process ends that ended with an error; see `catdog.cli.run`."""
     if isinstance(error, KeyboardInterrupt):
-        return cli.INTERRUPTED
-    return cli.FAILED if isinstance(error, CatdogError) else 1
+        return catdog.INTERRUPTED
+    return catdog.FAILED if isinstance(error, CatdogError) else 1
 
 
 def _gloo_group() -> dist.ProcessGroup:

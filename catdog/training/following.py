@@ -12,15 +12,20 @@ from catdog.data.dataset import Prepared, load_prepared
 from catdog.models.device import pick_device
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network, build_network
-from catdog.trained import FEATURES
+from catdog.parallel import cores
 from catdog.training.checkpoint import FINETUNE, HEAD
 from catdog.training.distributed import Ended, Team
 from catdog.training.features import FeatureCache, open_cache
 from catdog.training.judge import serving_engine
-from catdog.training.launch import cores
 from catdog.training.loop import fit_along, seed_everything
 from catdog.training.named import match_weights
-from catdog.training.stages import Practice, practise_finetuning, practise_on_pictures, share_pass
+from catdog.training.stages import (
+    FEATURES,
+    Practice,
+    practise_finetuning,
+    practise_on_pictures,
+    share_pass,
+)
 
 
 def follow(team: Team) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn import metrics
 
+from catdog.evaluation import metrics as metric
 from catdog.evaluation.calibration import (
     FOLDS,
     Labels,
@@ -30,6 +31,8 @@ from catdog.inference.prediction import About, Seen
 from catdog.models.engine import Engine, Features, Say, export, pick_engine, torch_engine
 from catdog.models.network import Network
 from catdog.training.features import Picture
+from catdog.training.loop import Fit
+from catdog.training.state import Epoch
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,31 @@ class Evidence:
     validation: Features
     labels: Labels
     others: Features
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: a classifier, how good it is, and what that was seen on.
+
+    `pretrained` are features of the training and the validation pictures, each `(N, D)`, that
+    no label has touched: a backbone that was fine-tuned on a wrong label may agree with it.
+    """
+
+    classifier: Classifier
+    judgement: Judgement
+    evidence: Evidence
+    pretrained: tuple[Features, Features]
+    validation: list[Picture]
+    fit: Fit
+    baseline: metric.Scores | None
+    baseline_logits: Logits | None
+    metrics: dict[str, float]
+    licence: str
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return self.fit.best
 
 
 def serving_engine(network: Network, say: Say, *, cores: int) -> Engine:

@@ -13,16 +13,6 @@ import psutil
 from catdog import CatdogError
 
 
-def cores() -> int:
-    """The cores for this process: a fair share where torchrun has started several here."""
-    return max(1, (os.cpu_count() or 1) // local_size())
-
-
-def local_size() -> int:
-    """How many of the team's processes are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def key() -> str:
     """What a process and those that torchrun restarts in its place have in common; or empty.
 

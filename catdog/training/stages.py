@@ -23,17 +23,13 @@ from tqdm import tqdm
 from catdog.config import TrainConfig
 from catdog.data.batches import Batches, EpochBatches
 from catdog.data.dataset import Prepared
-from catdog.data.transforms import (
-    LabelledFolder,
-    evaluation_transform,
-    make_batches,
-    pick_workers,
-    training_transform,
-)
+from catdog.data.folder import LabelledFolder
+from catdog.data.transforms import evaluation_transform, training_transform
 from catdog.evaluation.calibration import Logits
 from catdog.evaluation.metrics import Scores, score
 from catdog.models.engine import Engine, Features, Say, pick_engine
 from catdog.models.network import Network
+from catdog.parallel import cores
 from catdog.training.distributed import SOLO, Team
 from catdog.training.features import (
     FeatureCache,
@@ -43,7 +39,7 @@ from catdog.training.features import (
     features_folder,
     open_cache,
 )
-from catdog.training.launch import cores
+from catdog.training.loaders import make_batches, pick_workers
 from catdog.training.loop import (
     Fit,
     TrainStep,
@@ -59,6 +55,9 @@ Thing = TypeVar("Thing")
 
 CLIP_NORM = 1.0
 """Of the gradient while fine-tuning: one odd batch shall not undo the pretraining."""
+
+FEATURES = "features"
+"""Beside the stages of training, what process 0 tells the others to do."""
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ ONLY_POSIX = {
 def train(data_dir: str) -> dict[str, object]:
     """Train a network on pictures and fine-tune it; how it went, and how its workers began."""
     from catdog import trained
+    from catdog.config import TrainConfig
+    from catdog.data.prepare import load_prepared
     from catdog.tracking import run
     from catdog.training import stages
     from catdog.training.checkpoint import Checkpoints
-    from catdog.config import TrainConfig
-    from catdog.data.prepare import load_prepared
 
     config = TrainConfig(
         data_dir=data_dir,

@@ -174,7 +174,9 @@ def test_the_sample_is_drawn_where_it_is_looked_for(tmp_path, monkeypatch):
     from catdog.sample import dataset
 
     drawn = []
-    monkeypatch.setattr(dataset, "draw_sample", lambda folder, *, seed: drawn.append((folder, seed)))
+    monkeypatch.setattr(
+        dataset, "draw_sample", lambda folder, *, seed: drawn.append((folder, seed))
+    )
     source = locate("sample", tmp_path, seed=3)
     fetch(source, seed=3)
     assert drawn == [(source.path, 3)]

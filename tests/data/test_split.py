@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from catdog import CatdogError
 from catdog.data import split as splitting
-from catdog.filenames import alike, normal, portable
 from catdog.data.dataset import load_prepared
+from catdog.files import alike, normal, portable
 from tests.conftest import encoded, tiny_picture
 from tests.sources import (
     exclude_file,

@@ -9,15 +9,15 @@ from PIL import Image
 
 from catdog import CatdogError
 from catdog.data import images, transforms
+from catdog.data.folder import LabelledFolder
+from catdog.data.images import UnreadableImageError
 from catdog.data.transforms import (
-    LabelledFolder,
     Preprocessing,
     evaluation_transform,
-    make_batches,
     normalisation,
     training_transform,
 )
-from catdog.data.images import UnreadableImageError
+from catdog.training.loaders import make_batches
 from tests.conftest import encoded, tiny_picture
 
 SMALL = Preprocessing(32, 28, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mlflow.projects import _project_spec
 
 from catdog import CatdogError, cli, config
-from catdog.arguments import parse
+from catdog.cli import parse
 from catdog.config import MainConfig
 from catdog.data.images import UnreadableImageError
 from catdog.models.network import build_network

@@ -16,7 +16,6 @@ from catdog.config import AuditConfig
 from catdog.data.prepare import prepare
 from catdog.evaluation.audit import (
     Issue,
-    audit,
     find_issues,
     oddness,
     other_label_probability,
@@ -26,6 +25,7 @@ from catdog.evaluation.audit import (
 )
 from catdog.evaluation.slices import look_at
 from catdog.models.network import build_network
+from catdog.reporting.findings import audit
 from catdog.sample.drawing import draw_animal
 from catdog.training.loop import seed_everything
 from scripts import audit as script

@@ -96,9 +96,7 @@ def test_pictures_of_one_class_alone_are_scored_as_far_as_it_goes(tmp_path, draw
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_the_script_prints_intervals_and_slices(labelled, monkeypatch, capsys, form):
-    monkeypatch.setattr(
-        "catdog.inference.predict.load_classifier", lambda *_, **__: ColourClassifier()
-    )
+    monkeypatch.setattr("catdog.registry.load.load_classifier", lambda *_, **__: ColourClassifier())
     assert script.main(EvaluateConfig(data=str(labelled), format=form)) == 1
     shown = capsys.readouterr()
     assert shown.err.count("left out ") == 2

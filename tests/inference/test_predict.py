@@ -22,6 +22,7 @@ from catdog.inference.output import PIPE_CLOSED, to_row, write_rows
 from catdog.inference.predict import answer_photos
 from catdog.inference.prediction import Options, Prediction
 from catdog.inference.sorting import Sorter
+from catdog.registry import load
 from scripts import predict as script
 from tests.conftest import ROOT, encoded, tiny_classifier, tiny_picture
 from tests.fake_classifier import ColourClassifier
@@ -124,7 +125,7 @@ def test_each_answer_is_explained_beside_it_and_no_picture_is_overwritten(tmp_pa
 def labelled(monkeypatch) -> ColourClassifier:
     """The script labels with this classifier, whatever model is named."""
     classifier = ColourClassifier()
-    monkeypatch.setattr(predict, "load_classifier", lambda *_, **__: classifier)
+    monkeypatch.setattr(load, "load_classifier", lambda *_, **__: classifier)
     return classifier
 
 
@@ -253,7 +254,7 @@ def test_a_reader_who_has_gone_gives_the_status_of_a_broken_pipe(
 def test_a_saved_folder_can_be_named_in_place_of_a_registered_model(tmp_path):
     classifier = tiny_classifier()
     classifier.save(tmp_path / "model")
-    loaded = predict.load_classifier(str(tmp_path / "model"), device="cpu")
+    loaded = load.load_classifier(str(tmp_path / "model"), device="cpu")
     assert loaded.about == classifier.about
 
 

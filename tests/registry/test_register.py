@@ -21,10 +21,11 @@ from catdog.registry.proof import Answer
 from catdog.registry.register import Released
 from catdog.reporting import summary
 from catdog.tracking import run as tracking
-from catdog.trained import Trained
+from catdog.training.judge import Trained
 from tests.conftest import tiny_picture
 from tests.faults.conftest import NOTHING_FOUND, QuickProof
 
+CARD = "# A card"
 CONFIG = TrainConfig(
     dataset="pets",
     data_dir="data",
@@ -67,7 +68,7 @@ class Shop:
 
     def release(self, proof: type[QuickProof] = QuickProof, **options: object) -> Released:
         config = replace(CONFIG, **options)
-        saved = register.save(config, self.prepared, self.trained, Path("model"))
+        saved = register.save(self.trained, CARD, Path("model"))
         return register.register(
             config, self.prepared, self.trained, saved, proof(""), self.said.append
         )
@@ -218,11 +219,11 @@ def test_the_report_is_logged_with_its_tables(shop):
 def test_a_folder_that_can_not_be_written_is_told_and_holds_no_half_model(shop, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CatdogError, match=r"the model can't be written to .*: make room there"):
-        register.save(CONFIG, shop.prepared, shop.trained, tmp_path / "file" / "model")
+        register.save(shop.trained, CARD, tmp_path / "file" / "model")
 
 
 def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch):
-    register.save(CONFIG, shop.prepared, shop.trained, Path("kept"))
+    register.save(shop.trained, CARD, Path("kept"))
     before = (Path("kept") / "model.json").read_bytes()
 
     def full(*_: object) -> None:
@@ -230,7 +231,7 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch
 
     monkeypatch.setattr(register, "put_in_place", full)
     with pytest.raises(CatdogError, match="No space left"):
-        register.save(CONFIG, shop.prepared, shop.trained, Path("kept"))
+        register.save(shop.trained, CARD, Path("kept"))
     assert (Path("kept") / "model.json").read_bytes() == before
     assert not list(Path().glob(".kept*"))
 

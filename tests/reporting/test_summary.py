@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
-from catdog.arguments import parse
+from catdog.cli import parse
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.dataset import Prepared
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Decision

@@ -15,7 +15,7 @@ import pytest
 
 from catdog import CatdogError, cli
 from catdog.config import AppConfig
-from catdog.inference import predict
+from catdog.registry import load as registry_load
 from catdog.sample.drawing import draw_animal
 from catdog.serving import app
 from scripts.app import main
@@ -60,7 +60,7 @@ def test_a_stage_is_resolved_before_loading_so_that_the_version_shown_is_the_one
         asked.append((uri, device))
         return model.classifier
 
-    monkeypatch.setattr(predict, "load_classifier", load)
+    monkeypatch.setattr(registry_load, "load_classifier", load)
     assert app.load("models:/catdog/Production", device="cpu").version == "2"
     assert asked == [("models:/catdog/2", "cpu")]
 

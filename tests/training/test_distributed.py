@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from catdog import CatdogError
 from catdog.config import TrainConfig
 from catdog.data.prepare import prepare
+from catdog.parallel import cores
 from catdog.training import launch
 from catdog.training.distributed import SOLO, Team
 from catdog.training.pixels import PixelBatches
@@ -211,9 +212,9 @@ def test_torchruns_number_of_processes_holds(monkeypatch):
 
 def test_processes_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert launch.cores() == 8
+    assert cores() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert launch.cores() == 2
+    assert cores() == 2
 
 
 LONG = (

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catdog import CatdogError, arguments
-from catdog.arguments import parse
+from catdog import CatdogError, cli
+from catdog.cli import parse
 from catdog.config import EvaluateConfig, MainConfig, PredictConfig
 from tests.conftest import ROOT
 
@@ -55,7 +55,7 @@ def test_predict_takes_photos_before_and_after_flags():
 
 @given(epochs=st.integers(-(10**6), 10**6))
 def test_a_value_is_taken_exactly_when_it_is_in_range(epochs):
-    limits = arguments._ranges(MainConfig)["epochs"]
+    limits = cli._ranges(MainConfig)["epochs"]
     if limits.low <= epochs <= limits.high:
         assert parse(MainConfig, ["--epochs", str(epochs)]).epochs == epochs
     else:
@@ -65,7 +65,7 @@ def test_a_value_is_taken_exactly_when_it_is_in_range(epochs):
 
 def test_the_parser_is_ready_before_anything_heavy_is_imported():
     code = (
-        "import sys; from catdog.arguments import parse; from catdog.config import MainConfig;"
+        "import sys; from catdog.cli import parse; from catdog.config import MainConfig;"
         "parse(MainConfig, []);"
         "sys.exit(bool({'torch', 'mlflow', 'numpy', 'pandas'} & set(sys.modules)))"
     )
