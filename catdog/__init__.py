@@ -23,6 +23,9 @@ NEGATIVE, POSITIVE = CLASSES = ("cat", "dog")
 """The classes of the task that catdog comes with. The one logit answers: how much does this look
 like class 1, a dog? Where the code speaks of cats and dogs, the same holds for any other pair."""
 
+AUTO = "auto"
+"""The value of a parameter that the data or the machine decide."""
+
 NEITHER = "neither"
 """The label of a photo that looks like none of those the model was made for."""
 

@@ -12,10 +12,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-Help = tyro.conf.arg
+from catdog import AUTO
 
-AUTO = "auto"
-"""Where the data decide."""
+Help = tyro.conf.arg
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tests.conftest import child_environment
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from catdog import durable
+from catdog import files
 
 renames, number = iter(range(9)), int(sys.argv[1])
 real = Path.rename
@@ -25,10 +25,10 @@ def rename(path, target):
     return real(path, target)
 
 Path.rename = rename
-new = durable.beside(Path("model"))
+new = files.beside(Path("model"))
 new.mkdir()
 (new / "weights").write_text("new")
-durable.put_in_place(new, Path("model"))
+files.put_in_place(new, Path("model"))
 """
 
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from catdog import CLASSES, NEITHER, CatdogError, Classes
-from catdog.config import AUTO
+from catdog import AUTO, CLASSES, NEITHER, CatdogError, Classes
 from catdog.files import normal
 
 Value = TypeVar("Value")

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catdog import CLASSES, CatdogError, Classes
-from catdog.config import AUTO
+from catdog import AUTO, CLASSES, CatdogError, Classes
 from catdog.data.classes import both, read_classes
 from catdog.data.exclusion import EXCLUDED, LINES, NONE
 from catdog.data.intact import check_intact, check_unchanged, missing

@@ -20,8 +20,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from catdog import CatdogError, Classes
-from catdog.config import AUTO, PrepareConfig
+from catdog import AUTO, CatdogError, Classes
+from catdog.config import PrepareConfig
 from catdog.data.classes import read_classes
 from catdog.data.dataset import (
     FORMAT,

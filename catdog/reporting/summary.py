@@ -10,7 +10,8 @@ from dataclasses import asdict, fields
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
-from catdog.config import AUTO, DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
+from catdog import AUTO
+from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.classes import both, probability_name
 from catdog.data.dataset import Prepared
 from catdog.data.images import decode
