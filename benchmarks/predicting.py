@@ -54,7 +54,7 @@ def main(options: Measured) -> None:
         prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
         store.connect()
         with run.start_run("benchmark"):
-            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, lambda _: None)
+            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared)
         saved = fetch("models:/catdog/Production")
         stages = _stages(Classifier.load(saved, device="cpu"), prepared, options.count)
         best = dict.fromkeys(stages, float("inf"))

@@ -188,7 +188,7 @@ def catdog(
         with run.start_run("benchmark"):
             start = time.perf_counter()
             work = pipeline.train_and_register if registered else pipeline.train
-            work(config, prepared, lambda _: None)
+            work(config, prepared)
             seconds = time.perf_counter() - start
         os.chdir("/")
     return seconds

@@ -1,15 +1,8 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
-The modules in reading order; each imports only from those above it:
-filenames, classes, config, arguments, command, signals, durable, images, pen, animal, drawing,
-sample, others, archive, download, exclusion, properties, intact, prepared, gathering, splitting,
-prepare, launch, alive, ranks, device, workers, batches, data, model, engine, features, pixels,
-calibration, familiarity, bootstrap, evaluate, paired, promotion, slices, audit, state, named,
-train, checkpoint, lessons, prediction, classifier, explain, card, reload, parity, export,
-judgement, figures, svg, charts, report, findings, page, delivery, outbox, store, notes,
-provenance, tracking, records, upload, nested, runs, storage, study, trials, registry, contest,
-succession, urls, photos, answers, sorting, predict, labelled, spark, table, scoring, promote,
-trained, following, release, telling, pipeline, sweep, cards, app, serve.
+Each room, a folder here, says in its `__init__` what it is for. A room imports only from those
+before it: sample, data, models, evaluation, inference, training, tracking, registry, reporting,
+sweep, serving; `pipeline` tells the whole story.
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ not touched before, and nothing more than the parser is imported.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -36,7 +39,8 @@ def run(
         # A pipe or a file on Windows may know no sign but those of one country.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return action(parse(config_class, argv))
+        with _lines_on_stderr():
+            return action(parse(config_class, argv))
     except CatdogError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
@@ -46,9 +50,31 @@ def run(
         return INTERRUPTED
 
 
-def say(line: str) -> None:
-    """Tell the user something on stderr; stdout is for answers."""
-    print(line, file=sys.stderr, flush=True)
+@contextlib.contextmanager
+def _lines_on_stderr() -> Iterator[None]:
+    """While inside, what catdog logs is a plain line on stderr; stdout is for answers.
+
+    Of several processes that train together, rank 0 alone speaks.
+    """
+    logger, handler = logging.getLogger("catdog"), logging.StreamHandler()
+    handler.setFormatter(_Plain())
+    silent = os.environ.get("RANK", "0") != "0"
+    before = logger.level
+    logger.setLevel(logging.CRITICAL if silent else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Plain(logging.Formatter):
+    """The message, with its level before it where that is a warning or worse."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return line if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {line}"
 
 
 def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Config:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -32,7 +35,7 @@ def at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def after_this(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+def after_this() -> Iterator[Callable[[], bool]]:
     """While inside, the first SIGINT or SIGTERM only makes the given function answer True.
 
     A second one, more than a second later, raises KeyboardInterrupt; so does leaving when nobody
@@ -47,7 +50,7 @@ def after_this(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        say("Stopping after this batch; once more stops at once")
+        logger.info("Stopping after this batch; once more stops at once")
 
     with _handled_by(note):
         yield lambda: asked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import replace
 
 from mlflow.entities.model_registry import ModelVersion
@@ -20,13 +19,10 @@ from catdog.trained import train
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.distributed import SOLO, Team
 
-Say = Callable[[str], None]
-
 
 def train_and_register(
     config: TrainConfig,
     prepared: Prepared,
-    say: Say,
     *,
     folder: RunFolder | None = None,
     team: Team = SOLO,
@@ -43,17 +39,15 @@ def train_and_register(
     config = replace(config, resume=NONE, processes=team.size)
     folder = folder or RunFolder.begin(config, run.run_id(), "main")
     with contextlib.closing(FreshProcess(store.absolute_uri())) as fresh:
-        checkpoints = Checkpoints(folder.path, say)
-        trained = train(
-            config, prepared, say, checkpoints=checkpoints, meanwhile=fresh.start, team=team
-        )
+        checkpoints = Checkpoints(folder.path)
+        trained = train(config, prepared, checkpoints=checkpoints, meanwhile=fresh.start, team=team)
         card = model_card(trained.classifier.about, facts_of(config, prepared, trained))
         saved = save(trained, card, folder.model)  # before a server is asked
         folder.mark(TRAINED)
         with run.registering():
-            released = register(config, prepared, trained, saved, fresh, say)
-    findings = report_findings(config, prepared, trained, released, say)
-    tell(released, trained, findings, say)
+            released = register(config, prepared, trained, saved, fresh)
+    findings = report_findings(config, prepared, trained, released)
+    tell(released, trained, findings)
     return released.version
 
 

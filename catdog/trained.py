@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -46,13 +47,12 @@ from catdog.training.named import match_weights
 from catdog.training.stages import FEATURES, Lesson, pictures_of, progress, share_pass
 from catdog.training.state import EarlyStopping, Epoch, Keeper, Resumable
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def train(
     config: TrainConfig,
     prepared: Prepared,
-    say: Say,
     *,
     checkpoints: Checkpoints | None = None,
     meanwhile: Callable[[], None] = lambda: None,
@@ -70,7 +70,7 @@ def train(
     """
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
-    say(f"Device: {device_name}")
+    logger.info(f"Device: {device_name}")
     log.log_params(asdict(config))
     log.log_environment(device_name)
     prepared.check()
@@ -83,16 +83,16 @@ def train(
     _log_pictures(network, prepared)
     _begin_together(config, prepared, network, team)
     prepare_lesson = stages.on_features if config.views else stages.on_pictures
-    lesson = prepare_lesson(config, prepared, network, say, team)
+    lesson = prepare_lesson(config, prepared, network, team)
     meanwhile()
     if lesson.features and not run.logged_steps("features_computed"):
         log.log_features(lesson.features)
     # A disk that is too full is better told before training.
     neither = neither_folder(Path(config.data_dir), prepared.classes)
-    result = _learn(config, prepared, network, lesson, checkpoints, say, team)
-    trained = _judge(config, prepared, network, lesson, result, neither, say, team)
-    _log_result(result, lesson, say)
-    _log_judgement(trained, prepared, say)
+    result = _learn(config, prepared, network, lesson, checkpoints, team)
+    trained = _judge(config, prepared, network, lesson, result, neither, team)
+    _log_result(result, lesson)
+    _log_judgement(trained, prepared)
     return trained
 
 
@@ -109,14 +109,13 @@ def _learn(
     network: Network,
     lesson: Lesson,
     checkpoints: Checkpoints | None,
-    say: Say,
     team: Team = SOLO,
 ) -> Fit:
     """Train the head, then what shall not stay frozen; each goes on from its checkpoint."""
     logged = run.logged_steps("val_loss")  # before the run was cut
 
     def on_epoch(epoch: Epoch) -> None:
-        _say_epoch(epoch, say)
+        _say_epoch(epoch)
         if epoch.number not in logged:
             _log_epoch(epoch, prepared.classes)
 
@@ -140,7 +139,6 @@ def _learn(
         result,
         on_epoch=on_epoch,
         keeper=keeper(FINETUNE),
-        say=say,
         team=team,
     )
     troubles = filter(None, (result.trouble, tuned.trouble))
@@ -175,7 +173,6 @@ def _judge(
     lesson: Lesson,
     result: Fit,
     neither: list[Path],
-    say: Say,
     team: Team,
 ) -> Trained:
     """Score the best weights as they will be served, calibrate them, and learn what is neither."""
@@ -183,7 +180,7 @@ def _judge(
     if frozen is not None and frozen.engine.precision == "float32":
         engine = frozen.engine
     else:
-        engine = serving_engine(network, say, cores=cores())
+        engine = serving_engine(network, cores=cores())
     about = About(
         backbone=config.backbone,
         dataset=prepared.folder.name,
@@ -292,8 +289,8 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     log.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
 
 
-def _say_epoch(epoch: Epoch, say: Say) -> None:
-    say(
+def _say_epoch(epoch: Epoch) -> None:
+    logger.info(
         f"epoch {epoch.number:3}: train loss {epoch.train.loss:.4f}, "
         f"val loss {epoch.val.loss:.4f}, val accuracy {epoch.val.accuracy:.4f}, "
         f"{epoch.images_per_second:.0f} images/s{'  (best)' if epoch.is_best else ''}"
@@ -306,33 +303,35 @@ def _log_epoch(epoch: Epoch, classes: Classes) -> None:
     log.log_epoch(epoch, confusion)
 
 
-def _log_result(result: Fit, lesson: Lesson, say: Say) -> None:
+def _log_result(result: Fit, lesson: Lesson) -> None:
     best = result.best
     why = "no better epoch came" if result.stopped_early else "all epochs are done"
     if result.trouble:
         why = "it diverged"
-        say(f"warning: {result.trouble}")
-    say(
+        logger.warning(f"{result.trouble}")
+    logger.info(
         f"Stopped after epoch {result.epochs[-1].number} ({why}); kept epoch {best.number}: "
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
     )
     log.log_fit(result)
     if lesson.baseline:
-        say(f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}")
+        logger.info(
+            f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}"
+        )
         log.log_baseline(lesson.baseline)
     curves = figures.learning_curves(result.epochs, best.number, lesson.baseline)
     log.log_figure(curves, "learning_curves.png")
 
 
-def _log_judgement(trained: Trained, prepared: Prepared, say: Say) -> None:
+def _log_judgement(trained: Trained, prepared: Prepared) -> None:
     classifier, judgement = trained.classifier, trained.judgement
     metrics = judgement.metrics(classifier.about)
-    say(
+    logger.info(
         f"Calibrated with temperature {metrics['temperature']:.2f}: log-loss "
         f"{metrics['val_log_loss']:.4f} (before {metrics['val_log_loss_uncalibrated']:.4f}), "
         f"calibration error {metrics['val_ece']:.4f}"
     )
-    say(
+    logger.info(
         f"Neither: {metrics['neither_rejected_share']:.1%} of pictures that show neither are "
         f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
     )

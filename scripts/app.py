@@ -12,7 +12,7 @@ def main(config: AppConfig) -> int:
 
     app.require_gradio()
     model = app.load(config.model_uri, device=config.device)
-    app.serve(model, config.host, config.port, open_browser=config.open == "yes", say=cli.say)
+    app.serve(model, config.host, config.port, open_browser=config.open == "yes")
     return 0
 
 

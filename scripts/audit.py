@@ -1,10 +1,13 @@
 """Look for wrong labels, near-duplicates and odd pictures in a prepared data set."""
 
+import logging
 import sys
 from pathlib import Path
 
 from catdog import cli
 from catdog.config import AuditConfig
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: AuditConfig) -> int:
@@ -22,11 +25,11 @@ def main(config: AuditConfig) -> int:
     prepared = load_prepared(data_dir / source.name, classes=config.classes)
     output = prepared.folder / AUDIT if config.output == "auto" else Path(config.output)
     network = build_network(config.backbone, weights=config.weights).to(device)
-    issues = audit(prepared, network, data_dir, seed=config.seed, say=cli.say)
+    issues = audit(prepared, network, data_dir, seed=config.seed)
     write_issues(output, issues)
     for line in summary(issues):
         print(line)
-    cli.say(
+    logger.info(
         f"Wrote {output}. Write the paths that shall go into exclude.txt, one in a line, "
         "and train with -P exclude=exclude.txt."
     )

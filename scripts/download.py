@@ -1,10 +1,13 @@
 """Fetch the pictures: Kaggle's archive with a token, or the drawn sample without."""
 
+import logging
 import sys
 from pathlib import Path
 
 from catdog import cli
 from catdog.config import DownloadConfig
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: DownloadConfig) -> int:
@@ -13,7 +16,7 @@ def main(config: DownloadConfig) -> int:
 
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
-        cli.say(SAMPLE_NOTICE)
+        logger.info(SAMPLE_NOTICE)
     print(fetch(source, seed=config.seed))
     return 0
 

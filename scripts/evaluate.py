@@ -1,11 +1,14 @@
 """Score a registered model on a labelled folder."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
 from catdog import cli
 from catdog.config import EvaluateConfig
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: EvaluateConfig) -> int:
@@ -14,13 +17,11 @@ def main(config: EvaluateConfig) -> int:
     from catdog.registry.load import load_classifier
 
     classifier = load_classifier(config.model_uri, device=config.device)
-    found = evaluate_folder(
-        classifier, Path(config.data), batch_size=config.batch_size, say=cli.say
-    )
+    found = evaluate_folder(classifier, Path(config.data), batch_size=config.batch_size)
     for row in found.unreadable:
-        cli.say(f"left out {row.path}: {row.error}")
+        logger.info(f"left out {row.path}: {row.error}")
     if found.learned:
-        cli.say(
+        logger.info(
             f"{found.learned:,} of these {found.scores.count:,} pictures were learned from by this "
             "model: its answers for them say little about new photos."
         )

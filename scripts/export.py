@@ -1,10 +1,13 @@
 """Write a registered model as a folder that needs neither catdog nor PyTorch nor MLflow."""
 
+import logging
 import sys
 from pathlib import Path
 
 from catdog import cli
 from catdog.config import ExportConfig
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: ExportConfig) -> int:
@@ -14,13 +17,13 @@ def main(config: ExportConfig) -> int:
     from catdog.serving.export import card_of, check, export
 
     folder = fetch(config.model_uri)
-    classifier = Classifier.load(folder, device="cpu", say=cli.say)
+    classifier = Classifier.load(folder, device="cpu")
     exported = export(classifier, Path(config.to), card=card_of(folder))
     proof = check(classifier, exported)
     graph, example = proof.differences["onnx"], proof.differences["example"]
-    cli.say(f"The export answers alike to within {graph:.1e} on the same pixels,")
-    cli.say(f"and its example, which resizes with Pillow, to within {example:.1e}")
-    cli.say(f"Try it:  python {exported / 'example.py'} PHOTO")
+    logger.info(f"The export answers alike to within {graph:.1e} on the same pixels,")
+    logger.info(f"and its example, which resizes with Pillow, to within {example:.1e}")
+    logger.info(f"Try it:  python {exported / 'example.py'} PHOTO")
     print(exported)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from catdog.config import MainConfig
 
 if TYPE_CHECKING:
     from catdog.training.distributed import Team
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: MainConfig) -> int:
@@ -38,15 +41,15 @@ def lead(config: MainConfig, team: Team) -> int:
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
-        cli.say(SAMPLE_NOTICE)
+        logger.info(SAMPLE_NOTICE)
 
     def prepared_pictures() -> Prepared:
-        return prepare_source(source, fetch(source, seed=config.seed), config, cli.say)
+        return prepare_source(source, fetch(source, seed=config.seed), config)
 
     name = pipeline.run_name(config, source.name)
-    begun = resume.open_run(config, "main", name, prepared_pictures, cli.say)
+    begun = resume.open_run(config, "main", name, prepared_pictures)
     with begun as (prepared, folder), team.leading():
-        pipeline.train_and_register(config, prepared, cli.say, folder=folder, team=team)
+        pipeline.train_and_register(config, prepared, folder=folder, team=team)
     return 0
 
 

@@ -1,10 +1,13 @@
 """Label new photos with a registered model."""
 
+import logging
 import sys
 from pathlib import Path
 
 from catdog import cli
 from catdog.config import PredictConfig
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: PredictConfig) -> int:
@@ -41,7 +44,7 @@ def main(config: PredictConfig) -> int:
             tally = output.write_rows(shown, stream, config.format, classifier.about.classes)
     except BrokenPipeError:
         return output.PIPE_CLOSED
-    cli.say(f"{tally} by {config.model_uri}")
+    logger.info(f"{tally} by {config.model_uri}")
     return 1 if tally.failed else 0
 
 

@@ -13,7 +13,7 @@ def main(config: PrepareConfig) -> int:
     from catdog.data.sources import locate
 
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
-    prepared = prepare_source(source, source.path, config, cli.say)
+    prepared = prepare_source(source, source.path, config)
     print(prepared.folder)
     return 0
 

@@ -1,9 +1,12 @@
 """Compare a version with the one in Production, promote one, go back, or look back."""
 
+import logging
 import sys
 
 from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: PromoteConfig) -> int:
@@ -20,12 +23,12 @@ def main(config: PromoteConfig) -> int:
         print(history_table(events))
         cut = history.unfinished(config.name)
         if cut:
-            cli.say(
+            logger.info(
                 f"The last promotion, of version {cut.version}, is not what serves now: it was "
                 "cut, or the stage was moved by hand. promote.py --to VERSION settles it."
             )
         return 0
-    outcome = promote(config, cli.say)
+    outcome = promote(config)
     would = "would go to" if config.dry_run == "yes" else "is in"
     name = f"{outcome.version.name} version {outcome.version.version}"
     print(f"{name} {would} {outcome.decision.stage}: {outcome.decision.told}.")

@@ -1,9 +1,12 @@
 """Label any number of pictures with Spark."""
 
+import logging
 import sys
 
 from catdog import cli
 from catdog.config import ScoreConfig
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: ScoreConfig) -> int:
@@ -17,7 +20,7 @@ def main(config: ScoreConfig) -> int:
     model = scoring.pin(config.model_uri)
     with spark.spark_session(config.master) as session:
         scored = scoring.score(session, model, config.input, config.output)
-    cli.say(f"{scored} by {model.version}")
+    logger.info(f"{scored} by {model.version}")
     return 1 if scored.failed else 0
 
 

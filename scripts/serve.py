@@ -16,7 +16,6 @@ def main(config: ServeConfig) -> int:
         config.host,
         config.port,
         max_body_bytes=config.max_body_mb * 2**20,
-        say=cli.say,
     )
     return 0
 

@@ -1,10 +1,13 @@
 """Search the head's parameters with Optuna, then train with the best and register, in one run."""
 
+import logging
 import sys
 from pathlib import Path
 
 from catdog import cli
 from catdog.config import SweepConfig
+
+logger = logging.getLogger("catdog")
 
 
 def main(config: SweepConfig) -> int:
@@ -14,7 +17,7 @@ def main(config: SweepConfig) -> int:
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
     from catdog.models.network import check_backbone
-    from catdog.sweep.sweep import sweep
+    from catdog.sweep import sweep
     from catdog.tracking import resume
 
     config = resume.as_begun(config, "sweep")
@@ -22,14 +25,14 @@ def main(config: SweepConfig) -> int:
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
-        cli.say(SAMPLE_NOTICE)
+        logger.info(SAMPLE_NOTICE)
 
     def prepared_pictures() -> Prepared:
-        return prepare_source(source, fetch(source, seed=config.seed), config, cli.say)
+        return prepare_source(source, fetch(source, seed=config.seed), config)
 
     name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"
-    with resume.open_run(config, "sweep", name, prepared_pictures, cli.say) as (prepared, folder):
-        sweep.sweep_and_register(config, prepared, cli.say, folder=folder)
+    with resume.open_run(config, "sweep", name, prepared_pictures) as (prepared, folder):
+        sweep.sweep_and_register(config, prepared, folder=folder)
     return 0
 
 

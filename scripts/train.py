@@ -38,9 +38,9 @@ def lead(config: TrainConfig, team: Team) -> int:
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     prepared = load_prepared(Path(config.data_dir) / source.name, classes=config.classes)
     name = pipeline.run_name(config, source.name)
-    begun = resume.open_run(config, "train", name, lambda: prepared, cli.say)
+    begun = resume.open_run(config, "train", name, lambda: prepared)
     with begun as (_, folder), team.leading():
-        pipeline.train_and_register(config, prepared, cli.say, folder=folder, team=team)
+        pipeline.train_and_register(config, prepared, folder=folder, team=team)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -97,7 +98,7 @@ def tiny_classifier() -> Classifier:
 
     seed_everything(0)
     network = build_network("test_resnet", weights="none").eval()
-    engine = pick_engine(network, pytest.fail, cores=1)
+    engine = pick_engine(network, cores=1)
     transform = evaluation_transform(network.preprocessing)
     photos = [encoded(tiny_picture(name, seed)) for name in COLOURS for seed in range(100, 120)]
     pixels = torch.stack([transform(to_tensor(photo)) for photo in photos])
@@ -129,6 +130,29 @@ def store_uri(tmp_path, monkeypatch):
     if mlflow is not None:
         mlflow.end_run()
         mlflow.set_tracking_uri(None)
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """The lines that catdog logs while inside, as they come."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("catdog")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The lines that catdog has logged in the test."""
+    with heard() as lines:
+        yield lines
 
 
 def child_environment(**extra: str) -> dict[str, str]:

@@ -32,10 +32,9 @@ def test_what_mlflow_sends_after_ctrl_c_does_not_cut_the_tidying_up():
     assert tidied
 
 
-def test_what_is_in_hand_is_finished_and_a_request_is_not_lost():
-    said: list[str] = []
+def test_what_is_in_hand_is_finished_and_a_request_is_not_lost(said):
     finished = False
-    with pytest.raises(KeyboardInterrupt), interrupts.after_this(said.append) as asked:
+    with pytest.raises(KeyboardInterrupt), interrupts.after_this() as asked:
         assert not asked()
         _send(signal.SIGTERM, signal.SIGINT)
         assert asked()

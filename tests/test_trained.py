@@ -62,7 +62,7 @@ def run() -> Iterator[mlflow.ActiveRun]:
 
 
 def _train(prepared: Prepared, **options: object) -> Trained:
-    return trained.train(replace(TINY, **options), prepared, lambda _: None)
+    return trained.train(replace(TINY, **options), prepared)
 
 
 @pytest.mark.parametrize("classes", ["cat,dog", "dog,cat"])
@@ -91,7 +91,7 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
 def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
     trained.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
-    engine = trained.serving_engine(network, pytest.fail, cores=1)
+    engine = trained.serving_engine(network, cores=1)
     cache = open_cache(Path("data"), network, engine)
     features, computed = extract(pictures_of(prepared, split), network, engine, cache)
     assert computed == 0
@@ -111,7 +111,7 @@ def test_the_confusion_matrix_is_of_the_served_answers(prepared, run):
     result = _train(prepared, unfreeze="none")
     assert result.pretrained[0] is result.evidence.training
     served = replace(result.judgement, logits=np.full(len(result.judgement.labels), -1.0))
-    trained._log_judgement(replace(result, judgement=served), prepared, lambda _: None)
+    trained._log_judgement(replace(result, judgement=served), prepared)
     logged = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/confusion_matrix.json")
     expected = confusion_counts(served.labels, predicted_labels(served.logits))
     assert logged == expected.to_dict()

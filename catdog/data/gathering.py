@@ -7,9 +7,10 @@ its bytes. The source is never changed.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,8 @@ from catdog.data.archive import Member, is_archive_name, is_table_name, members
 from catdog.data.classes import SPLIT_WORDS, classes_in, label_of
 from catdog.data.dataset import TEST, digest_of
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 LeftOut = tuple[str, str]
 """A file's name in the source, and why it can't be used."""
 
@@ -63,19 +65,19 @@ def fingerprint(source: Path) -> str:
     return hashlib.sha256(repr(listing).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def find_classes(source: Path, say: Say) -> Classes:
+def find_classes(source: Path) -> Classes:
     """The classes that the names in a source speak of."""
     names = (name for name, _ in members(source) if not is_table_name(name))
     found = classes_in(name for name in names if _split_of(name) != TEST)
     if found != CLASSES:
-        say(
+        logger.info(
             f"Classes: {found[0]} (negative) and {found[1]} (positive), as the folders are called; "
             "-P classes=NEGATIVE,POSITIVE names others."
         )
     return found
 
 
-def gather(source: Path, staging: Path, classes: Classes, say: Say) -> Gathered:
+def gather(source: Path, staging: Path, classes: Classes) -> Gathered:
     """Copy every readable picture below `staging`, checking as many at once as there are cores.
 
     Pictures without a label are gathered from a folder named `test` alone.
@@ -96,7 +98,7 @@ def gather(source: Path, staging: Path, classes: Classes, say: Say) -> Gathered:
             if len(waiting) > 8 * cores:  # pictures in memory at once
                 _sort_in(waiting.popleft().result(), gathered)
             if number and number % 5_000 == 0:
-                say(f"Checked {number:,} pictures")
+                logger.info(f"Checked {number:,} pictures")
         while waiting:
             _sort_in(waiting.popleft().result(), gathered)
     return gathered

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from catdog import CatdogError
 from catdog.files import normal
 
+logger = logging.getLogger(__name__)
+
 OWN_COLUMNS = ("path", "label", "split", "sha256", "width", "height")
 """Of the manifest; the user's stand after them."""
 FILE_NAME, PATH = NAMES = ("file_name", "path")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Properties:
         return sorted(self.known.keys() - set(map(normal, sources)))
 
 
-def read_properties(tables: Iterable[tuple[str, bytes]], *, say: Say) -> Properties:
+def read_properties(tables: Iterable[tuple[str, bytes]]) -> Properties:
     """The properties in tables, each given by its name in the source and its bytes.
 
     A table without a column of file names is somebody else's: it is said, and not used.
@@ -59,13 +60,13 @@ def read_properties(tables: Iterable[tuple[str, bytes]], *, say: Say) -> Propert
         header, rows = _parse(name, content)
         key = next((column for column in NAMES if column in header), None)
         if key is None:
-            say(f"{name} has no column {FILE_NAME} and is not used.")
+            logger.info(f"{name} has no column {FILE_NAME} and is not used.")
             continue
         added = [column for column in header if column and column != key]
         _check_columns(name, added)
         clashing = sorted(set(OWN_COLUMNS).intersection(added))
         if clashing:
-            say(f"{name}: {', '.join(clashing)} is not used, the manifest has its own.")
+            logger.info(f"{name}: {', '.join(clashing)} is not used, the manifest has its own.")
             added = [column for column in added if column not in clashing]
         columns |= dict.fromkeys(added)
         for row in rows:
@@ -78,11 +79,11 @@ def read_properties(tables: Iterable[tuple[str, bytes]], *, say: Say) -> Propert
     return Properties(tuple(columns), known)
 
 
-def tell_unmatched(properties: Properties, sources: Iterable[str], *, say: Say) -> None:
+def tell_unmatched(properties: Properties, sources: Iterable[str]) -> None:
     """Say how many rows name no picture, and the first of them."""
     unmatched = properties.unmatched(sources)
     if unmatched:
-        say(
+        logger.info(
             f"Rows of metadata.csv that name no picture: {len(unmatched):,}, "
             f"the first of them {unmatched[0]}."
         )

@@ -12,8 +12,9 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,11 @@ from catdog.data.metadata import OWN_COLUMNS, Properties, read_properties, tell_
 from catdog.data.sources import Source
 from catdog.data.split import check_classes, choose_split, put_aside, settle_duplicates, with_paths
 
+logger = logging.getLogger(__name__)
+
 MANAGED = (*SPLITS, EXCLUDED, MANIFEST, QUARANTINE)
 STAGING = ".preparing"
 """Stands in the folder while it is being prepared, and so marks what is there as ours."""
-
-Say = Callable[[str], None]
 
 
 def prepare(
@@ -61,7 +62,6 @@ def prepare(
     seed: int,
     exclude: str = NONE,
     classes: str = AUTO,
-    say: Say = lambda _: None,
 ) -> Prepared:
     """Sort the pictures of `source` into `folder`.
 
@@ -82,7 +82,6 @@ def prepare(
         seed: of the split.
         exclude: a file with a line for each picture to leave out, or "none".
         classes: the two to tell apart, "ant,bee" say, or "auto" for those of the source.
-        say: told of progress, in lines for people.
 
     Raises:
         CatdogError: the source has no usable pictures of both classes or is refused, its
@@ -108,19 +107,19 @@ def prepare(
             }
             finished = read_marker(folder)
             if finished and wanted == {key: finished.get(key) for key in wanted}:
-                prepared = _still_there(folder, say)
+                prepared = _still_there(folder)
                 if prepared:
                     write_marker(folder, finished | {"exclude_file": exclude})
                     prepared = load_prepared(folder)
-                    say(f"Already prepared: {_summary(prepared)}")
+                    logger.info(f"Already prepared: {_summary(prepared)}")
                     return prepared
             typed = {"exclude_file": exclude}
-            prepared = _prepare_afresh(source, folder, wanted | typed, exclusion, say)
-    say(f"Prepared: {_summary(prepared)}")
+            prepared = _prepare_afresh(source, folder, wanted | typed, exclusion)
+    logger.info(f"Prepared: {_summary(prepared)}")
     return prepared
 
 
-def prepare_source(source: Source, path: Path, config: PrepareConfig, say: Say) -> Prepared:
+def prepare_source(source: Source, path: Path, config: PrepareConfig) -> Prepared:
     """Prepare what lies at `path`, of a located source, as the parameters say.
 
     Raises:
@@ -134,38 +133,37 @@ def prepare_source(source: Source, path: Path, config: PrepareConfig, say: Say) 
         seed=config.seed,
         exclude=config.exclude,
         classes=config.classes,
-        say=say,
     )
 
 
-def _still_there(folder: Path, say: Say) -> Prepared | None:
+def _still_there(folder: Path) -> Prepared | None:
     """What was prepared; None when some of it is gone, and so is to be made anew."""
     lost: str | None = MANIFEST
     prepared = load_prepared(folder) if (folder / MANIFEST).exists() else None
     if prepared:
         lost = prepared.lost()
     if lost:
-        say(f"{folder / lost} is gone: preparing afresh")
+        logger.info(f"{folder / lost} is gone: preparing afresh")
         return None
     return prepared
 
 
 def _prepare_afresh(
-    source: Path, folder: Path, wanted: dict[str, Any], exclusion: Exclusion, say: Say
+    source: Path, folder: Path, wanted: dict[str, Any], exclusion: Exclusion
 ) -> Prepared:
     _remove_old(folder)
     staging = folder / STAGING
     staging.mkdir()
     try:
-        classes = read_classes(wanted["classes"]) or find_classes(source, say)
-        gathered = gather(source, staging, classes, say)
-        properties = _properties(gathered, say)
+        classes = read_classes(wanted["classes"]) or find_classes(source)
+        gathered = gather(source, staging, classes)
+        properties = _properties(gathered)
         items, doubtful = settle_duplicates(gathered.items)
         left_out = gathered.left_out + doubtful
         check_classes(items, left_out, source, classes)
-        items = choose_split(items, wanted["val_fraction"], wanted["seed"], say)
+        items = choose_split(items, wanted["val_fraction"], wanted["seed"])
         archive = source.name if source.is_file() else ""
-        items = put_aside(with_paths(items), exclusion, archive, say)
+        items = put_aside(with_paths(items), exclusion, archive)
         _place(items, folder, classes, properties)
         _keep_lines(exclusion, folder)
         _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(left_out))
@@ -200,11 +198,11 @@ def _remove_old(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _properties(gathered: Gathered, say: Say) -> Properties:
+def _properties(gathered: Gathered) -> Properties:
     """What the tables say of the pictures; those that are left out count as met."""
-    properties = read_properties(gathered.tables, say=say)
+    properties = read_properties(gathered.tables)
     met = [*(item.source for item in gathered.items), *(name for name, _ in gathered.left_out)]
-    tell_unmatched(properties, met, say=say)
+    tell_unmatched(properties, met)
     return properties
 
 

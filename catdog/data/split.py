@@ -11,9 +11,10 @@ another name.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +25,7 @@ from catdog.data.exclusion import EXCLUDED, Exclusion, Named
 from catdog.data.gathering import Item, LeftOut
 from catdog.files import alike, normal, portable
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def settle_duplicates(items: Sequence[Item]) -> tuple[list[Item], list[LeftOut]]:
@@ -105,10 +106,10 @@ def _commonest(left_out: Sequence[LeftOut]) -> str:
     return f": {len(left_out):,} were left out, {count:,} of them because of: {reason}"
 
 
-def choose_split(items: Sequence[Item], val_fraction: float, seed: int, say: Say) -> list[Item]:
+def choose_split(items: Sequence[Item], val_fraction: float, seed: int) -> list[Item]:
     """Give each labelled picture its side; test pictures keep theirs."""
     if any(item.split == VALIDATION for item in items):
-        say("The source brings validation pictures of its own: val_fraction is not used.")
+        logger.info("The source brings validation pictures of its own: val_fraction is not used.")
         return [replace(item, split=item.split or TRAINING) for item in items]
     chosen: set[str] = set()
     for label in sorted({item.label for item in items if item.split != TEST}):
@@ -162,7 +163,7 @@ def _free_name(parent: str, name: str, taken: set[str]) -> str:
     return path
 
 
-def put_aside(items: Sequence[Item], exclusion: Exclusion, archive: str, say: Say) -> list[Item]:
+def put_aside(items: Sequence[Item], exclusion: Exclusion, archive: str) -> list[Item]:
     """Give the labelled pictures that the user wants left out a split and a path of their own.
 
     Pictures of an `archive` may be named with and without its name.
@@ -176,7 +177,7 @@ def put_aside(items: Sequence[Item], exclusion: Exclusion, archive: str, say: Sa
         for item in labelled
     )
     for line in unmatched:
-        say(f"The exclude file's line {line!r} names no training or validation picture.")
+        logger.info(f"The exclude file's line {line!r} names no training or validation picture.")
     if chosen:
         _check_left([item for item in labelled if item.path not in chosen], labelled)
     return [

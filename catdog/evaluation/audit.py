@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
@@ -63,8 +63,6 @@ NEIGHBOURS = 10
 ODD = 2.5
 """Robust standard deviations above the usual distance to the neighbours: 5 of 2,002 photos
 of cats and dogs are beyond it, and so are pages of text, noise and empty pictures."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -46,6 +47,8 @@ if TYPE_CHECKING:  # timm is needed only to fine-tune, to explain, and on a GPU
     import pandas as pd
 
     from catdog.models.network import Network
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE, BACKBONE_FILE = "model.json", "backbone.onnx"
 WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
@@ -166,9 +169,7 @@ class Classifier:
         return _digest(folder / MODEL_FILE)
 
     @classmethod
-    def load(
-        cls, folder: Path, *, device: str = "auto", say: Callable[[str], None] = lambda _: None
-    ) -> Self:
+    def load(cls, folder: Path, *, device: str = "auto") -> Self:
         """Read what `save` wrote.
 
         Raises:
@@ -196,7 +197,7 @@ class Classifier:
                 f"{folder} does not hold a whole catdog model ({error}): "
                 "name a version of the registry, or a folder that catdog saved."
             ) from error
-        engine = _engine(portable, network, where, say)
+        engine = _engine(portable, network, where)
         learned = arrays.get("learned")
         return cls(about, preprocessing, engine, head, familiarity, network, learned)
 
@@ -307,7 +308,6 @@ def _engine(
     portable: Portable | None,
     network: Callable[[], Network],
     device: torch.device,
-    say: Callable[[str], None],
 ) -> Engine:
     """The engine that answers on `device` as the training process did."""
     cores = os.cpu_count() or 1
@@ -315,8 +315,8 @@ def _engine(
         engine = torch_engine(network().to(device))
         if portable is None or largest_difference(portable, engine) <= TOLERANCE:
             return engine
-        say(f"{device.type} is not used: its features differ from those of the training.")
-    found = fastest(portable, say, cores=cores) if portable is not None else None
+        logger.info(f"{device.type} is not used: its features differ from those of the training.")
+    found = fastest(portable, cores=cores) if portable is not None else None
     return found or torch_engine(network().cpu())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,6 @@ from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
 from catdog.inference.classifier import Classifier
 from catdog.inference.output import Row
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,10 @@ class Evaluation:
             yield f"{row.label:{width}}  {row.count:6,}  {row.errors:6,}    {share}{told}"
 
 
-def evaluate_folder(
-    classifier: Classifier, folder: Path, *, batch_size: int = 32, say: Say = lambda _: None
-) -> Evaluation:
+def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 32) -> Evaluation:
     """Score the classifier on a folder with one for each class in it, which is only read.
 
-    Slices are made as in a run's report, by the columns of a metadata.csv in it, too. `say`
-    is told of rows in that table that name no picture.
+    Slices are made as in a run's report, by the columns of a metadata.csv in it, too.
 
     Raises:
         CatdogError: a class has no folder or no picture, none can be read, or the
@@ -80,8 +75,8 @@ def evaluate_folder(
     """
     classes = classifier.about.classes
     samples = LabelledFolder(folder, classes=classes).samples
-    properties = read_properties(tables_in(folder), say=say)
-    tell_unmatched(properties, (_within(folder, path) for path, _ in samples), say=say)
+    properties = read_properties(tables_in(folder))
+    tell_unmatched(properties, (_within(folder, path) for path, _ in samples))
     read, unreadable = _answered(classifier, samples, batch_size=batch_size)
     if not read:
         raise CatdogError(f"no picture in {folder} can be read: {unreadable[0].error}")

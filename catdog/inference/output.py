@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import math
 import os
 import sys
@@ -20,10 +21,11 @@ from typing import Literal, TextIO
 from tqdm import tqdm
 
 from catdog import CLASSES, NEITHER, CatdogError, Classes
-from catdog.cli import say
 from catdog.data.classes import as_outside, probability_name
 from catdog.inference.inputs import Photo
 from catdog.inference.prediction import Prediction
+
+logger = logging.getLogger(__name__)
 
 Form = Literal["text", "json", "jsonl", "csv", "kaggle"]
 
@@ -230,7 +232,7 @@ def _write_kaggle(rows: Iterable[Row], stream: TextIO, _classes: Classes) -> Non
             raise CatdogError(f"a submission has each id once, and {row.path} is the second.")
         ids.add(number)
         if row.p_positive is None:
-            say(f"{row.path}: {row.error}; it gets 0.5, as a submission must have each id")
+            logger.info(f"{row.path}: {row.error}; it gets 0.5, as a submission must have each id")
         low, high = KAGGLE_LIMITS
         label = 0.5 if row.p_positive is None else min(max(row.p_positive, low), high)
         stream.write(f"{number},{label:.6f}\n")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:  # whoever runs a portable backbone need not wait for timm
     from catdog.models.network import Network
 
+logger = logging.getLogger(__name__)
+
 Features = NDArray[np.float32]
-Say = Callable[[str], None]
 
 TOLERANCE = 1e-3
 """The largest difference between an engine's feature and PyTorch's that is let pass."""
@@ -65,31 +67,31 @@ class Engine:
     portable: Portable | None = None
 
 
-def pick_engine(network: Network, say: Say, *, cores: int) -> Engine:
+def pick_engine(network: Network, *, cores: int) -> Engine:
     """The fastest engine for the device that `network` is on, checked on one batch."""
     device = next(network.parameters()).device
     if device.type == "cuda":
         return cuda_engine(network)
     if device.type == "cpu":
-        engine = _portable_engine(network, say, cores)
+        engine = _portable_engine(network, cores)
         if engine is not None:
             return engine
-        say("Features are computed by PyTorch, which takes several times as long.")
+        logger.info("Features are computed by PyTorch, which takes several times as long.")
     return torch_engine(network)
 
 
-def fastest(portable: Portable, say: Say, *, cores: int) -> Engine | None:
+def fastest(portable: Portable, *, cores: int) -> Engine | None:
     """The fastest of a CPU's engines that gives PyTorch's features here; None when none does."""
     for name, make in (("OpenVINO", openvino_engine), ("ONNX Runtime", onnx_engine)):
         try:
             engine = make(portable, cores=cores)
             difference = largest_difference(portable, engine)
         except Exception as error:  # whatever the runtime stumbles on
-            say(f"{name} can't run this backbone ({_first_line(error)}).")
+            logger.info(f"{name} can't run this backbone ({_first_line(error)}).")
             continue
         if difference <= TOLERANCE:
             return engine
-        say(f"{name} is not used: its features differ from PyTorch's by {difference:.1e}.")
+        logger.info(f"{name} is not used: its features differ from PyTorch's by {difference:.1e}.")
     return None
 
 
@@ -215,13 +217,13 @@ def export(network: Network) -> Portable:
     return Portable(_to_onnx(network, size_px), expected, size_px)
 
 
-def _portable_engine(network: Network, say: Say, cores: int) -> Engine | None:
+def _portable_engine(network: Network, cores: int) -> Engine | None:
     try:
         portable = export(network)
     except Exception as error:  # the exporter knows as many ways to fail as there are models
-        say(f"ONNX can't hold this backbone ({_first_line(error)}).")
+        logger.info(f"ONNX can't hold this backbone ({_first_line(error)}).")
         return None
-    return fastest(portable, say, cores=cores)
+    return fastest(portable, cores=cores)
 
 
 def _first_line(error: Exception) -> str:

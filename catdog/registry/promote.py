@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,8 @@ from catdog.tracking import store
 from catdog.training.features import Picture
 from catdog.training.stages import pictures_of
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 LATEST, NONE, AUTO = "latest", "none", "auto"
 LONGEST = 500
@@ -53,7 +55,7 @@ class Outcome:
         return self.decision.stage == PRODUCTION
 
 
-def promote(config: PromoteConfig, say: Say) -> Outcome:
+def promote(config: PromoteConfig) -> Outcome:
     """Do what the parameters ask for.
 
     Raises:
@@ -66,7 +68,7 @@ def promote(config: PromoteConfig, say: Say) -> Outcome:
     if config.to != NONE:
         version = _named(config.name, config.to)
         return _by_name(config, version, config.because or "promoted by hand")
-    return _by_evidence(config, say)
+    return _by_evidence(config)
 
 
 def history_table(events: Sequence[Event]) -> str:
@@ -110,7 +112,7 @@ def _by_name(config: PromoteConfig, version: ModelVersion, why: str) -> Outcome:
     return Outcome(version, refused or Decision(PRODUCTION, why))
 
 
-def _by_evidence(config: PromoteConfig, say: Say) -> Outcome:
+def _by_evidence(config: PromoteConfig) -> Outcome:
     version = _challenger(config)
     champion = versions.champion(config.name)
     if champion is not None and champion.version == version.version:
@@ -127,7 +129,7 @@ def _by_evidence(config: PromoteConfig, say: Say) -> Outcome:
     def contest(champion: ModelVersion | None) -> Contest:
         if champion is None or not comparable(candidate, as_champion(champion)):
             return Contest(champion)
-        return _hold(config, version, champion, say)
+        return _hold(config, version, champion)
 
     def decided(held: Contest) -> Decision:
         now = as_champion(held.champion)
@@ -138,22 +140,20 @@ def _by_evidence(config: PromoteConfig, say: Say) -> Outcome:
     return Outcome(version, history.settle(version, contest, decided)[0])
 
 
-def _hold(
-    config: PromoteConfig, version: ModelVersion, champion: ModelVersion, say: Say
-) -> Contest:
+def _hold(config: PromoteConfig, version: ModelVersion, champion: ModelVersion) -> Contest:
     folder = versions.fetch(f"models:/{version.name}/{version.version}")
     challenger = Classifier.load(folder, device="cpu")
     data_dir = Path(config.data_dir)
-    pictures, digest = _pictures(config, challenger.about, say)
+    pictures, digest = _pictures(config, challenger.about)
     own = bool(digest) and version.tags.get("validation_digest") == digest
     side = sit(challenger, pictures, data_dir, own=own)
     return hold(champion, side, pictures, data_dir, digest=digest)
 
 
-def _pictures(config: PromoteConfig, about: About, say: Say) -> tuple[list[Picture], str]:
+def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
     """What to compare on, and the digest of it where it is a validation set."""
     if config.data != NONE:
-        return _labelled(Path(config.data).expanduser(), about.classes, say), ""
+        return _labelled(Path(config.data).expanduser(), about.classes), ""
     data_dir, dataset = Path(config.data_dir), about.dataset
     if config.dataset != AUTO:
         dataset = locate(config.dataset, data_dir, seed=0).name
@@ -166,14 +166,14 @@ def _pictures(config: PromoteConfig, about: About, say: Say) -> tuple[list[Pictu
     return pictures_of(prepared, VALIDATION), prepared.validation_digest
 
 
-def _labelled(folder: Path, classes: Classes, say: Say) -> list[Picture]:
+def _labelled(folder: Path, classes: Classes) -> list[Picture]:
     pictures = []
     for name, label in LabelledFolder(folder, classes=classes).samples:
         content = Path(name).read_bytes()
         try:
             images.check(content)
         except images.UnreadableImageError as error:
-            say(f"left out {name}: {error}")
+            logger.info(f"left out {name}: {error}")
             continue
         pictures.append(Picture(Path(name), label, hashlib.sha256(content).hexdigest()))
     return pictures

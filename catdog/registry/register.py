@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,7 +44,8 @@ from catdog.training.judge import (
     spread,
 )
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 PARITY_PHOTOS = 32
 """Validation photos on which the registered version is compared with the training process."""
@@ -95,7 +96,6 @@ def register(
     trained: Trained,
     saved: Saved,
     fresh: FreshProcess,
-    say: Say,
 ) -> Released:
     """Register what was trained, prove that it answers alike, and give it its stage.
 
@@ -127,7 +127,7 @@ def register(
         )
     elif not version.description:  # the run was cut between the two
         versions.describe(version, saved.card)
-    proof = _prove(trained, version, sample, fresh, say)
+    proof = _prove(trained, version, sample, fresh)
     proven = proof is not None and proof.holds
     history.attest(version, proven=proven)
     candidate = replace(candidate, status="approved" if proven else "rejected")
@@ -174,7 +174,7 @@ def _as_jpeg(path: Path) -> bytes:
 
 
 def _prove(
-    trained: Trained, version: ModelVersion, sample: list[Picture], fresh: FreshProcess, say: Say
+    trained: Trained, version: ModelVersion, sample: list[Picture], fresh: FreshProcess
 ) -> Parity | None:
     """Compare the registered version with the training process; None when it can't be used."""
     classifier = trained.classifier
@@ -186,7 +186,7 @@ def _prove(
     expected = [Answer(answers[one].p_positive, answers[one].familiarity) for one in sample]
     uri = f"models:/{version.name}/{version.version}"
     with tempfile.TemporaryDirectory() as scratch:
-        exported = _exported(classifier, Path(scratch) / "export", say)
+        exported = _exported(classifier, Path(scratch) / "export")
         pixels = Path(scratch) / "pixels.npy"
         np.save(pixels, _as_seen(classifier, sample))
         try:
@@ -195,22 +195,22 @@ def _prove(
             raise  # the version stays as it is, and the run can go on
         except CatdogError as error:
             run.ask_for_run()  # a server that has gone says nothing against the version
-            say(f"REJECTED: {error}")
+            logger.info(f"REJECTED: {error}")
             return None
     proof = parity.compare(expected, found)
     log.log_parity(proof)
     ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
-    say(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
+    logger.info(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
     return proof
 
 
-def _exported(classifier: Classifier, folder: Path, say: Say) -> Path | None:
+def _exported(classifier: Classifier, folder: Path) -> Path | None:
     if classifier.engine.portable is None:
         return None
     try:
         return export(classifier, folder)
     except CatdogError as error:
-        say(f"The ONNX export is not checked: {error}")
+        logger.info(f"The ONNX export is not checked: {error}")
         return None
 
 

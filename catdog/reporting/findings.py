@@ -6,6 +6,7 @@ look at them; writes nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -27,10 +28,12 @@ from catdog.evaluation.metrics import (
 )
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 from catdog.inference.classifier import Classifier
-from catdog.models.engine import Features, Say, pick_engine
+from catdog.models.engine import Features, pick_engine
 from catdog.models.network import Network
 from catdog.training.features import Picture, extract, open_cache
 from catdog.training.judge import Judgement
+
+logger = logging.getLogger(__name__)
 
 PREFIX, RAW_PREFIX, TEST_PREFIX = "val_", "val_raw_", "test_"
 
@@ -131,9 +134,7 @@ def find(
     )
 
 
-def audit(
-    prepared: Prepared, network: Network, data_dir: Path, *, say: Say, seed: int = 0
-) -> list[Issue]:
+def audit(prepared: Prepared, network: Network, data_dir: Path, *, seed: int = 0) -> list[Issue]:
     """All issues of a prepared data set; features come from the cache, or are computed.
 
     Raises:
@@ -144,9 +145,9 @@ def audit(
         Picture(prepared.folder / row["path"], prepared.classes.index(row["label"]), row["sha256"])
         for row in rows
     ]
-    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    engine = pick_engine(network, cores=os.cpu_count() or 1)
     features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
-    say(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
+    logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
     return find_issues(
         [row["path"] for row in rows],
         np.array([picture.label for picture in pictures]),

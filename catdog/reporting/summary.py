@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 import numpy as np
@@ -27,7 +28,7 @@ from catdog.reporting.report import Command, render
 from catdog.tracking import log, provenance, run, store
 from catdog.training.judge import Trained
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def report_findings(
@@ -35,7 +36,6 @@ def report_findings(
     prepared: Prepared,
     trained: Trained,
     released: Released,
-    say: Say,
 ) -> Findings:
     """Look at what the model gets wrong and at the data, and log tables and a report of it.
 
@@ -83,7 +83,7 @@ def report_findings(
         log.show(grid, "worst_errors")
     counts = Counter(issue.issue for issue in findings.issues)
     worst = findings.worst
-    say(
+    logger.info(
         "Worst slice: "
         f"{f'{worst.group}, {worst.name} ({worst.verdict})' if worst else 'none is worse'}; "
         f"in the data: {counts['wrong_label']} doubtful labels, "
@@ -161,7 +161,7 @@ def _use(version: ModelVersion, decision: Decision) -> list[Command]:
     ]
 
 
-def tell(released: Released, trained: Trained, findings: Findings, say: Say) -> None:
+def tell(released: Released, trained: Trained, findings: Findings) -> None:
     """Tag and describe the run, and say what was registered and what to type next."""
     version, decision = released.version, released.decision
     name = f"{version.name} version {version.version}"
@@ -178,12 +178,12 @@ def tell(released: Released, trained: Trained, findings: Findings, say: Say) -> 
     )
     log.describe_run(_description(name, uri, released, trained, findings))
     if decision.stage == NO_STAGE:
-        say(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
-        say(f"Compare runs:  {store.ui_hint()}")
+        logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
+        logger.info(f"Compare runs:  {store.ui_hint()}")
         return
-    say(f"Registered {name} in {decision.stage}: {decision.told}.")
-    say(f"Compare runs:  {store.ui_hint()}")
-    say(f"Label photos:  python scripts/predict.py --model-uri {uri}")
+    logger.info(f"Registered {name} in {decision.stage}: {decision.told}.")
+    logger.info(f"Compare runs:  {store.ui_hint()}")
+    logger.info(f"Label photos:  python scripts/predict.py --model-uri {uri}")
 
 
 def _description(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # Gradio is an extra, and slow to import
     import gradio
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
 
 LARGEST_FILE = "50mb"
 UPLOAD, UPLOAD_BYTES = "/gradio_api/upload", 500 * 2**20
@@ -225,9 +228,7 @@ def web_app(model: Model, host: str, uploads: Path) -> FastAPI:
     return mounted
 
 
-def serve(
-    model: Model, host: str, port: int, *, open_browser: bool, say: Callable[[str], None]
-) -> None:
+def serve(model: Model, host: str, port: int, *, open_browser: bool) -> None:
     """Serve the page until Ctrl-C, and say where it is.
 
     Raises:
@@ -239,15 +240,15 @@ def serve(
     listener = listen(host, port)
     url = url_of(listener, host)
     if port not in (0, listener.getsockname()[1]):
-        say(f"port {port} is taken: here is another one")
+        logger.info(f"port {port} is taken: here is another one")
     if host not in LOOPBACK:
-        say(f"warning: --host {host} lets everyone who can reach this machine use the page")
+        logger.warning(f"--host {host} lets everyone who can reach this machine use the page")
     with tempfile.TemporaryDirectory(prefix="catdog-page-") as uploads:
         app = web_app(model, host, Path(uploads))
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         )
-        say(f"the page is at {url} (Ctrl-C ends it)")
+        logger.info(f"the page is at {url} (Ctrl-C ends it)")
         if open_browser:
             webbrowser.open(url)  # the socket listens already: the browser waits for the page
         with contextlib.suppress(KeyboardInterrupt):

@@ -7,6 +7,7 @@ killed and is started again goes on with the rounds that have no answers yet.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from catdog import CLASSES, CatdogError, Classes
-from catdog.cli import say
 from catdog.data.images import SUFFIXES
 from catdog.inference.classifier import classes_of
 from catdog.inference.output import labels_of
@@ -29,6 +29,8 @@ from catdog.serving.table import FILE, UNREAD, Table, answered, count_labels
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+logger = logging.getLogger(__name__)
 
 PER_TASK = 2_000
 """Pictures for each core in a round, at most. More would lose more work when a job is killed;
@@ -133,7 +135,7 @@ def score(spark: SparkSession, model: Pinned, source: str, output: str) -> Score
         chosen = _of_round(this, pictures, waiting)
         answers = chosen.select(*FILE, classify("content").alias("answer"))
         table.append(answers.select(*FILE, "answer.*"))
-        say(f"round {number} of {len(rounds)}: {this.waiting} photos tried")
+        logger.info(f"round {number} of {len(rounds)}: {this.waiting} photos tried")
     empty = _empty(listed, files)
     _give_up(spark, files, empty, table)
     now = table.rows(spark)

@@ -10,8 +10,8 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import math
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -28,6 +28,8 @@ from catdog import Classes
 from catdog.data.classes import as_outside
 from catdog.inference.prediction import Options, Prediction
 from catdog.serving.app import LOOPBACK, BodyLimit, Model, listen, url_of
+
+logger = logging.getLogger(__name__)
 
 INVOCATIONS = "/invocations"
 AT_ONCE = 4
@@ -109,9 +111,7 @@ def answer(model: Model, body: bytes) -> list[dict[str, Any]]:
     return [_told(one, classes) for one in model.classifier.predict(contents, options)]
 
 
-def serve(
-    model: Model, host: str, port: int, *, max_body_bytes: int, say: Callable[[str], None]
-) -> None:
+def serve(model: Model, host: str, port: int, *, max_body_bytes: int) -> None:
     """Serve until Ctrl-C, and say where.
 
     Raises:
@@ -119,10 +119,10 @@ def serve(
     """
     listener = listen(host, port, or_free=False)
     if host not in LOOPBACK:
-        say(f"warning: --host {host} lets everyone who can reach this machine ask the model")
+        logger.warning(f"--host {host} lets everyone who can reach this machine ask the model")
     app = web_app(model, host, max_body_bytes)
     settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
-    say(f"{model.uri} answers at {url_of(listener, host)}{INVOCATIONS} (Ctrl-C ends it)")
+    logger.info(f"{model.uri} answers at {url_of(listener, host)}{INVOCATIONS} (Ctrl-C ends it)")
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run(sockets=[listener])
 

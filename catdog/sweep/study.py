@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,9 +30,10 @@ from catdog.tracking import run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["RUN", "FrozenTrial", "Study", "Trial", "TrialPruned", "open_study"]
 
-Say = Callable[[str], None]
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 RUN = "run"
@@ -105,7 +107,6 @@ class Study:
         self,
         objective: Callable[[Trial], float],
         count: int,
-        say: Say,
         *,
         first: dict[str, float] | None = None,
     ) -> None:
@@ -114,7 +115,6 @@ class Study:
         Args:
             objective: gives a trial's value, the lower the better.
             count: how many there shall be, those of earlier times among them.
-            say: told what is waited for.
             first: what the first of all trials tries.
 
         Raises:
@@ -122,7 +122,7 @@ class Study:
                 who has ended; and whatever `objective` raises.
         """
         with self.storage.answering():
-            self._work(objective, count, say, first or {})
+            self._work(objective, count, first or {})
 
     def figures(self) -> dict[str, Figure]:
         """How values came with parameters, and which parameters mattered, by name.
@@ -158,7 +158,6 @@ class Study:
         self,
         objective: Callable[[Trial], float],
         count: int,
-        say: Say,
         first: dict[str, float],
     ) -> None:
         self._fail([trial for trial in self._running() if trial.user_attrs.get(RUN) == self.run_id])
@@ -173,7 +172,7 @@ class Study:
             if time.monotonic() - waiting_since > PATIENCE_S:
                 waiting_since = time.monotonic()
                 self._fail([trial for trial in self._running() if _has_ended(trial)])
-                self._tell_waiting(say)
+                self._tell_waiting()
             time.sleep(PAUSE_S)
 
     def _run_one(
@@ -242,9 +241,9 @@ class Study:
             with contextlib.suppress(ValueError):  # another process was faster
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _tell_waiting(self, say: Say) -> None:
+    def _tell_waiting(self) -> None:
         for trial in self._running():
-            say(
+            logger.info(
                 f"Waiting for trial {trial.number} of study {self.name}, which MLflow run "
                 f"{trial.user_attrs.get(RUN, '(unknown)')} began at {trial.datetime_start:%H:%M}"
             )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -31,7 +32,8 @@ from catdog.sweep.trials import (
 from catdog.tracking import log, run
 from catdog.tracking.resume import RunFolder
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 FORMAT = 1
 """Raised when a trial of the same parameters would give another value."""
@@ -56,9 +58,7 @@ VERSION = "version"
 """Attribute of the trial in which the best parameters are trained with: what was registered."""
 
 
-def sweep_and_register(
-    config: SweepConfig, prepared: Prepared, say: Say, *, folder: RunFolder
-) -> None:
+def sweep_and_register(config: SweepConfig, prepared: Prepared, *, folder: RunFolder) -> None:
     """Run the trials that are missing in the study, train with the best, and register.
 
     All of it in the active MLflow run, where no other process is faster. The same parameters and
@@ -75,10 +75,10 @@ def sweep_and_register(
     own = ("trials", "most_views", "search_fraction", "storage")
     log.log_params({key: getattr(config, key) for key in own})
     found = len(study.finished())
-    say(f"Study {name}: {found:,} of {config.trials:,} trials are there")
+    logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
     if found < config.trials:
-        _run_trials(config, prepared, study, say)
-    _finish(config, prepared, study, folder, say)
+        _run_trials(config, prepared, study)
+    _finish(config, prepared, study, folder)
 
 
 def study_name(config: SweepConfig, prepared: Prepared) -> str:
@@ -105,20 +105,17 @@ def end_name(config: SweepConfig, prepared: Prepared) -> str:
     return f"{name}-best-of-{config.trials}-{_digest(decisive)}"
 
 
-def _run_trials(config: SweepConfig, prepared: Prepared, study: Study, say: Say) -> None:
-    ground = prepare_ground(config, prepared, say)
+def _run_trials(config: SweepConfig, prepared: Prepared, study: Study) -> None:
+    ground = prepare_ground(config, prepared)
     usual = HeadConfig()
     study.work(
-        lambda trial: run_trial(config, ground, study.name, trial, say),
+        lambda trial: run_trial(config, ground, study.name, trial),
         config.trials,
-        say,
         first={name: getattr(usual, name) for name in SEARCHED},
     )
 
 
-def _finish(
-    config: SweepConfig, prepared: Prepared, study: Study, folder: RunFolder, say: Say
-) -> None:
+def _finish(config: SweepConfig, prepared: Prepared, study: Study, folder: RunFolder) -> None:
     """See that one process of all that work on the study trains with the best and registers.
 
     That is a trial, too, of a study of its own: so the storage says whose turn it is, also after
@@ -126,10 +123,12 @@ def _finish(
     """
     name = end_name(config, prepared)
     end = open_study(name, study.storage, run_id=study.run_id, seed=config.seed, prunes=False)
-    end.work(lambda trial: _train_with_best(config, prepared, study, trial, folder, say), 1, say)
+    end.work(lambda trial: _train_with_best(config, prepared, study, trial, folder), 1)
     done = end.finished()[0]
     registered_by = done.user_attrs[RUN]
-    say(f"Of this sweep MLflow run {registered_by} has registered {done.user_attrs[VERSION]}.")
+    logger.info(
+        f"Of this sweep MLflow run {registered_by} has registered {done.user_attrs[VERSION]}."
+    )
     if registered_by != study.run_id and run.status_of(registered_by):
         log.set_tags({"mlflow.parentRunId": registered_by})
 
@@ -140,16 +139,15 @@ def _train_with_best(
     study: Study,
     trial: Trial,
     folder: RunFolder,
-    say: Say,
 ) -> float:
     finished = study.finished()[: config.trials]
     best = study.best_of(finished)
-    say(f"Best of {len(finished):,} trials: {best.number}, {in_words(best.params)}")
+    logger.info(f"Best of {len(finished):,} trials: {best.number}, {in_words(best.params)}")
     _log_study(study, finished, best)
     names = {field.name for field in fields(MainConfig)}
     fixed = {key: value for key, value in asdict(config).items() if key in names}
     chosen = MainConfig(**fixed, **best.params)
-    version = train_and_register(chosen, prepared, say, folder=folder)
+    version = train_and_register(chosen, prepared, folder=folder)
     trial.set_user_attr(VERSION, f"{version.name} version {version.version}")
     return float(best.value or 0.0)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,8 @@ from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.stages import pictures_of, progress
 from catdog.training.state import EarlyStopping, Epoch
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 LEARNING_RATES = 1e-4, 1e-1
 WEIGHT_DECAYS = 1e-4, 1.0
@@ -58,7 +60,7 @@ class Ground:
     search_pictures: Sequence[Picture]
 
 
-def prepare_ground(config: SweepConfig, prepared: Prepared, say: Say) -> Ground:
+def prepare_ground(config: SweepConfig, prepared: Prepared) -> Ground:
     """Compute the features of all views of the training pictures, or find them in the cache.
 
     Raises:
@@ -66,12 +68,12 @@ def prepare_ground(config: SweepConfig, prepared: Prepared, say: Say) -> Ground:
     """
     prepared.check()
     device, device_name = pick_device(config.device)
-    say(f"Device: {device_name}")
+    logger.info(f"Device: {device_name}")
     seed_everything(config.seed)  # as training does: a trial begins with the same weights
     network = build_network(config.backbone, weights=config.weights).to(device)
     pictures = pictures_of(prepared, "training")
     learn, search = split_off(pictures, config.search_fraction, config.seed)
-    engine = pick_engine(network, say, cores=os.cpu_count() or 1)
+    engine = pick_engine(network, cores=os.cpu_count() or 1)
     start = time.perf_counter()
     # What a process computes, the others beside it then find.
     with FileLock(Path(config.data_dir) / "sweep.lock"):
@@ -79,7 +81,7 @@ def prepare_ground(config: SweepConfig, prepared: Prepared, say: Say) -> Ground:
         features, computed = extract(
             pictures, network, engine, cache, views=config.most_views, watch=progress
         )
-    say(
+    logger.info(
         f"Features: {computed:,} computed by {engine.name} and "
         f"{config.most_views * len(pictures) - computed:,} found, in "
         f"{time.perf_counter() - start:.1f} s; trials learn from {len(learn):,} pictures and are "
@@ -137,7 +139,7 @@ def view_counts(most: int) -> list[int]:
     return sorted({1 << power for power in range(most.bit_length())} | {most})
 
 
-def run_trial(config: SweepConfig, ground: Ground, study: str, trial: Trial, say: Say) -> float:
+def run_trial(config: SweepConfig, ground: Ground, study: str, trial: Trial) -> float:
     """The log-loss on the search part in the best epoch.
 
     Raises:
@@ -158,9 +160,9 @@ def run_trial(config: SweepConfig, ground: Ground, study: str, trial: Trial, say
     except (TrialPruned, CatdogError) as error:
         if isinstance(error, CatdogError):
             trial.set_user_attr(TROUBLE, str(error))
-        _keep(study, trial, epochs, "PRUNED", say)
+        _keep(study, trial, epochs, "PRUNED")
         raise TrialPruned from error
-    _keep(study, trial, epochs, "COMPLETE", say)
+    _keep(study, trial, epochs, "COMPLETE")
     return fitted.best.val.loss
 
 
@@ -195,7 +197,7 @@ def learn(
         )
 
 
-def _keep(study: str, trial: Trial, epochs: list[Epoch], state: str, say: Say) -> None:
+def _keep(study: str, trial: Trial, epochs: list[Epoch], state: str) -> None:
     """Keep what a trial gave, before the study counts it as finished."""
     told = [
         {
@@ -210,7 +212,7 @@ def _keep(study: str, trial: Trial, epochs: list[Epoch], state: str, say: Say) -
     whole = told_of(study, trial, state, time.time())
     nested.log(whole)  # where it can't be sent, the end of the sweep makes up for it
     loss = whole.metrics.get("best_search_loss")
-    say(
+    logger.info(
         f"trial {trial.number:3}: "
         f"{'diverged' if loss is None else f'search loss {loss:.4f}'}, "
         f"{len(epochs)} epochs{', pruned' if state == 'PRUNED' else ''}, "

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from catdog import cli
 from catdog.tracking.delivery import ONCE, PROBE, AwayError, RefusedError, Write, deliver, limits
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 PAUSE = 15.0
 """Seconds after which the server is tried again."""
@@ -37,13 +37,12 @@ class Outbox:
     `refused.jsonl` what it refused, and `files/`; when all is sent it goes.
     """
 
-    def __init__(self, folder: Path, say: Say = cli.say) -> None:
-        """`folder` is made when the first write must be kept; `say` tells when that is."""
+    def __init__(self, folder: Path) -> None:
+        """`folder` is made when the first write must be kept."""
         self.folder = folder
-        self._say = say
         self._next_try = 0.0
-        self._waiting = _Kept(folder, "writes.jsonl", say)
-        self._refused = _Kept(folder, "refused.jsonl", say)
+        self._waiting = _Kept(folder, "writes.jsonl")
+        self._refused = _Kept(folder, "refused.jsonl")
         self._told: set[tuple[str, str]] = set()
 
     @property
@@ -89,7 +88,7 @@ class Outbox:
         try:
             self._pass(write)
         except AwayError as error:
-            self._say(
+            logger.info(
                 f"The tracking server can't take anything now ({error}). Training "
                 f"goes on; what is logged is kept in {self.folder} and sent when it is back"
             )
@@ -144,7 +143,7 @@ class Outbox:
         finally:
             if passed:
                 self._waiting.leave(lines[passed:])
-        self._say(f"The tracking server is back: {sent} kept writes are sent")
+        logger.info(f"The tracking server is back: {sent} kept writes are sent")
         return True
 
     def _pass(self, write: Write) -> bool:
@@ -163,8 +162,8 @@ class Outbox:
         kind = (write.kind, error.status)
         if kind not in self._told:
             self._told.add(kind)
-            self._say(
-                f"warning: the tracking server REFUSES {write} ({error}). Training goes on; what "
+            logger.warning(
+                f"the tracking server REFUSES {write} ({error}). Training goes on; what "
                 f"is refused is kept in {self.folder} and tried again at the end. Till then the "
                 "token may be renewed, or the limit raised"
             )
@@ -194,14 +193,14 @@ class Outbox:
         if lines:
             self._refused.leave(left)
         if len(left) < len(lines):
-            self._say(f"{len(lines) - len(left)} writes that were refused are sent now")
+            logger.info(f"{len(lines) - len(left)} writes that were refused are sent now")
 
 
 class _Kept:
     """Writes on disk: a line for each in a file, and the bytes of artifacts beside it."""
 
-    def __init__(self, folder: Path, name: str, say: Say) -> None:
-        self._folder, self._path, self._say = folder, folder / name, say
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._path = folder, folder / name
 
     def __bool__(self) -> bool:
         return self._path.is_file()
@@ -225,7 +224,7 @@ class _Kept:
                 lines.flush()
                 os.fsync(lines.fileno())
         except OSError as error:
-            self._say(f"{write.kind} can't be kept in {self._folder} either: {error.strerror}")
+            logger.info(f"{write.kind} can't be kept in {self._folder} either: {error.strerror}")
 
     def _ends_whole(self) -> bool:
         if not self or not self._path.stat().st_size:
@@ -241,7 +240,7 @@ class _Kept:
             data = (self._folder / kept["file"]).read_bytes() if "file" in kept else None
             return Write(kept["run"], kept["kind"], kept["content"], data)
         except (ValueError, KeyError, FileNotFoundError):
-            self._say(f"A line of {self._path} is damaged and left out: {line[:80]}")
+            logger.info(f"A line of {self._path} is damaged and left out: {line[:80]}")
             return None
 
     def leave(self, lines: list[str]) -> None:
@@ -262,7 +261,7 @@ class _Kept:
             if not any(self._folder.glob("*.jsonl")):
                 shutil.rmtree(self._folder)
         except OSError as error:
-            self._say(f"What was sent can't be taken out of {self._path}: {error.strerror}")
+            logger.info(f"What was sent can't be taken out of {self._path}: {error.strerror}")
 
 
 def _parsed(lines: list[str]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ trained the best model in `model/`. A run that has finished leaves nothing there
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
 import time
@@ -26,6 +27,8 @@ from catdog.tracking.notes import NOTE, RUNNING, Note, notes_in, read_note, resu
 from catdog.training import launch
 from catdog.training.features import remove
 
+logger = logging.getLogger(__name__)
+
 NONE, AUTO = "none", "auto"
 INTERRUPTED, TRAINED = "interrupted", "trained"
 LOCK, MODEL, OUTBOX = "lock", "model", "outbox"
@@ -35,7 +38,6 @@ LEFT_OPEN = ("resume", "data_dir", "processes")
 PATIENCE_S = 6
 """Worker processes outlive a killed run, and so its lock, for some seconds."""
 
-Say = Callable[[str], None]
 Config = TypeVar("Config", bound=FixedConfig)
 
 
@@ -124,7 +126,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     @contextlib.contextmanager
-    def cut_is_told(self, say: Say) -> Iterator[None]:
+    def cut_is_told(self) -> Iterator[None]:
         """When what is done inside is cut, note it and say how to go on; then release."""
         try:
             yield
@@ -133,7 +135,9 @@ class RunFolder:
             if interrupted or self._is_worth_keeping():
                 with contextlib.suppress(CatdogError):  # a full disk; `running` serves as well
                     self.mark(INTERRUPTED)
-                say(f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}")
+                logger.info(
+                    f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}"
+                )
                 with contextlib.suppress(CatdogError):  # what cut the run is what is told
                     log.set_tags({"resume_with": self.command()})
             else:
@@ -149,7 +153,6 @@ def open_run(
     entry_point: str,
     name: str,
     prepare: Callable[[], Prepared],
-    say: Say,
 ) -> Iterator[tuple[Prepared, RunFolder]]:
     """A new run, or the one that `config.resume` lets go on, with its pictures and its folder.
 
@@ -161,11 +164,11 @@ def open_run(
     home = Path(config.data_dir) / "runs"
     restarted = config.resume == NONE and _is_restarted(home)
     prepared = prepare() if restarted or config.resume != NONE else None
-    found = _found(config, entry_point, prepared, say) if prepared else None
+    found = _found(config, entry_point, prepared) if prepared else None
     resumed = found.note.run_id if found else None
     with run.start_run(name, Path(config.data_dir), resume=resumed) as active:
         folder = found or RunFolder.begin(config, active.info.run_id, entry_point)
-        with folder.cut_is_told(say):
+        with folder.cut_is_told():
             prepared = prepared or prepare()
             folder.mark(RUNNING, data_digest=prepared.digest)
             yield prepared, folder
@@ -225,10 +228,10 @@ def _is_restarted(home: Path) -> bool:
     return bool(ours) and any(note.launch == ours for note in notes_in(home))
 
 
-def _found(config: FixedConfig, entry_point: str, prepared: Prepared, say: Say) -> RunFolder | None:
+def _found(config: FixedConfig, entry_point: str, prepared: Prepared) -> RunFolder | None:
     home = Path(config.data_dir) / "runs"
     if config.resume in (NONE, AUTO):
-        return _latest(home, config, entry_point, prepared, say)
+        return _latest(home, config, entry_point, prepared)
     note = _named(home, config.resume)
     if note.data_digest not in ("", prepared.digest):
         raise CatdogError(
@@ -240,12 +243,12 @@ def _found(config: FixedConfig, entry_point: str, prepared: Prepared, say: Say) 
         raise CatdogError(
             f"resume={note.run_id}: another process still works on that run; end it first."
         )
-    say(f"Resuming run {note.run_id}")
+    logger.info(f"Resuming run {note.run_id}")
     return folder
 
 
 def _latest(
-    home: Path, config: FixedConfig, entry_point: str, prepared: Prepared, say: Say
+    home: Path, config: FixedConfig, entry_point: str, prepared: Prepared
 ) -> RunFolder | None:
     """The latest run that may go on; None, which is said, when there is none."""
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
@@ -259,9 +262,11 @@ def _latest(
             continue  # of another store, deleted, or cut when all was done
         folder = RunFolder.take(home / note.run_id)
         if folder is not None:
-            say(f"Resuming run {note.run_id}, the latest unfinished one of these parameters")
+            logger.info(
+                f"Resuming run {note.run_id}, the latest unfinished one of these parameters"
+            )
             return folder
-    say("No unfinished run has these parameters and pictures: a new one begins")
+    logger.info("No unfinished run has these parameters and pictures: a new one begins")
     return None
 
 

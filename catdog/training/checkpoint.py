@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,8 @@ from catdog.training.named import (
 )
 from catdog.training.state import Epoch, Keeper, State, Underway
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 EPOCH_END_S, WITHIN_S = 2.0, 30.0
 """How long after a checkpoint the next is due: at the end of an epoch, and within one."""
@@ -61,9 +63,9 @@ class Stage:
 class Checkpoints:
     """The checkpoints of one run in a folder."""
 
-    def __init__(self, folder: Path, say: Say) -> None:
+    def __init__(self, folder: Path) -> None:
         """Read the newest checkpoint that is whole; what is damaged is told and removed."""
-        self._folder, self._say = folder, say
+        self._folder = folder
         self._seconds = 0.0
         self._told_trouble = False
         self.newest: Stage | None = None
@@ -76,12 +78,12 @@ class Checkpoints:
             if self.newest is not None:
                 break
         if paths and self.newest is None:
-            say("No checkpoint of the run is whole: its training begins anew")
+            logger.info("No checkpoint of the run is whole: its training begins anew")
 
     def keeper(self, stage: str) -> Keeper:
         """Who keeps the states of a stage, and has the newest one of it to start from."""
         start = self.newest.state if self.newest and self.newest.name == stage else None
-        return _FileKeeper(self, stage, start, self._say)
+        return _FileKeeper(self, stage, start)
 
     def settled(self) -> Fit | None:
         """How training the head went, when fine-tuning has begun after it."""
@@ -109,8 +111,8 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             part.unlink(missing_ok=True)
             if not self._told_trouble:
-                self._say(
-                    f"warning: no checkpoint could be written in {self._folder} ({error}); the "
+                logger.warning(
+                    f"no checkpoint could be written in {self._folder} ({error}); the "
                     "training goes on, and resuming it would begin further back"
                 )
             self._told_trouble = True
@@ -143,7 +145,7 @@ class Checkpoints:
                 f"{path} is of another catdog version: resume with the one that began the run, "
                 "or begin a new run."
             ) from error
-        self._say(f"Checkpoint {_number(path)} is damaged: the one before it is used")
+        logger.info(f"Checkpoint {_number(path)} is damaged: the one before it is used")
         path.unlink(missing_ok=True)
         return None
 
@@ -151,14 +153,14 @@ class Checkpoints:
 class _FileKeeper(Keeper):
     """Writes a checkpoint when enough time has passed, and whenever it is told to keep."""
 
-    def __init__(self, checkpoints: Checkpoints, stage: str, start: State | None, say: Say) -> None:
-        self._checkpoints, self._stage, self._start, self._say = checkpoints, stage, start, say
+    def __init__(self, checkpoints: Checkpoints, stage: str, start: State | None) -> None:
+        self._checkpoints, self._stage, self._start = checkpoints, stage, start
         self._asked: Callable[[], bool] = lambda: False
         self._last = time.monotonic()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        with interrupts.after_this(self._say) as self._asked:
+        with interrupts.after_this() as self._asked:
             yield
 
     def stop(self) -> bool:

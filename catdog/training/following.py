@@ -56,24 +56,24 @@ def _obey(
     order: dict[str, Any], config: TrainConfig, prepared: Prepared, network: Network, team: Team
 ) -> None:
     if order["do"] == HEAD:
-        _train_along(practise_on_pictures(config, prepared, network, _silent, team), team)
+        _train_along(practise_on_pictures(config, prepared, network, team), team)
     elif order["do"] == FINETUNE:
-        _train_along(practise_finetuning(config, prepared, network, _silent, team), team)
+        _train_along(practise_finetuning(config, prepared, network, team), team)
     elif order["do"] == FEATURES:
         match_weights(team, network)
-        engine = serving_engine(network, _silent, cores=cores())
+        engine = serving_engine(network, cores=cores())
         share_pass(prepared, network, engine, FeatureCache(Path(order["folder"])), team)
 
 
 def _compute_share(config: TrainConfig, prepared: Prepared, network: Network, team: Team) -> None:
-    engine = pick_engine(network, _silent, cores=cores())
+    engine = pick_engine(network, cores=cores())
     cache = open_cache(Path(config.data_dir), network, engine)
     share_pass(prepared, network, engine, cache, team, views=max(1, config.views))
 
 
 def _train_along(practice: Practice, team: Team) -> None:
     # A signal to end reaches process 0 as well, which first brings the batch to its end.
-    with interrupts.after_this(_silent):
+    with interrupts.after_this():
         fit_along(
             practice.model,
             practice.train_batches,
@@ -83,7 +83,3 @@ def _train_along(practice: Practice, team: Team) -> None:
             schedule=practice.schedule,
             team=team,
         )
-
-
-def _silent(_line: str) -> None:
-    """Only process 0 talks."""

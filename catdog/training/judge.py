@@ -6,6 +6,7 @@ set the temperature, and the familiarity below which a photo is neither. Pure.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -28,11 +29,13 @@ from catdog.evaluation.calibration import (
 from catdog.evaluation.novelty import Familiarity, PetClassifier, Scores
 from catdog.inference.classifier import Classifier, HeadWeights, photo_keys
 from catdog.inference.prediction import About, Seen
-from catdog.models.engine import Engine, Features, Say, export, pick_engine, torch_engine
+from catdog.models.engine import Engine, Features, export, pick_engine, torch_engine
 from catdog.models.network import Network
 from catdog.training.features import Picture
 from catdog.training.loop import Fit
 from catdog.training.state import Epoch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,15 +124,15 @@ class Trained:
         return self.fit.best
 
 
-def serving_engine(network: Network, say: Say, *, cores: int) -> Engine:
+def serving_engine(network: Network, *, cores: int) -> Engine:
     """The engine that answers for `network`: exact to single precision on whatever device."""
     device = next(network.parameters()).device
     if device.type == "cpu":
-        return pick_engine(network, say, cores=cores)
+        return pick_engine(network, cores=cores)
     try:
         portable = export(network)
     except Exception as error:  # then it can be served by PyTorch alone
-        say(f"ONNX can't hold this backbone ({error}): it will be served by PyTorch.")
+        logger.info(f"ONNX can't hold this backbone ({error}): it will be served by PyTorch.")
         portable = None
     return replace(torch_engine(network), portable=portable)
 

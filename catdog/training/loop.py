@@ -7,6 +7,7 @@ A batch is pictures for a whole network, or precomputed features for its head al
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import random
 import time
@@ -36,6 +37,8 @@ from catdog.training.state import (
     gather,
 )
 
+logger = logging.getLogger(__name__)
+
 TrainStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 DONE: Order = {"epoch": None}
@@ -62,7 +65,6 @@ def make_train_step(
     *,
     schedule: LRScheduler | None = None,
     clip_norm: float | None = None,
-    say: Callable[[str], None] = lambda _: None,
     team: Team = SOLO,
 ) -> TrainStep:
     """A function that learns from one batch.
@@ -73,7 +75,7 @@ def make_train_step(
 
     On a GPU it computes in bfloat16, which needs no scaling of the loss. When the GPU's
     memory is too small for a batch, the batch is halved from then on, its parts' gradients are
-    summed to the same step, and `say` is told.
+    summed to the same step, and a line is logged.
 
     Args:
         model: turns inputs into logits `(N,)`.
@@ -81,7 +83,6 @@ def make_train_step(
         loss_fn: the mean loss of logits and labels.
         schedule: of the learning rate, moved on by each step.
         clip_norm: the largest norm of the gradient that is let pass.
-        say: told when the batch is halved.
         team: who learns from the batch together.
     """
     limit: list[int] = []  # pictures at once, after memory has run out
@@ -114,7 +115,9 @@ def make_train_step(
             # Outside of the handler, which would keep the failed pass's memory alive.
             limit.append(size // 2)
             torch.cuda.empty_cache()
-            say(f"Out of GPU memory: {size // 2} pictures at once now, {len(inputs)} in a step")
+            logger.info(
+                f"Out of GPU memory: {size // 2} pictures at once now, {len(inputs)} in a step"
+            )
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         loss = team.add_up(loss, learning)
         if clip_norm is not None:

@@ -7,6 +7,7 @@ after it. Features come from the cache or go into it.
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from catdog.data.folder import LabelledFolder
 from catdog.data.transforms import evaluation_transform, training_transform
 from catdog.evaluation.calibration import Logits
 from catdog.evaluation.metrics import Scores, score
-from catdog.models.engine import Engine, Features, Say, pick_engine
+from catdog.models.engine import Engine, Features, pick_engine
 from catdog.models.network import Network
 from catdog.parallel import cores
 from catdog.training.distributed import SOLO, Team
@@ -50,6 +51,8 @@ from catdog.training.loop import (
 )
 from catdog.training.pixels import PixelBatches, decode_all
 from catdog.training.state import EarlyStopping, Epoch, Keeper, Resumable
+
+logger = logging.getLogger(__name__)
 
 Thing = TypeVar("Thing")
 
@@ -102,7 +105,7 @@ class Practice:
 
 
 def on_features(
-    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team = SOLO
+    config: TrainConfig, prepared: Prepared, network: Network, team: Team = SOLO
 ) -> Lesson:
     """The head alone, on features that are computed once or found in the cache.
 
@@ -110,7 +113,7 @@ def on_features(
         CatdogError: a picture is gone, or the cache can't be written.
     """
     start = time.perf_counter()
-    engine = pick_engine(network, say, cores=cores())
+    engine = pick_engine(network, cores=cores())
     cache = open_cache(Path(config.data_dir), network, engine)
     pictures = {split: pictures_of(prepared, split) for split in ("training", "validation")}
     cache, computed = share_pass(prepared, network, engine, cache, team, views=config.views)
@@ -122,7 +125,7 @@ def on_features(
         computed += new
     seconds = time.perf_counter() - start
     total = len(pictures["validation"]) + config.views * len(pictures["training"])
-    say(
+    logger.info(
         f"Features: {computed:,} computed by {engine.name} and {total - computed:,} found, in "
         f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
         f"{features_folder(Path(config.data_dir))} (python scripts/clear_cache.py clears it)"
@@ -174,7 +177,7 @@ def share_pass(
 
 
 def on_pictures(
-    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team = SOLO
+    config: TrainConfig, prepared: Prepared, network: Network, team: Team = SOLO
 ) -> Lesson:
     """The whole network, on pictures that are augmented anew in each epoch.
 
@@ -188,17 +191,17 @@ def on_pictures(
         val_batches=val,
         pretrained=None
         if config.unfreeze == "none"
-        else _plain_features(config, prepared, network, say, team),
+        else _plain_features(config, prepared, network, team),
     )
 
 
 def practise_on_pictures(
-    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team
+    config: TrainConfig, prepared: Prepared, network: Network, team: Team
 ) -> Practice:
     """How the others of a team learn what `on_pictures` gives process 0 to learn."""
     train, val = _picture_batches(config, prepared, network, team)
     optimizer = make_optimizer((network, config.learning_rate), weight_decay=config.weight_decay)
-    step = make_train_step(network, optimizer, nn.BCEWithLogitsLoss(), say=say, team=team)
+    step = make_train_step(network, optimizer, nn.BCEWithLogitsLoss(), team=team)
     return Practice(network, train, val, optimizer, step)
 
 
@@ -221,9 +224,9 @@ def _picture_batches(
 
 
 def _plain_features(
-    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team
+    config: TrainConfig, prepared: Prepared, network: Network, team: Team
 ) -> tuple[Features, Features]:
-    engine = pick_engine(network, say, cores=cores())
+    engine = pick_engine(network, cores=cores())
     cache = open_cache(Path(config.data_dir), network, engine)
     cache, _ = share_pass(prepared, network, engine, cache, team)
     training, validation = (
@@ -241,11 +244,10 @@ def finetune(
     *,
     on_epoch: Callable[[Epoch], None],
     keeper: Keeper,
-    say: Say,
     team: Team = SOLO,
 ) -> Fit:
     """Train head and backbone together, from the settled head on, and keep the best of both."""
-    practice = practise_finetuning(config, prepared, network, say, team)
+    practice = practise_finetuning(config, prepared, network, team)
     stopping = EarlyStopping(config.patience, config.min_delta, started=settled.epochs[-1].number)
     stopping.offer(settled.best.number, settled.best.val.loss, network)
     return fit(
@@ -263,12 +265,12 @@ def finetune(
 
 
 def practise_finetuning(
-    config: TrainConfig, prepared: Prepared, network: Network, say: Say, team: Team
+    config: TrainConfig, prepared: Prepared, network: Network, team: Team
 ) -> Practice:
     """How head and backbone learn together; lets the backbone's blocks learn from now on."""
     network.unfreeze(config.unfreeze)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    say(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
+    logger.info(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
     train, val = (
         _pixel_batches(config, prepared, network, split, team)
         for split in ("training", "validation")
@@ -286,7 +288,6 @@ def practise_finetuning(
         nn.BCEWithLogitsLoss(),
         schedule=schedule,
         clip_norm=CLIP_NORM,
-        say=say,
         team=team,
     )
     return Practice(network, train, val, optimizer, step, schedule)

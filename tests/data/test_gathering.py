@@ -53,10 +53,9 @@ def test_what_does_not_decode_is_listed_with_the_reason_and_the_rest_is_kept(tmp
 
 
 @pytest.mark.parametrize("packed", ["folder", "zip", "zip of zips"])
-def test_a_source_of_two_other_folders_is_told_apart_by_their_names(tmp_path, packed):
+def test_a_source_of_two_other_folders_is_told_apart_by_their_names(said, tmp_path, packed):
     source = pack(insect_source(tmp_path / "raw"), packed)
-    said: list[str] = []
-    prepared = prepare_pictures(source, tmp_path / "data", say=said.append)
+    prepared = prepare_pictures(source, tmp_path / "data")
     assert prepared.classes == ("ant", "bee")
     assert prepared.counts["training"] == {"ant": 3, "bee": 3}
     assert load_prepared(prepared.folder).classes == ("ant", "bee")

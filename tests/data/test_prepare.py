@@ -37,12 +37,11 @@ def test_the_bytes_of_the_pictures_are_kept(tmp_path):
     assert {row["sha256"] for row in rows_of(prepare_pictures(source, tmp_path / "data"))} == before
 
 
-def test_running_again_does_nothing_until_source_or_parameters_change(tmp_path):
+def test_running_again_does_nothing_until_source_or_parameters_change(said, tmp_path):
     source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
     first = prepare_pictures(source, folder)
     before = snapshot(folder)
-    said: list[str] = []
-    assert prepare_pictures(source, folder, say=said.append) == first
+    assert prepare_pictures(source, folder) == first
     assert snapshot(folder) == before
     assert said[-1].startswith("Already prepared")
     assert prepare_pictures(source, folder, val_fraction=0.2).digest != first.digest
@@ -142,7 +141,7 @@ def test_real_photos_are_all_prepared(tmp_path, photos):
 
 
 @pytest.mark.parametrize("packed", ["folder", "zip"])
-def test_what_the_user_knows_of_pictures_stands_in_the_manifest(tmp_path, packed):
+def test_what_the_user_knows_of_pictures_stands_in_the_manifest(said, tmp_path, packed):
     source = kaggle_source(tmp_path / "raw")
     (source / "train" / "broken.cat.jpg").write_bytes(b"")
     lines = ["train/cat.0.jpg,old,01", "train/broken.cat.jpg,new,", "test/1.jpg,new,2", "no.jpg,x,"]
@@ -153,8 +152,7 @@ def test_what_the_user_knows_of_pictures_stands_in_the_manifest(tmp_path, packed
             for path in source.rglob("*.*"):
                 archive.write(path, path.relative_to(source))
         source = tmp_path / "raw.zip"
-    said: list[str] = []
-    prepared = prepare_pictures(source, tmp_path / "data", say=said.append)
+    prepared = prepare_pictures(source, tmp_path / "data")
     rows = {Path(row["path"]).name: row for row in rows_of(prepared)}
     assert list(rows["cat.0.jpg"])[6:] == ["camera", "number"]
     known = {name: (row["camera"], row["number"]) for name, row in rows.items()}
@@ -175,11 +173,10 @@ def test_another_word_of_the_user_is_another_data_set_with_the_same_validation(t
     assert known.validation_digest == bare.validation_digest
 
 
-def test_a_label_in_the_users_table_is_said_not_to_count(tmp_path):
+def test_a_label_in_the_users_table_is_said_not_to_count(said, tmp_path):
     source = kaggle_source(tmp_path / "raw")
     (source / "metadata.csv").write_text("file_name,label,camera\ntrain/cat.0.jpg,dog,old\n")
-    said: list[str] = []
-    prepared = prepare_pictures(source, tmp_path / "data", say=said.append)
+    prepared = prepare_pictures(source, tmp_path / "data")
     row = next(row for row in rows_of(prepared) if row["path"].endswith("/cat.0.jpg"))
     assert (row["label"], row["camera"]) == ("cat", "old")
     assert any("label is not used" in line for line in said)

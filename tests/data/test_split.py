@@ -57,12 +57,11 @@ def test_the_split_follows_the_seed_and_the_contents_but_not_the_names(tmp_path)
     assert other.validation_digest != first.validation_digest
 
 
-def test_validation_pictures_of_the_source_are_taken_as_they_are(tmp_path):
+def test_validation_pictures_of_the_source_are_taken_as_they_are(said, tmp_path):
     names = [f"train/{label}/{n}.jpg" for label in ("cat", "dog") for n in range(4)]
     names += [f"val/{label}/{n}.jpg" for label in ("cat", "dog") for n in range(3)]
-    said: list[str] = []
     source = fill(tmp_path / "raw", *names)
-    prepared = prepare_pictures(source, tmp_path / "data", say=said.append)
+    prepared = prepare_pictures(source, tmp_path / "data")
     assert prepared.counts["validation"] == {"cat": 3, "dog": 3}
     assert any("val_fraction is not used" in line for line in said)
 
@@ -199,13 +198,10 @@ def test_a_member_of_an_archive_is_excluded_by_its_name_in_it(tmp_path, packed, 
     assert row["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_a_line_that_names_nothing_is_told_and_test_pictures_stay(tmp_path):
+def test_a_line_that_names_nothing_is_told_and_test_pictures_stay(said, tmp_path):
     source = kaggle_source(tmp_path / "raw")
-    said: list[str] = []
     lines = ("training/cat/nobody.jpg", "0123456789ab", "test/1.jpg")
-    prepared = prepare_pictures(
-        source, tmp_path / "data", exclude=exclude_file(tmp_path, *lines), say=said.append
-    )
+    prepared = prepare_pictures(source, tmp_path / "data", exclude=exclude_file(tmp_path, *lines))
     for line in lines:
         assert any(repr(line) in told and "names no" in told for told in said), line
     assert prepared.excluded == 0

@@ -194,15 +194,14 @@ def test_the_summary_counts_every_kind_and_shows_the_first():
     assert len(lines) == 13
 
 
-def test_a_prepared_data_set_is_audited_and_its_files_stay_as_they_are(tmp_path, draw_folder):
+def test_a_prepared_data_set_is_audited_and_its_files_stay_as_they_are(said, tmp_path, draw_folder):
     raw = draw_folder(tmp_path / "raw", 8)
     prepared = prepare(raw, tmp_path / "data" / "raw", origin="", val_fraction=0.25, seed=0)
     before = {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()}
     seed_everything(0)
     network = build_network("test_resnet", weights="none").eval()
-    said: list[str] = []
-    issues = audit(prepared, network, tmp_path / "data", say=said.append)
-    assert audit(prepared, network, tmp_path / "data", say=said.append) == issues
+    issues = audit(prepared, network, tmp_path / "data")
+    assert audit(prepared, network, tmp_path / "data") == issues
     assert said[-1] == "Features: 0 computed, 16 found"
     known = {row["path"] for split in ("training", "validation") for row in prepared.rows(split)}
     assert {issue.path for issue in issues} <= known

@@ -147,7 +147,7 @@ def pets(tmp_path, draw_folder, untouched) -> Path:
 
 @contextlib.contextmanager
 def _mounted(folder: Path, *command: str) -> Iterator[None]:
-    ended = subprocess.run(cli, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
         pytest.skip(f"nothing may be mounted here: {ended.stderr.strip()}")
     try:

@@ -17,14 +17,14 @@ from catdog.training import stages
 from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
-from catdog import gathering as step
+from catdog.data import gathering as step
 real = step._check_and_copy
 def slow(*a):
     time.sleep(0.1); return real(*a)
 step._check_and_copy = slow
 """
 SLOW_FEATURES = """
-from catdog import features as step
+from catdog.training import features as step
 step.SHARD_ROWS = 1
 real = step._look
 def slow(*a):
@@ -32,12 +32,13 @@ def slow(*a):
 step._look = slow
 """
 SLOW_REGISTERING = """
-from catdog import pipeline, succession
+from catdog import pipeline
+from catdog.registry import history
 from tests.faults.conftest import QuickProof
 pipeline.FreshProcess = QuickProof
 def slow(*a, **b):
     print("registered", flush=True); time.sleep(60)
-succession.place = slow
+history.place = slow
 """
 
 

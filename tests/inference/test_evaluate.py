@@ -65,10 +65,9 @@ def test_photos_that_the_model_learned_from_are_counted(labelled):
     assert _evaluate(labelled).learned == 0
 
 
-def test_photos_are_sliced_by_what_a_table_in_the_folder_says(labelled):
+def test_photos_are_sliced_by_what_a_table_in_the_folder_says(said, labelled):
     (labelled / "cat" / "metadata.csv").write_text("file_name,camera\nwrong.jpg,old\nno.jpg,old\n")
-    said: list[str] = []
-    found = _evaluate(labelled, say=said.append)
+    found = _evaluate(labelled)
     (old,) = [row for row in found.slices if row.name == "camera = old"]
     assert (old.count, old.errors) == (1, 1)
     assert {row.group for row in found.slices} >= {"all", "class", "brightness"}

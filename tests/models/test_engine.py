@@ -60,30 +60,27 @@ def test_calls_side_by_side_do_not_mix_their_answers(network):
     assert np.array_equal(np.concatenate(found), np.concatenate(expected))
 
 
-def test_on_a_cpu_openvino_is_picked(network):
-    said: list[str] = []
-    assert pick_engine(network, said.append, cores=2).name == "openvino"
+def test_on_a_cpu_openvino_is_picked(said, network):
+    assert pick_engine(network, cores=2).name == "openvino"
     assert said == []
 
 
-def test_onnx_runtime_stands_in_where_openvino_is_not_installed(network, monkeypatch):
+def test_onnx_runtime_stands_in_where_openvino_is_not_installed(said, network, monkeypatch):
     def absent():
         raise ModuleNotFoundError("No module named 'openvino'")
 
     monkeypatch.setattr(module, "_openvino", absent)
-    said: list[str] = []
-    assert pick_engine(network, said.append, cores=2).name == "onnxruntime"
+    assert pick_engine(network, cores=2).name == "onnxruntime"
     assert len(said) == 1
     assert said[0].startswith("OpenVINO can't run this backbone (")
 
 
-def test_pytorch_is_picked_with_a_line_when_the_export_fails(network, monkeypatch):
+def test_pytorch_is_picked_with_a_line_when_the_export_fails(said, network, monkeypatch):
     def broken(*_args, **_options):
         raise RuntimeError("no such operator\nand a long story")
 
     monkeypatch.setattr(torch.onnx, "export", broken)
-    said: list[str] = []
-    engine = pick_engine(network, said.append, cores=2)
+    engine = pick_engine(network, cores=2)
     assert engine.name == "pytorch-cpu"
     assert said == [
         "ONNX can't hold this backbone (no such operator).",
@@ -93,21 +90,19 @@ def test_pytorch_is_picked_with_a_line_when_the_export_fails(network, monkeypatc
     assert np.array_equal(engine.compute(images), network.features(images).numpy())
 
 
-def test_an_engine_is_not_used_when_its_features_differ(network, monkeypatch):
+def test_an_engine_is_not_used_when_its_features_differ(said, network, monkeypatch):
     right = openvino_engine(export(network), cores=1)
     wrong = dataclasses.replace(right, compute=lambda images: right.compute(images) + 0.01)
     monkeypatch.setattr(module, "openvino_engine", lambda *_args, **_options: wrong)
-    said: list[str] = []
-    assert pick_engine(network, said.append, cores=2).name == "onnxruntime"
+    assert pick_engine(network, cores=2).name == "onnxruntime"
     assert said[0].startswith("OpenVINO is not used: its features differ from PyTorch's by 1.0e-02")
 
 
-def test_a_portable_backbone_of_another_machine_is_checked_here_too(network):
+def test_a_portable_backbone_of_another_machine_is_checked_here_too(said, network):
     portable = export(network)
-    assert fastest(portable, pytest.fail, cores=1).name == "openvino"
-    said: list[str] = []
+    assert fastest(portable, cores=1).name == "openvino"
     elsewhere = dataclasses.replace(portable, expected=portable.expected + 0.01)
-    assert fastest(elsewhere, said.append, cores=1) is None
+    assert fastest(elsewhere, cores=1) is None
     assert len(said) == 2
 
 
@@ -123,10 +118,10 @@ def test_openvinos_core_outlives_every_engine(network):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
 def test_backbones_of_every_kind_are_exported(name):
     network = build_network(name, weights="none").eval()
-    assert pick_engine(network, pytest.fail, cores=1).name == "openvino"
+    assert pick_engine(network, cores=1).name == "openvino"
 
 
-def test_a_backbone_whose_way_depends_on_the_picture_is_computed_by_pytorch():
+def test_a_backbone_whose_way_depends_on_the_picture_is_computed_by_pytorch(said):
     class Fickle(nn.Module):
         def forward(self, pixels):
             # The export is made with a black picture, and follows only the way that it takes.
@@ -134,8 +129,7 @@ def test_a_backbone_whose_way_depends_on_the_picture_is_computed_by_pytorch():
 
     network = build_network("test_resnet", weights="none")
     network.backbone = Fickle()
-    said: list[str] = []
-    assert pick_engine(network.eval(), said.append, cores=1).name == "pytorch-cpu"
+    assert pick_engine(network.eval(), cores=1).name == "pytorch-cpu"
     assert len(said) == 3
 
 
@@ -144,7 +138,7 @@ def test_a_backbone_whose_way_depends_on_the_picture_is_computed_by_pytorch():
 def test_a_gpus_features_are_close_to_a_cpus(network):
     images = _images(4)
     expected = torch_engine(network).compute(images)
-    engine = pick_engine(network.to("cuda"), pytest.fail, cores=1)
+    engine = pick_engine(network.to("cuda"), cores=1)
     assert engine.precision == "bfloat16"
     assert np.abs(engine.compute(images) - expected).max() < 0.2
     network.to("cpu")

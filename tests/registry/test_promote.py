@@ -60,11 +60,11 @@ def _digests(prepared, split="validation"):
 
 def test_a_surely_better_version_takes_the_place_and_a_worse_one_does_not(release, tmp_path):
     release(0.2), release(1.0), release(-1.0)
-    first = promote(_config(tmp_path, version="1"), pytest.fail)
+    first = promote(_config(tmp_path, version="1"))
     assert (first.decision.stage, first.serves) == (PRODUCTION, True)
-    better = promote(_config(tmp_path, version="2"), pytest.fail)
+    better = promote(_config(tmp_path, version="2"))
     assert better.decision.told.startswith("surely better than version 1: 0 of 30 photos")
-    worse = promote(_config(tmp_path), pytest.fail)  # the newest
+    worse = promote(_config(tmp_path))  # the newest
     assert (worse.version.version, worse.decision.stage) == (3, STAGING)
     assert worse.decision.told.startswith("surely worse than version 2: 0 of 30 photos put")
     assert str(versions.champion("pets").version) == "2"
@@ -72,10 +72,10 @@ def test_a_surely_better_version_takes_the_place_and_a_worse_one_does_not(releas
 
 def test_a_dry_run_decides_and_changes_nothing(release, tmp_path):
     release(0.2), release(1.0)
-    promote(_config(tmp_path, version="1"), pytest.fail)
+    promote(_config(tmp_path, version="1"))
     before = history.history("pets"), versions.versions("pets")[1].tags
     for asked in ({}, {"to": "2"}):
-        outcome = promote(_config(tmp_path, dry_run="yes", **asked), pytest.fail)
+        outcome = promote(_config(tmp_path, dry_run="yes", **asked))
         assert outcome.serves
     assert (history.history("pets"), versions.versions("pets")[1].tags) == before
     assert str(versions.champion("pets").version) == "1"
@@ -84,15 +84,15 @@ def test_a_dry_run_decides_and_changes_nothing(release, tmp_path):
 def test_photos_that_one_of_the_two_has_learned_are_no_evidence(release, tmp_path, prepared):
     held = _digests(prepared)  # 15 of a cat, then 15 of a dog
     release(0.2, learned=held[:4]), release(1.0, learned=held[-5:])
-    promote(_config(tmp_path, version="1"), pytest.fail)
-    outcome = promote(_config(tmp_path), pytest.fail)
+    promote(_config(tmp_path, version="1"))
+    outcome = promote(_config(tmp_path))
     assert "than version 1: 0 of 21 photos" in outcome.decision.told
 
 
 def test_too_few_photos_are_told_as_not_comparable(release, tmp_path, prepared):
     release(0.2, learned=_digests(prepared)[:10]), release(1.0)
-    promote(_config(tmp_path, version="1"), pytest.fail)
-    outcome = promote(_config(tmp_path), pytest.fail)
+    promote(_config(tmp_path, version="1"))
+    outcome = promote(_config(tmp_path))
     assert outcome.decision.stage == STAGING
     assert outcome.decision.told == (
         "not comparable with version 1: "
@@ -106,24 +106,25 @@ def test_an_older_version_is_comparable_where_it_was_validated_on_the_same_photo
     release(0.2, knows=False, digest=prepared.validation_digest)
     release(0.2, knows=False, digest="of other photos")
     release(1.0)
-    promote(_config(tmp_path, version="2"), pytest.fail)
-    outcome = promote(_config(tmp_path), pytest.fail)
+    promote(_config(tmp_path, version="2"))
+    outcome = promote(_config(tmp_path))
     assert "which photos it learned from is not known" in outcome.decision.told
-    promote(_config(tmp_path, to="1"), pytest.fail)
-    assert promote(_config(tmp_path), pytest.fail).serves
+    promote(_config(tmp_path, to="1"))
+    assert promote(_config(tmp_path)).serves
 
 
 def test_photos_of_a_folder_are_compared_on_and_unreadable_ones_told(
-    release, tmp_path, draw_folder
+    said, release, tmp_path, draw_folder
 ):
     folder = draw_folder(tmp_path / "new", 12, start=500)
     (folder / "cat" / "broken.jpg").write_bytes(b"no picture")
     release(0.2), release(1.0)
-    promote(_config(tmp_path, version="1"), pytest.fail)
-    told: list[str] = []
-    outcome = promote(_config(tmp_path, data=str(folder)), told.append)
+    promote(_config(tmp_path, version="1"))
+    outcome = promote(_config(tmp_path, data=str(folder)))
     assert "0 of 24 photos put right" in outcome.decision.told
-    assert [line.split(": ")[0] for line in told] == [f"left out {folder / 'cat' / 'broken.jpg'}"]
+    assert [line.split(": ")[0] for line in said if "left out" in line] == [
+        f"left out {folder / 'cat' / 'broken.jpg'}"
+    ]
 
 
 def test_the_script_goes_back_and_forth_and_tells_the_history(
@@ -148,35 +149,35 @@ def test_the_script_goes_back_and_forth_and_tells_the_history(
 
 def test_a_version_that_does_not_exist_is_answered_with_those_that_do(release, tmp_path):
     with pytest.raises(CatdogError, match="no version of pets to promote"):
-        promote(_config(tmp_path), pytest.fail)
+        promote(_config(tmp_path))
     release()
     with pytest.raises(CatdogError, match=r"has no version '7'. It has: 1\."):
-        promote(_config(tmp_path, to="7"), pytest.fail)
+        promote(_config(tmp_path, to="7"))
 
 
 def test_the_champion_itself_is_told_to_be_there_already(release, tmp_path):
     release()
-    promote(_config(tmp_path), pytest.fail)
-    again = promote(_config(tmp_path), pytest.fail)
+    promote(_config(tmp_path))
+    again = promote(_config(tmp_path))
     assert again.decision.told == "it is in Production already"
     assert len(history.history("pets")) == 1
 
 
 def test_a_version_whose_proof_is_missing_waits_for_its_run(release, tmp_path):
     release(0.2), release(1.0, status="pending")
-    assert str(promote(_config(tmp_path), pytest.fail).version.version) == "1"
-    assert str(promote(_config(tmp_path), pytest.fail).version.version) == "1"  # not the newest
+    assert str(promote(_config(tmp_path)).version.version) == "1"
+    assert str(promote(_config(tmp_path)).version.version) == "1"  # not the newest
     with pytest.raises(CatdogError, match=r"Let that go on: mlflow run . -P resume="):
-        promote(_config(tmp_path, version="2"), pytest.fail)
+        promote(_config(tmp_path, version="2"))
     assert versions.numbered("pets", "2").tags["validation_status"] == "pending"
 
 
 def test_a_version_that_was_rolled_back_is_not_tried_again_by_itself(release, tmp_path):
     release(0.2), release(1.0)
-    promote(_config(tmp_path, version="1"), pytest.fail)
-    promote(_config(tmp_path), pytest.fail)
-    promote(_config(tmp_path, rollback="yes"), pytest.fail)
-    again = promote(_config(tmp_path), pytest.fail)
+    promote(_config(tmp_path, version="1"))
+    promote(_config(tmp_path))
+    promote(_config(tmp_path, rollback="yes"))
+    again = promote(_config(tmp_path))
     assert (str(again.version.version), again.decision.reason) == (
         "1",
         "it is in Production already",
@@ -185,9 +186,9 @@ def test_a_version_that_was_rolled_back_is_not_tried_again_by_itself(release, tm
 
 def test_two_versions_at_once_and_a_long_story_are_refused(release, tmp_path):
     with pytest.raises(CatdogError, match="give one of them"):
-        promote(_config(tmp_path, to="2", rollback="yes"), pytest.fail)
+        promote(_config(tmp_path, to="2", rollback="yes"))
     with pytest.raises(CatdogError, match="say it shorter"):
-        promote(_config(tmp_path, to="2", because="x" * 501), pytest.fail)
+        promote(_config(tmp_path, to="2", because="x" * 501))
 
 
 def test_a_champion_of_another_split_is_measured_on_what_it_has_not_learned(

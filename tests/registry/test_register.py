@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -64,14 +64,11 @@ class Shop:
     prepared: Prepared
     trained: Trained
     run_id: str
-    said: list[str] = field(default_factory=list)
 
     def release(self, proof: type[QuickProof] = QuickProof, **options: object) -> Released:
         config = replace(CONFIG, **options)
         saved = register.save(self.trained, CARD, Path("model"))
-        return register.register(
-            config, self.prepared, self.trained, saved, proof(""), self.said.append
-        )
+        return register.register(config, self.prepared, self.trained, saved, proof(""))
 
     def tags(self) -> dict[str, str]:
         return mlflow.get_run(self.run_id).data.tags
@@ -91,7 +88,7 @@ def learned(tmp_path_factory) -> Iterator[Shop]:
                 tiny_picture(name, number).save(home / "raw" / name / f"{number}.jpg")
         prepared = prepare(Path("raw"), Path("data/pets"), origin="here", val_fraction=0.4, seed=0)
         with tracking.start_run("x") as run:
-            fitted = trained.train(CONFIG, prepared, lambda _: None)
+            fitted = trained.train(CONFIG, prepared)
         yield Shop(home, prepared, fitted, run.info.run_id)
     mlflow.set_tracking_uri(None)
 
@@ -119,21 +116,21 @@ def champion(store) -> str:
 def shop(store) -> Iterator[Shop]:
     """The training, in a run of the test's own."""
     with tracking.start_run("x") as run:
-        yield replace(store, run_id=run.info.run_id, said=[])
+        yield replace(store, run_id=run.info.run_id)
 
 
 def _version(number: int) -> object:
     return MlflowClient().get_model_version("pets", str(number))
 
 
-def test_a_version_that_answers_alike_is_described_and_serves(shop):
+def test_a_version_that_answers_alike_is_described_and_serves(said, shop):
     released = shop.release()
     version = _version(1)
     assert (released.decision.stage, version.current_stage) == ("Production", "Production")
     assert version.tags["validation_status"] == "approved"
     assert version.description.startswith("# ")
     assert version.run_id == shop.run_id
-    assert any(line.startswith("A fresh process answers alike to within") for line in shop.said)
+    assert any(line.startswith("A fresh process answers alike to within") for line in said)
     metrics = mlflow.get_run(shop.run_id).data.metrics
     assert metrics["parity_max_abs_diff"] < 1e-3
     loaded = versions.fetch("models:/pets/Production")
@@ -141,7 +138,7 @@ def test_a_version_that_answers_alike_is_described_and_serves(shop):
 
 
 @pytest.mark.parametrize("proof", [Dishonest, Broken])
-def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(shop, proof):
+def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(said, shop, proof):
     released = shop.release(proof)
     version = _version(1)
     assert (released.decision.stage, version.current_stage) == ("None", "None")
@@ -154,8 +151,8 @@ def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(shop, proof):
     _tell(shop, released)
     assert shop.tags()["validation_status"] == "rejected"
     assert "registered_version" in shop.tags()
-    assert any(line.startswith("REJECTED: pets version 1 was reg") for line in shop.said)
-    assert not any("predict.py" in line for line in shop.said)
+    assert any(line.startswith("REJECTED: pets version 1 was reg") for line in said)
+    assert not any("predict.py" in line for line in said)
     assert summary._use(released.version, released.decision) == []
 
 
@@ -186,7 +183,7 @@ def test_an_equal_challenger_goes_to_staging_with_the_counts_that_say_why(champi
     assert told.startswith("Not compared with version 1 in Production: of 8 photos only")
 
 
-def test_what_is_told_names_stage_figures_and_the_next_command(shop):
+def test_what_is_told_names_stage_figures_and_the_next_command(said, shop):
     released = shop.release()
     _tell(shop, released)
     tags = shop.tags()
@@ -196,16 +193,14 @@ def test_what_is_told_names_stage_figures_and_the_next_command(shop):
     assert note.startswith("**pets version 1** went to **Production**: no version was in")
     assert "| accuracy |" in note
     assert "python scripts/promote.py --name pets --rollback" in note
-    assert shop.said[-1] == (
+    assert said[-1] == (
         "Label photos:  python scripts/predict.py --model-uri models:/pets/Production"
     )
 
 
-def test_the_report_is_logged_with_its_tables(shop):
+def test_the_report_is_logged_with_its_tables(said, shop):
     released = shop.release()
-    findings = summary.report_findings(
-        CONFIG, shop.prepared, shop.trained, released, shop.said.append
-    )
+    findings = summary.report_findings(CONFIG, shop.prepared, shop.trained, released)
     assert findings.slices[0].count == 8
     load = mlflow.artifacts.load_text
     page = load(f"runs:/{shop.run_id}/report.html")
@@ -213,7 +208,7 @@ def test_the_report_is_logged_with_its_tables(shop):
     for line in ("scripts/serve.py --model-uri models:/pets/1", "mlflow run . --env-manager=local"):
         assert line in page
     assert load(f"runs:/{shop.run_id}/data/audit.csv").startswith("path,issue,")
-    assert shop.said[-1].startswith("Worst slice: ")
+    assert said[-1].startswith("Worst slice: ")
 
 
 def test_a_folder_that_can_not_be_written_is_told_and_holds_no_half_model(shop, tmp_path):
@@ -237,4 +232,4 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch
 
 
 def _tell(shop: Shop, released: Released) -> None:
-    summary.tell(released, shop.trained, NOTHING_FOUND, shop.said.append)
+    summary.tell(released, shop.trained, NOTHING_FOUND)

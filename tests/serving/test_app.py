@@ -195,7 +195,7 @@ def test_a_file_over_the_limit_is_refused(page):
     assert not list(uploads.rglob("large.jpg"))
 
 
-def test_serving_says_where_and_to_whom_and_leaves_no_upload(model, monkeypatch):
+def test_serving_says_where_and_to_whom_and_leaves_no_upload(said, model, monkeypatch):
     pytest.importorskip("gradio", reason="the page needs the extra `app`")
     import uvicorn
 
@@ -207,17 +207,16 @@ def test_serving_says_where_and_to_whom_and_leaves_no_upload(model, monkeypatch)
         sockets[0].close()
         raise KeyboardInterrupt
 
-    told: list[str] = []
     opened: list[str] = []
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setattr(uvicorn.Server, "run", run)
     monkeypatch.setattr(app.webbrowser, "open", opened.append)
     with app.listen("0.0.0.0", 0) as taken:
         port = taken.getsockname()[1]
-        app.serve(model, "0.0.0.0", port, open_browser=True, say=told.append)
-    assert told == [
+        app.serve(model, "0.0.0.0", port, open_browser=True)
+    assert said == [
         f"port {port} is taken: here is another one",
-        "warning: --host 0.0.0.0 lets everyone who can reach this machine use the page",
+        "--host 0.0.0.0 lets everyone who can reach this machine use the page",
         f"the page is at {opened[0]} (Ctrl-C ends it)",
     ]
     assert not seen[0].exists()

@@ -213,13 +213,13 @@ def test_a_killed_job_goes_on_with_the_rounds_that_are_left(
         if len(rounds) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(scoring, "say", killed_after_two)
+    monkeypatch.setattr(scoring.logger, "info", killed_after_two)
     with pytest.raises(KeyboardInterrupt):
         scoring.score(spark, model, str(pictures), str(output))
     kept = _table(output)
     assert 0 < len(kept) < 15
     again = []
-    monkeypatch.setattr(scoring, "say", again.append)
+    monkeypatch.setattr(scoring.logger, "info", again.append)
     scored = scoring.score(spark, model, str(pictures), str(output))
     table = _table(output)
     assert scored.added == 15 - len(kept)

@@ -218,4 +218,4 @@ def test_a_port_that_is_taken_is_one_sentence(model):
     with app.listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CatdogError, match=rf"--port {port} can't be listened at \(Address al"):
-            serve.serve(model, "127.0.0.1", port, max_body_bytes=1, say=pytest.fail)
+            serve.serve(model, "127.0.0.1", port, max_body_bytes=1)

@@ -25,7 +25,7 @@ from tests.mlflow_server import postgres
 WORKER = """
 import sys, time
 from pathlib import Path
-from catdog import storage, study
+from catdog.sweep import storage, study
 where, run_id, count, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 storage.HEARTBEAT_S, storage.DEAD_AFTER_S = 1, 2
 mine = study.open_study("s", storage.open_storage(where, Path()), run_id=run_id, seed=0)
@@ -36,7 +36,7 @@ def objective(trial):
     return value
 print("ready", flush=True)
 sys.stdin.readline()
-mine.work(objective, count, print)
+mine.work(objective, count)
 """
 
 
@@ -70,7 +70,7 @@ def _objective(trial: Trial) -> float:
 
 
 def _work(mine: Study, count: int, objective: Callable[[Trial], float] = _objective) -> None:
-    mine.work(objective, count, pytest.fail)
+    mine.work(objective, count)
 
 
 def _drawn(mine: Study) -> list[float]:
@@ -112,7 +112,7 @@ def test_two_processes_share_the_trials(where):
 
 def test_only_missing_trials_are_run(where):
     _work(_study(where), 3)
-    _work(_study(where), 3, pytest.fail)
+    _work(_study(where), 3)
     _work(_study(where), 5)
     assert [trial.number for trial in _study(where).finished()] == [0, 1, 2, 3, 4]
 
@@ -135,14 +135,13 @@ def test_the_trial_of_a_killed_process_is_made_up_for_by_others(monkeypatch):
     assert time.monotonic() - start < 30
 
 
-def test_a_file_knows_from_mlflow_that_a_process_has_ended(monkeypatch):
+def test_a_file_knows_from_mlflow_that_a_process_has_ended(said, monkeypatch):
     _killed_in_a_trial("sweep.log", "a")
-    said: list[str] = []
     answers = iter(["RUNNING", "KILLED"])
-    monkeypatch.setattr(study.tracking, "status_of", lambda _: next(answers))
+    monkeypatch.setattr(study.run, "status_of", lambda _: next(answers))
     monkeypatch.setattr(study, "PATIENCE_S", 0.0)
     other = _study("sweep.log", run_id="b")
-    other.work(_objective, 1, said.append)
+    other.work(_objective, 1)
     assert "Waiting for trial 0 of study s, which MLflow run a began" in said[0]
     assert [trial.number for trial in other.finished()] == [1]
 
@@ -167,7 +166,7 @@ def test_a_sweep_that_was_cut_draws_what_an_unbroken_one_draws():
 
 def test_the_first_trial_is_the_given_one():
     mine = _study()
-    mine.work(_objective, 3, pytest.fail, first={"x": 0.125})
+    mine.work(_objective, 3, first={"x": 0.125})
     assert _drawn(mine)[0] == 0.125
     assert 0.125 not in _drawn(mine)[1:]
 

@@ -19,7 +19,7 @@ from catdog.sweep.storage import open_storage
 from catdog.sweep.study import open_study
 from catdog.tracking import resume
 from catdog.tracking import run as tracking
-from tests.conftest import tiny_picture
+from tests.conftest import heard, tiny_picture
 
 CONFIG = SweepConfig(
     data_dir="data",
@@ -58,7 +58,7 @@ def registered(monkeypatch) -> list[tuple[str, MainConfig]]:
     """The runs that trained with the best, and with which parameters, in place of doing it."""
     done: list[tuple[str, MainConfig]] = []
 
-    def train_and_register(config, prepared, say, *, folder) -> Version:
+    def train_and_register(config, prepared, *, folder) -> Version:
         done.append((tracking.run_id(), config))
         return Version(config.registered_model_name, str(len(done)))
 
@@ -68,9 +68,11 @@ def registered(monkeypatch) -> list[tuple[str, MainConfig]]:
 
 def _sweep(prepared: Prepared, **options: object) -> tuple[Run, list[str]]:
     config = replace(CONFIG, **options)
-    said: list[str] = []
-    with resume.open_run(config, "sweep", "x", lambda: prepared, said.append) as (_, folder):
-        sweep.sweep_and_register(config, prepared, said.append, folder=folder)
+    with (
+        heard() as said,
+        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, folder),
+    ):
+        sweep.sweep_and_register(config, prepared, folder=folder)
     return MlflowClient().get_run(folder.note.run_id), said
 
 

@@ -21,7 +21,7 @@ from catdog.sweep.trials import BEST_EPOCH, EPOCHS, TROUBLE, Ground, split_off, 
 from catdog.training.features import Picture, open_cache
 from catdog.training.loop import seed_everything
 from catdog.training.stages import pictures_of
-from tests.conftest import tiny_picture
+from tests.conftest import heard, tiny_picture
 
 CONFIG = SweepConfig(
     data_dir="data", epochs=4, most_views=2, backbone="test_resnet", weights="none", device="cpu"
@@ -98,21 +98,21 @@ def test_views_double(most, counts):
     assert view_counts(most) == counts
 
 
-def test_trials_see_no_validation_picture_and_features_are_computed_once(prepared):
-    said: list[str] = []
-    ground = trials.prepare_ground(CONFIG, prepared, said.append)
+def test_trials_see_no_validation_picture_and_features_are_computed_once(said, prepared):
+    ground = trials.prepare_ground(CONFIG, prepared)
     seen = {one.sha256 for one in [*ground.learn_pictures, *ground.search_pictures]}
     assert seen == {one.sha256 for one in pictures_of(prepared, "training")}
     seed_everything(CONFIG.seed)
     network = build_network(CONFIG.backbone, weights=CONFIG.weights)
-    cache = open_cache(Path("data"), network, pick_engine(network, pytest.fail, cores=1))
+    cache = open_cache(Path("data"), network, pick_engine(network, cores=1))
     assert not any(one.key(0) in cache for one in pictures_of(prepared, "validation"))
     assert all(one.key(1) in cache for one in pictures_of(prepared, "training"))
     assert ground.learn.shape[:2] == (2, len(ground.learn_pictures))
     assert ground.search.shape[:2] == (1, len(ground.search_pictures))
-    trials.prepare_ground(CONFIG, prepared, said.append)
-    assert "Features: 36 computed by" in said[1]
-    assert "Features: 0 computed by" in said[3]
+    trials.prepare_ground(CONFIG, prepared)
+    (first, second) = [line for line in said if line.startswith("Features")]
+    assert "Features: 36 computed by" in first
+    assert "Features: 0 computed by" in second
 
 
 def test_a_head_begins_anew_in_each_trial_and_ends_the_same():
@@ -127,13 +127,13 @@ def test_a_head_begins_anew_in_each_trial_and_ends_the_same():
 
 def _run(ground: Ground, count: int = 1, **first: float):
     mine = open_study("s", open_storage("auto", Path()), run_id="a", seed=0)
-    said: list[str] = []
     given_first = {"learning_rate": 0.05, "weight_decay": 0.01, "batch_size": 16, "views": 2}
 
     def objective(trial: Trial) -> float:
-        return trials.run_trial(CONFIG, ground, "s", trial, said.append)
+        return trials.run_trial(CONFIG, ground, "s", trial)
 
-    mine.work(objective, count, pytest.fail, first=given_first | first)
+    with heard() as said:
+        mine.work(objective, count, first=given_first | first)
     return mine.finished(), said
 
 

@@ -68,7 +68,7 @@ def _logged(server: Server, run_id: str) -> tuple[str, list[int], int]:
 
 @pytest.mark.parametrize("status", [413, 400, 500, 0])
 def test_files_that_are_refused_end_no_training_and_are_sent_on_resuming(
-    gateway, server, tmp_path, capsys, status
+    said, gateway, server, tmp_path, status
 ):
     with (
         pytest.raises(
@@ -81,7 +81,7 @@ def test_files_that_are_refused_end_no_training_and_are_sent_on_resuming(
     folder = tracking.run_folder(tmp_path, run.info.run_id)
     assert str(folder / "outbox") in str(raised.value)
     assert f"type: mlflow run . --env-manager=local -P resume={folder.name}" in str(raised.value)
-    told = capsys.readouterr().err
+    told = "\n".join(said)
     assert told.count("REFUSES") == 1
     assert "REFUSES artifact images/" in told
     assert (str(status) if status else "Connection") in told
@@ -93,14 +93,14 @@ def test_files_that_are_refused_end_no_training_and_are_sent_on_resuming(
     assert not (folder / "outbox").exists()
 
 
-def test_a_token_that_is_renewed_before_the_end_costs_nothing(gateway, server, tmp_path, capsys):
+def test_a_token_that_is_renewed_before_the_end_costs_nothing(said, gateway, server, tmp_path):
     with tracking.start_run("x", tmp_path) as run:
         _log_epochs(1)
         gateway.refused = {EVERYTHING: 401}
         _log_epochs(2, 3)
         gateway.refused = {}
         _log_epochs(4)
-    told = capsys.readouterr().err
+    told = "\n".join(said)
     assert "REFUSES metrics" in told
     assert told.count("REFUSES") == 3  # metrics, pictures, tags
     status, steps, pictures = _logged(server, run.info.run_id)

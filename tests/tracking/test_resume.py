@@ -20,7 +20,7 @@ from catdog.data.dataset import Prepared
 from catdog.tracking import resume as runs
 from catdog.tracking import run as tracking
 from catdog.tracking.resume import RunFolder, as_begun, clear_runs, open_run
-from tests.conftest import ROOT
+from tests.conftest import ROOT, heard
 
 pytestmark = pytest.mark.usefixtures("tracking_store")
 
@@ -36,7 +36,7 @@ def _cut(config: MainConfig = CONFIG, digest: str = "d1") -> str:
     """Begin a run that is interrupted; its id."""
     with (
         pytest.raises(KeyboardInterrupt),
-        open_run(config, "main", "x", _prepared(digest), lambda _: None) as (_, folder),
+        open_run(config, "main", "x", _prepared(digest)) as (_, folder),
     ):
         raise KeyboardInterrupt
     return folder.note.run_id
@@ -44,9 +44,8 @@ def _cut(config: MainConfig = CONFIG, digest: str = "d1") -> str:
 
 def _resumed(resume: str, config: MainConfig = CONFIG, digest: str = "d1") -> tuple[str, list[str]]:
     """Finish the run that `resume` means; its id, and what was said."""
-    said: list[str] = []
     config = as_begun(dataclasses.replace(config, resume=resume), "main")
-    with open_run(config, "main", "x", _prepared(digest), said.append) as (_, folder):
+    with heard() as said, open_run(config, "main", "x", _prepared(digest)) as (_, folder):
         assert folder.path.is_dir()
     return folder.note.run_id, said
 
@@ -175,17 +174,16 @@ def test_a_run_that_another_process_works_on_is_left_alone(monkeypatch):
 def test_a_run_that_failed_before_it_learned_leaves_nothing():
     with (
         pytest.raises(CatdogError, match="no good"),
-        open_run(CONFIG, "main", "x", _prepared(), print) as (_, folder),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, folder),
     ):
         raise CatdogError("no good")
     assert not folder.path.exists()
 
 
-def test_a_run_that_failed_after_it_learned_can_go_on():
-    said: list[str] = []
+def test_a_run_that_failed_after_it_learned_can_go_on(said):
     with (
         pytest.raises(CatdogError, match="no registry"),
-        open_run(CONFIG, "main", "x", _prepared(), said.append) as (_, folder),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, folder),
     ):
         (folder.path / "checkpoint-1-0.safetensors").touch()
         raise CatdogError("no registry")
@@ -229,7 +227,7 @@ def test_a_run_that_torchrun_may_restart_is_kept_before_its_first_checkpoint(mon
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
     with (
         pytest.raises(RuntimeError),
-        open_run(CONFIG, "main", "x", _prepared(), lambda _: None) as (_, folder),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, folder),
     ):
         raise RuntimeError
     assert MlflowClient().get_run(folder.note.run_id).info.status == "FAILED"

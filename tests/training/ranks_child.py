@@ -28,7 +28,7 @@ def learn(config: TrainConfig, team: Team) -> tuple[Fit, dict[str, torch.Tensor]
     network = build_network(config.backbone, weights=config.weights)
     trained._begin_together(config, prepared, network, team)
     prepare_lesson = stages.on_features if config.views else stages.on_pictures
-    lesson = prepare_lesson(config, prepared, network, _silent, team)
+    lesson = prepare_lesson(config, prepared, network, team)
     together = distributed.SOLO if lesson.features else team
     together.tell({"do": HEAD})
     result = trained._train_head(config, lesson, Resumable(team=together), _told)
@@ -41,7 +41,6 @@ def learn(config: TrainConfig, team: Team) -> tuple[Fit, dict[str, torch.Tensor]
             result,
             on_epoch=_told,
             keeper=Keeper(),
-            say=_silent,
             team=team,
         )
     computed = lesson.features.computed if lesson.features else 0
@@ -54,10 +53,6 @@ def losses(fit: Fit) -> list[tuple[float, float]]:
 
 
 def _told(_epoch: object) -> None:
-    pass
-
-
-def _silent(_line: str) -> None:
     pass
 
 

@@ -8,7 +8,7 @@ from tests.conftest import child_environment
 ENDING = """
 import os, sys, time
 import torch.distributed as dist
-from catdog import alive
+from catdog.training import alive
 
 alive.BEAT_S = 1e-5  # so that it beats at every moment
 children = []

@@ -56,7 +56,7 @@ def _learn(data_dir: Path, folder: Path, way: str, kill_after: int | None, when:
     checkpoint.WITHIN_S, checkpoint.EPOCH_END_S = when
     checkpoint.SHARE = 1e9
     stages.pick_workers = lambda _device: 1
-    stages.pick_engine = lambda network, _say, **_cores: torch_engine(network)
+    stages.pick_engine = lambda network, **_cores: torch_engine(network)
     run.logged_steps = lambda _metric: set()
     log.log_epoch = lambda *_told: None
     _die_after(kill_after)
@@ -64,10 +64,8 @@ def _learn(data_dir: Path, folder: Path, way: str, kill_after: int | None, when:
     prepared = load_prepared(data_dir / "pets")
     seed_everything(config.seed)
     network = build_network(config.backbone, weights=config.weights)
-    lesson = (stages.on_features if config.views else stages.on_pictures)(
-        config, prepared, network, print
-    )
-    result = trained._learn(config, prepared, network, lesson, Checkpoints(folder, print), print)
+    lesson = (stages.on_features if config.views else stages.on_pictures)(config, prepared, network)
+    result = trained._learn(config, prepared, network, lesson, Checkpoints(folder))
     numbers = [
         (epoch.number, epoch.train.loss, epoch.val.loss, epoch.learning_rate, epoch.is_best)
         for epoch in result.epochs
@@ -155,8 +153,8 @@ def eager(monkeypatch):
 
 
 def test_what_was_kept_is_what_is_read(tmp_path, eager):
-    model, result = _fit(Checkpoints(tmp_path, pytest.fail))
-    state = Checkpoints(tmp_path, pytest.fail).newest.state
+    model, result = _fit(Checkpoints(tmp_path))
+    state = Checkpoints(tmp_path).newest.state
     assert [epoch.number for epoch in state.epochs] == [1, 2, 3, 4]
     for told, epoch in zip(state.epochs, result.epochs, strict=True):
         assert (told.train, told.val) == (epoch.train, epoch.val)
@@ -166,69 +164,64 @@ def test_what_was_kept_is_what_is_read(tmp_path, eager):
 
 
 def test_a_training_that_was_over_is_not_trained_again(tmp_path, eager):
-    model, result = _fit(Checkpoints(tmp_path, pytest.fail))
-    again, same = _fit(
-        Checkpoints(tmp_path, pytest.fail), on_epoch=lambda epoch: pytest.fail(str(epoch.number))
-    )
+    model, result = _fit(Checkpoints(tmp_path))
+    again, same = _fit(Checkpoints(tmp_path), on_epoch=lambda epoch: pytest.fail(str(epoch.number)))
     assert same.best.number == result.best.number
     assert torch.equal(again.weight, model.weight)
 
 
 @pytest.mark.parametrize("spoil", ["cut", "changed", "emptied"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(tmp_path, eager, spoil):
-    _fit(Checkpoints(tmp_path, pytest.fail))
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(said, tmp_path, eager, spoil):
+    _fit(Checkpoints(tmp_path))
     older, newer = sorted(tmp_path.glob("checkpoint-*"))
     content = newer.read_bytes()
     spoiled = {"cut": content[:-7], "changed": content[:-1] + b"\x01", "emptied": b""}
     newer.write_bytes(spoiled[spoil])
-    said: list[str] = []
-    checkpoints = Checkpoints(tmp_path, said.append)
+    checkpoints = Checkpoints(tmp_path)
     assert said == ["Checkpoint 4 is damaged: the one before it is used"]
     assert len(checkpoints.newest.state.epochs) == 3
     assert older.exists()
 
 
 def test_a_checkpoint_that_is_whole_and_can_not_be_used_is_told_and_kept(tmp_path, eager):
-    _fit(Checkpoints(tmp_path, pytest.fail))
+    _fit(Checkpoints(tmp_path))
     _, newer = sorted(tmp_path.glob("checkpoint-*"))
     content = newer.read_bytes().replace(b'"epochs', b'"epocs_')  # of the same length
     foreign = tmp_path / f"checkpoint-5-{hashlib.sha256(content).hexdigest()}.safetensors"
     foreign.write_bytes(content)
     with pytest.raises(CatdogError, match="is of another catdog version"):
-        Checkpoints(tmp_path, pytest.fail)
+        Checkpoints(tmp_path)
     foreign.unlink()
     (tmp_path / foreign.name).mkdir()  # what no process can read
     with pytest.raises(CatdogError, match="can't be read"):
-        Checkpoints(tmp_path, pytest.fail)
+        Checkpoints(tmp_path)
     assert newer.exists()
 
 
-def test_when_no_checkpoint_is_whole_the_training_begins_anew(tmp_path, eager):
-    _fit(Checkpoints(tmp_path, pytest.fail))
+def test_when_no_checkpoint_is_whole_the_training_begins_anew(said, tmp_path, eager):
+    _fit(Checkpoints(tmp_path))
     for path in tmp_path.glob("checkpoint-*"):
         path.write_bytes(b"nothing")
-    said: list[str] = []
-    assert Checkpoints(tmp_path, said.append).newest is None
+    assert Checkpoints(tmp_path).newest is None
     assert said[-1] == "No checkpoint of the run is whole: its training begins anew"
 
 
-def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path, eager):
-    _fit(Checkpoints(tmp_path, pytest.fail), epochs=2)
+def test_a_full_disk_is_told_once_and_stops_nothing(said, tmp_path, eager):
+    _fit(Checkpoints(tmp_path), epochs=2)
     kept = {path.name for path in tmp_path.iterdir()}
-    said: list[str] = []
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        _, result = _fit(Checkpoints(tmp_path, said.append), epochs=5)
+        _, result = _fit(Checkpoints(tmp_path), epochs=5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(result.epochs) == 5
     assert len(said) == 1
-    assert said[0].startswith("warning: no checkpoint could be written")
+    assert said[0].startswith("no checkpoint could be written")
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-def test_a_signal_ends_the_training_after_the_batch_with_a_checkpoint(tmp_path):
+def test_a_signal_ends_the_training_after_the_batch_with_a_checkpoint(said, tmp_path):
     def signalled(batches, _what):
         for number, batch in enumerate(batches):
             if number == 2:
@@ -236,15 +229,14 @@ def test_a_signal_ends_the_training_after_the_batch_with_a_checkpoint(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)  # at once: the same request
             yield batch
 
-    said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        _fit(Checkpoints(tmp_path, said.append), watch=signalled)
+        _fit(Checkpoints(tmp_path), watch=signalled)
     assert said == ["Stopping after this batch; once more stops at once"]
-    state = Checkpoints(tmp_path, pytest.fail).newest.state
+    state = Checkpoints(tmp_path).newest.state
     assert (len(state.epochs), state.underway.batches) == (0, 3)
-    broken, _ = _fit(Checkpoints(tmp_path, pytest.fail))
+    broken, _ = _fit(Checkpoints(tmp_path))
     (tmp_path / "other").mkdir()
-    unbroken, _ = _fit(Checkpoints(tmp_path / "other", pytest.fail))
+    unbroken, _ = _fit(Checkpoints(tmp_path / "other"))
     assert torch.equal(broken.weight, unbroken.weight)
 
 
@@ -260,7 +252,7 @@ def test_a_second_signal_later_on_stops_at_once(tmp_path, monkeypatch):
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        _fit(Checkpoints(tmp_path, lambda _: None), watch=signalled)
+        _fit(Checkpoints(tmp_path), watch=signalled)
     assert [path.name for path in tmp_path.glob("checkpoint-2*")] == []
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -268,7 +260,7 @@ def test_a_second_signal_later_on_stops_at_once(tmp_path, monkeypatch):
 def test_checkpoints_are_not_written_more_often_than_they_are_worth(tmp_path):
     numbers = []
     _fit(
-        Checkpoints(tmp_path, pytest.fail),
+        Checkpoints(tmp_path),
         epochs=30,
         on_epoch=lambda _: numbers.append(len(list(tmp_path.iterdir()))),
     )
@@ -278,7 +270,7 @@ def test_checkpoints_are_not_written_more_often_than_they_are_worth(tmp_path):
 
 def test_costly_checkpoints_are_written_seldom(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "EPOCH_END_S", 0)
-    checkpoints = Checkpoints(tmp_path, pytest.fail)
+    checkpoints = Checkpoints(tmp_path)
     settle = checkpoints._settle
 
     def slowly(part: Path) -> None:

@@ -286,13 +286,14 @@ def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
 
 TOGETHER = """
 import datetime, os, signal, sys, time, torch
-from catdog import CatdogError, alive, command, config, ranks
+from catdog import CatdogError, cli, config
+from catdog.training import alive, distributed
 exchange = sys.argv.pop()
 alive.GONE_S, alive.SILENCE_S = 2.0, 1.0
-ranks.LOOK = datetime.timedelta(seconds=0.001 if exchange == "slowly" else 0.5)
+distributed.LOOK = datetime.timedelta(seconds=0.001 if exchange == "slowly" else 0.5)
 
 def act(_config):
-    with ranks.joined() as team:
+    with distributed.joined() as team:
         if exchange == "slowly":
             for number in range(300):
                 time.sleep(team.rank * (number % 5) / 2000)
@@ -317,7 +318,7 @@ def fail(team):
             raise CatdogError("the disk is full")
         team.total(1) if exchange == "total" else team.add_up(torch.zeros(()), [])
 
-sys.exit(command.run(act, config.ClearCacheConfig, []))
+sys.exit(cli.run(act, config.ClearCacheConfig, []))
 """
 
 

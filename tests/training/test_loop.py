@@ -227,10 +227,9 @@ def _stepped(model: nn.Module, **options) -> tuple[nn.Module, torch.Tensor, torc
     return model, *step(*_separable(count=13, batch=13)[0])
 
 
-def test_too_little_memory_halves_the_batch_and_changes_nothing_else():
-    said: list[str] = []
+def test_too_little_memory_halves_the_batch_and_changes_nothing_else(said):
     plain, loss, logits = _stepped(_Line())
-    small, small_loss, small_logits = _stepped(_Forgetful(room=4), say=said.append)
+    small, small_loss, small_logits = _stepped(_Forgetful(room=4))
     assert torch.allclose(plain.weight, small.weight, atol=1e-6)
     assert torch.allclose(loss, small_loss, atol=1e-6)
     assert torch.allclose(logits, small_logits, atol=1e-6)
