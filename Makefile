@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## show what can be done
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
 
 install: $(BIN)/.installed ## make .venv and install catdog into it; LOCKED=1: as requirements.lock says
 
@@ -24,8 +24,11 @@ lock: install ## write requirements.lock: the versions that are installed now
 train: install ## train: photos with a Kaggle token, drawn pictures without
 	mlflow run . --env-manager=local -P epochs=10
 
-test: install ## run the tests
-	python -m pytest
+test: install ## run the tests, but the slow ones
+	python -m pytest --numprocesses 2 --dist loadgroup -m 'not slow'
+
+test-all: install ## run all tests: Spark, PostgreSQL, browsers, real photos and every kill, too
+	python -m pytest --numprocesses 2 --dist loadgroup
 
 ui: install ## compare the runs in a browser
 	mlflow ui
@@ -33,6 +36,7 @@ ui: install ## compare the runs in a browser
 lint: install ## check the code's form
 	ruff check .
 	ruff format --check .
+	lint-imports
 
 types: install ## check the types
 	mypy
@@ -40,4 +44,4 @@ types: install ## check the types
 coverage: install ## run the tests and say which lines they leave out
 	python -m pytest --cov --cov-report=term --cov-report=html
 
-.PHONY: help install lock train test ui lint types coverage
+.PHONY: help install lock train test test-all ui lint types coverage

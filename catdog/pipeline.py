@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
-from mlflow.entities.model_registry import ModelVersion
-
 from catdog.config import TrainConfig
 from catdog.data.dataset import Prepared
 from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, save
+from catdog.registry.versions import ModelVersion
 from catdog.reporting.model_card import facts_of, model_card
 from catdog.reporting.summary import report_findings, tell
 from catdog.tracking import run, store

@@ -1,1 +1,5 @@
-"""data."""
+"""What a picture is, and where it lies: from an archive to a prepared data set.
+
+In reading order: classes, images, archive, sources, metadata, exclusion, dataset, intact, gathering, split,
+prepare, folder, transforms, batches, ood_images.
+"""

@@ -1,1 +1,5 @@
-"""inference."""
+"""Bytes in, answer out: the one way to classify, for training, commands and servers alike.
+
+In reading order: prediction, classifier, inputs, urls, predict, output, sorting, explain, evaluate, parity,
+export.
+"""

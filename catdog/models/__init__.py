@@ -1,1 +1,4 @@
-"""models."""
+"""What computes features: a frozen pretrained backbone, and the engine that runs it.
+
+In reading order: device, network, engine.
+"""

@@ -1,1 +1,5 @@
-"""registry."""
+"""MLflow's model registry: which version serves, why, and who served before.
+
+In reading order: promotion (the rule), versions, load, compare, history, upload, proof, reload, register,
+promote.
+"""

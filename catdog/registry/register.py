@@ -26,14 +26,15 @@ from catdog.evaluation.comparison import Paired
 from catdog.files import beside, put_in_place
 from catdog.inference.classifier import CARD_FILE, Classifier
 from catdog.inference.explain import as_jpeg
+from catdog.inference.export import export
+from catdog.inference.parity import Answer, Parity, compare
 from catdog.inference.prediction import to_prediction
 from catdog.registry import history, upload, versions
 from catdog.registry import proof as parity
 from catdog.registry.compare import Contest, Side, hold
 from catdog.registry.history import as_champion
 from catdog.registry.promotion import Candidate, Decision, comparable, decide
-from catdog.registry.proof import Answer, FreshProcess, Parity
-from catdog.serving.export import export
+from catdog.registry.proof import FreshProcess
 from catdog.tracking import log, run
 from catdog.training.features import (
     Picture,
@@ -197,8 +198,11 @@ def _prove(
             run.ask_for_run()  # a server that has gone says nothing against the version
             logger.info(f"REJECTED: {error}")
             return None
-    proof = parity.compare(expected, found)
-    log.log_parity(proof)
+    proof = compare(expected, found)
+    log.log_metrics(
+        {"parity_max_abs_diff": proof.max_abs_diff}
+        | {f"parity_{way}_abs_diff": value for way, value in proof.differences.items()}
+    )
     ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
     logger.info(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
     return proof

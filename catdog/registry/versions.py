@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mlflow
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.entities import model_registry
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
@@ -25,6 +26,8 @@ from catdog.registry.promotion import PRODUCTION, Candidate
 from catdog.tracking import store
 from catdog.tracking.delivery import ONCE, limits, unreachable, without_password
 
+ModelVersion = model_registry.ModelVersion
+"""A version as MLflow gives it, for rooms that do not import MLflow."""
 DEFAULT_NAME = "catdog"
 """Of the registered model, in every command that names none."""
 ALIASES = ("production", "champion")

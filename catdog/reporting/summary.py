@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 
 import numpy as np
-from mlflow.entities.model_registry import ModelVersion
 
 from catdog import AUTO
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
@@ -21,6 +20,7 @@ from catdog.registry import versions
 from catdog.registry.compare import Contest
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, Decision
 from catdog.registry.register import Released
+from catdog.registry.versions import ModelVersion
 from catdog.reporting import figures
 from catdog.reporting.findings import Findings, find
 from catdog.reporting.page import as_report, raw_figures
@@ -73,7 +73,9 @@ def report_findings(
         use=_use(version, decision),
         run=run.run_identity(),
     )
-    log.log_findings(findings, render(page))
+    worst = findings.worst
+    name = f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
+    log.log_findings(findings.others, findings.tables(), name, render(page))
     if page.mistakes:
         shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
         column = probability_name(prepared.classes)
@@ -82,7 +84,6 @@ def report_findings(
         grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
         log.show(grid, "worst_errors")
     counts = Counter(issue.issue for issue in findings.issues)
-    worst = findings.worst
     logger.info(
         "Worst slice: "
         f"{f'{worst.group}, {worst.name} ({worst.verdict})' if worst else 'none is worse'}; "

@@ -1,1 +1,4 @@
-"""serving."""
+"""The registered model behind a page, behind HTTP, and on Spark.
+
+In reading order: server, cards, app; table, spark, scoring.
+"""

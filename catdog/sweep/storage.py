@@ -15,7 +15,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from mlflow.exceptions import MlflowException
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -23,6 +22,7 @@ from sqlalchemy import URL, create_engine, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from catdog import CatdogError
+from catdog.tracking.delivery import MlflowError
 
 AUTO = "auto"
 HEARTBEAT_S, DEAD_AFTER_S = 10, 60
@@ -191,7 +191,7 @@ def _of_storage(error: BaseException) -> BaseException | None:
     """
     one: BaseException | None = error
     # Behind MLflow's errors is another database.
-    while one is not None and not isinstance(one, MlflowException):
+    while one is not None and not isinstance(one, MlflowError):
         if isinstance(one, StorageInternalError | SQLAlchemyError):
             return one
         one = one.__cause__ or one.__context__

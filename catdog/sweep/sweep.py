@@ -16,7 +16,6 @@ from pathlib import Path
 from catdog.config import HeadConfig, MainConfig, SweepConfig
 from catdog.data.dataset import Prepared
 from catdog.pipeline import train_and_register
-from catdog.sweep import nested
 from catdog.sweep.storage import open_storage
 from catdog.sweep.study import RUN, FrozenTrial, Study, Trial, open_study
 from catdog.sweep.trials import (
@@ -29,7 +28,7 @@ from catdog.sweep.trials import (
     told_of,
     view_counts,
 )
-from catdog.tracking import log, run
+from catdog.tracking import log, nested, run
 from catdog.tracking.resume import RunFolder
 
 logger = logging.getLogger(__name__)

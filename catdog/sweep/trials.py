@@ -26,9 +26,9 @@ from catdog.models.device import pick_device
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import build_network
 from catdog.parallel import ONE_CORE_EACH
-from catdog.sweep import nested
-from catdog.sweep.nested import Told
 from catdog.sweep.study import FrozenTrial, Trial, TrialPruned
+from catdog.tracking import nested
+from catdog.tracking.nested import Told
 from catdog.training.features import Picture, as_batches, extract, open_cache
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.stages import pictures_of, progress

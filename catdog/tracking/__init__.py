@@ -1,1 +1,4 @@
-"""tracking."""
+"""MLflow runs: what is logged, what is sent later, and which run goes on.
+
+In reading order: store, run, log, provenance, delivery, outbox, notes, resume, nested.
+"""

@@ -26,6 +26,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from catdog import CatdogError
 
+MlflowError = MlflowException
+"""What MLflow raises, for rooms that do not import it."""
+
 Kind = Literal["params", "tags", "metrics", "inputs", "artifact"]
 Standing = Literal["there", "gone", "silent"]
 

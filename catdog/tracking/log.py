@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from catdog.evaluation.calibration import Labels, Logits
     from catdog.evaluation.metrics import Confusion, Scores
     from catdog.inference.prediction import Prediction
-    from catdog.registry.proof import Parity
-    from catdog.reporting.findings import Findings
     from catdog.training.loop import Fit
     from catdog.training.stages import Pass
     from catdog.training.state import Epoch
@@ -206,14 +204,6 @@ def log_metrics(metrics: Mapping[str, float], *, step: int = 0) -> None:
         run.write("metrics", [[key, value, now, step] for key, value in new.items()])
 
 
-def log_parity(parity: Parity) -> None:
-    """Log how far the registered version's answers are from the training process's."""
-    log_metrics(
-        {"parity_max_abs_diff": parity.max_abs_diff}
-        | {f"parity_{way}_abs_diff": value for way, value in parity.differences.items()}
-    )
-
-
 def log_predictions(
     paths: Sequence[str],
     labels: Labels,
@@ -235,15 +225,16 @@ def log_predictions(
     set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": shown, "type": "table"}])})
 
 
-def log_findings(findings: Findings, page: str) -> None:
+def log_findings(
+    metrics: Mapping[str, float], tables: Mapping[str, pd.DataFrame], worst_slice: str, page: str
+) -> None:
     """Log metrics with intervals, the tables behind them, and the report as a page."""
-    log_metrics(findings.others)
-    for name, table in findings.tables().items():
+    log_metrics(metrics)
+    for name, table in tables.items():
         _log_text(table.to_csv(index=False), name)
     _log_text(page, "report.html")
-    if findings.worst:
-        worst = findings.worst
-        set_tags({"worst_slice": f"{worst.group}: {worst.name} ({worst.verdict})"})
+    if worst_slice:
+        set_tags({"worst_slice": worst_slice})
 
 
 def log_figure(figure: Figure, name: str) -> None:

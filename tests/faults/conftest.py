@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from catdog import cli, config, pipeline
+from catdog.inference.parity import Answer
 from catdog.inference.prediction import Options
 from catdog.registry.load import load_classifier
-from catdog.registry.proof import Answer
 from catdog.reporting.findings import Findings
 from tests.conftest import child_environment, tiny_classifier
 from tests.faults.table import DOC, Row, written

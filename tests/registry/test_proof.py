@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog import CatdogError
-from catdog.registry.proof import (
-    LIMIT,
-    LIMITS,
-    PILLOW_LIMIT,
-    Answer,
-    FreshProcess,
-    Parity,
-    UnprovenError,
-    compare,
-)
+from catdog.inference.parity import LIMIT, LIMITS, PILLOW_LIMIT, Answer, Parity, compare
+from catdog.registry.proof import FreshProcess, UnprovenError
 
 NUMBER = st.floats(0, 1)
 ANSWERS = st.lists(st.builds(Answer, NUMBER, NUMBER), min_size=1, max_size=8)

@@ -16,8 +16,8 @@ from catdog import CatdogError, trained
 from catdog.config import TrainConfig
 from catdog.data.dataset import Prepared
 from catdog.data.prepare import prepare
+from catdog.inference.parity import Answer
 from catdog.registry import register, versions
-from catdog.registry.proof import Answer
 from catdog.registry.register import Released
 from catdog.reporting import summary
 from catdog.tracking import run as tracking

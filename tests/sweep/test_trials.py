@@ -14,10 +14,11 @@ from catdog.data.dataset import Prepared
 from catdog.data.prepare import prepare
 from catdog.models.engine import pick_engine
 from catdog.models.network import Head, build_network
-from catdog.sweep import nested, trials
+from catdog.sweep import trials
 from catdog.sweep.storage import open_storage
 from catdog.sweep.study import Trial, open_study
 from catdog.sweep.trials import BEST_EPOCH, EPOCHS, TROUBLE, Ground, split_off, view_counts
+from catdog.tracking import nested
 from catdog.training.features import Picture, open_cache
 from catdog.training.loop import seed_everything
 from catdog.training.stages import pictures_of

@@ -18,9 +18,9 @@ from catdog import NEITHER, CatdogError
 from catdog.data.transforms import evaluation_transform, to_tensor
 from catdog.evaluation.novelty import Familiarity, PetClassifier
 from catdog.inference.classifier import Classifier
+from catdog.inference.export import Answers, card_of, check, export
+from catdog.inference.parity import PILLOW_LIMIT
 from catdog.inference.prediction import Options
-from catdog.registry.proof import PILLOW_LIMIT
-from catdog.serving.export import Answers, card_of, check, export
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
 
@@ -169,7 +169,7 @@ def test_the_card_comes_along(exported, tmp_path):
 def test_an_export_passes_its_check_and_that_of_another_model_is_removed(
     classifier, exported, monkeypatch, tmp_path
 ):
-    from catdog.serving import export as module
+    from catdog.inference import export as module
 
     monkeypatch.setattr(module, "neither_pictures", lambda: list(KINDS.items()))
     assert check(classifier, exported).max_abs_diff < 1e-4

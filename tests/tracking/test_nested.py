@@ -8,9 +8,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from catdog.sweep import nested
-from catdog.sweep.nested import Told
+from catdog.tracking import nested
 from catdog.tracking import run as tracking
+from catdog.tracking.nested import Told
 
 TOLD = Told(
     study="pets-1",

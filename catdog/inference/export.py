@@ -24,8 +24,8 @@ from catdog.data.ood_images import neither_pictures
 from catdog.data.transforms import MAX_ASPECT, evaluation_transform, to_tensor
 from catdog.evaluation.novelty import NEIGHBOURS, Familiarity, PetClassifier
 from catdog.inference.classifier import CARD_FILE, Classifier
+from catdog.inference.parity import Answer, Parity, compare
 from catdog.models.network import Network
-from catdog.registry.proof import Answer, Parity, compare
 
 EXAMPLE = Path(__file__).parents[1] / "templates" / "example.py"
 OPSET = 17
