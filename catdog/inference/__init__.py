@@ -1,5 +1,6 @@
 """Bytes in, answer out: the one way to classify, for training, commands and servers alike.
 
-In reading order: prediction, classifier, inputs, urls, predict, output, sorting, explain, evaluate, parity,
+In reading order:
+prediction, classifier, inputs, urls, predict, output, sorting, explain, evaluate, parity,
 export.
 """
