@@ -375,8 +375,20 @@ def as_phone(browser: WebDriver) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
 
 
+COSTLY = {"project", "trained", "here", "unbroken", "spark", "page", "server", "two_at_once"}
+"""Fixtures that take long to make: of two processes that test, one makes and uses each."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests in a real browser, which shares the machine's few cores, a second chance."""
+    """Keep together who shares a costly fixture; set browsers and real photos apart."""
     for item in items:
+        used = COSTLY & set(getattr(item, "fixturenames", ()))
+        if used:
+            group = "two_at_once" if "two_at_once" in used else item.module.__name__
+            item.add_marker(pytest.mark.xdist_group(group))
         if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.slow)
+            # It shares the machine's few cores, so it gets a second chance.
             item.add_marker(pytest.mark.flaky(reruns=2))
+        if "photos" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

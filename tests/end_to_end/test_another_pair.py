@@ -32,6 +32,8 @@ from catdog.tracking.store import connect
 from scripts import evaluate, export, main, predict, prepare, promote, sweep, train
 from tests.conftest import OTHER_COLOURS, encoded, tiny_picture
 
+pytestmark = pytest.mark.slow
+
 URI = "models:/insects/Production"
 CATS_AND_DOGS = re.compile(r"\b(cat|dog)s?\b|p_dog", re.IGNORECASE)
 

@@ -15,6 +15,7 @@ from tests.project import Project, copied, draw
 pytestmark = pytest.mark.project
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_as_killed(tmp_path):
     project = copied(tmp_path)
     draw(tmp_path / "pets", 8)
@@ -96,6 +97,7 @@ def test_a_run_that_was_killed_goes_on_as_the_same_run(tmp_path):
     _check_went_on(project, run_id)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_told_to_end_says_how_it_goes_on(tmp_path):
     project = copied(tmp_path)
     draw(tmp_path / "pets", 12)

@@ -73,6 +73,7 @@ def test_the_second_run_computes_no_feature_anew(project):
     assert second.data.tags["feature_engine"] == "openvino"
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_on_pictures_when_no_views_are_kept(tmp_path):
     project = copied(tmp_path)
     draw(tmp_path / "pets", 12)
@@ -82,6 +83,7 @@ def test_a_network_is_trained_on_pictures_when_no_views_are_kept(tmp_path):
     assert not (tmp_path / "data" / "features").exists()
 
 
+@pytest.mark.slow
 def test_the_backbone_is_fine_tuned_after_the_head(tmp_path):
     project = copied(tmp_path)
     draw(tmp_path / "pets", 12)
@@ -94,6 +96,7 @@ def test_the_backbone_is_fine_tuned_after_the_head(tmp_path):
     assert run.data.tags["registered_version"] == "1"
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run(tmp_path):
     project = copied(tmp_path)
     draw(tmp_path / "pets", 12)
@@ -244,6 +247,7 @@ def test_predict_labels_the_test_photos_of_the_data_set(project):
         assert row.split()[0] == ("cat" if "cat" in row.split()[-1] else "dog")
 
 
+@pytest.mark.slow
 def test_predict_from_another_folder_finds_the_same_store(project, tmp_path):
     photo = project.root / "pets" / "test" / "0dog.jpg"
     ended = project.start(
@@ -257,6 +261,7 @@ def test_predict_from_another_folder_finds_the_same_store(project, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_predict_ends_with_status_1_after_labelling_the_others(project, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"")
     photo = project.root / "pets" / "test" / "0cat.jpg"
@@ -390,6 +395,7 @@ def test_an_export_answers_without_catdog_and_pytorch(project, tmp_path):
     assert json.loads(rows.stdout)[0]["label"] == "dog"
 
 
+@pytest.mark.slow
 def test_photos_are_sorted_explained_and_submitted(project, tmp_path):
     folder = project.root / "pets" / "test"
     numbered = tmp_path / "numbered"
@@ -408,6 +414,7 @@ def test_photos_are_sorted_explained_and_submitted(project, tmp_path):
     assert len(list(why.iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_evaluate_scores_a_labelled_folder(project):
     folder = project.root / "data" / "pets" / "validation"
     ended = project.script("evaluate", "--data", str(folder), "--format", "json")
@@ -418,6 +425,7 @@ def test_evaluate_scores_a_labelled_folder(project):
     assert 0 < scores["log_loss"] <= best["best_val_loss"] + 0.01
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_are_entry_points_too(project):
     folder = project.root / "data" / "pets" / "validation"
     before = len(project.runs())
@@ -427,6 +435,7 @@ def test_evaluate_and_predict_are_entry_points_too(project):
         project.client.delete_run(run.info.run_id)
 
 
+@pytest.mark.slow
 def test_the_steps_one_by_one_give_what_main_gives(tmp_path):
     project = copied(tmp_path)
     draw(tmp_path / "pets" / "train", 6)
@@ -444,6 +453,7 @@ def spare(tmp_path_factory) -> Project:
     return copied(tmp_path_factory.mktemp("spare"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameter", "said"),
     [
@@ -482,6 +492,7 @@ def _break_data_folder(root: Path) -> None:
     (root / "data").write_text("a file where the folder should be")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -501,6 +512,7 @@ def test_bad_input_ends_with_status_2_and_a_failed_run(tmp_path, spoil, said):
     assert [run.info.status for run in project.runs()] == ["FAILED"]
 
 
+@pytest.mark.slow
 def test_another_pair_is_trained_registered_and_labelled(tmp_path):
     project = copied(tmp_path)
     for name in ("ant", "bee"):

@@ -185,6 +185,7 @@ def test_predict_asks_it_when_it_is_allowed(model, capsys):
 # --- Kaggle's token ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.project
 def test_kaggles_token_is_found_nowhere(two_at_once):
     root = two_at_once.project.root
@@ -289,6 +290,7 @@ def test_ordinary_names_are_taken(name):
     assert read.registered_model_name == name
 
 
+@pytest.mark.slow
 @pytest.mark.project
 def test_mlflow_run_does_what_hostile_parameters_say_and_nothing_more(tmp_path):
     from tests.project import copied

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from tests.project import Project, copied, draw
 
-pytestmark = pytest.mark.project
+pytestmark = [pytest.mark.project, pytest.mark.slow]
 
 
 def _trials_of(project: Project, run: Run) -> list[Run]:

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.mlflow_server import Server, has_postgres, postgres, running
 from tests.project import copied, draw
 
-pytestmark = pytest.mark.project
+pytestmark = [pytest.mark.project, pytest.mark.slow]
 
 SMALL = ("--dataset=pets", "--backbone=test_resnet", "--weights=none", "--learning-rate=0.01")
 

@@ -66,6 +66,8 @@ CUT_AFTER = """
 from catdog import pipeline
 from {room} import {module}
 from tests.faults.conftest import QuickProof
+
+pytestmark = pytest.mark.slow
 pipeline.FreshProcess = QuickProof
 real = {module}.{function}
 def slow(*a, **b):

@@ -42,6 +42,7 @@ history.place = slow
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "kill -9 while preparing",
     "nothing looks finished; the next run gives what it should",
@@ -66,6 +67,7 @@ def _newest_run() -> mlflow.entities.Run:
     return client.search_runs([experiment.experiment_id])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "kill -9 while features are computed", "what was computed is found again; the rest is computed"
 )
@@ -83,6 +85,7 @@ def test_killed_in_the_feature_pass_the_next_run_uses_what_is_there(
     assert metrics["features_found"] + metrics["features_computed"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "kill -9 while the model is registered",
     "the half-registered version has no stage; the next run registers another, in Production",
@@ -139,6 +142,7 @@ def test_a_picture_that_vanishes_in_mid_training_is_named(run, where, tmp_path, 
     assert ended.sentence == f"{victim[0]}: No such file or directory"
 
 
+@pytest.mark.slow
 @pytest.mark.project
 @pytest.mark.fault(
     "two `mlflow run` at once in one folder",

@@ -16,6 +16,8 @@ from catdog.tracking import run as tracking
 from tests.faults.conftest import TINY
 from tests.mlflow_server import Proxy, Server, running
 
+pytestmark = pytest.mark.slow
+
 
 def _versions() -> list[ModelVersion]:
     return MlflowClient().search_model_versions("name = 'catdog'")

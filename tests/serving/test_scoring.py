@@ -28,7 +28,10 @@ from scripts import score as script
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
 pytest.importorskip("pyspark")
-pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("java") is None, reason="needs Java"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")

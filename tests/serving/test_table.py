@@ -11,7 +11,10 @@ from catdog import CatdogError
 from catdog.serving.table import UNREAD, Table, answered, count_labels
 
 pytest.importorskip("pyspark")
-pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("java") is None, reason="needs Java"),
+    pytest.mark.slow,
+]
 
 TIME = datetime(2024, 5, 1)
 FORM = "path string, modified timestamp, length bigint, label string, error string"

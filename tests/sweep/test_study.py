@@ -47,7 +47,13 @@ def server() -> Iterator[URL]:
         yield make_url(url)
 
 
-@pytest.fixture(params=["sqlite:///sweeps.db", "shared/sweep.log", "postgresql"])
+@pytest.fixture(
+    params=[
+        "sqlite:///sweeps.db",
+        "shared/sweep.log",
+        pytest.param("postgresql", marks=pytest.mark.slow),
+    ]
+)
 def where(request) -> str:
     """A database in a file, a file of Optuna's, and a new database on a server."""
     if request.param != "postgresql":

@@ -25,6 +25,8 @@ from catdog.training.loop import Epoch
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 from tests.mlflow_server import Proxy, Server, running
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = "HTTP"
 PUT_FILES = "PUT /api/2.0/mlflow-artifacts"
 

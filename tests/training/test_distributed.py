@@ -67,7 +67,10 @@ def pictures(tmp_path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("how", [{"views": 0}, {"views": 2, "unfreeze": "all"}])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param({"views": 0}, marks=pytest.mark.slow), {"views": 2, "unfreeze": "all"}],
+)
 def test_two_processes_learn_what_one_learns(pictures, tmp_path, how):
     config = dataclasses.replace(TINY, data_dir=str(pictures), **how)
     target = tmp_path / "weights.safetensors"
@@ -144,6 +147,7 @@ def hosts(tmp_path) -> Iterator[list[list[str]]]:
             subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.project
 def test_two_hosts_learn_what_one_process_learns(hosts, pictures, tmp_path):
     config = dataclasses.replace(TINY, data_dir=str(pictures), views=2, unfreeze="all")
@@ -260,6 +264,7 @@ def _only_run() -> Run:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.project
 def test_two_processes_that_learn_from_pictures_alone_register_a_version(pictures):
     options = ("--dataset=pets", "--backbone=test_resnet", "--weights=none", "--device=cpu")
@@ -272,6 +277,7 @@ def test_two_processes_that_learn_from_pictures_alone_register_a_version(picture
     assert _only_run().info.status == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.project
 def test_a_process_that_is_killed_ends_the_run_as_failed_and_is_named(pictures):
     status, said, seconds = _cut(signal.SIGKILL, "1")
@@ -368,6 +374,7 @@ def test_processes_that_are_slow_are_waited_for():
     assert [status for _, status in ended] == [0, 0], ended
 
 
+@pytest.mark.slow
 @pytest.mark.project
 def test_torchrun_restarts_the_same_run_where_it_stopped(pictures):
     status, said, _ = _cut(signal.SIGKILL, "0", restarts=1)
@@ -381,6 +388,7 @@ def test_torchrun_restarts_the_same_run_where_it_stopped(pictures):
     assert not list(Path("data/runs").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.project
 def test_a_signal_to_torchrun_saves_and_ends_all(pictures):
     status, said, seconds = _cut(signal.SIGTERM, None)
