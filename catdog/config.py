@@ -268,9 +268,6 @@ class PredictConfig:
         float, Range(0, 1), Help(help="p_dog above which a photo is labelled dog, for any classes")
     ] = 0.5
     tta: Annotated[YesNo, Help(help="answers from the picture and its mirror image")] = "no"
-    allow_private_urls: Annotated[
-        YesNo, Help(help="also read addresses of this machine and its network")
-    ] = "no"
     data_dir: Annotated[str, Help(help="where prepared pictures are kept")] = "data"
     device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
     batch_size: Annotated[

@@ -22,7 +22,7 @@ def main(config: PredictConfig) -> int:
     names = config.images
     if names == ("auto",):
         names = (str(predict.test_photos(classifier, Path(config.data_dir))),)
-    photos = find_photos(names, allow_private=config.allow_private_urls == "yes")
+    photos = find_photos(names)
     sorting, explaining = config.sort_into != "none", config.explain != "none"
     options = Options(config.reject == "yes", config.threshold, config.tta == "yes")
     answered = predict.answer_photos(

@@ -34,8 +34,6 @@ TAKEN = {NEITHER, *(word for words in SPLIT_WORDS.values() for word in words)}
 NEUTRAL = "p_positive"
 """What the probability of class 1 is called inside, whatever that class is."""
 
-HISSING = ("ss", "x", "z", "ch", "sh")
-
 
 def read_classes(typed: str) -> Classes | None:
     """The two classes that `typed` names, "ant,bee" say; None for "auto".
@@ -56,7 +54,7 @@ def read_classes(typed: str) -> Classes | None:
             "as in -P classes=ant,bee"
         )
     negative, positive = named
-    if negative in _spellings(positive) or positive in _spellings(negative):
+    if negative == positive:
         raise CatdogError(
             f"classes={typed} names one class twice: give two different words, as in "
             "-P classes=ant,bee"
@@ -72,13 +70,14 @@ def folded(name: str) -> str:
 def label_of(name: str, classes: Classes) -> str:
     """The class of a picture, by its name in a source; "" where that says nothing.
 
-    It is that of the nearest folder that is called as a class or as several of it (`Dogs/`), else
-    that of the beginning of the file's name: `cat.0.jpg`, `dog_12.jpg`.
+    It is that of the nearest folder that is called as a class, with an s at its end or without
+    (`Dogs/`), else that of the beginning of the file's name: `cat.0.jpg`, `dog_12.jpg`.
     """
     path = PurePosixPath(name)
     for part in reversed(path.parts[:-1]):
-        for label in classes:
-            if folded(part) in _spellings(label):
+        word = folded(part)
+        for label in (word, word.removesuffix("s")):
+            if label in classes:
                 return label
     # The longer one first: the other may be its beginning.
     for label in sorted(classes, key=len, reverse=True):
@@ -100,12 +99,10 @@ def classes_in(names: Iterable[str]) -> Classes:
         if labels.issuperset(CLASSES):
             return CLASSES
         folders.add(_folder(name))
-    words = {word for word in folders if not _is_several(word, folders)} - {""}
+    words = sorted(folders - {""})
     if len(words) != 2 or not all(map(_is_usable, words)):
         return CLASSES
-    if all(map(_one_of, words)):
-        words = set(map(_one_of, words))
-    negative, positive = sorted(words)
+    negative, positive = words
     return negative, positive
 
 
@@ -125,17 +122,6 @@ def one(name: str) -> str:
     return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
-def several(name: str) -> str:
-    """Several of a class: "dogs", "foxes", "puppies"."""
-    if name.endswith(HISSING):
-        return f"{name}es"
-    if name.endswith("s"):
-        return name
-    if re.search("[^aeiou]y$", name):
-        return f"{name[:-1]}ies"
-    return f"{name}s"
-
-
 def other(label: str, classes: Classes) -> str:
     """The class of the two that is not `label`."""
     return classes[1 - classes.index(label)]
@@ -148,21 +134,6 @@ def both(classes: Iterable[str]) -> str:
 
 def _is_usable(name: str) -> bool:
     return name != "" and len(name) <= LONGEST and name not in TAKEN
-
-
-def _spellings(label: str) -> tuple[str, ...]:
-    return label, f"{label}s", several(label)
-
-
-def _is_several(word: str, words: Iterable[str]) -> bool:
-    return any(word != single and word in _spellings(single) for single in words if single)
-
-
-def _one_of(name: str) -> str:
-    """One of what `name` means several of, "ants" say; "" where it seems to mean one."""
-    if re.search("[^siu]s$", name) and not name.endswith(tuple(f"{end}es" for end in HISSING)):
-        return name[:-1]
-    return ""
 
 
 @functools.cache

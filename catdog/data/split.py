@@ -154,11 +154,12 @@ def with_paths(items: Iterable[Item]) -> list[Item]:
 
 def _free_name(parent: str, name: str, taken: set[str]) -> str:
     """A path below `parent` that no system takes for one that is there already."""
-    safe = portable(re.sub(r"[^\w.()+ -]", "_", normal(name)))
-    stem, suffix = PurePosixPath(safe).stem[:80], PurePosixPath(safe).suffix
-    path, copy = f"{parent}/{stem}{suffix}", 2
+    long = PurePosixPath(portable(re.sub(r"[^\w.()+ -]", "_", normal(name))))
+    # Once more: what a cut leaves may end in a blank, and of a blank alone nothing is left.
+    safe = PurePosixPath(portable(f"{long.stem[:80]}{long.suffix}") or "picture")
+    path, copy = f"{parent}/{safe}", 2
     while alike(path) in taken:
-        path, copy = f"{parent}/{stem}-{copy}{suffix}", copy + 1
+        path, copy = f"{parent}/{safe.stem}-{copy}{safe.suffix}", copy + 1
     taken.add(alike(path))
     return path
 

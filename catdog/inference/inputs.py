@@ -34,7 +34,6 @@ class Photo:
     """
 
     name: str
-    allow_private: bool = False
     trouble: str = ""
 
     @property
@@ -55,15 +54,13 @@ class Photo:
         if self.trouble:
             raise UnreadableImageError(self.trouble)
         if urls.is_url(self.name):
-            return urls.fetch(self.name, allow_private=self.allow_private)
+            return urls.fetch(self.name)
         if (size := Path(self.name).stat().st_size) > MAX_BYTES:
             raise UnreadableImageError(too_large(size))
         return Path(self.name).read_bytes()
 
 
-def find_photos(
-    names: Sequence[str], *, allow_private: bool = False, stdin: BinaryIO | None = None
-) -> Iterator[Photo]:
+def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Iterator[Photo]:
     """The photos that the names stand for, in order.
 
     A name is a file, a folder (with all below it), a glob, an http(s) address, or "-" for
@@ -77,20 +74,20 @@ def find_photos(
     for name in names:
         if name != STDIN and not urls.is_url(name) and not _holds_photo(_as_path(name)):
             raise CatdogError(f"{name} holds no picture: name a folder, file or glob that does.")
-    return chain.from_iterable(_named(name, allow_private, stdin) for name in names)
+    return chain.from_iterable(_named(name, stdin) for name in names)
 
 
-def _named(name: str, allow_private: bool, stdin: BinaryIO | None) -> Iterator[Photo]:
+def _named(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:
     if name == STDIN:
-        return (_listed(line, allow_private) for line in _lines(stdin or sys.stdin.buffer))
+        return (_listed(line) for line in _lines(stdin or sys.stdin.buffer))
     if urls.is_url(name):
-        return iter([Photo(name, allow_private)])
+        return iter([Photo(name)])
     return _photos(_as_path(name))
 
 
-def _listed(name: str, allow_private: bool) -> Photo:
+def _listed(name: str) -> Photo:
     """A photo of a list: no glob and no folder, as lists are made by other programs."""
-    return Photo(name, allow_private) if urls.is_url(name) else Photo(str(_as_path(name)))
+    return Photo(name) if urls.is_url(name) else Photo(str(_as_path(name)))
 
 
 def _as_path(name: str) -> Path:

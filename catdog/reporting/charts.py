@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 from catdog import CLASSES, Classes
-from catdog.data.classes import probability_name, several
+from catdog.data.classes import probability_name
 from catdog.reporting.svg import COLOURS, SIZE, printable, to_svg
 
 CORNER = 0.1
@@ -79,7 +79,7 @@ def roc_curve(
         baseline: `(N,)`, scores with nothing trained.
         classes: what they are called.
     """
-    negatives, positives = map(several, classes)
+    negative, positive = classes
     area = metrics.roc_auc_score(labels, scores)
 
     def curves(axes: Axes) -> None:
@@ -92,7 +92,7 @@ def roc_curve(
 
     def draw(axes: Axes) -> None:
         curves(axes)
-        _shares(axes, f"{negatives} taken for {positives}", f"{positives} found")
+        _shares(axes, f"{negative} taken for {positive}", f"{positive} found")
         if area > 1 - CORNER / 2:
             _enlarge(axes, curves, place=(0.42, 0.14), x=(0, CORNER))
         _legend_above(axes)
@@ -108,7 +108,7 @@ def precision_recall_curve(
     classes: Classes = CLASSES,
 ) -> str:
     """How many of what is called a dog are dogs, against dogs found; arguments as `roc_curve`."""
-    positives = several(classes[1])
+    positive = classes[1]
     area = metrics.average_precision_score(labels, scores)
 
     def curve(axes: Axes, answers: ArrayLike, style: str, colour: str, label: str) -> None:
@@ -126,7 +126,7 @@ def precision_recall_curve(
 
     def draw(axes: Axes) -> None:
         curves(axes)
-        _shares(axes, f"{positives} found (recall)", f"{positives} among those called so")
+        _shares(axes, f"{positive} found (recall)", f"{positive} among those called so")
         if area > 1 - CORNER / 2:
             _enlarge(axes, curves, place=(0.16, 0.14), x=(1 - CORNER, 1))
         _legend_above(axes)
@@ -153,7 +153,7 @@ def reliability(
         bins: of equal width.
         classes: what they are called.
     """
-    share, name = f"share of {several(classes[1])}", probability_name(classes)
+    share, name = f"share of {classes[1]}", probability_name(classes)
     series = [(before, "s", "other", "as trained")]
     if after is not None:
         series.append((after, "o", "ours", "calibrated"))

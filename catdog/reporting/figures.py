@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from catdog import CLASSES, Classes
-from catdog.data.classes import one, several
+from catdog.data.classes import one
 from catdog.evaluation.calibration import expected_calibration_error, probability, reliability
 from catdog.evaluation.metrics import Confusion, Scores
 from catdog.training.judge import Judgement
@@ -95,7 +95,7 @@ def reliability_figure(judgement: Judgement, classes: Classes = CLASSES) -> Figu
         axes.plot(bins.said, bins.seen, color=colour, label=f"{name}, error {error:.4f}")
         axes.scatter(bins.said, bins.seen, s=12 + 60 * bins.count / bins.count.max(), color=colour)
     axes.set_xlabel(f"probability of {one(classes[1])}, as said")
-    axes.set_ylabel(f"share that are {several(classes[1])}")
+    axes.set_ylabel(f"share that are {classes[1]}")
     axes.legend(loc="upper left")
     axes.grid(alpha=0.25)
     return figure

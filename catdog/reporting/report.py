@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from catdog import CLASSES, Classes
-from catdog.data.classes import one, other, probability_name, several
+from catdog.data.classes import one, other, probability_name
 from catdog.reporting import charts
 
 MOST_PICTURES = 48
@@ -332,7 +332,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     pages.filters |= {"share": share, "number": number, "digits": digits, "count": "{:,}".format}
-    pages.filters |= {"one": one, "several": several, "other": other}
+    pages.filters |= {"one": one, "other": other}
     pages.filters |= {"jpeg": _data_uri, "sha256": _sha256}
     return pages.get_template("report.html.j2")
 

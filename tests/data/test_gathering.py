@@ -56,11 +56,11 @@ def test_what_does_not_decode_is_listed_with_the_reason_and_the_rest_is_kept(tmp
 def test_a_source_of_two_other_folders_is_told_apart_by_their_names(said, tmp_path, packed):
     source = pack(insect_source(tmp_path / "raw"), packed)
     prepared = prepare_pictures(source, tmp_path / "data")
-    assert prepared.classes == ("ant", "bee")
-    assert prepared.counts["training"] == {"ant": 3, "bee": 3}
-    assert load_prepared(prepared.folder).classes == ("ant", "bee")
-    assert sum("Classes: ant (negative) and bee (positive)" in line for line in said) == 1
-    assert {path.name for path in prepared.training.iterdir()} == {"ant", "bee"}
+    assert prepared.classes == ("ants", "bees")
+    assert prepared.counts["training"] == {"ants": 3, "bees": 3}
+    assert load_prepared(prepared.folder).classes == ("ants", "bees")
+    assert sum("Classes: ants (negative) and bees (positive)" in line for line in said) == 1
+    assert {path.name for path in prepared.training.iterdir()} == {"ants", "bees"}
 
 
 def test_kaggles_way_to_name_files_holds_for_any_classes(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from catdog import CatdogError
@@ -271,6 +271,9 @@ names = st.text(st.characters(), min_size=1, max_size=100)
 
 @settings(max_examples=100, deadline=None)
 @given(given=st.lists(names, min_size=1, max_size=8))
+@example(given=[" "])
+@example(given=["..", "."])
+@example(given=[f"{'a' * 79} b", f"{' ' * 80}b", "con".ljust(90) + "b"])
 def test_every_name_becomes_one_that_any_system_keeps_apart(given):
     taken: set[str] = set()
     made = [splitting._free_name("training/cat", name, taken) for name in given]

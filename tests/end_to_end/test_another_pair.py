@@ -60,16 +60,16 @@ class Insects:
 
 @pytest.fixture(scope="module")
 def insects(tmp_path_factory) -> Iterator[Insects]:
-    """A run on the folders Ants/ and bees/, whose names it finds by itself, and a proof of it."""
+    """A run on the folders Ant/ and bee/, whose names it finds by itself, and a proof of it."""
     root = tmp_path_factory.mktemp("insects")
-    for name, folder in (("ant", "Ants"), ("bee", "bees")):
+    for name, folder in (("ant", "Ant"), ("bee", "bee")):
         (root / "raw" / folder).mkdir(parents=True)
         for number in range(60):
             picture = tiny_picture(name, number)
             picture.save(root / "raw" / folder / f"{number}.jpg")
     (root / "raw" / "test").mkdir()
     tiny_picture("bee", 99).save(root / "raw" / "test" / "1.jpg")
-    tiny_picture("ant", 3).save(root / "raw" / "bees" / "wrong.jpg", quality=60)
+    tiny_picture("ant", 3).save(root / "raw" / "bee" / "wrong.jpg", quality=60)
     store = f"sqlite:///{root}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -129,7 +129,7 @@ def test_the_served_model_answers_with_p_bee_and_is_proven(here):
 
 def test_nothing_that_the_run_says_speaks_of_cats_and_dogs(here):
     page = re.sub(r'base64,[^"]*', "", here.text("report.html"))
-    assert "ants taken for bees" in page
+    assert "ant taken for bee" in page
     assert "an ant" in page
     assert "p_bee" in page
     told = {

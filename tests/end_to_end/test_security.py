@@ -25,7 +25,6 @@ from catdog.config import MainConfig
 from catdog.data.images import UnreadableImageError
 from catdog.models.network import build_network
 from tests.conftest import COLOURS, PLANTED, ROOT, encoded, tiny_classifier, tiny_picture
-from tests.kaggle_server import KaggleServer
 
 
 class Planted:
@@ -152,34 +151,6 @@ def test_a_file_of_weights_runs_no_code(tmp_path, trace):
     path.write_bytes(pickle.dumps({"state_dict": Planted(trace)}))
     with pytest.raises(CatdogError, match="without running code from it"):
         build_network("test_resnet", weights=str(path))
-
-
-# --- Addresses -----------------------------------------------------------------------
-
-
-LOOPBACKS = ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "127.1", "[::1]"]
-LOOPBACKS += ["[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0", "[64:ff9b::7f00:1]"]
-
-
-def test_predict_asks_no_server_of_this_machine_however_it_is_spelled(model, capsys):
-    with KaggleServer(b"") as server:
-        port = server.url.rpartition(":")[2]
-        urls = [f"http://{host}:{port}/photo.jpg" for host in LOOPBACKS]
-        urls += ["file:///etc/passwd", "gopher://127.0.0.1/", "http://169.254.169.254/latest"]
-        words = [*urls, "--model_uri", model, "--format", "json"]
-        status, out, _ = _predict(*words, capsys=capsys)
-        assert server.asked == []
-    assert status == 1
-    assert all(row["error"] for row in json.loads(out))
-    assert len(json.loads(out)) == len(urls)
-
-
-def test_predict_asks_it_when_it_is_allowed(model, capsys):
-    with KaggleServer(encoded(tiny_picture("cat", 1))) as server:
-        words = [f"{server.url}/photo.jpg", "--model_uri", model, "--format", "json"]
-        status, _, _ = _predict(*words, "--allow-private-urls", capsys=capsys)
-        assert server.asked == ["/photo.jpg"]
-    assert status == 0
 
 
 # --- Kaggle's token ------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_figures_of_another_pair_name_its_classes():
     assert ticks == ["ant", "bee"]
     assert (plot.get_xlabel(), plot.get_ylabel()) == (
         "probability of a bee, as said",
-        "share that are bees",
+        "share that are bee",
     )
     assert "neither ant nor bee" in legend
 

@@ -403,7 +403,7 @@ def test_a_confusion_matrix_of_one_class_alone_can_be_shown():
 
 
 def test_a_threshold_says_what_is_missed_and_what_is_wrongly_taken(page):
-    assert "1.0 % of dogs 0.31 2 of 200 dogs 5 of 199 cats for dogs" in page.text
+    assert "1.0 % of dog 0.31 2 of 200 dog 5 of 199 cat for dog" in page.text
 
 
 def test_the_worst_slice_is_named_in_words(page):
