@@ -130,6 +130,8 @@ def store_uri(tmp_path, monkeypatch):
     if mlflow is not None:
         mlflow.end_run()
         mlflow.set_tracking_uri(None)
+        # Else the next test's runs would have to be of this one's experiment.
+        mlflow.tracking.fluent._active_experiment_id = None
 
 
 @contextlib.contextmanager

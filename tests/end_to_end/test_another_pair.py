@@ -148,7 +148,7 @@ def test_nothing_that_the_run_says_speaks_of_cats_and_dogs(here):
         assert not CATS_AND_DOGS.search(text), (name, CATS_AND_DOGS.search(text))
 
 
-def test_new_photos_are_labelled_sorted_and_explained(here, tmp_path, capsys):
+def test_new_photos_are_labelled_sorted_and_explained(said, here, tmp_path):
     for name in OTHER_COLOURS:
         tiny_picture(name, 300).save(tmp_path / f"{name}.png")
     output, target = tmp_path / "rows.csv", tmp_path / "sorted"
@@ -172,7 +172,7 @@ def test_new_photos_are_labelled_sorted_and_explained(here, tmp_path, capsys):
     assert {path.name for path in target.iterdir()} == {"ant", "bee", "neither"}
     assert [path.name for path in (target / "bee").iterdir()] == ["bee.png"]
     assert len(list((tmp_path / "why").iterdir())) == 2
-    assert "(1 ant, 1 bee, 0 neither)" in capsys.readouterr().err
+    assert "(1 ant, 1 bee, 0 neither)" in said[-1]
 
 
 def test_the_test_photos_are_those_of_its_own_data_set(here, capsys):

@@ -211,7 +211,7 @@ def test_a_prepared_data_set_is_audited_and_its_files_stay_as_they_are(said, tmp
     assert after == before
 
 
-def test_the_script_writes_the_list_beside_the_manifest(tmp_path, draw_folder, capsys):
+def test_the_script_writes_the_list_beside_the_manifest(said, tmp_path, draw_folder, capsys):
     raw = draw_folder(tmp_path / "raw", 6)
     prepared = prepare(raw, tmp_path / "data" / "raw", origin="", val_fraction=0.25, seed=0)
     config = AuditConfig(
@@ -222,5 +222,5 @@ def test_the_script_writes_the_list_beside_the_manifest(tmp_path, draw_folder, c
     assert header == "path,issue,score,detail,sha256,other_sha256"
     shown = capsys.readouterr()
     assert "wrong_label: " in shown.out
-    assert "exclude.txt" in shown.err
+    assert "exclude.txt" in said[-1]
     assert prepare(raw, prepared.folder, origin="", val_fraction=0.25, seed=0) == prepared

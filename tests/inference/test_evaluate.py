@@ -94,11 +94,11 @@ def test_pictures_of_one_class_alone_are_scored_as_far_as_it_goes(tmp_path, draw
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_script_prints_intervals_and_slices(labelled, monkeypatch, capsys, form):
+def test_the_script_prints_intervals_and_slices(said, labelled, monkeypatch, capsys, form):
     monkeypatch.setattr("catdog.registry.load.load_classifier", lambda *_, **__: ColourClassifier())
     assert script.main(EvaluateConfig(data=str(labelled), format=form)) == 1
     shown = capsys.readouterr()
-    assert shown.err.count("left out ") == 2
+    assert "\n".join(said).count("left out ") == 2
     if form == "json":
         answer = json.loads(shown.out)
         assert answer["accuracy_score"] == answer["accuracy"] == pytest.approx(10 / 11)

@@ -91,7 +91,7 @@ def test_each_row_is_written_before_the_next_is_asked_for():
         assert seen == [first, first + 1, first + 2], form
 
 
-def test_a_submission_holds_each_id_with_a_probability_that_is_never_sure(capsys):
+def test_a_submission_holds_each_id_with_a_probability_that_is_never_sure(said):
     sure = [
         to_row("test/12.jpg", Prediction("dog", 1.0, 1.0, 1.0)),
         to_row("test/007.jpg", Prediction("cat", 1.0, 0.0, 1.0)),
@@ -100,7 +100,7 @@ def test_a_submission_holds_each_id_with_a_probability_that_is_never_sure(capsys
     assert _written("kaggle", *sure, BAD).splitlines() == [
         *("id,label", "12,0.995000", "7,0.005000", "3,0.750000", "2,0.500000"),
     ]
-    (told,) = capsys.readouterr().err.splitlines()
+    (told,) = said
     assert told.startswith("2.jpg: the file is empty; it gets 0.5")
 
 
