@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -101,11 +101,14 @@ def _with_values(config_class: type, argv: Sequence[str]) -> list[str]:
     """The arguments, each flag of `config_class` in one word with its value: `--name=value`.
 
     MLproject passes whatever value was typed, also one that looks like a flag; and where a
-    yes or no is wanted, people type `--name` and `--no-name`.
+    yes or no is wanted, people type `--name` and `--no-name`. What is given without a flag has
+    one, too, for MLproject, after whose command flags may follow: its value goes to the end.
     """
     hints = get_type_hints(config_class)
     switches = {name for name, hint in hints.items() if hint == YesNo}
+    flagless = {name for name, hint in hints.items() if get_origin(hint) is tuple}
     words, result = list(argv), []
+    last: list[str] = []
     while words and words[0] != "--":
         word = words.pop(0)
         name, following = _flag_name(word), words[0] if words else "--"
@@ -113,11 +116,13 @@ def _with_values(config_class: type, argv: Sequence[str]) -> list[str]:
             result.append(f"--{name}=yes")
         elif name.removeprefix("no_") in switches - {name}:
             result.append(f"--{name.removeprefix('no_')}=no")
+        elif name in flagless and words and not _is_flag(following, hints):
+            last = ["--", words.pop(0)]
         elif name in hints and words and not _is_flag(following, hints):
             result.append(f"--{name}={words.pop(0)}")
         else:
             result.append(word)
-    return [*result, *words]
+    return [*result, *last, *words]
 
 
 def _flag_name(word: str) -> str:

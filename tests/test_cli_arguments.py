@@ -53,6 +53,12 @@ def test_predict_takes_photos_before_and_after_flags():
     assert parse(PredictConfig, []).images == ("auto",)
 
 
+@pytest.mark.parametrize("photo", ["a.jpg", "-", "-x.jpg", "--x.jpg", "--", "a b.jpg", ""])
+def test_the_photos_of_mlproject_come_by_a_flag_that_others_may_follow(photo):
+    read = parse(PredictConfig, ["--images", photo, "--format", "csv", "--tta", "yes"])
+    assert (read.images, read.format, read.tta) == ((photo,), "csv", "yes")
+
+
 @given(epochs=st.integers(-(10**6), 10**6))
 def test_a_value_is_taken_exactly_when_it_is_in_range(epochs):
     limits = cli._ranges(MainConfig)["epochs"]

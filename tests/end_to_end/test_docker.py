@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import mlflow
 import pytest
-import yaml
 from mlflow.projects import _parse_kubernetes_config, _project_spec
 from mlflow.projects.backend.local import _get_docker_command
 from mlflow.projects.docker import validate_docker_env
@@ -60,14 +59,6 @@ def test_all_that_is_copied_exists_and_is_sent_to_the_engine(path):
     }
     assert copied <= sent
     assert all((ROOT / name).exists() for name in sent)
-
-
-def test_the_project_in_a_container_has_the_entry_points_of_the_root():
-    root = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-    inside = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())["entry_points"]
-    for entry_point in root.values():
-        entry_point["command"] = f"cd /opt/catdog && {entry_point['command']}"
-    assert inside == root
 
 
 def test_mlflow_reads_the_project_in_a_container():
