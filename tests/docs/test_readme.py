@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import get_type_hints
+
+import pytest
 
 from catdog.config import MainConfig, ScoreConfig, SweepConfig
 from catdog.sweep.sweep import SEARCHED
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+TRAINING = (ROOT / "docs" / "training.md").read_text()
+SERVING = (ROOT / "docs" / "serving.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_table_of_parameters_is_the_one_of_the_code():
@@ -19,7 +26,7 @@ def test_the_table_of_parameters_is_the_one_of_the_code():
         (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
         rows.append(f"| `{field.name}` | `{field.default}` | {told} |")
     table = "\n".join(rows)
-    assert table in PAGES["training.md"], f"paste this into docs/training.md:\n{table}"
+    assert table in TRAINING, f"paste this into docs/training.md:\n{table}"
 
 
 def test_the_table_of_scoring_is_the_one_of_the_code():
@@ -27,7 +34,7 @@ def test_the_table_of_scoring_is_the_one_of_the_code():
     for field in fields(ScoreConfig):
         (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
         default = "" if field.default is MISSING else f"`{field.default}`"
-        assert f"| `{field.name}` | {default} | {told} |" in PAGES["serving.md"]
+        assert f"| `{field.name}` | {default} | {told} |" in SERVING
 
 
 def test_the_table_of_the_sweep_is_the_one_of_the_code():
@@ -37,7 +44,7 @@ def test_the_table_of_the_sweep_is_the_one_of_the_code():
         if (field.name, field.default) in of_main:
             continue
         (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
-        assert f"| `{field.name}` | `{field.default}` | {told} |" in PAGES["training.md"]
+        assert f"| `{field.name}` | `{field.default}` | {told} |" in TRAINING
 
 
 def test_what_the_sweep_does_not_take_of_the_main_job_is_told():
@@ -45,29 +52,76 @@ def test_what_the_sweep_does_not_take_of_the_main_job_is_told():
         field.name for field in fields(SweepConfig)
     }
     assert missing == {*SEARCHED, "processes"}
-    told = PAGES["training.md"].partition("## A sweep")[2].partition("\n## ")[0]
+    told = TRAINING.partition("## A sweep")[2].partition("\n## ")[0]
     assert all(f"`{name}`" in told for name in missing)
     assert "without the four that are searched and without `processes`" in told
 
 
-def test_every_page_picture_and_script_that_is_named_is_there():
-    named = [(ROOT, name) for name in re.findall(r"\]\(((?:docs|benchmarks)/[^)#]+)\)", README)]
-    for text in PAGES.values():
-        named += [(ROOT / "docs", name) for name in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text)]
-    for text in (README, *PAGES.values()):
-        named += [(ROOT, name) for name in re.findall(r"scripts/\w+\.py", text)]
-    assert len(named) > 40
-    assert [str(name) for folder, name in named if not (folder / name).is_file()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_picture_and_script_of_a_page_is_there(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        address, _, heading = link.partition("#")
+        if ":" in address:
+            continue
+        target = page.parent / address if address else page
+        assert target.is_file(), link
+        assert not heading or heading in _anchors(target), link
+    for name in re.findall(r"scripts/\w+\.py", text):
+        assert (ROOT / name).is_file(), name
 
 
-def test_every_page_is_one_click_from_the_readme():
-    linked = set(re.findall(r"\]\(docs/([^)#]+\.md)\)", README))
-    assert linked == set(PAGES)
+def test_the_readme_shows_pictures_and_leads_to_every_page():
+    assert len(re.findall(r"!\[[^]]+\]\(docs/", README)) > 2
+    for page in PAGES[1:]:
+        assert f"](docs/{page.name})" in README, page.name
 
 
-def test_every_make_target_of_the_readme_exists():
+def test_the_readme_has_the_three_commands_and_stays_short():
+    for command in (
+        "mlflow run . -P epochs=10",
+        "mlflow ui",
+        "python scripts/predict.py --model-uri models:/catdog/Production",
+    ):
+        assert f"\n{command}\n" in README
+    assert len(README.splitlines()) <= 170
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_of_a_page_exists(page):
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"make (\w[\w-]*)", README))
-    assert {"train", "ui", "test"} <= targets
+    text = page.read_text()
+    # In code alone: prose may make things, too.
+    targets = set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE))
+    if page.name == "README.md":
+        assert {"train", "ui", "test", "test-all"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_rooms_stand_in_the_order_of_the_contract():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = [each["layers"] for each in contracts["contracts"] if each["type"] == "layers"]
+    expected = [
+        room.strip().removeprefix("catdog.") for layer in layers[::-1] for room in layer.split(":")
+    ]
+    table = ARCHITECTURE.partition("## The rooms")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+    rooms = [room for row in rows for room in re.findall(r"`(\w+)(?:/|\.py)`", row)]
+    assert rooms == expected
+
+
+def test_every_file_of_the_architecture_is_there_and_every_file_of_a_room_is_told():
+    for name in re.findall(r"catdog/[\w/]+\.py", ARCHITECTURE):
+        assert (ROOT / name).is_file(), name
+    rows = re.findall(r"^\| `(\w+)/` \| [^|]+ \| ([^|]*) \|$", ARCHITECTURE, re.MULTILINE)
+    assert len(rows) > 9
+    for room, told in rows:
+        files = {path.stem for path in (ROOT / "catdog" / room).glob("*.py")} - {"__init__"}
+        named = told.replace("of several processes:", "")
+        assert set(re.findall(r"\w+", named)) == files, room
+
+
+def _anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -279,7 +279,7 @@ def test_predict_ends_with_status_1_after_labelling_the_others(project, tmp_path
 
 @pytest.fixture(scope="module")
 def served(project) -> Iterator[str]:
-    """The address of MLflow's own server, started as the README says."""
+    """The address of MLflow's own server, started as docs/serving.md says."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -333,12 +333,12 @@ def test_the_server_answers_photos_as_predict_does(project, served):
         assert answer["familiarity"] == pytest.approx(row["familiarity"], abs=1e-4)
 
 
-def test_the_readmes_curl_sends_a_photo_as_large_as_phones_take(project, served, tmp_path):
+def test_the_pages_curl_sends_a_photo_as_large_as_phones_take(project, served, tmp_path):
     large = Image.effect_noise((1600, 1200), 80).convert("RGB")
     large.save(tmp_path / "photo.jpg", quality=95)
     assert (tmp_path / "photo.jpg").stat().st_size > 500_000
-    readme = (ROOT / "README.md").read_text()
-    line = readme[readme.index("{ printf") : readme.index("--data-binary @-")]
+    page = (ROOT / "docs" / "serving.md").read_text()
+    line = page[page.index("{ printf") : page.index("--data-binary @-")]
     line = line.replace("http://127.0.0.1:5001", served) + "--data-binary @-"
     ended = project.start("bash", "-c", line, cwd=tmp_path)
     (answer,) = json.loads(ended.stdout)["predictions"]

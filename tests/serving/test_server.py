@@ -1,4 +1,4 @@
-"""The small server: asked with the README's own line, and compared with MLflow's server."""
+"""The small server: asked with the line of docs/serving.md, and compared with MLflow's server."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def url(saved, tmp_path) -> Iterator[str]:
             server.terminate()
 
 
-def test_the_line_of_the_readme_gets_the_answer_of_predict(url, saved, tmp_path, capsys):
+def test_the_line_of_the_page_gets_the_answer_of_predict(url, saved, tmp_path, capsys):
     (tmp_path / "photo.jpg").write_bytes(PHOTOS[4])
-    readme = (ROOT / "README.md").read_text()
-    (line,) = re.findall(r"^\{ printf .*?--data-binary @-$", readme, re.MULTILINE | re.DOTALL)
+    page = (ROOT / "docs" / "serving.md").read_text()
+    (line,) = re.findall(r"^\{ printf .*?--data-binary @-$", page, re.MULTILINE | re.DOTALL)
     assert f"http://127.0.0.1:{ServeConfig.port}/" in line
     typed = line.replace(f"http://127.0.0.1:{ServeConfig.port}", url)
     told = subprocess.run(
