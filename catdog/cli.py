@@ -36,7 +36,7 @@ def run(
     means a bug of ours.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        # A pipe or a file on Windows may know no sign but those of one country.
+        # The name of a file need be no text in the encoding of the terminal.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _lines_on_stderr():

@@ -28,14 +28,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that a file's new name in `folder` outlives a loss of power."""
-    if os.name == "nt":
-        return  # folders can't be opened there
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make sure that a file's content, or the names in a folder, outlive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -56,13 +54,13 @@ def put_in_place(new: Path, folder: Path) -> None:
     name, under which `mend` finds it.
     """
     for path in (*new.rglob("*"), new):
-        _sync(path)
+        sync(path)
     before = _before(folder)
     mend(folder)
     if folder.exists():
         folder.rename(before)
     new.rename(folder)
-    sync_folder(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
 
 
@@ -79,14 +77,6 @@ def mend(folder: Path) -> None:
 
 def _before(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.before")
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir():
-        sync_folder(path)
-        return
-    with path.open("rb+") as stream:  # Windows syncs only what may be written to
-        os.fsync(stream.fileno())
 
 
 def normal(name: str) -> str:

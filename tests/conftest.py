@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from tests.kaggle_server import KaggleServer
@@ -61,6 +62,11 @@ return [...document.querySelectorAll("html, html *")]
 """Classes of what can be scrolled sideways in a page, the page itself among it."""
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# In CI the same examples each time: what fails there fails of the change, and not of chance.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 def tiny_picture(name: str, seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:

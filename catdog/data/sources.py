@@ -118,7 +118,7 @@ def _kaggle_config_dir() -> Path:
     if named := os.environ.get("KAGGLE_CONFIG_DIR"):
         return Path(named)
     home = Path.home() / ".kaggle"
-    if home.exists() or not sys.platform.startswith("linux"):
+    if home.exists():
         return home
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from catdog import CatdogError, interrupts
 from catdog.evaluation.metrics import Confusion, Scores
-from catdog.files import sync_folder
+from catdog.files import sync
 from catdog.training.loop import Fit
 from catdog.training.named import (
     below,
@@ -119,12 +119,12 @@ class Checkpoints:
         self._seconds = time.monotonic() - begun
 
     def _settle(self, part: Path) -> None:
-        with part.open("r+b") as stream:  # Windows syncs only what is open for writing
+        with part.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
         self._number += 1
         part.replace(self._folder / f"checkpoint-{self._number}-{digest}{ENDING}")
-        sync_folder(self._folder)
+        sync(self._folder)
         for old in _in_order(self._folder)[:-KEPT]:
             old.unlink()
 

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 import catdog
 from catdog import CatdogError, interrupts
@@ -110,10 +112,6 @@ class Ranks(Team):
 
     def __init__(self) -> None:
         """Meet the others, as the environment that torchrun sets says."""
-        # Some builds of PyTorch for macOS and Windows have no such thing.
-        from torch._C._distributed_c10d import PrefixStore
-        from torch.distributed.rendezvous import rendezvous
-
         if torch.cuda.is_available():
             torch.cuda.set_device(launch.local_rank() % torch.cuda.device_count())
         torch.set_num_threads(cores())

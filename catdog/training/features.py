@@ -90,7 +90,7 @@ class FeatureCache:
         for number in np.unique(places[:, 0]):
             here = places[:, 0] == number
             # Open for this moment only: a process may have far fewer files open than there are
-            # shards, and Windows deletes none that is mapped.
+            # shards.
             result[here] = np.load(self._shards[number], mmap_mode="r")[places[here, 1]]
         return result
 

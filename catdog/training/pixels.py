@@ -69,7 +69,7 @@ def _decode_into(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         _fill(part, pictures, preprocessing, watch)
-        part.replace(path)  # no longer memory-mapped, which Windows would not rename
+        part.replace(path)
     finally:
         with contextlib.suppress(OSError):  # what went wrong before it matters more
             part.unlink(missing_ok=True)
@@ -98,10 +98,9 @@ def _reserve(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.u
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)  # no longer mapped after this
-        if hasattr(os, "posix_fallocate"):  # macOS has none
-            with path.open("r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
     except OSError:
         path.unlink(missing_ok=True)
         raise
