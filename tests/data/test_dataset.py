@@ -76,8 +76,10 @@ def test_typed_classes_say_which_one_is_positive_and_are_remembered(tmp_path):
     before = snapshot(folder)
     assert prepare_pictures(source, folder, classes="bee,ant") == prepared
     assert snapshot(folder) == before
-    assert prepare_pictures(source, folder).classes == ("ant", "bee")
-    with pytest.raises(CatdogError, match="was prepared for ant and bee, not for classes=bee,ant"):
+    assert prepare_pictures(source, folder).classes == ("ants", "bees")
+    with pytest.raises(
+        CatdogError, match="was prepared for ants and bees, not for classes=bee,ant"
+    ):
         load_prepared(folder, classes="bee,ant")
 
 
