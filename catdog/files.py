@@ -7,11 +7,14 @@ in its name.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,29 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])\s*(\.|$)", re.IGNORE
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write `values` to `path`, which holds either them or what it held before, come what may."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as stream:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8") as stream:
         json.dump(values, stream, indent=2)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Where to write what takes the place of the file `path` on leaving; on an error it goes."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        sync(part)
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what went wrong before it matters more
+            part.unlink(missing_ok=True)
+        raise
     sync(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -23,6 +22,7 @@ from catdog.data.transforms import (
 )
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts, metrics_of
+from catdog.files import sha256_of
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.device import pick_device
 from catdog.models.engine import Engine, Features
@@ -250,12 +250,8 @@ def _evidence(
         return Evidence(
             *seen,
             np.array([picture.label for picture in validation]),
-            features([Picture(path, 0, _sha256(path)) for path in neither]),
+            features([Picture(path, 0, sha256_of(path)) for path in neither]),
         )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _log_data(prepared: Prepared) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.files import beside, mend, put_in_place, write_json
+from catdog.files import atomic_write, beside, mend, put_in_place, sha256_of, write_json
 from tests.conftest import child_environment
 
 KILLED = """
@@ -75,3 +76,13 @@ def test_what_can_not_be_written_whole_leaves_the_file_as_it_was(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_written_whole_takes_the_place_of_the_old_one(tmp_path):
+    path = tmp_path / "table.csv"
+    for content in (b"old", b"new"):
+        with atomic_write(path) as part:
+            part.write_bytes(content)
+    assert sha256_of(path) == hashlib.sha256(b"new").hexdigest()
+    assert list(tmp_path.iterdir()) == [path]

@@ -13,7 +13,6 @@ it both ways: on `rows("validation")`, and raw, on those and `rows("excluded-val
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from catdog import AUTO, CLASSES, CatdogError, Classes
 from catdog.data.classes import both, read_classes
 from catdog.data.exclusion import EXCLUDED, LINES, NONE
 from catdog.data.intact import check_intact, check_unchanged, missing
+from catdog.files import atomic_write, sha256_of
 
 FORMAT = 1
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
@@ -155,7 +155,7 @@ def load_prepared(folder: Path, *, classes: str = AUTO) -> Prepared:
             f"{folder} was prepared for {both(prepared.classes)}, not for classes={classes}: "
             f"run scripts/prepare.py again with --classes {classes}."
         )
-    if not prepared.manifest.is_file() or digest_of(prepared.manifest) != prepared.digest:
+    if not prepared.manifest.is_file() or sha256_of(prepared.manifest) != prepared.digest:
         raise CatdogError(
             f"{prepared.manifest} was changed or deleted after it was prepared: "
             "delete it and run scripts/prepare.py again, which makes it anew."
@@ -178,12 +178,5 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 def write_marker(folder: Path, marker: Mapping[str, Any]) -> None:
     """Say what the folder was prepared from and with, and that it is finished."""
     if read_marker(folder) != marker:
-        part = folder / UNFINISHED_MARKER
-        part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
-        part.replace(folder / MARKER)
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        with atomic_write(folder / MARKER) as part:
+            part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,8 @@ from catdog import CLASSES, Classes
 from catdog.data import images
 from catdog.data.archive import Member, is_archive_name, is_table_name, members
 from catdog.data.classes import SPLIT_WORDS, classes_in, label_of
-from catdog.data.dataset import TEST, digest_of
+from catdog.data.dataset import TEST
+from catdog.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Gathered:
 def fingerprint(source: Path) -> str:
     """Changes when the source does: the bytes of an archive, the listing of a folder."""
     if source.is_file():
-        return digest_of(source)
+        return sha256_of(source)
     listing = sorted(
         (path.relative_to(source).as_posix(), status.st_size, status.st_mtime_ns)
         for path in _files_below(source)

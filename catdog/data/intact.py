@@ -6,14 +6,13 @@ the manifest says, so a change is told before anything is computed from it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from catdog import CatdogError
 from catdog.data.images import is_image_name
-from catdog.files import normal
+from catdog.files import normal, sha256_of
 
 
 def check_intact(folder: Path, digests: Mapping[str, str], *, below: Iterable[str]) -> None:
@@ -59,8 +58,7 @@ def missing(folder: Path, paths: Iterable[str]) -> Iterator[str]:
 
 def _digest(path: Path) -> str | None:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
     except FileNotFoundError:
         return None
     except OSError as error:

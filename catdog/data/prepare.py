@@ -35,7 +35,6 @@ from catdog.data.dataset import (
     UNFINISHED_MARKER,
     VALIDATION,
     Prepared,
-    digest_of,
     load_prepared,
     read_marker,
     write_marker,
@@ -45,6 +44,7 @@ from catdog.data.gathering import Gathered, Item, find_classes, fingerprint, gat
 from catdog.data.metadata import OWN_COLUMNS, Properties, read_properties, tell_unmatched
 from catdog.data.sources import Source
 from catdog.data.split import check_classes, choose_split, put_aside, settle_duplicates, with_paths
+from catdog.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _prepare_afresh(
         _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(left_out))
         marker = wanted | {
             "told_apart": classes,
-            "digest": digest_of(folder / MANIFEST),
+            "digest": sha256_of(folder / MANIFEST),
             "validation_digest": _validation_digest(items),
             "counts": _counts(items),
             "quarantined": len(left_out),

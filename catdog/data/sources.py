@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import os
@@ -26,6 +25,7 @@ from filelock import FileLock
 
 from catdog import CatdogError
 from catdog.data.archive import is_archive_name
+from catdog.files import sha256_of
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -207,9 +207,7 @@ def _damage(archive: Path) -> str | None:
 
 def _record(part: Path, archive: Path) -> None:
     """Move a verified archive to its name, having written down its size and digest."""
-    with part.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    record = {"bytes": part.stat().st_size, "sha256": sha256}
+    record = {"bytes": part.stat().st_size, "sha256": sha256_of(part)}
     _record_of(archive).write_text(json.dumps(record) + "\n", encoding="utf-8")
     part.replace(archive)
 

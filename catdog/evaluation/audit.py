@@ -27,6 +27,7 @@ from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import one
 from catdog.evaluation.calibration import Labels, Probabilities
 from catdog.evaluation.slices import Look
+from catdog.files import atomic_write
 from catdog.models.engine import Features
 
 WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = KINDS = (
@@ -195,14 +196,15 @@ def write_issues(path: Path, issues: Iterable[Issue]) -> None:
     Raises:
         CatdogError: it can't be written.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as stream:
+        with (
+            atomic_write(path) as part,
+            part.open("w", encoding="utf-8", newline="") as stream,
+        ):
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(field.name for field in fields(Issue))
             for issue in issues:
                 writer.writerow(astuple(replace(issue, score=round(issue.score, 4))))
-        part.replace(path)
     except OSError as error:
         raise CatdogError(
             f"{path} can't be written ({error.strerror or error}): choose another file "

@@ -8,7 +8,6 @@ the same class through `_load_pyfunc`.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from catdog.data.classes import as_outside
 from catdog.data.images import UnreadableImageError
 from catdog.data.transforms import Preprocessing, evaluation_transform, to_tensor
 from catdog.evaluation.novelty import Familiarity, product
+from catdog.files import sha256_of
 from catdog.inference.prediction import FORMAT, About, Options, Prediction, Seen, to_prediction
 from catdog.models.device import pick_device
 from catdog.models.engine import (
@@ -163,10 +163,10 @@ class Classifier:
         )
         described = asdict(self.about) | {
             "preprocessing": self.preprocessing.to_dict(),
-            "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
+            "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         }
         (folder / MODEL_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        return _digest(folder / MODEL_FILE)
+        return sha256_of(folder / MODEL_FILE)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> Self:
@@ -332,11 +332,6 @@ def _failed(error: Failure) -> Prediction:
     return Prediction("", nan, nan, nan, error=reason or str(error) or type(error).__name__)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _check_format(described: Mapping[str, Any], folder: Path) -> None:
     if described["format"] != FORMAT:
         raise CatdogError(
@@ -347,7 +342,7 @@ def _check_format(described: Mapping[str, Any], folder: Path) -> None:
 
 def _check_files(digests: Mapping[str, str], folder: Path) -> None:
     for name, digest in digests.items():
-        if _digest(folder / Path(name).name) != digest:
+        if sha256_of(folder / Path(name).name) != digest:
             raise CatdogError(
                 f"{folder / name} is not the file that was saved with the model: its digest "
                 "differs. Fetch the model again, or name another version."

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from catdog import CLASSES, NEITHER, CatdogError, Classes
 from catdog.data.classes import as_outside, probability_name
+from catdog.files import atomic_write
 from catdog.inference.inputs import Photo
 from catdog.inference.prediction import Prediction
 
@@ -145,18 +146,17 @@ def open_output(name: str) -> Iterator[TextIO]:
         return
     target = Path(name).expanduser()
     special = target.exists() and not target.is_file()  # /dev/stdout must not be replaced
-    part = target if special else target.with_name(f".{target.name}.part")
+    writing = contextlib.nullcontext(target) if special else atomic_write(target)
     try:
-        with part.open("w", encoding="utf-8", newline="", errors="backslashreplace") as stream:
+        with (
+            writing as part,
+            part.open("w", encoding="utf-8", newline="", errors="backslashreplace") as stream,
+        ):
             yield stream
-        part.replace(target)
     except OSError as error:
         raise CatdogError(
             f"output={name} can't be written: {error.strerror or error}. Name another file."
         ) from error
-    finally:
-        if not special:
-            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ Of MLflow's registry this module and `catdog.registry.history` know, and no othe
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shlex
 import time
 import warnings
@@ -21,6 +20,7 @@ from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
+from catdog.files import sha256_of
 from catdog.inference.classifier import MODEL_FILE, saved_in
 from catdog.registry.promotion import PRODUCTION, Candidate
 from catdog.tracking import store
@@ -145,7 +145,7 @@ def fetch(model_uri: str) -> Path:
 def digest_of(folder: Path) -> str:
     """The digest of a saved classifier's description, which holds those of its other files."""
     try:
-        return hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
+        return sha256_of(folder / MODEL_FILE)
     except OSError as error:
         raise CatdogError(
             f"{folder} does not hold a whole catdog model: its {MODEL_FILE} can't be read "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from catdog.config import HeadConfig, MainConfig, SweepConfig
 from catdog.data.dataset import Prepared
+from catdog.files import sha256_of
 from catdog.pipeline import train_and_register
 from catdog.sweep.storage import open_storage
 from catdog.sweep.study import RUN, FrozenTrial, Study, Trial, open_study
@@ -87,7 +88,7 @@ def study_name(config: SweepConfig, prepared: Prepared) -> str:
         "format": FORMAT,
         "pictures": prepared.digest,
         "space": [LEARNING_RATES, WEIGHT_DECAYS, BATCH_SIZES, view_counts(config.most_views)],
-        "weights": _sha256(weights) if weights.is_file() else config.weights,
+        "weights": sha256_of(weights) if weights.is_file() else config.weights,
     }
     decisive |= {key: getattr(config, key) for key in SHARED}
     data = re.sub(r"[^\w.-]", "_", prepared.folder.name)
@@ -177,8 +178,3 @@ def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial)
 def _digest(decisive: Mapping[str, object]) -> str:
     whole = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return whole[:12]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

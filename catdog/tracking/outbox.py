@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from catdog.files import atomic_write
 from catdog.tracking.delivery import ONCE, PROBE, AwayError, RefusedError, Write, deliver, limits
 
 logger = logging.getLogger(__name__)
@@ -251,9 +252,8 @@ class _Kept:
         gone = _files(self.lines()) - _files(lines)
         try:
             if lines:
-                shorter = self._path.with_suffix(".part")
-                shorter.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-                shorter.replace(self._path)
+                with atomic_write(self._path) as part:
+                    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             else:
                 self._path.unlink(missing_ok=True)
             for name in gone:

@@ -8,10 +8,8 @@ one is damaged.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from catdog import CatdogError, interrupts
 from catdog.evaluation.metrics import Confusion, Scores
-from catdog.files import sync
+from catdog.files import sha256_of, sync
 from catdog.training.loop import Fit
 from catdog.training.named import (
     below,
@@ -119,9 +117,8 @@ class Checkpoints:
         self._seconds = time.monotonic() - begun
 
     def _settle(self, part: Path) -> None:
-        with part.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
+        digest = sha256_of(part)
+        sync(part)
         self._number += 1
         part.replace(self._folder / f"checkpoint-{self._number}-{digest}{ENDING}")
         sync(self._folder)
@@ -131,9 +128,7 @@ class Checkpoints:
     def _read(self, path: Path) -> Stage | None:
         """The stage in a file; None, and the file goes, where it is not what was written."""
         try:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if path.name.endswith(f"-{digest}{ENDING}"):
+            if path.name.endswith(f"-{sha256_of(path)}{ENDING}"):
                 return _unpacked(path)
         except OSError as error:
             raise CatdogError(

@@ -77,7 +77,9 @@ def test_typed_classes_say_which_one_is_positive_and_are_remembered(tmp_path):
     assert prepare_pictures(source, folder, classes="bee,ant") == prepared
     assert snapshot(folder) == before
     assert prepare_pictures(source, folder).classes == ("ants", "bees")
-    with pytest.raises(CatdogError, match="was prepared for ants and bees, not for classes=bee,ant"):
+    with pytest.raises(
+        CatdogError, match="was prepared for ants and bees, not for classes=bee,ant"
+    ):
         load_prepared(folder, classes="bee,ant")
 
 
