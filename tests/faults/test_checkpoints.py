@@ -21,6 +21,8 @@ from catdog.training.checkpoint import Checkpoints, Stage
 from scripts import prepare, train
 from tests.faults.conftest import TINY, Child, Ended, QuickProof, Run, fill
 
+pytestmark = pytest.mark.slow
+
 LONGER = (*TINY[:4], "--epochs", "6", "--patience", "9", "--device", "cpu")
 
 SLOW_TRAINING = """
@@ -66,8 +68,6 @@ CUT_AFTER = """
 from catdog import pipeline
 from {room} import {module}
 from tests.faults.conftest import QuickProof
-
-pytestmark = pytest.mark.slow
 pipeline.FreshProcess = QuickProof
 real = {module}.{function}
 def slow(*a, **b):
