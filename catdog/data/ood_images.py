@@ -19,7 +19,7 @@ from PIL import Image
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import label_of
-from catdog.data.images import is_image_name
+from catdog.data.images import decode, is_image_name
 from catdog.sample.drawing import draw_scene
 
 Grey = NDArray[np.float64]
@@ -105,8 +105,7 @@ def _photographs() -> Iterator[tuple[str, Image.Image]]:
     whole = {name: np.asarray(getattr(data, name)()) for name in PHOTOGRAPHS}
     brought = resources.files("sklearn.datasets.images")
     for name in SAMPLES:
-        with (brought / f"{name}.jpg").open("rb") as stream:
-            whole[name] = np.asarray(Image.open(stream))
+        whole[name] = np.asarray(decode((brought / f"{name}.jpg").read_bytes()))
     for name, pixels in whole.items():
         picture = Image.fromarray(pixels).convert("RGB")
         yield f"{name}-whole", picture

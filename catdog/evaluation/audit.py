@@ -2,7 +2,7 @@
 
 In: features of all labelled pictures and a look at each. Out: issues, surest first, for a
 person to judge; the paths of those that shall go become lines of an exclude file. Only
-`audit` reads pictures, and only `write_issues` writes.
+`write_issues` writes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from urllib.parse import unquote, urlsplit
 from catdog import CatdogError
 from catdog.data.images import MAX_BYTES, UnreadableImageError, is_image_name, too_large
 from catdog.files import portable
-from catdog.inference import urls
 
 STDIN = "-"
 READ_BYTES = 65_536
@@ -39,7 +38,7 @@ class Photo:
     @property
     def file_name(self) -> str:
         """The last part of the path, also of an address: a name that a file can have."""
-        if not urls.is_url(self.name):
+        if not is_url(self.name):
             return Path(self.name).name
         last = PurePosixPath(unquote(urlsplit(self.name).path)).name
         return portable(last) or "photo"
@@ -53,11 +52,18 @@ class Photo:
         """
         if self.trouble:
             raise UnreadableImageError(self.trouble)
-        if urls.is_url(self.name):
+        if is_url(self.name):
+            from catdog.inference import urls  # requests, for an address alone
+
             return urls.fetch(self.name)
         if (size := Path(self.name).stat().st_size) > MAX_BYTES:
             raise UnreadableImageError(too_large(size))
         return Path(self.name).read_bytes()
+
+
+def is_url(name: str) -> bool:
+    """Whether the name is an address with a scheme, of whatever kind."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) is not None
 
 
 def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Iterator[Photo]:
@@ -72,7 +78,7 @@ def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Itera
         CatdogError: before the first photo, when a folder or a glob holds none.
     """
     for name in names:
-        if name != STDIN and not urls.is_url(name) and not _holds_photo(_as_path(name)):
+        if name != STDIN and not is_url(name) and not _holds_photo(_as_path(name)):
             raise CatdogError(f"{name} holds no picture: name a folder, file or glob that does.")
     return chain.from_iterable(_named(name, stdin) for name in names)
 
@@ -80,14 +86,14 @@ def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Itera
 def _named(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:
     if name == STDIN:
         return (_listed(line) for line in _lines(stdin or sys.stdin.buffer))
-    if urls.is_url(name):
+    if is_url(name):
         return iter([Photo(name)])
     return _photos(_as_path(name))
 
 
 def _listed(name: str) -> Photo:
     """A photo of a list: no glob and no folder, as lists are made by other programs."""
-    return Photo(name) if urls.is_url(name) else Photo(str(_as_path(name)))
+    return Photo(name) if is_url(name) else Photo(str(_as_path(name)))
 
 
 def _as_path(name: str) -> Path:

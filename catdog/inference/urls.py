@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from time import monotonic
 
 import requests
@@ -20,11 +19,6 @@ HEADERS = {
     "Accept": "image/*",
     "Accept-Encoding": "identity",
 }
-
-
-def is_url(name: str) -> bool:
-    """Whether the name is an address with a scheme, of whatever kind."""
-    return re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) is not None
 
 
 def fetch(url: str) -> bytes:

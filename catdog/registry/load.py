@@ -18,6 +18,7 @@ def load_classifier(model_uri: str, *, device: str = "auto") -> Classifier:
     folder = Path(model_uri).expanduser()
     if folder.is_dir():
         return Classifier.load(saved_in(folder), device=device)
+    # MLflow takes longer to import than a photo to label.
     from catdog.registry import versions
 
     return Classifier.load(versions.fetch(model_uri), device=device)

@@ -30,11 +30,10 @@ from catdog.inference.export import export
 from catdog.inference.parity import Answer, Parity, compare
 from catdog.inference.prediction import to_prediction
 from catdog.registry import history, upload, versions
-from catdog.registry import proof as parity
 from catdog.registry.compare import Contest, Side, hold
 from catdog.registry.history import as_champion
 from catdog.registry.promotion import Candidate, Decision, comparable, decide
-from catdog.registry.proof import FreshProcess
+from catdog.registry.proof import FreshProcess, UnprovenError
 from catdog.tracking import log, run
 from catdog.training.features import (
     Picture,
@@ -192,7 +191,7 @@ def _prove(
         np.save(pixels, _as_seen(classifier, sample))
         try:
             found = fresh.answers(uri, [one.path for one in sample], exported, pixels)
-        except parity.UnprovenError:
+        except UnprovenError:
             raise  # the version stays as it is, and the run can go on
         except CatdogError as error:
             run.ask_for_run()  # a server that has gone says nothing against the version

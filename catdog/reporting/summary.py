@@ -73,9 +73,7 @@ def report_findings(
         use=_use(version, decision),
         run=run.run_identity(),
     )
-    worst = findings.worst
-    name = f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
-    log.log_findings(findings.others, findings.tables(), name, render(page))
+    log.log_findings(findings.others, findings.tables(), _worst_slice(findings), render(page))
     if page.mistakes:
         shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
         column = probability_name(prepared.classes)
@@ -83,7 +81,7 @@ def report_findings(
         # The UI shows a thumbnail, in which a row of eight would be a line.
         grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
         log.show(grid, "worst_errors")
-    counts = Counter(issue.issue for issue in findings.issues)
+    counts, worst = Counter(issue.issue for issue in findings.issues), findings.worst
     logger.info(
         "Worst slice: "
         f"{f'{worst.group}, {worst.name} ({worst.verdict})' if worst else 'none is worse'}; "
@@ -92,6 +90,12 @@ def report_findings(
         f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"
     )
     return findings
+
+
+def _worst_slice(findings: Findings) -> str:
+    """The slice with the lowest accuracy, as a tag says it; "" where none is worse."""
+    worst = findings.worst
+    return f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
 
 
 def _told(contest: Contest) -> str:

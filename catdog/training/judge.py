@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from sklearn import metrics
 
-from catdog.evaluation import metrics as metric
 from catdog.evaluation.calibration import (
     FOLDS,
     Labels,
@@ -26,6 +25,7 @@ from catdog.evaluation.calibration import (
     log_loss,
     probability,
 )
+from catdog.evaluation.metrics import Scores as EpochScores
 from catdog.evaluation.novelty import Familiarity, PetClassifier, Scores
 from catdog.inference.classifier import Classifier, HeadWeights, photo_keys
 from catdog.inference.prediction import About, Seen
@@ -113,7 +113,7 @@ class Trained:
     pretrained: tuple[Features, Features]
     validation: list[Picture]
     fit: Fit
-    baseline: metric.Scores | None
+    baseline: EpochScores | None
     baseline_logits: Logits | None
     metrics: dict[str, float]
     licence: str

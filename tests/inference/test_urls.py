@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from catdog.data.images import UnreadableImageError
-from catdog.inference import urls
+from catdog.inference import inputs, urls
 from tests.conftest import encoded, tiny_picture
 
 PHOTO = encoded(tiny_picture("dog", 1))
@@ -126,7 +126,7 @@ def test_a_slow_server_is_left_at_the_deadline(server, monkeypatch, path):
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.org/a.jpg", "gopher://x/"])
 def test_other_schemes_are_refused(url):
-    assert urls.is_url(url)
+    assert inputs.is_url(url)
     with pytest.raises(UnreadableImageError, match="only http and https"):
         urls.fetch(url)
 
