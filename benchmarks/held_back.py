@@ -32,7 +32,6 @@ from catdog.models.network import Network, build_network
 from catdog.training.features import FeatureBatches, extract, open_cache
 from catdog.training.judge import Evidence, judge
 from catdog.training.loop import EarlyStopping, fit, make_optimizer, seed_everything
-from catdog.training.stages import pictures_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _features(archive: Path, network: Network) -> tuple[Features, np.ndarray, Fe
     engine = pick_engine(network, print, cores=os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
-        pictures = pictures_of(prepared, "training") + pictures_of(prepared, "validation")
+        pictures = prepared.pictures("training", "validation")
         cache = open_cache(Path(scratch), network, engine)
         features, _ = extract(pictures, network, engine, cache)
     transform = evaluation_transform(network.preprocessing)

@@ -174,7 +174,7 @@ def catdog(
     """
     from catdog import pipeline
     from catdog.config import TrainConfig
-    from catdog.data.dataset import load_prepared
+    from catdog.data.dataset import load_dataset
     from catdog.tracking import run, store
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -184,7 +184,7 @@ def catdog(
         config = TrainConfig(
             data_dir=str(cache or scratch), epochs=epochs, patience=epochs, learning_rate=rate
         )
-        prepared = load_prepared(folder)
+        prepared = load_dataset(folder)
         with run.start_run("benchmark"):
             start = time.perf_counter()
             work = pipeline.train_and_register if registered else pipeline.train

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from tests.conftest import encoded, tiny_picture
 
@@ -71,17 +71,17 @@ def _zipped(part: Path, base: Path) -> bytes:
     return stream.getvalue()
 
 
-def prepare_pictures(source: Path, folder: Path, **options: Any) -> Prepared:
+def prepare_pictures(source: Path, folder: Path, **options: Any) -> PreparedDataset:
     options = {"origin": "here", "val_fraction": 0.4, "seed": 0} | options
     return prepare(source, folder, **options)
 
 
-def rows_of(prepared: Prepared) -> list[dict[str, str]]:
+def rows_of(prepared: PreparedDataset) -> list[dict[str, str]]:
     with prepared.manifest.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
-def reasons_of(prepared: Prepared) -> dict[str, str]:
+def reasons_of(prepared: PreparedDataset) -> dict[str, str]:
     with prepared.quarantine.open(newline="", encoding="utf-8") as stream:
         return {row["path"]: row["reason"] for row in csv.DictReader(stream)}
 

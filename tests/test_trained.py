@@ -11,7 +11,7 @@ import torch
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
@@ -21,7 +21,6 @@ from catdog.training import stages
 from catdog.training.features import extract, open_cache
 from catdog.training.judge import Trained
 from catdog.training.loop import Fit
-from catdog.training.stages import pictures_of
 from tests.conftest import tiny_picture
 
 TINY = TrainConfig(
@@ -38,7 +37,7 @@ TINY = TrainConfig(
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(10):
@@ -61,7 +60,7 @@ def run() -> Iterator[mlflow.ActiveRun]:
         yield active
 
 
-def _train(prepared: Prepared, **options: object) -> Trained:
+def _train(prepared: PreparedDataset, **options: object) -> Trained:
     return trained.train(replace(TINY, **options), prepared)
 
 
@@ -88,12 +87,12 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     assert ("baseline_accuracy" in metrics) is known
 
 
-def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
+def _pretrained(prepared: PreparedDataset, split: str) -> np.ndarray:
     trained.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
     engine = trained.serving_engine(network, cores=1)
     cache = open_cache(Path("data"), network, engine)
-    features, computed = extract(pictures_of(prepared, split), network, engine, cache)
+    features, computed = extract(prepared.pictures(split), network, engine, cache)
     assert computed == 0
     return features[0]
 

@@ -32,7 +32,20 @@ TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Picture:
+    """A labelled picture: where it is, its label (0 or 1), and the digest of its bytes."""
+
+    path: Path
+    label: int
+    sha256: str
+
+    def key(self, view: int) -> bytes:
+        """What its feature is known by within a cache; view 0 is the plain picture."""
+        return bytes.fromhex(self.sha256) + view.to_bytes(2, "big")
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
     """A finished prepared data set.
 
     `digest` is of the manifest, `validation_digest` of the labels and contents of the
@@ -91,6 +104,14 @@ class Prepared:
         with self.manifest.open(encoding="utf-8", newline="") as stream:
             return [row for row in csv.DictReader(stream) if row["split"] == split]
 
+    def pictures(self, *splits: str) -> list[Picture]:
+        """The labelled pictures of some splits, in the manifest's order within each."""
+        return [
+            Picture(self.folder / row["path"], self.classes.index(row["label"]), row["sha256"])
+            for split in splits
+            for row in self.rows(split)
+        ]
+
     def check(self) -> None:
         """Raise CatdogError when a picture to learn from is not what was prepared."""
         check_intact(self.folder, self._digests(), below=(TRAINING, VALIDATION))
@@ -123,7 +144,7 @@ class Prepared:
         return self.origin.startswith("sample:")
 
 
-def load_prepared(folder: Path, *, classes: str = AUTO) -> Prepared:
+def load_dataset(folder: Path, *, classes: str = AUTO) -> PreparedDataset:
     """Read a finished prepared data set; with `classes`, one of just these.
 
     Raises:
@@ -135,7 +156,7 @@ def load_prepared(folder: Path, *, classes: str = AUTO) -> Prepared:
             f"{folder} holds no prepared data set: run scripts/download.py and "
             "scripts/prepare.py first, with the same --dataset and --data_dir."
         )
-    prepared = Prepared(
+    prepared = PreparedDataset(
         folder=folder,
         origin=marker["origin"],
         digest=marker["digest"],
@@ -180,3 +201,6 @@ def write_marker(folder: Path, marker: Mapping[str, Any]) -> None:
     if read_marker(folder) != marker:
         with atomic_write(folder / MARKER) as part:
             part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+
+Prepared, load_prepared = PreparedDataset, load_dataset  # until every room has the new names

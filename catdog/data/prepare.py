@@ -34,8 +34,8 @@ from catdog.data.dataset import (
     TRAINING,
     UNFINISHED_MARKER,
     VALIDATION,
-    Prepared,
-    load_prepared,
+    PreparedDataset,
+    load_dataset,
     read_marker,
     write_marker,
 )
@@ -62,7 +62,7 @@ def prepare(
     seed: int,
     exclude: str = NONE,
     classes: str = AUTO,
-) -> Prepared:
+) -> PreparedDataset:
     """Sort the pictures of `source` into `folder`.
 
     Labels come from the nearest folder named after a class, else from the file name
@@ -110,7 +110,7 @@ def prepare(
                 prepared = _still_there(folder)
                 if prepared:
                     write_marker(folder, finished | {"exclude_file": exclude})
-                    prepared = load_prepared(folder)
+                    prepared = load_dataset(folder)
                     logger.info(f"Already prepared: {_summary(prepared)}")
                     return prepared
             typed = {"exclude_file": exclude}
@@ -119,7 +119,7 @@ def prepare(
     return prepared
 
 
-def prepare_source(source: Source, path: Path, config: PrepareConfig) -> Prepared:
+def prepare_source(source: Source, path: Path, config: PrepareConfig) -> PreparedDataset:
     """Prepare what lies at `path`, of a located source, as the parameters say.
 
     Raises:
@@ -136,10 +136,10 @@ def prepare_source(source: Source, path: Path, config: PrepareConfig) -> Prepare
     )
 
 
-def _still_there(folder: Path) -> Prepared | None:
+def _still_there(folder: Path) -> PreparedDataset | None:
     """What was prepared; None when some of it is gone, and so is to be made anew."""
     lost: str | None = MANIFEST
-    prepared = load_prepared(folder) if (folder / MANIFEST).exists() else None
+    prepared = load_dataset(folder) if (folder / MANIFEST).exists() else None
     if prepared:
         lost = prepared.lost()
     if lost:
@@ -150,7 +150,7 @@ def _still_there(folder: Path) -> Prepared | None:
 
 def _prepare_afresh(
     source: Path, folder: Path, wanted: dict[str, Any], exclusion: Exclusion
-) -> Prepared:
+) -> PreparedDataset:
     _remove_old(folder)
     staging = folder / STAGING
     staging.mkdir()
@@ -180,7 +180,7 @@ def _prepare_afresh(
         _remove_old(folder)
         raise
     shutil.rmtree(staging)
-    return load_prepared(folder)
+    return load_dataset(folder)
 
 
 def _remove_old(folder: Path) -> None:
@@ -281,7 +281,7 @@ def _check_exclude_stays(exclude: str, folder: Path) -> None:
         )
 
 
-def _summary(prepared: Prepared) -> str:
+def _summary(prepared: PreparedDataset) -> str:
     def total(split: str) -> int:
         return sum(prepared.counts[split].values())
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from catdog import CatdogError
 from catdog.data import prepare as step
-from catdog.data.dataset import Prepared, load_prepared
+from catdog.data.dataset import PreparedDataset, load_dataset
 from tests.conftest import ROOT
 from tests.sources import (
     exclude_file,
@@ -28,10 +28,10 @@ from tests.sources import (
 
 def test_an_edited_manifest_is_told(tmp_path):
     prepared = prepare_pictures(kaggle_source(tmp_path / "raw"), tmp_path / "data")
-    assert load_prepared(prepared.folder) == prepared
+    assert load_dataset(prepared.folder) == prepared
     prepared.manifest.write_text(prepared.manifest.read_text().replace("cat", "dog"))
     with pytest.raises(CatdogError, match="was changed or deleted after it was prepared"):
-        load_prepared(prepared.folder)
+        load_dataset(prepared.folder)
 
 
 def test_excluded_validation_pictures_are_kept_for_raw_figures(tmp_path):
@@ -65,7 +65,7 @@ def test_what_it_was_prepared_with_is_remembered(tmp_path):
     assert prepared.exclude_lines.read_text() == f"{path}\n"
     (tmp_path / "exclude.txt").rename(tmp_path / "moved.txt")
     moved = prepare_pictures(source, folder, exclude=str(tmp_path / "moved.txt"))
-    assert load_prepared(folder).exclude == moved.exclude == str(tmp_path / "moved.txt")
+    assert load_dataset(folder).exclude == moved.exclude == str(tmp_path / "moved.txt")
     assert moved.digest == prepared.digest
 
 
@@ -80,7 +80,7 @@ def test_typed_classes_say_which_one_is_positive_and_are_remembered(tmp_path):
     with pytest.raises(
         CatdogError, match="was prepared for ants and bees, not for classes=bee,ant"
     ):
-        load_prepared(folder, classes="bee,ant")
+        load_dataset(folder, classes="bee,ant")
 
 
 def test_a_folder_from_before_there_were_other_classes_is_still_prepared(tmp_path):
@@ -105,7 +105,7 @@ def test_the_manifest_gives_back_what_was_written(paths, split):
         rows = [(path, "cat", split, "00", number, 1) for number, path in enumerate(paths)]
         rows.append(("other", "dog", "elsewhere", "11", 1, 1))
         step._write_csv(Path(folder, "manifest.csv"), header, rows)
-        read = Prepared(Path(folder), "", "", "", {}, 0).rows(split)
+        read = PreparedDataset(Path(folder), "", "", "", {}, 0).rows(split)
     assert [(row["path"], int(row["width"])) for row in read] == list(
         zip(paths, range(len(paths)), strict=True)
     )

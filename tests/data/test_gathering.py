@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from catdog import CatdogError
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from tests.conftest import encoded, tiny_picture
 from tests.sources import fill, insect_source, kaggle_source, pack, prepare_pictures, reasons_of
 
@@ -58,7 +58,7 @@ def test_a_source_of_two_other_folders_is_told_apart_by_their_names(said, tmp_pa
     prepared = prepare_pictures(source, tmp_path / "data")
     assert prepared.classes == ("ants", "bees")
     assert prepared.counts["training"] == {"ants": 3, "bees": 3}
-    assert load_prepared(prepared.folder).classes == ("ants", "bees")
+    assert load_dataset(prepared.folder).classes == ("ants", "bees")
     assert sum("Classes: ants (negative) and bees (positive)" in line for line in said) == 1
     assert {path.name for path in prepared.training.iterdir()} == {"ants", "bees"}
 

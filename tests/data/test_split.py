@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from catdog import CatdogError
 from catdog.data import split as splitting
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from catdog.files import alike, normal, portable
 from tests.conftest import encoded, tiny_picture
 from tests.sources import (
@@ -244,7 +244,7 @@ def test_a_source_that_can_not_be_learned_from_is_one_sentence(tmp_path, make, s
     with pytest.raises(CatdogError, match=said):
         prepare_pictures(tmp_path / "raw", tmp_path / "data")
     with pytest.raises(CatdogError, match="holds no prepared data set"):
-        load_prepared(tmp_path / "data")
+        load_dataset(tmp_path / "data")
 
 
 @given(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from tests.conftest import encoded, tiny_picture
 
 GOOD = {
@@ -161,7 +161,7 @@ def test_what_is_no_archive_is_refused(prepare, folder, content):
 def _kept(ended, folder: Path, contents: set[bytes]) -> None:
     """Both pictures are prepared, under names of their own."""
     assert ended.status == 0
-    prepared = load_prepared(folder)
+    prepared = load_dataset(folder)
     rows = [*prepared.rows("training"), *prepared.rows("validation")]
     assert len({row["path"].casefold() for row in rows}) == len(rows) == len(GOOD) + len(contents)
     assert contents <= {(folder / row["path"]).read_bytes() for row in rows}

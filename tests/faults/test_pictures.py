@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from tests.conftest import encoded, tiny_picture
 from tests.faults.conftest import TINY
 
@@ -72,7 +72,7 @@ def test_a_picture_that_can_not_be_read_is_told_and_the_others_are_used(
     untouched(source)
     ended = run("prepare", "--dataset", source, "--data_dir", tmp_path / "data")
     assert ended.status == 0
-    prepared = load_prepared(tmp_path / "data" / "pets")
+    prepared = load_dataset(tmp_path / "data" / "pets")
     with prepared.quarantine.open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert row["path"] == f"cat/{name}"
@@ -131,7 +131,7 @@ def test_an_unusual_picture_is_used(
     (source / "cat" / name).write_bytes(content)
     untouched(source)
     assert run("prepare", "--dataset", source, "--data_dir", tmp_path / "data").status == 0
-    prepared = load_prepared(tmp_path / "data" / "pets")
+    prepared = load_dataset(tmp_path / "data" / "pets")
     assert prepared.left_out() == []
     ended = run("predict", source / "cat" / name, "--model_uri", saved_model, "--format", "json")
     assert ended.status == 0
@@ -147,12 +147,12 @@ def prepared(run, pets, tmp_path):
 
 
 def _first(folder: Path) -> Path:
-    return folder / load_prepared(folder).rows("training")[0]["path"]
+    return folder / load_dataset(folder).rows("training")[0]["path"]
 
 
 def _mended_by_preparing_again(run, where, folder: Path) -> None:
     assert run("prepare", *where).status == 0
-    load_prepared(folder).check()
+    load_dataset(folder).check()
 
 
 @pytest.mark.fault(
@@ -206,7 +206,7 @@ def test_a_picture_that_was_added_is_told(run, prepared):
 )
 def test_preparing_again_keeps_what_was_edited(run, prepared):
     where, folder = prepared
-    first, second = (folder / row["path"] for row in load_prepared(folder).rows("training")[:2])
+    first, second = (folder / row["path"] for row in load_dataset(folder).rows("training")[:2])
     first.write_bytes(PHOTO)
     second.unlink()
     ended = run("prepare", *where)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from catdog import CLASSES
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from catdog.data.transforms import load
 from catdog.evaluation.audit import Issue
@@ -23,7 +23,7 @@ from catdog.training.loop import Epoch, Fit
 from tests.conftest import tiny_classifier, tiny_picture
 
 
-def _features(classifier: Classifier, prepared: Prepared, split: str) -> np.ndarray:
+def _features(classifier: Classifier, prepared: PreparedDataset, split: str) -> np.ndarray:
     import torch
 
     from catdog.data.transforms import evaluation_transform
@@ -34,7 +34,7 @@ def _features(classifier: Classifier, prepared: Prepared, split: str) -> np.ndar
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Prepared:
+def prepared(tmp_path_factory) -> PreparedDataset:
     """Twelve pictures a class and labelled tests; one validation picture is excluded."""
     folder = tmp_path_factory.mktemp("findings")
     for part, first, count in (("train", 0, 15), ("test", 50, 4)):
