@@ -10,7 +10,8 @@ import torch
 
 from catdog import CatdogError
 from catdog.data.dataset import Picture
-from catdog.data.transforms import Preprocessing, evaluation_transform, load
+from catdog.data.images import load
+from catdog.data.transforms import Preprocessing, evaluation_transform
 from catdog.training import pixels
 from catdog.training.features import clear_caches
 from catdog.training.pixels import PixelBatches, augment, decode_all
