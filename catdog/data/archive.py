@@ -121,9 +121,9 @@ def _in_zip(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
         for member in members:  # all, before the first of them is read
             _check_zip_member(member, name)
         for member in members:
-            if member.is_dir() or _is_hidden(member.filename):
-                continue
             inner = f"{name}/{member.filename}"
+            if inner.endswith("/") or _is_hidden(member.filename):  # a folder, or hidden
+                continue
             if _is_wanted(inner):
                 yield inner, archive.read(member)
             elif is_archive_name(inner):
