@@ -325,4 +325,5 @@ class ScoreConfig:
     """of Spark: local[2] for two workers here, or the address of a cluster"""
 
 
-HeadConfig, FixedConfig = OptimConfig, TrainConfig | SweepConfig  # until all say it so
+HeadConfig = OptimConfig
+FixedConfig = TrainConfig | SweepConfig
