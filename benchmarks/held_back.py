@@ -74,7 +74,7 @@ def _features(archive: Path, network: Network) -> tuple[Features, np.ndarray, Fe
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
         pictures = pictures_of(prepared, "training") + pictures_of(prepared, "validation")
-        cache = open_cache(Path(scratch), network, engine)
+        cache = open_cache(Path(scratch), network)
         features, _ = extract(pictures, network, engine, cache)
     transform = evaluation_transform(network.preprocessing)
     shown = [transform(to_tensor(content)) for _, content in neither_pictures()]

@@ -15,6 +15,7 @@ from catdog.data.dataset import Prepared
 from catdog.data.prepare import prepare
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
+from catdog.models.engine import pick_engine
 from catdog.models.network import ImageNetClassifier, Network, build_network
 from catdog.tracking import run as tracking
 from catdog.training import stages
@@ -91,8 +92,8 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
 def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
     trained.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
-    engine = trained.serving_engine(network, cores=1)
-    cache = open_cache(Path("data"), network, engine)
+    engine = pick_engine(network, cores=1)
+    cache = open_cache(Path("data"), network)
     features, computed = extract(pictures_of(prepared, split), network, engine, cache)
     assert computed == 0
     return features[0]

@@ -25,13 +25,18 @@ LOG_ASPECT = math.log(4 / 3)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone expects of a picture: sizes in pixels, mean and std per channel."""
+    """What a backbone expects of a picture: sizes in pixels, mean and std per channel.
+
+    `crop_mode` is timm's word for how a picture that is not square becomes so: "center" cuts off
+    what is too long, "squash" leaves its proportions, "border" fills it up with the mean colour.
+    """
 
     resize_px: int
     crop_px: int
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop_mode: str = "center"  # of models that were saved before there was another
 
     def to_dict(self) -> dict[str, Any]:
         """The value as plain JSON types."""
@@ -54,14 +59,30 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
 
 def evaluation_steps(preprocessing: Preprocessing) -> tuple[Transform, Transform]:
     """The two steps of `evaluation_transform`: resize the whole picture, cut out its centre."""
-    return (
-        v2.Resize(
-            preprocessing.resize_px,
-            interpolation=InterpolationMode(preprocessing.interpolation),
-            antialias=True,
-        ),
-        v2.CenterCrop(preprocessing.crop_px),
+    side, mode = preprocessing.resize_px, preprocessing.crop_mode
+    resize = functools.partial(
+        v2.Resize, interpolation=InterpolationMode(preprocessing.interpolation), antialias=True
     )
+    if mode == "squash":
+        resized: Transform = resize([side, side])
+    elif mode == "border":
+        colour = [round(255 * share) for share in preprocessing.mean]
+        resized = v2.Compose(
+            [
+                resize(None, max_size=side),
+                functools.partial(_bordered, side=preprocessing.crop_px, colour=colour),
+            ]
+        )
+    else:
+        resized = resize(side)
+    return resized, v2.CenterCrop(preprocessing.crop_px)
+
+
+def _bordered(image: Tensor, *, side: int, colour: list[int]) -> Tensor:
+    """The picture in the middle of a square of `side` pixels, as far as it is smaller."""
+    height, width = max(0, side - image.shape[-2]), max(0, side - image.shape[-1])
+    left, top = width // 2, height // 2
+    return v2.functional.pad(image, [left, top, width - left, height - top], fill=colour)
 
 
 def training_transform(preprocessing: Preprocessing) -> Transform:
@@ -101,13 +122,3 @@ def augmented(image: Tensor, preprocessing: Preprocessing, rng: Random) -> Tenso
     image = v2.functional.adjust_brightness(image, rng.uniform(0.8, 1.2))
     image = v2.functional.adjust_contrast(image, rng.uniform(0.8, 1.2))
     return v2.functional.adjust_saturation(image, rng.uniform(0.8, 1.2))
-
-
-def normalisation(preprocessing: Preprocessing) -> Transform:
-    """From `(N, 3, S, S) uint8` to the same shape in float32, as the backbone was trained."""
-    return v2.Compose(
-        [
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(preprocessing.mean, preprocessing.std),
-        ]
-    )

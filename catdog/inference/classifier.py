@@ -197,7 +197,7 @@ class Classifier:
                 f"{folder} does not hold a whole catdog model ({error}): "
                 "name a version of the registry, or a folder that catdog saved."
             ) from error
-        engine = _engine(portable, network, where)
+        engine = _engine(portable, network, where, asked=device)
         learned = arrays.get("learned")
         return cls(about, preprocessing, engine, head, familiarity, network, learned)
 
@@ -308,16 +308,21 @@ def _engine(
     portable: Portable | None,
     network: Callable[[], Network],
     device: torch.device,
+    *,
+    asked: str,
 ) -> Engine:
-    """The engine that answers on `device` as the training process did."""
+    """The engine that answers on `device` as the training process did.
+
+    A few photos are not worth waiting for a GPU: where it isn't asked for, the CPU answers.
+    """
     cores = os.cpu_count() or 1
-    if device.type != "cpu":
-        engine = torch_engine(network().to(device))
+    if device.type != "cpu" and (portable is None or asked != "auto"):
+        engine = torch_engine(network().to(device), portable)
         if portable is None or largest_difference(portable, engine) <= TOLERANCE:
             return engine
         logger.info(f"{device.type} is not used: its features differ from those of the training.")
     found = fastest(portable, cores=cores) if portable is not None else None
-    return found or torch_engine(network().cpu())
+    return found or torch_engine(network().cpu(), portable)
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -91,7 +91,7 @@ def sit(
         CatdogError: a picture is gone, or the cache can't be written.
     """
     network = classifier.network()
-    cache = open_cache(data_dir, network, classifier.engine)
+    cache = open_cache(data_dir, network)
     logits = classifier.head.logits(extract(pictures, network, classifier.engine, cache)[0][0])
     labels = np.array([picture.label for picture in pictures])
     learned = classifier.learned_from(picture.sha256 for picture in pictures)

