@@ -59,30 +59,31 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
 
 def evaluation_steps(preprocessing: Preprocessing) -> tuple[Transform, Transform]:
     """The two steps of `evaluation_transform`: resize the whole picture, cut out its centre."""
-    side, mode = preprocessing.resize_px, preprocessing.crop_mode
-    resize = functools.partial(
-        v2.Resize, interpolation=InterpolationMode(preprocessing.interpolation), antialias=True
+    side = preprocessing.resize_px
+    resize: Transform = v2.Resize(
+        [side, side] if preprocessing.crop_mode == "squash" else side,
+        interpolation=InterpolationMode(preprocessing.interpolation),
+        antialias=True,
     )
-    if mode == "squash":
-        resized: Transform = resize([side, side])
-    elif mode == "border":
-        colour = [round(255 * share) for share in preprocessing.mean]
-        resized = v2.Compose(
-            [
-                resize(None, max_size=side),
-                functools.partial(_bordered, side=preprocessing.crop_px, colour=colour),
-            ]
-        )
-    else:
-        resized = resize(side)
-    return resized, v2.CenterCrop(preprocessing.crop_px)
+    if preprocessing.crop_mode == "border":
+        resize = functools.partial(_bordered, preprocessing)
+    return resize, v2.CenterCrop(preprocessing.crop_px)
 
 
-def _bordered(image: Tensor, *, side: int, colour: list[int]) -> Tensor:
-    """The picture in the middle of a square of `side` pixels, as far as it is smaller."""
-    height, width = max(0, side - image.shape[-2]), max(0, side - image.shape[-1])
-    left, top = width // 2, height // 2
-    return v2.functional.pad(image, [left, top, width - left, height - top], fill=colour)
+def _bordered(preprocessing: Preprocessing, image: Tensor) -> Tensor:
+    """The picture with its longer side `resize_px` long, amid its backbone's mean colour."""
+    height, width = image.shape[-2:]
+    share = preprocessing.resize_px / max(height, width)
+    image = v2.functional.resize(
+        image,
+        [max(1, round(height * share)), max(1, round(width * share))],
+        interpolation=InterpolationMode(preprocessing.interpolation),
+        antialias=True,
+    )
+    lacking = [max(0, preprocessing.crop_px - have) for have in image.shape[-2:]]
+    top, left = lacking[0] // 2, lacking[1] // 2
+    colour = [float(round(255 * mean)) for mean in preprocessing.mean]
+    return v2.functional.pad(image, [left, top, lacking[1] - left, lacking[0] - top], fill=colour)
 
 
 def training_transform(preprocessing: Preprocessing) -> Transform:

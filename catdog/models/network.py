@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from catdog import CatdogError
 from catdog.data.transforms import Preprocessing
 from catdog.models.backbone import (
-    Backbone,
     blocks_of,
     create_backbone,
     feature_count,
     load_backbone,
     preprocessing_of,
 )
+
+if TYPE_CHECKING:
+    from catdog.models.backbone import Backbone
 
 DOG_CLASSES, CAT_CLASSES = slice(151, 269), slice(281, 286)
 """Where ImageNet's 118 breeds of dogs and 5 kinds of domestic cats stand."""

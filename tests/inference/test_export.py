@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -126,6 +127,19 @@ def test_the_example_sees_the_same_pixels_but_for_rounding(classifier, example, 
     assert found.dtype == np.uint8
     assert difference.max() <= 1
     assert difference.mean() < 0.005
+
+
+@pytest.mark.parametrize("crop_mode", ["squash", "border"])
+@pytest.mark.parametrize("name", ["plain.jpg", "tall.png", "strip.png"])
+def test_the_example_resizes_as_other_backbones_want_it(
+    classifier, example, monkeypatch, crop_mode, name
+):
+    monkeypatch.setitem(example.WANTED, "crop_mode", crop_mode)
+    with Image.open(io.BytesIO(KINDS[name])) as photo:
+        found = example.prepare(photo)
+    preprocessing = replace(classifier.preprocessing, crop_mode=crop_mode)
+    expected = evaluation_transform(preprocessing)(to_tensor(KINDS[name])).numpy()
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 def test_the_example_calls_a_photo_neither_below_the_same_familiarity(
