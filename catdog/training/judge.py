@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn import metrics
 
+from catdog.data.dataset import Picture
 from catdog.evaluation.calibration import (
     FOLDS,
     Labels,
@@ -30,7 +31,6 @@ from catdog.inference.classifier import Classifier, HeadWeights, photo_keys
 from catdog.inference.prediction import About, Seen
 from catdog.models.engine import Engine, Features
 from catdog.models.network import Network
-from catdog.training.features import Picture
 from catdog.training.loop import Fit
 from catdog.training.state import Epoch
 
