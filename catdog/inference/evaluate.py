@@ -14,7 +14,7 @@ from catdog import CatdogError
 from catdog.data import images
 from catdog.data.archive import tables_in
 from catdog.data.folder import LabelledFolder
-from catdog.data.metadata import read_properties, tell_unmatched
+from catdog.data.metadata import log_unmatched, read_metadata
 from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
@@ -138,16 +138,16 @@ def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 3
             metadata.csv can't be used.
     """
     photos = labelled_photos(classifier, folder)
-    properties = read_properties(tables_in(folder))
+    metadata = read_metadata(tables_in(folder))
     names = {photo.path: photo.path.relative_to(folder).as_posix() for photo in photos}
-    tell_unmatched(properties, names.values())
+    log_unmatched(metadata, names.values())
     scored = score_photos(classifier, photos, batch_size=batch_size)
     if not scored.photos:
         reason = next(iter(scored.unreadable.values()))
         raise CatdogError(f"no picture in {folder} can be read: {reason}")
     rows = []
     for photo in scored.photos:  # what a manifest would say, as far as slices ask for it
-        own = dict(zip(properties.columns, properties.of(names[photo.path]), strict=True))
+        own = dict(zip(metadata.columns, metadata.of(names[photo.path]), strict=True))
         width, height = map(str, photo.size)
         label = classifier.about.classes[photo.label]
         rows.append({"label": label, "width": width, "height": height} | own)

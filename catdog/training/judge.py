@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn import metrics
 
+from catdog.data.dataset import Picture
 from catdog.evaluation.calibration import (
     FOLDS,
     Labels,
@@ -32,7 +33,6 @@ from catdog.inference.classifier import Classifier, ScoringHead, photo_keys
 from catdog.inference.prediction import About
 from catdog.models.engine import Engine, Features, export, pick_engine, torch_engine
 from catdog.models.network import Network
-from catdog.training.features import Picture
 from catdog.training.loop import Fit
 from catdog.training.state import Epoch
 
