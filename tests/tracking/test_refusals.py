@@ -136,7 +136,7 @@ def test_a_run_whose_end_alone_is_refused_is_told(gateway, tmp_path):
 
 
 def test_what_ended_a_run_is_told_though_all_is_refused_by_then(gateway, tmp_path):
-    with pytest.raises(ZeroDivisionError), tracking.start_run("x", tmp_path) as run:
+    with pytest.raises(ZeroDivisionError), tracking.start_run("x", tmp_path):
         gateway.refused = {EVERYTHING: 401}
         _ = 1 / 0
     assert mlflow.active_run() is None
@@ -146,7 +146,7 @@ def test_who_may_not_write_is_told_before_any_training(gateway, tmp_path):
     gateway.refused = {"/runs/log-batch": 403}
     with (
         pytest.raises(CatdogError, match=r"MLflow refuses tags .*Check MLFLOW_TRACKING_URI"),
-        tracking.start_run("x", tmp_path) as run,
+        tracking.start_run("x", tmp_path),
     ):
         pytest.fail("nothing may be written")
     assert list((tmp_path / "runs").glob("*/*")) == []
@@ -244,7 +244,7 @@ def test_a_model_that_is_refused_is_no_version_and_becomes_one_on_resuming(
     assert str(status) in str(raised.value)
     gateway.refused = {}
     assert versions.versions(name) == []
-    with tracking.start_run("x", tmp_path, resume=run.id), run.registering() as run:
+    with tracking.start_run("x", tmp_path, resume=run.id) as run, run.registering():
         register(run)
     (version,) = versions.versions(name)
     assert versions.fetch(f"models:/{name}/{version.version}").is_dir()
@@ -283,7 +283,7 @@ def test_a_version_whose_making_was_answered_too_late_is_made_once(
 ):
     monkeypatch.setattr(versions, "PAUSES", (0.1, 0.2))
     name = f"late-{status}"
-    with tracking.start_run("x", tmp_path), run.registering() as run:
+    with tracking.start_run("x", tmp_path) as run, run.registering():
         logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
         gateway.late = {"/model-versions/create": status}
         candidate = Candidate(0.9, "abc", drawn=False)
