@@ -222,7 +222,8 @@ def _forward(folder: Path, make: str) -> float:
 
     import torch
 
-    from catdog.data.transforms import evaluation_transform, load
+    from catdog.data.images import load
+    from catdog.data.transforms import evaluation_transform
     from catdog.models import engine as engines
     from catdog.models.network import build_network
 

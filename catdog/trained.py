@@ -14,12 +14,9 @@ import torch
 from catdog import CLASSES, Classes
 from catdog.config import TrainConfig
 from catdog.data.dataset import Prepared
-from catdog.data.images import is_image_name
+from catdog.data.images import is_image_name, load
 from catdog.data.ood_images import neither_folder
-from catdog.data.transforms import (
-    load,
-    training_transform,
-)
+from catdog.data.transforms import training_transform
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts, metrics_of
 from catdog.files import sha256_of

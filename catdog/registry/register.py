@@ -16,12 +16,8 @@ from safetensors import SafetensorError
 from catdog import CatdogError
 from catdog.config import TrainConfig
 from catdog.data.dataset import Prepared
-from catdog.data.images import decode
-from catdog.data.transforms import (
-    JPEG_START,
-    evaluation_transform,
-    load,
-)
+from catdog.data.images import JPEG_START, decode, load
+from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.comparison import Paired
 from catdog.files import beside, put_in_place
 from catdog.inference.classifier import CARD_FILE, Classifier
