@@ -112,8 +112,8 @@ def test_the_confusion_matrix_is_of_the_served_answers(prepared, run):
     result = _train(prepared, run, unfreeze="none")
     assert result.pretrained[0] is result.evidence.training
     served = replace(result.judgement, logits=np.full(len(result.judgement.labels), -1.0))
-    trained._log_judgement(replace(result, judgement=served), prepared)
-    logged = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/confusion_matrix.json")
+    trained._log_judgement(replace(result, judgement=served), prepared, run)
+    logged = mlflow.artifacts.load_dict(f"runs:/{run.id}/confusion_matrix.json")
     expected = confusion_counts(served.labels, predicted_labels(served.logits))
     assert logged == expected.to_dict()
     assert logged["true_positives"] == 0
@@ -124,7 +124,7 @@ def test_what_was_excluded_is_logged_with_the_run(prepared, run):
     logged = mlflow.get_run(run.id)
     assert logged.data.tags["excluded_count"] == "1"
     assert logged.data.tags["excluded_digest"] == prepared.exclude_digest
-    lines = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/data/exclude.txt")
+    lines = mlflow.artifacts.load_text(f"runs:/{run.id}/data/exclude.txt")
     assert lines == "cat/0.jpg\n"
 
 
