@@ -101,10 +101,10 @@ def train(options: Options) -> dict[str, float]:
 
     from catdog import pipeline
     from catdog.config import TrainConfig
-    from catdog.data.dataset import load_prepared
+    from catdog.data.dataset import load_dataset
     from catdog.tracking.run import start_run
 
-    prepared = load_prepared(Path(options.folder))
+    prepared = load_dataset(Path(options.folder))
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
         os.chdir(scratch)  # where MLflow puts its files

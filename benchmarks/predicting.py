@@ -22,7 +22,7 @@ import tyro
 
 from catdog import pipeline
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import find_photos
@@ -74,7 +74,7 @@ def main(options: Measured) -> None:
 
 
 def _stages(
-    classifier: Classifier, prepared: Prepared, count: int
+    classifier: Classifier, prepared: PreparedDataset, count: int
 ) -> dict[str, Callable[[], object]]:
     pictures = (pictures_of(prepared, "training") + pictures_of(prepared, "validation"))[:count]
     names = [str(picture.path) for picture in pictures]

@@ -174,7 +174,7 @@ def catdog(
     """
     from catdog import pipeline
     from catdog.config import TrainConfig
-    from catdog.data.dataset import load_prepared
+    from catdog.data.dataset import load_dataset
     from catdog.tracking import store
     from catdog.tracking.run import start_run
 
@@ -185,7 +185,7 @@ def catdog(
         config = TrainConfig(
             data_dir=str(cache or scratch), epochs=epochs, patience=epochs, learning_rate=rate
         )
-        prepared = load_prepared(folder)
+        prepared = load_dataset(folder)
         with start_run("benchmark") as run:
             start = time.perf_counter()
             work = pipeline.train_and_register if registered else pipeline.train

@@ -29,7 +29,7 @@ def main(config: MainConfig) -> int:
 def lead(config: MainConfig, team: Team) -> int:
     """The same, in the process that the others of the team follow."""
     from catdog import pipeline
-    from catdog.data.dataset import Prepared
+    from catdog.data.dataset import PreparedDataset
     from catdog.data.prepare import prepare_source
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
@@ -43,7 +43,7 @@ def lead(config: MainConfig, team: Team) -> int:
     if source.kind == "sample":
         logger.info(SAMPLE_NOTICE)
 
-    def prepared_pictures() -> Prepared:
+    def prepared_pictures() -> PreparedDataset:
         return prepare_source(source, fetch(source, seed=config.seed), config)
 
     name = pipeline.run_name(config, source.name)

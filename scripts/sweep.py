@@ -12,7 +12,7 @@ logger = logging.getLogger("catdog")
 
 def main(config: SweepConfig) -> int:
     """From a data set's name to the best of many trials, registered."""
-    from catdog.data.dataset import Prepared
+    from catdog.data.dataset import PreparedDataset
     from catdog.data.prepare import prepare_source
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
@@ -27,7 +27,7 @@ def main(config: SweepConfig) -> int:
     if source.kind == "sample":
         logger.info(SAMPLE_NOTICE)
 
-    def prepared_pictures() -> Prepared:
+    def prepared_pictures() -> PreparedDataset:
         return prepare_source(source, fetch(source, seed=config.seed), config)
 
     name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"

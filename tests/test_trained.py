@@ -11,7 +11,7 @@ import torch
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
@@ -39,7 +39,7 @@ TINY = TrainConfig(
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(10):
@@ -62,7 +62,7 @@ def run() -> Iterator[Run]:
         yield active
 
 
-def _train(prepared: Prepared, run: Run, **options: object) -> Trained:
+def _train(prepared: PreparedDataset, run: Run, **options: object) -> Trained:
     return trained.train(replace(TINY, **options), prepared, run)
 
 
@@ -89,7 +89,7 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     assert ("baseline_accuracy" in metrics) is known
 
 
-def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
+def _pretrained(prepared: PreparedDataset, split: str) -> np.ndarray:
     trained.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
     engine = trained.serving_engine(network, cores=1)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from catdog import CatdogError
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.images import JPEG_START, decode, load
 from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.comparison import Paired
@@ -88,7 +88,7 @@ def save(trained: Trained, card: str, folder: Path) -> Saved:
 
 def register(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     trained: Trained,
     saved: Saved,
     fresh: FreshProcess,
@@ -147,7 +147,7 @@ def register(
 
 def _contest(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     trained: Trained,
     candidate: Candidate,
     champion: ModelVersion | None,

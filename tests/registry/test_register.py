@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from catdog.inference.parity import Answer
 from catdog.registry import register, versions
@@ -62,7 +62,7 @@ class Shop:
     """A tiny training in its run, from which versions are released."""
 
     home: Path
-    prepared: Prepared
+    prepared: PreparedDataset
     trained: Trained
     run: Run
 

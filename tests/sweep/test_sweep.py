@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.config import MainConfig, SweepConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from catdog.sweep import sweep, trials
 from catdog.sweep.storage import open_storage
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("tracking_store")
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(8):
@@ -65,7 +65,7 @@ def registered(monkeypatch) -> list[tuple[str, MainConfig]]:
     return done
 
 
-def _sweep(prepared: Prepared, **options: object) -> tuple[Run, list[str]]:
+def _sweep(prepared: PreparedDataset, **options: object) -> tuple[Run, list[str]]:
     config = replace(CONFIG, **options)
     with (
         heard() as said,

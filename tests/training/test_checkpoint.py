@@ -18,7 +18,7 @@ from torch import nn
 
 from catdog import CatdogError, interrupts, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from catdog.data.prepare import prepare
 from catdog.models.engine import torch_engine
 from catdog.models.network import build_network
@@ -59,7 +59,7 @@ def _learn(data_dir: Path, folder: Path, way: str, kill_after: int | None, when:
     stages.pick_engine = lambda network, **_cores: torch_engine(network)
     _die_after(kill_after)
     config = _config(data_dir, way)
-    prepared = load_prepared(data_dir / "pets")
+    prepared = load_dataset(data_dir / "pets")
     seed_everything(config.seed)
     network = build_network(config.backbone, weights=config.weights)
     lesson = (stages.on_features if config.views else stages.on_pictures)(config, prepared, network)
