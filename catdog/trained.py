@@ -13,7 +13,7 @@ import torch
 
 from catdog import CLASSES, Classes
 from catdog.config import TrainConfig
-from catdog.data.dataset import PreparedDataset
+from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.images import is_image_name, load
 from catdog.data.ood_images import neither_folder
 from catdog.data.transforms import training_transform
@@ -31,7 +31,7 @@ from catdog.tracking.log import Run
 from catdog.training import stages
 from catdog.training.checkpoint import FINETUNE, HEAD, Checkpoints
 from catdog.training.distributed import SOLO, Team
-from catdog.training.features import Picture, cache_for, extract
+from catdog.training.features import cache_for, extract
 from catdog.training.judge import (
     Evidence,
     Trained,
@@ -41,7 +41,7 @@ from catdog.training.judge import (
 )
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.named import match_weights
-from catdog.training.stages import FEATURES, Lesson, pictures_of, progress, share_pass
+from catdog.training.stages import FEATURES, Lesson, progress, share_pass
 from catdog.training.state import EarlyStopping, Epoch, Keeper, Resumable
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ def _judge(
         about,
         evidence,
         keep=config.keep_share,
-        learned=(picture.sha256 for picture in pictures_of(prepared, "training")),
+        learned=(picture.sha256 for picture in prepared.pictures("training")),
     )
     return Trained(
         classifier,
@@ -206,7 +206,7 @@ def _judge(
         (evidence.training, evidence.validation)
         if config.unfreeze == "none" or lesson.pretrained is None
         else lesson.pretrained,
-        pictures_of(prepared, "validation"),
+        prepared.pictures("validation"),
         result,
         lesson.baseline,
         lesson.baseline_logits,
@@ -234,7 +234,7 @@ def _evidence(
     frozen = lesson.features if config.unfreeze == "none" else None
     known = lesson.pretrained if frozen is not None and engine is frozen.engine else None
     together = SOLO if known else team
-    training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
+    training, validation = (prepared.pictures(split) for split in ("training", "validation"))
     with cache_for(
         Path(config.data_dir), network, engine, keep=frozen is not None, shared=team.size > 1
     ) as before:

@@ -30,7 +30,7 @@ def lead(config: MainConfig, team: Team) -> int:
     """The same, in the process that the others of the team follow."""
     from catdog import pipeline
     from catdog.data.dataset import PreparedDataset
-    from catdog.data.prepare import prepare_source
+    from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
     from catdog.models.network import check_backbone
@@ -44,7 +44,8 @@ def lead(config: MainConfig, team: Team) -> int:
         logger.info(SAMPLE_NOTICE)
 
     def prepared_pictures() -> PreparedDataset:
-        return prepare_source(source, fetch(source, seed=config.seed), config)
+        fetch(source, seed=config.seed)
+        return prepare(source, config)
 
     name = pipeline.run_name(config, source.name)
     begun = resume.open_run(config, "main", name, prepared_pictures)
