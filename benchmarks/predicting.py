@@ -28,7 +28,8 @@ from catdog.data.sources import Source
 from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import Photo, find_photos
 from catdog.registry.versions import fetch
-from catdog.tracking import run, store
+from catdog.tracking import store
+from catdog.tracking.run import start_run
 from catdog.training.features import FeatureCache, extract
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "predict.py"
@@ -51,8 +52,8 @@ def main(options: Measured) -> None:
         os.chdir(scratch)
         prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
         store.connect()
-        with run.start_run("benchmark"):
-            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared)
+        with start_run("benchmark") as run:
+            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, run)
         saved = fetch("models:/catdog/Production")
         stages = _stages(Classifier.load(saved, device="cpu"), prepared, options.count)
         best = dict.fromkeys(stages, float("inf"))
