@@ -26,11 +26,10 @@ from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from catdog.data.sources import Source
 from catdog.inference.classifier import Classifier
-from catdog.inference.inputs import find_photos
-from catdog.inference.predict import answer_photos
-from catdog.inference.prediction import Options
+from catdog.inference.inputs import Photo, find_photos
 from catdog.registry.versions import fetch
-from catdog.tracking import run, store
+from catdog.tracking import store
+from catdog.tracking.run import start_run
 from catdog.training.features import FeatureCache, extract
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "predict.py"
@@ -53,8 +52,8 @@ def main(options: Measured) -> None:
         os.chdir(scratch)
         prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
         store.connect()
-        with run.start_run("benchmark"):
-            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared)
+        with start_run("benchmark") as run:
+            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, run)
         saved = fetch("models:/catdog/Production")
         stages = _stages(Classifier.load(saved, device="cpu"), prepared, options.count)
         best = dict.fromkeys(stages, float("inf"))
@@ -84,7 +83,7 @@ def _stages(
             extract(pictures, classifier.network(), classifier.engine, cache)
 
     def predicting() -> None:
-        for _ in answer_photos(classifier, find_photos(names), Options()):
+        for _ in classifier.stream(find_photos(names), Photo.read):
             pass
 
     return {"feature pass": feature_pass, "predict": predicting}

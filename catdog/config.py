@@ -51,9 +51,9 @@ ModelName = Annotated[
 """A name in the registry becomes part of a URI and of a question to the store."""
 
 Help = tyro.conf.arg
-Device = Annotated[
-    Literal["auto", "cuda", "mps", "cpu"], Help(help="auto takes CUDA, then MPS, then the CPU")
-]
+Device = Literal["auto", "cuda", "mps", "cpu"]
+TrainingDevice = Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")]
+ServingDevice = Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")]
 DataDir = Annotated[str, Help(help="folder for downloads, prepared pictures and features")]
 ModelUri = Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")]
 Host = Annotated[str, Help(help="address to listen at; any but 127.0.0.1 lets others in")]
@@ -104,7 +104,7 @@ class ModelConfig:
     """name of a timm model, resnet18 say"""
     weights: str = "pretrained"
     """pretrained, none (random), or a file of the backbone's weights"""
-    device: Device = "auto"
+    device: TrainingDevice = "auto"
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class EvaluateConfig:
     model_uri: ModelUri = PRODUCTION
     format: Literal["text", "json"] = "text"
     """of the answer"""
-    device: Device = "auto"
+    device: ServingDevice = "auto"
     batch_size: BatchSize = 32
     """pictures at once"""
 
@@ -225,7 +225,7 @@ class PredictConfig:
     tta: YesNo = "no"
     """answers from the picture and its mirror image"""
     data_dir: DataDir = "data"
-    device: Device = "auto"
+    device: ServingDevice = "auto"
     batch_size: Annotated[int, Range(0, 65_536)] = 0
     """pictures at once; 0: what suits the device"""
 
@@ -266,7 +266,7 @@ class AppConfig:
     """to listen at; where it is taken, a free one"""
     open: YesNo = "yes"
     """whether to open the page in the browser"""
-    device: Device = "auto"
+    device: ServingDevice = "auto"
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class ServeConfig:
     """to listen at; 0: a free one"""
     max_body_mb: Annotated[int, Range(1, 500)] = 50
     """largest request, in megabytes; a photo takes 4/3 of its own"""
-    device: Device = "auto"
+    device: ServingDevice = "auto"
 
 
 @dataclass(frozen=True)

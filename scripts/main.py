@@ -32,8 +32,8 @@ def lead(config: MainConfig, team: Team) -> int:
     from catdog.data.dataset import PreparedDataset
     from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.models.network import check_backbone
     from catdog.tracking import resume
 
     config = resume.as_begun(config, "main")
@@ -49,8 +49,8 @@ def lead(config: MainConfig, team: Team) -> int:
 
     name = pipeline.run_name(config, source.name)
     begun = resume.open_run(config, "main", name, prepared_pictures)
-    with begun as (prepared, folder), team.leading():
-        pipeline.train_and_register(config, prepared, folder=folder, team=team)
+    with begun as (prepared, folder, run), team.leading():
+        pipeline.train_and_register(config, prepared, run, folder=folder, team=team)
     return 0
 
 
