@@ -17,7 +17,7 @@ def main(config: SweepConfig) -> int:
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
     from catdog.models.network import check_backbone
-    from catdog.sweep import sweep
+    from catdog import sweep
     from catdog.tracking import resume
 
     config = resume.as_begun(config, "sweep")

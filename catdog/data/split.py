@@ -18,6 +18,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import one, other
 from catdog.data.dataset import TEST, TRAINING, VALIDATION
@@ -114,7 +117,7 @@ def choose_split(items: Sequence[Item], val_fraction: float, seed: int) -> list[
     chosen: set[str] = set()
     for label in sorted({item.label for item in items if item.split != TEST}):
         sizes = Counter(item.sha256 for item in items if item.label == label and item.split != TEST)
-        chosen |= _choose_validation(sizes, val_fraction, seed)
+        chosen |= _choose_by_content(sizes, val_fraction, seed)
     return [
         item
         if item.split == TEST
@@ -123,14 +126,36 @@ def choose_split(items: Sequence[Item], val_fraction: float, seed: int) -> list[
     ]
 
 
-def _choose_validation(sizes: Counter[str], val_fraction: float, seed: int) -> set[str]:
-    """Choose digests for validation whose copies make up `val_fraction` of all copies.
+def split_off(
+    labels: Sequence[int], sha256s: Sequence[str], fraction: float, seed: int
+) -> NDArray[np.bool_]:
+    """Which pictures of each class are set aside, about `fraction` of them, `(N,)`.
+
+    Contents and the seed decide: copies stand on one side, and order and names do not matter.
+
+    Raises:
+        CatdogError: a class has too few different pictures for both sides.
+    """
+    chosen: set[str] = set()
+    for label in (0, 1):
+        sizes = Counter(sha256 for sha256, of in zip(sha256s, labels, strict=True) if of == label)
+        if len(sizes) < 2:
+            raise CatdogError(
+                "a sweep needs at least two different training pictures of each class, one to "
+                "learn from and one to judge trials on: add pictures."
+            )
+        chosen |= _choose_by_content(sizes, fraction, seed)
+    return np.array([sha256 in chosen for sha256 in sha256s])
+
+
+def _choose_by_content(sizes: Counter[str], fraction: float, seed: int) -> set[str]:
+    """Choose digests whose copies, of which `sizes` tells, make up `fraction` of all copies.
 
     At least one digest is chosen and at least one is left. The order comes from a hash of
     seed and content, so that neither names nor the order of files matter.
     """
     order = sorted(sizes, key=lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).digest())
-    target = max(1, round(sizes.total() * val_fraction))
+    target = max(1, round(sizes.total() * fraction))
     chosen: set[str] = set()
     count = 0
     for sha256 in order[:-1]:
