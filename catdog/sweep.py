@@ -41,10 +41,11 @@ from catdog.models.network import build_network
 from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.pipeline import train_and_register
 from catdog.reporting.figures import study_figures
-from catdog.tracking import log, run
 from catdog.tracking.delivery import without_password
-from catdog.tracking.nested import log_child
+from catdog.tracking.log import Run
+from catdog.tracking.nested import log_nested
 from catdog.tracking.resume import RunFolder
+from catdog.tracking.run import status_of
 from catdog.training.features import as_batches, extract, open_cache
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.stages import pictures_of, progress
@@ -65,23 +66,20 @@ WHERE_AND_HOW = (
 )
 """Parameters that decide neither a trial nor what is trained and registered in the end."""
 
-HEARTBEAT_S = 30
-"""How often a trial tells that it runs; after twice as long a silence it is tried again."""
-
-LOCK = "sweep.lock"
-"""In the data folder, for what processes on one machine do better one after the other."""
-
+HEARTBEAT_S = 30  # after twice as long a silence a trial is tried again
+LOCK = "sweep.lock"  # for what processes that share a data folder do one after the other
 FINISHED = TrialState.COMPLETE, TrialState.PRUNED
-
 
 TrainHead = Callable[[HeadConfig, Callable[[Epoch], None]], Fit]
 """Trains a head with these parameters, and tells of each epoch."""
 
 
-def sweep_and_register(config: SweepConfig, prepared: Prepared, *, folder: RunFolder) -> None:
+def sweep_and_register(
+    config: SweepConfig, prepared: Prepared, run: Run, *, folder: RunFolder
+) -> None:
     """Run the trials that are missing in the study, train with the best, and register.
 
-    All of it in the active MLflow run. The same parameters and pictures mean the same study,
+    All of it in one MLflow run. The same parameters and pictures mean the same study,
     wherever its processes are; the first of them that is done trains with the best.
 
     Raises:
@@ -90,15 +88,15 @@ def sweep_and_register(config: SweepConfig, prepared: Prepared, *, folder: RunFo
     """
     name, storage = study_name(config, prepared), _url(config)
     study = open_study(storage, name, Path(config.data_dir))
-    log.set_tags({"study": name})
+    run.set_tags({"study": name})
     own = {key: getattr(config, key) for key in ("trials", "most_views", "search_fraction")}
-    log.log_params(own | {"storage": shown(config.storage)})
+    run.log_params(own | {"storage": shown(config.storage)})
     with storage_trouble_is_told(storage):
         found = len(study.get_trials(deepcopy=False, states=FINISHED))
         logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
         if found < config.trials:
-            run_trials(config, study, prepare_trials(config, prepared), config.trials - found)
-    train_with_best(config, prepared, study, folder)
+            run_trials(config, study, run, prepare_trials(config, prepared))
+    train_with_best(config, prepared, study, run, folder)
 
 
 def study_name(config: SweepConfig, prepared: Prepared) -> str:
@@ -178,9 +176,8 @@ def prepare_trials(config: SweepConfig, prepared: Prepared) -> TrainHead:
     """Compute the features of all views of the training pictures, or find them in the cache.
 
     Returns:
-        What trains a head of its own, as training would with these parameters, on the part to
-        learn from, judged on the search part. It raises a CatdogError when its first epoch
-        diverges.
+        What trains a head of its own, as training would, on the part to learn from, judged on the
+        search part. It raises a CatdogError when its first epoch diverges.
 
     Raises:
         CatdogError: a picture is gone, or the cache can't be written.
@@ -224,8 +221,8 @@ def prepare_trials(config: SweepConfig, prepared: Prepared) -> TrainHead:
     return train_head
 
 
-def run_trials(config: SweepConfig, study: Study, train_head: TrainHead, missing: int) -> None:
-    """Run `missing` trials, or fewer where other processes run some of them."""
+def run_trials(config: SweepConfig, study: Study, run: Run, train_head: TrainHead) -> None:
+    """Run the trials that are missing, or fewer where other processes run some of them."""
     begun = *FINISHED, TrialState.RUNNING, TrialState.WAITING
     if not study.get_trials(deepcopy=False, states=begun):
         usual = HeadConfig()  # the first trial is what training does by itself
@@ -235,14 +232,15 @@ def run_trials(config: SweepConfig, study: Study, train_head: TrainHead, missing
         # With one seed for all, two processes would draw the same, and one that goes on again.
         (seed,) = np.random.SeedSequence([config.seed, trial.number]).generate_state(1)
         study.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
-        return run_trial(trial, config.most_views, train_head)
+        return run_trial(trial, run, config.most_views, train_head)
 
+    missing = config.trials - len(study.get_trials(deepcopy=False, states=FINISHED))
     enough = optuna.study.MaxTrialsCallback(config.trials, states=FINISHED)
     study.optimize(objective, n_trials=missing, callbacks=[enough])
 
 
-def run_trial(trial: Trial, most_views: int, train_head: TrainHead) -> float:
-    """The log-loss on the search part in the best epoch; logged as a run below the active one.
+def run_trial(trial: Trial, run: Run, most_views: int, train_head: TrainHead) -> float:
+    """The log-loss on the search part in the best epoch; logged as a run below `run`.
 
     Raises:
         TrialPruned: others are better by now, or it diverged.
@@ -263,87 +261,82 @@ def run_trial(trial: Trial, most_views: int, train_head: TrainHead) -> float:
         if trial.should_prune():
             raise TrialPruned
 
-    try:
+    loss = None
+    with contextlib.suppress(TrialPruned, CatdogError):  # the second says that it diverged
         loss = train_head(head, on_epoch).best.val.loss
-    except (TrialPruned, CatdogError) as error:  # of which the second says that it diverged
-        _log_trial(trial, epochs, "PRUNED")
-        raise TrialPruned from error
-    _log_trial(trial, epochs, "COMPLETE")
+    _log_trial(trial, run, epochs, "PRUNED" if loss is None else "COMPLETE")
+    if loss is None:
+        raise TrialPruned
     return loss
 
 
-def _log_trial(trial: Trial, epochs: Sequence[Epoch], state: str) -> None:
-    """Log a run of the trial below the active one, and say what came of it."""
+def _log_trial(trial: Trial, run: Run, epochs: Sequence[Epoch], state: str) -> None:
+    """Log a run of the trial below `run`, and say what came of it."""
     best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
-    whole = _scores(best, "best_") | {"best_epoch": best.number} if best else {}
-    began = trial.datetime_start or datetime.now()
-    log_child(
-        f"trial {trial.number}",
-        {"study": trial.study.study_name, "trial": str(trial.number), "trial_state": state},
+    scores = [{"search_loss": e.val.loss, "search_accuracy": e.val.accuracy} for e in epochs]
+    whole = {f"best_{name}": v for name, v in scores[best.number - 1].items()} if best else {}
+    steps = [{"train_loss": e.train.loss, **of} for e, of in zip(epochs, scores, strict=True)]
+    began, number = trial.datetime_start or datetime.now(), str(trial.number)
+    tags = {"mlflow.runName": f"trial {number}", "trial": number, "trial_state": state}
+    log_nested(
+        run,
+        tags | {"study": trial.study.study_name},
         trial.params,
-        [whole, *({"train_loss": epoch.train.loss} | _scores(epoch) for epoch in epochs)],
+        [whole | ({"best_epoch": best.number} if best else {}), *steps],
         began=began,
         status="FINISHED" if state == "COMPLETE" else "KILLED",
     )
     logger.info(
-        f"trial {trial.number:3}: {f'search loss {best.val.loss:.4f}' if best else 'diverged'}, "
+        f"trial {number:>3}: {f'search loss {best.val.loss:.4f}' if best else 'diverged'}, "
         f"{len(epochs)} epochs{', pruned' if state == 'PRUNED' else ''}, "
         f"{(datetime.now() - began).total_seconds():.1f} s ({_in_words(trial.params)})"
     )
 
 
 def train_with_best(
-    config: SweepConfig, prepared: Prepared, study: Study, folder: RunFolder
+    config: SweepConfig, prepared: Prepared, study: Study, run: Run, folder: RunFolder
 ) -> None:
     """Train with the best parameters and register, unless another run of this sweep does.
 
     Raises:
         CatdogError: no trial came to its end, the storage fails, or the registry refuses.
     """
-    own, decisive = run.run_id(), {**asdict(config), "classes": prepared.classes}
+    own, decisive = run.id, {**asdict(config), "classes": prepared.classes}
     done = f"best-{_digest({k: v for k, v in decisive.items() if k not in WHERE_AND_HOW})}"
     with storage_trouble_is_told(_url(config)), FileLock(Path(config.data_dir) / LOCK):
         by, version = study.user_attrs.get(done, (own, ""))
-        if by != own and not version and run.status_of(by) != "RUNNING":
+        if by != own and not version and status_of(by) != "RUNNING":
             by = own  # the other was cut
         study.set_user_attr(done, (by, version))
     if by == own and not version:
-        registered = train_and_register(_best(config, study), prepared, folder=folder)
+        registered = train_and_register(_best(config, study, run), prepared, run, folder=folder)
         version = f"{registered.name} version {registered.version}"
         with storage_trouble_is_told(_url(config)):
             study.set_user_attr(done, (own, version))
-    elif by != own and run.status_of(by):
-        log.set_tags({"mlflow.parentRunId": by})
+    elif by != own and status_of(by):
+        run.set_tags({"mlflow.parentRunId": by})
     did = f"has registered {version}" if version else "trains with the best"
     logger.info(f"Of this sweep MLflow run {by} {did}.")
 
 
-def _best(config: SweepConfig, study: Study) -> MainConfig:
+def _best(config: SweepConfig, study: Study, run: Run) -> MainConfig:
     """The parameters of the best trial, beside what the sweep leaves as it is; logs the study."""
     with storage_trouble_is_told(_url(config)):
         trials = study.get_trials(deepcopy=False, states=FINISHED)
         ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
         if not ended:
-            raise CatdogError(
-                f"no trial of study {study.study_name} came to its end: give more of them, with "
-                "trials=..."
-            )
+            raise CatdogError("no trial came to its end: give more of them, with trials=...")
         best = study.best_trial
         figures = study_figures(study) if len(ended) > 1 else {}
     logger.info(f"Best of {len(trials):,} trials: {best.number}, {_in_words(best.params)}")
     counts = {"trials_finished": len(trials), "trials_pruned": len(trials) - len(ended)}
-    log.log_metrics(counts | {"best_search_loss": best.value or 0.0})
-    log.set_tags({"best_trial": str(best.number)})
+    run.log_metrics(counts | {"best_search_loss": best.value or 0.0})
+    run.set_tags({"best_trial": str(best.number)})
     for name, figure in figures.items():
-        log.log_figure(figure, f"{name}.png")
+        run.log_figure(figure, f"{name}.png")
     names = {field.name for field in fields(MainConfig)}
     fixed = {key: value for key, value in asdict(config).items() if key in names}
     return MainConfig(**fixed, **best.params)
-
-
-def _scores(epoch: Epoch, prefix: str = "") -> dict[str, float]:
-    names = f"{prefix}search_loss", f"{prefix}search_accuracy"
-    return dict(zip(names, (epoch.val.loss, epoch.val.accuracy), strict=True))
 
 
 def _in_words(params: Mapping[str, float]) -> str:

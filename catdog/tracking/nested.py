@@ -1,4 +1,4 @@
-"""Runs below the active one."""
+"""Runs below another one, of the trials of a sweep say."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from catdog.tracking import run
 from catdog.tracking.delivery import PROBE, first_line, limits
+from catdog.tracking.log import Run
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ AT_ONCE = 1000
 """Metrics that MLflow takes in one request."""
 
 
-def log_child(
-    name: str,
+def log_nested(
+    parent: Run,
     tags: Mapping[str, str],
     params: Mapping[str, object],
     metrics: Sequence[Mapping[str, float]],
@@ -31,32 +31,33 @@ def log_child(
     began: datetime,
     status: str,
 ) -> None:
-    """Make a run below the active one that is over, whole; where it can't be sent, say so.
+    """Make a run below `parent` that is over, whole; where MLflow does not take it, say so.
 
     Args:
-        name: of the run.
-        tags: of the run, besides those that MLflow gives to each.
+        parent: where it is shown.
+        tags: of the run, its name among them, besides those that MLflow gives to each.
         params: of the run.
         metrics: of each step, from step 0 on.
         began: when it began; it ended just now.
         status: as MLflow calls it, FINISHED say.
     """
-    client, parent, ended = MlflowClient(), run.active_run().info, time.time_ns() // 1_000_000
-    about = {MLFLOW_PARENT_RUN_ID: parent.run_id, MLFLOW_RUN_NAME: name}
+    client, ended = MlflowClient(), time.time_ns() // 1_000_000
+    logged = [Param(name, str(value)) for name, value in params.items()]
     measured = [
-        Metric(key, value, ended, step)
+        Metric(name, value, ended, step)
         for step, values in enumerate(metrics)
-        for key, value in values.items()
+        for name, value in values.items()
     ]
     try:
         with limits(PROBE):
-            began_ms = round(began.timestamp() * 1000)
-            child = client.create_run(
-                parent.experiment_id, began_ms, resolve_tags({**tags, **about})
+            run_id = client.create_run(
+                parent.experiment_id,
+                round(began.timestamp() * 1000),
+                resolve_tags({**tags, MLFLOW_PARENT_RUN_ID: parent.id}),
             ).info.run_id
-            client.log_batch(child, params=[Param(key, str(params[key])) for key in params])
+            client.log_batch(run_id, params=logged)
             for start in range(0, len(measured), AT_ONCE):
-                client.log_batch(child, measured[start : start + AT_ONCE])
-            client.set_terminated(child, status, ended)
+                client.log_batch(run_id, measured[start : start + AT_ONCE])
+            client.set_terminated(run_id, status, ended)
     except MlflowException as error:
-        logger.warning(f"{name} is missing in MLflow, which did not take it ({first_line(error)})")
+        logger.warning(f"{tags[MLFLOW_RUN_NAME]} is missing in MLflow ({first_line(error)})")
