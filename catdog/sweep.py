@@ -32,7 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from catdog import AUTO, CatdogError
 from catdog.config import HeadConfig, MainConfig, SweepConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.split import split_off
 from catdog.files import sha256_of
 from catdog.models.device import pick_device
@@ -48,7 +48,7 @@ from catdog.tracking.resume import RunFolder
 from catdog.tracking.run import status_of
 from catdog.training.features import as_batches, extract, open_cache
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
-from catdog.training.stages import pictures_of, progress
+from catdog.training.stages import progress
 from catdog.training.state import EarlyStopping, Epoch
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ TrainHead = Callable[[HeadConfig, Callable[[Epoch], None]], Fit]
 
 
 def sweep_and_register(
-    config: SweepConfig, prepared: Prepared, run: Run, *, folder: RunFolder
+    config: SweepConfig, prepared: PreparedDataset, run: Run, *, folder: RunFolder
 ) -> None:
     """Run the trials that are missing in the study, train with the best, and register.
 
@@ -99,7 +99,7 @@ def sweep_and_register(
     train_with_best(config, prepared, study, run, folder)
 
 
-def study_name(config: SweepConfig, prepared: Prepared) -> str:
+def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
     """The name that a sweep of these pictures and parameters has on every machine."""
     weights = Path(config.weights)
     decisive = {key: getattr(config, key) for key in DECISIVE} | {
@@ -107,8 +107,7 @@ def study_name(config: SweepConfig, prepared: Prepared) -> str:
         "pictures": prepared.digest,
         "weights": sha256_of(weights) if weights.is_file() else config.weights,
     }
-    data = re.sub(r"[^\w.-]", "_", prepared.folder.name)
-    return f"{data}-{_digest(decisive)}"
+    return re.sub(r"[^\w.-]", "_", prepared.folder.name) + f"-{_digest(decisive)}"
 
 
 def open_study(storage: str, name: str, data_dir: Path) -> Study:
@@ -172,7 +171,7 @@ def storage_trouble_is_told(storage: str) -> Iterator[None]:
         ) from error
 
 
-def prepare_trials(config: SweepConfig, prepared: Prepared) -> TrainHead:
+def prepare_trials(config: SweepConfig, prepared: PreparedDataset) -> TrainHead:
     """Compute the features of all views of the training pictures, or find them in the cache.
 
     Returns:
@@ -186,9 +185,8 @@ def prepare_trials(config: SweepConfig, prepared: Prepared) -> TrainHead:
     device, _ = pick_device(config.device)
     seed_everything(config.seed)  # as training does: a trial begins with the same weights
     network = build_network(config.backbone, weights=config.weights).to(device)
-    pictures = pictures_of(prepared, "training")
-    labels, digests = [p.label for p in pictures], [p.sha256 for p in pictures]
-    search = split_off(labels, digests, config.search_fraction, config.seed)
+    pictures = prepared.pictures("training")
+    search = split_off(pictures, config.search_fraction, config.seed)
     learn, judged = list(compress(pictures, ~search)), list(compress(pictures, search))
     engine = pick_engine(network, cores=cores())
     # What a process computes, the others beside it then find.
@@ -294,7 +292,7 @@ def _log_trial(trial: Trial, run: Run, epochs: Sequence[Epoch], state: str) -> N
 
 
 def train_with_best(
-    config: SweepConfig, prepared: Prepared, study: Study, run: Run, folder: RunFolder
+    config: SweepConfig, prepared: PreparedDataset, study: Study, run: Run, folder: RunFolder
 ) -> None:
     """Train with the best parameters and register, unless another run of this sweep does.
 
@@ -349,5 +347,4 @@ def _url(config: SweepConfig) -> str:
 
 
 def _digest(decisive: Mapping[str, object]) -> str:
-    whole = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    return whole[:12]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]

@@ -22,14 +22,13 @@ from sqlalchemy.exc import OperationalError
 
 from catdog import CatdogError, sweep
 from catdog.config import HeadConfig, MainConfig, SweepConfig
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.split import split_off
 from catdog.tracking import resume
 from catdog.tracking import run as tracking
-from catdog.training.stages import pictures_of
 from tests.conftest import heard, tiny_picture
 from tests.mlflow_server import postgres
+from tests.sources import prepare_pictures
 
 CONFIG = SweepConfig(
     data_dir="data",
@@ -50,14 +49,12 @@ class Version:
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(8):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
-    return prepare(
-        tmp_path / "raw", tmp_path / "data" / "pets", origin="here", val_fraction=0.25, seed=0
-    )
+    return prepare_pictures(tmp_path / "raw", tmp_path / "data" / "pets", val_fraction=0.25)
 
 
 @pytest.fixture
@@ -73,7 +70,7 @@ def registered(monkeypatch, tracking_store) -> list[tuple[str, MainConfig]]:
     return done
 
 
-def _sweep(prepared: Prepared, **options: object) -> tuple[Run, list[str]]:
+def _sweep(prepared: PreparedDataset, **options: object) -> tuple[Run, list[str]]:
     config = replace(CONFIG, **options)
     with (
         heard() as said,
@@ -162,7 +159,7 @@ def test_trials_see_no_validation_picture_and_features_are_computed_once(
     _, said = _sweep(prepared, trials=1)
     searched, learned = seen
     assert not searched & learned
-    training = pictures_of(prepared, "training")
+    training = prepared.pictures("training")
     assert searched | learned == {picture.sha256 for picture in training}
     assert f"Features: {2 * len(training)} computed by" in "\n".join(said)
     _, said = _sweep(prepared, trials=2)
@@ -248,27 +245,27 @@ def test_what_trials_rest_on_decides_the_studys_name(prepared, tmp_path):
 
 
 @given(
-    pictures=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=4, max_size=80),
+    contents=st.lists(st.integers(0, 30), max_size=80),
     fraction=st.floats(0.01, 0.9),
     seed=st.integers(0, 9),
 )
-def test_both_parts_have_both_classes_and_copies_stand_on_one_side(pictures, fraction, seed):
-    # One content has one label, and each class has two.
-    pictures = [(content % 2, content) for _, content in pictures] + [(0, 98), (0, 96), (1, 97)] * 2
-    pictures += [(1, 99)]
-    labels, digests = zip(*((label, f"{content:064d}") for label, content in pictures), strict=True)
-    search = split_off(labels, digests, fraction, seed)
-    sides = [{(labels[i], digests[i]) for i in np.flatnonzero(side)} for side in (search, ~search)]
+def test_both_parts_have_both_classes_and_copies_stand_on_one_side(contents, fraction, seed):
+    contents += [96, 97, 97, 98, 99]  # the label is a matter of the content; each class has two
+    pictures = [Picture(Path("x"), content % 2, f"{content:064d}") for content in contents]
+    search = split_off(pictures, fraction, seed)
+    sides = [{pictures[i] for i in np.flatnonzero(side)} for side in (search, ~search)]
     assert not sides[0] & sides[1]
-    for side in sides:
-        assert {label for label, _ in side} == {0, 1}
-    turned = split_off(labels[::-1], digests[::-1], fraction, seed)
+    assert all({picture.label for picture in side} == {0, 1} for side in sides)
+    turned = split_off(pictures[::-1], fraction, seed)
     assert list(turned[::-1]) == list(search)
 
 
 def test_too_few_pictures_are_told():
+    pictures = [
+        Picture(Path("x"), label, sha256) for label, sha256 in ((0, "a"), (0, "b"), (1, "c"))
+    ]
     with pytest.raises(CatdogError, match="at least two different training pictures of each"):
-        split_off([0, 0, 1, 1], ["a", "b", "c", "c"], 0.5, 0)
+        split_off([*pictures, pictures[-1]], 0.5, 0)
 
 
 # --- The study, with a training that only says a loss --------------------------------

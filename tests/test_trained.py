@@ -11,8 +11,7 @@ import torch
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
 from catdog.models.network import ImageNetClassifier, Network, build_network
@@ -22,8 +21,8 @@ from catdog.training import stages
 from catdog.training.features import extract, open_cache
 from catdog.training.judge import Trained
 from catdog.training.loop import Fit
-from catdog.training.stages import pictures_of
 from tests.conftest import tiny_picture
+from tests.sources import prepare_pictures
 
 TINY = TrainConfig(
     data_dir="data",
@@ -39,19 +38,17 @@ TINY = TrainConfig(
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(10):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
     exclude = tmp_path / "exclude.txt"
     exclude.write_text("cat/0.jpg\n")
-    return prepare(
+    return prepare_pictures(
         tmp_path / "raw",
         tmp_path / "data" / "pets",
-        origin="here",
         val_fraction=0.4,
-        seed=0,
         exclude=str(exclude),
     )
 
@@ -62,7 +59,7 @@ def run() -> Iterator[Run]:
         yield active
 
 
-def _train(prepared: Prepared, run: Run, **options: object) -> Trained:
+def _train(prepared: PreparedDataset, run: Run, **options: object) -> Trained:
     return trained.train(replace(TINY, **options), prepared, run)
 
 
@@ -79,7 +76,7 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     monkeypatch.setattr(trained, "build_network", with_imagenet)
     if classes != "cat,dog":
         source, folder = tmp_path / "raw", tmp_path / "data" / "other"
-        prepared = prepare(source, folder, origin="here", val_fraction=0.4, seed=0, classes=classes)
+        prepared = prepare_pictures(source, folder, val_fraction=0.4, classes=classes)
     result = _train(prepared, run, unfreeze="none")
     known = classes == "cat,dog"
     assert result.classifier.about.classes == tuple(classes.split(","))
@@ -89,12 +86,12 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     assert ("baseline_accuracy" in metrics) is known
 
 
-def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
+def _pretrained(prepared: PreparedDataset, split: str) -> np.ndarray:
     trained.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
     engine = trained.serving_engine(network, cores=1)
     cache = open_cache(Path("data"), network, engine)
-    features, computed = extract(pictures_of(prepared, split), network, engine, cache)
+    features, computed = extract(prepared.pictures(split), network, engine, cache)
     assert computed == 0
     return features[0]
 

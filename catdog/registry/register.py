@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from catdog import CatdogError
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.images import JPEG_START, decode, load
 from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.comparison import Paired
@@ -31,9 +31,6 @@ from catdog.registry.history import as_champion
 from catdog.registry.promotion import Candidate, Decision, comparable, decide
 from catdog.registry.proof import FreshProcess, UnprovenError
 from catdog.tracking.log import Run
-from catdog.training.features import (
-    Picture,
-)
 from catdog.training.judge import (
     Trained,
     seen_in_training,
@@ -88,7 +85,7 @@ def save(trained: Trained, card: str, folder: Path) -> Saved:
 
 def register(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     trained: Trained,
     saved: Saved,
     fresh: FreshProcess,
@@ -147,7 +144,7 @@ def register(
 
 def _contest(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     trained: Trained,
     candidate: Candidate,
     champion: ModelVersion | None,
