@@ -191,8 +191,8 @@ def _raw_metrics(
 def _scored(
     prepared: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = (prepared.folder / row["path"] for row in rows)
-    logits = classifier.logits(photo.read_bytes() for photo in photos)
+    photos = [prepared.folder / row["path"] for row in rows]
+    logits = [logit for _, logit in classifier.logits(photos, Path.read_bytes)]
     unreadable = [
         row["path"] for row, logit in zip(rows, logits, strict=True) if not isinstance(logit, float)
     ]
