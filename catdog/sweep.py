@@ -191,7 +191,7 @@ def prepare_trials(config: SweepConfig, prepared: PreparedDataset) -> TrainHead:
     engine = pick_engine(network, cores=cores())
     # What a process computes, the others beside it then find.
     with FileLock(Path(config.data_dir) / LOCK):
-        cache = open_cache(Path(config.data_dir), network, engine)
+        cache = open_cache(Path(config.data_dir), network)
         features, computed = extract(
             pictures, network, engine, cache, views=config.most_views, watch=progress
         )
