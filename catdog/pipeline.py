@@ -11,7 +11,7 @@ from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, save
 from catdog.registry.versions import ModelVersion
 from catdog.reporting.model_card import facts_of, model_card
-from catdog.reporting.summary import report_findings, tell
+from catdog.reporting.summary import report_findings, summarize
 from catdog.tracking import run, store
 from catdog.tracking.resume import NONE, TRAINED, RunFolder
 from catdog.trained import train
@@ -46,7 +46,7 @@ def train_and_register(
         with run.registering():
             released = register(config, prepared, trained, saved, fresh)
     findings = report_findings(config, prepared, trained, released)
-    tell(released, trained, findings)
+    summarize(released, trained, findings)
     return released.version
 
 
