@@ -41,6 +41,8 @@ SIZE = (4.7, 3.5)
 """Inches, 72 SVG units each: what still has readable letters across a phone."""
 CORNER = 0.1
 """How much of a corner is drawn larger where a good model's curve hides in it."""
+LONGEST = 40
+"""Letters of a slice's name that are drawn; the axes would have no room beside more."""
 FAINTEST = 1e-6
 """The least familiarity that is drawn: a logarithmic axis has no room for zero."""
 
@@ -266,7 +268,8 @@ def draw_slices(axes: Axes, table: Sequence[SliceScore]) -> str:
     _legend_above(axes)
     axes.hlines(places, [row.low for row in rows], [row.high for row in rows], color=OURS)
     axes.plot([row.accuracy for row in rows], places, "o", color=OURS)
-    axes.set_yticks(places, [NOT_XML.sub(" ", row.label) for row in rows])
+    names = [NOT_XML.sub(" ", row.label) for row in rows]
+    axes.set_yticks(places, [it if len(it) <= LONGEST else f"{it[:LONGEST]}…" for it in names])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     # Long names leave it little room, where more numbers would overlap.

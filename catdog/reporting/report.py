@@ -240,13 +240,16 @@ def _production_head(contest: Contest, total: int) -> str:
 
 
 def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:
-    """The charts of the page by section; those with nothing to show are missing."""
+    """The charts of the page by section; none where there is nothing to show."""
     judgement, about = trained.judgement, trained.classifier.about
     ranked = (judgement.labels, judgement.logits, trained.baseline_logits, about.classes)
     before, after = probability(judgement.logits), judgement.p_positive
     known, others = judgement.familiarity, judgement.others
     epochs = (trained.fit.epochs, trained.best.number, trained.baseline)
-    charts = {
+    charts: dict[str, list[Chart]] = {
+        "ranking": [],
+        "slices": [],
+        "test_slices": [],
         "calibration": [
             to_svg(plots.draw_reliability, judgement.labels, before, after, about.classes)
         ],
