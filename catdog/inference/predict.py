@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catdog import CatdogError
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from catdog.data.images import is_image_name
 from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import Photo
@@ -22,7 +22,7 @@ def test_photos(classifier: Classifier, data_dir: Path) -> Path:
     Raises:
         CatdogError: it is not here, or holds nothing.
     """
-    folder = load_prepared(data_dir / classifier.about.dataset).test
+    folder = load_dataset(data_dir / classifier.about.dataset).test
     if not any(map(is_image_name, folder.iterdir())):
         raise CatdogError(f"{folder} holds no picture: name the photos to label.")
     return folder

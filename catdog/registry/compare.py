@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import both, one
+from catdog.data.dataset import Picture
 from catdog.evaluation.calibration import Labels, Logits, cross_fitted
 from catdog.evaluation.comparison import Paired, compare_answers
 from catdog.evaluation.metrics import metrics_of
 from catdog.inference.classifier import Classifier
 from catdog.registry import versions
 from catdog.registry.promotion import AT_LEAST
-from catdog.training.features import Picture, extract, open_cache
+from catdog.training.features import extract, open_cache
 
 
 @dataclass(frozen=True)

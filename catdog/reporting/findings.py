@@ -17,8 +17,7 @@ import pandas as pd
 from PIL.Image import Image
 
 from catdog import CatdogError
-from catdog.data.dataset import TEST, TRAINING, VALIDATION, Prepared
-from catdog.data.exclusion import EXCLUDED
+from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset
 from catdog.evaluation.audit import Issue, find_issues
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.metrics import Promise, class_rows, metrics_of, promises
@@ -30,7 +29,6 @@ from catdog.models.engine import pick_engine
 from catdog.models.network import Network
 from catdog.training.features import extract, open_cache
 from catdog.training.judge import Judgement, Trained, seen_in_training
-from catdog.training.stages import pictures_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ def _table(kind: type, rows: Sequence[Promise | SliceScore | Issue]) -> pd.DataF
     return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(kind)])
 
 
-def find(prepared: Prepared, trained: Trained, *, seed: int) -> Findings:
+def find(prepared: PreparedDataset, trained: Trained, *, seed: int) -> Findings:
     """All findings about a judged classifier and the data it was made of.
 
     Args:
@@ -132,14 +130,16 @@ def find(prepared: Prepared, trained: Trained, *, seed: int) -> Findings:
     )
 
 
-def audit(prepared: Prepared, network: Network, data_dir: Path, *, seed: int = 0) -> list[Issue]:
+def audit(
+    prepared: PreparedDataset, network: Network, data_dir: Path, *, seed: int = 0
+) -> list[Issue]:
     """All issues of a prepared data set; features come from the cache, or are computed.
 
     Raises:
         CatdogError: a picture is gone, unreadable, or not the one that was prepared.
     """
     rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
-    pictures = pictures_of(prepared, TRAINING) + pictures_of(prepared, VALIDATION)
+    pictures = prepared.pictures(TRAINING, VALIDATION)
     engine = pick_engine(network, cores=os.cpu_count() or 1)
     features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
     logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
@@ -148,7 +148,7 @@ def audit(prepared: Prepared, network: Network, data_dir: Path, *, seed: int = 0
 
 
 def _on_test(
-    prepared: Prepared, classifier: Classifier, *, seed: int
+    prepared: PreparedDataset, classifier: Classifier, *, seed: int
 ) -> tuple[dict[str, float], list[SliceScore]]:
     """Metrics and slices of the labelled test photos; none where there are none."""
     rows = [row for row in prepared.rows(TEST) if row["label"]]
@@ -163,7 +163,7 @@ def _on_test(
 
 
 def _raw_metrics(
-    prepared: Prepared, classifier: Classifier, judgement: Judgement, *, seed: int
+    prepared: PreparedDataset, classifier: Classifier, judgement: Judgement, *, seed: int
 ) -> dict[str, float]:
     """Metrics of the validation photos with the excluded ones among them, where there are any."""
     excluded = prepared.rows(f"{EXCLUDED}-{VALIDATION}")
@@ -178,7 +178,7 @@ def _raw_metrics(
 
 
 def _scored(
-    prepared: Prepared, classifier: Classifier, rows: Sequence[Mapping[str, str]]
+    prepared: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
     photos = (prepared.folder / row["path"] for row in rows)
     logits = classifier.logits(photo.read_bytes() for photo in photos)
@@ -194,7 +194,9 @@ def _scored(
     return labels, np.array(logits)
 
 
-def _mistakes(prepared: Prepared, classifier: Classifier, judgement: Judgement) -> list[Mistake]:
+def _mistakes(
+    prepared: PreparedDataset, classifier: Classifier, judgement: Judgement
+) -> list[Mistake]:
     """The surest wrong answers, each with the reason for it."""
     rows, answers = prepared.rows(VALIDATION), seen_in_training(classifier, judgement)
     wrong = np.flatnonzero(predicted_labels(judgement.logits) != judgement.labels)

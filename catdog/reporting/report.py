@@ -21,8 +21,7 @@ from PIL import Image
 
 from catdog.data import images
 from catdog.data.classes import one, other, probability_name
-from catdog.data.dataset import TRAINING, VALIDATION, Prepared
-from catdog.data.exclusion import EXCLUDED
+from catdog.data.dataset import EXCLUDED, TRAINING, VALIDATION, PreparedDataset
 from catdog.evaluation import audit
 from catdog.evaluation.calibration import predicted_labels, probability
 from catdog.evaluation.comparison import Paired
@@ -68,7 +67,7 @@ class RunDetails:
 
 
 def render(
-    prepared: Prepared,
+    prepared: PreparedDataset,
     trained: Trained,
     released: Released,
     findings: Findings,
@@ -221,7 +220,9 @@ def _verdict(findings: Findings, untrained: Mapping[str, float], photos: int, de
     return f"{sentence}; {decision.rstrip('.')}."
 
 
-def _whence(prepared: Prepared, trained: Trained, findings: Findings, details: RunDetails) -> str:
+def _whence(
+    prepared: PreparedDataset, trained: Trained, findings: Findings, details: RunDetails
+) -> str:
     """Which run it is, in a line."""
     epochs = f"kept epoch {trained.best.number} of {len(trained.fit.epochs)}"
     parts = [f"{prepared.folder.name}, {epochs}"]

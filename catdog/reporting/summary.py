@@ -13,21 +13,26 @@ import numpy as np
 from catdog import AUTO
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.classes import both, probability_name
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.registry import versions
 from catdog.registry.promotion import NO_STAGE, PRODUCTION
 from catdog.registry.register import Released
 from catdog.reporting import figures
 from catdog.reporting.findings import Findings, find
 from catdog.reporting.report import Command, RunDetails, render, with_excluded
-from catdog.tracking import log, provenance, run, store
+from catdog.tracking import provenance, store
+from catdog.tracking.log import Run
 from catdog.training.judge import Trained
 
 logger = logging.getLogger(__name__)
 
 
 def report_findings(
-    config: TrainConfig, prepared: Prepared, trained: Trained, released: Released
+    config: TrainConfig,
+    prepared: PreparedDataset,
+    trained: Trained,
+    released: Released,
+    run: Run,
 ) -> Findings:
     """Look at what the model gets wrong and at the data, and log tables and a report of it.
 
@@ -39,7 +44,7 @@ def report_findings(
     """
     findings = find(prepared, trained, seed=config.seed)
     details = RunDetails(
-        identity=run.run_identity(),
+        identity=run.identity(),
         parameters=_settings(config, prepared),
         versions=provenance.versions(),
         reproduce=commands_to_reproduce(config, prepared),
@@ -48,14 +53,14 @@ def report_findings(
     page = render(prepared, trained, released, findings, details)
     worst = findings.worst
     slice_ = f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
-    log.log_findings(findings.others, findings.tables(), slice_, page)
+    run.log_findings(findings.others, findings.tables(), slice_, page)
     if findings.mistakes:
         shown = [np.asarray(mistake.heat_map) for mistake in findings.mistakes]
         column = probability_name(prepared.classes)
         captions = [f"{it.label}, {column} {it.p_positive:.2f}" for it in findings.mistakes]
         # The UI shows a thumbnail, in which a row of eight would be a line.
         grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
-        log.show(grid, "worst_errors")
+        run.log_image(grid, "worst_errors")
     counts = Counter(issue.issue for issue in findings.issues)
     logger.info(
         f"Worst slice: {slice_ or 'none is worse'}; in the data: "
@@ -66,11 +71,11 @@ def report_findings(
     return findings
 
 
-def summarize(released: Released, trained: Trained, findings: Findings) -> None:
+def summarize(released: Released, trained: Trained, findings: Findings, run: Run) -> None:
     """Tag and describe the run, and log what was registered and what to type next."""
     version, decision = released.version, released.decision
     name = f"{version.name} version {version.version}"
-    log.set_tags(
+    run.set_tags(
         {
             "registered_version": version.version,
             "stage": decision.stage,
@@ -78,7 +83,7 @@ def summarize(released: Released, trained: Trained, findings: Findings) -> None:
             "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
         }
     )
-    log.describe_run(describe(released, trained, findings))
+    run.describe(describe(released, trained, findings))
     if decision.stage == NO_STAGE:
         logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
         logger.info(f"Compare runs:  {store.ui_hint()}")
@@ -115,7 +120,7 @@ def describe(released: Released, trained: Trained, findings: Findings) -> str:
     return "\n\n".join(paragraph.rstrip("\n") for paragraph in paragraphs if paragraph) + "\n"
 
 
-def commands_to_reproduce(config: TrainConfig, prepared: Prepared) -> list[Command]:
+def commands_to_reproduce(config: TrainConfig, prepared: PreparedDataset) -> list[Command]:
     """The lines that train the same again: one, unless data and head had seeds of their own."""
     values = _settings(config, prepared)
     if config.seed == prepared.seed:
@@ -142,7 +147,7 @@ def commands_to_use(released: Released) -> list[Command]:
     ]
 
 
-def _settings(config: TrainConfig, prepared: Prepared) -> dict[str, object]:
+def _settings(config: TrainConfig, prepared: PreparedDataset) -> dict[str, object]:
     """The parameters of the run, with those of its data where `config` does not have them."""
     of_data = {"val_fraction": prepared.val_fraction, "exclude": prepared.exclude}
     settings = of_data | asdict(config)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from sklearn import metrics
 
+from catdog.data.dataset import Picture
 from catdog.evaluation.calibration import (
     FOLDS,
     Labels,
@@ -31,7 +32,6 @@ from catdog.inference.classifier import Classifier, HeadWeights, photo_keys
 from catdog.inference.prediction import About, Seen
 from catdog.models.engine import Engine, Features, export, pick_engine, torch_engine
 from catdog.models.network import Network
-from catdog.training.features import Picture
 from catdog.training.loop import Fit
 from catdog.training.state import Epoch
 

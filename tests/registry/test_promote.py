@@ -12,21 +12,21 @@ import pytest
 
 from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
-from catdog.data.prepare import prepare
 from catdog.inference.classifier import HeadWeights, photo_keys
 from catdog.registry import history, upload, versions
 from catdog.registry.compare import Contest, Side, compare_sides, hold
 from catdog.registry.promote import history_table, promote
 from catdog.registry.promotion import PRODUCTION, STAGING, Candidate
-from catdog.training.features import Picture
+from catdog.tracking.run import start_run
 from scripts import promote as script
 from tests.conftest import tiny_classifier
+from tests.sources import prepare_pictures
 
 
 @pytest.fixture
 def prepared(tmp_path, draw_folder):
     source = draw_folder(tmp_path / "raw", 30)
-    return prepare(source, tmp_path / "data" / "pets", origin="here", val_fraction=0.5, seed=0)
+    return prepare_pictures(source, tmp_path / "data" / "pets", val_fraction=0.5)
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def release(tmp_path, tracking_store, prepared):
         folder = tmp_path / f"model{len(list(tmp_path.glob('model*')))}"
         digest = tiny.save(folder)
         candidate = Candidate(0.9, fields.pop("digest", "?"), drawn=False, status="approved")
-        with mlflow.start_run():
+        with start_run("x") as run:
             photo = next((prepared.folder / "training" / "cat").iterdir()).read_bytes()
-            logged = upload.log_model(folder, photo, step=1, tags={})
+            logged = upload.log_model(folder, photo, run, step=1, tags={})
         candidate = replace(candidate, **fields)
         return versions.add(logged.model_uri, "pets", candidate, digest=digest, card="# A card")
 
@@ -195,10 +195,7 @@ def test_a_champion_of_another_split_is_measured_on_what_it_has_not_learned(
     release, tmp_path, prepared
 ):
     version = release(0.2, learned=_digests(prepared)[:4])
-    pictures = [
-        Picture(prepared.folder / row["path"], int(row["label"] == "dog"), row["sha256"])
-        for row in prepared.rows("validation")
-    ]
+    pictures = prepared.pictures("validation")
     side = Side(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
     held = hold(version, side, pictures, tmp_path / "data")
     assert held.count == held.evidence.count == held.metrics["val_example_count"] == 26
@@ -206,10 +203,7 @@ def test_a_champion_of_another_split_is_measured_on_what_it_has_not_learned(
 
 def test_a_champion_whose_files_are_gone_is_not_comparable(release, tmp_path, prepared):
     version = release(0.2)
-    pictures = [
-        Picture(prepared.folder / row["path"], int(row["label"] == "dog"), row["sha256"])
-        for row in prepared.rows("validation")
-    ]
+    pictures = prepared.pictures("validation")
     side = Side(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
     whole = hold(version, side, pictures, tmp_path / "data")
     assert whole.metrics["val_example_count"] == len(pictures)

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.metrics import metrics_of, score
 from catdog.inference.classifier import Classifier
 from catdog.registry.compare import Contest
@@ -17,12 +16,12 @@ from catdog.registry.register import Released
 from catdog.reporting.findings import PREFIX, Findings, find
 from catdog.training.judge import Evidence, Trained, judge
 from catdog.training.loop import Epoch, Fit
-from catdog.training.stages import pictures_of
 from tests.conftest import tiny_classifier, tiny_picture
+from tests.sources import prepare_pictures
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> Prepared:
+def prepared(tmp_path_factory) -> PreparedDataset:
     """Fifteen pictures a class, labelled tests, one picture excluded and one unreadable."""
     folder = tmp_path_factory.mktemp("findings")
     for part, first, count in (("train", 0, 15), ("test", 50, 4)):
@@ -36,10 +35,10 @@ def prepared(tmp_path_factory) -> Prepared:
     known += [f"test/dog.{number}.jpg,{'old' if number % 2 else 'new'}" for number in range(50, 54)]
     (folder / "raw" / "metadata.csv").write_text("\n".join(["file_name,camera", *known]))
     options = {"origin": "here", "val_fraction": 0.4, "seed": 0}
-    whole = prepare(folder / "raw", folder / "whole", **options)
+    whole = prepare_pictures(folder / "raw", folder / "whole", **options)
     gone = folder / "exclude.txt"
     gone.write_text(whole.rows("validation")[0]["sha256"] + "\n")
-    return prepare(folder / "raw", folder / "data", exclude=str(gone), **options)
+    return prepare_pictures(folder / "raw", folder / "data", exclude=str(gone), **options)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +46,7 @@ def trained(prepared) -> Trained:
     """What a training of two epochs would leave; the label of the first photo is turned."""
     tiny = tiny_classifier()
     training, validation = (features_of(tiny, prepared, s) for s in ("training", "validation"))
-    pictures = pictures_of(prepared, "validation")
+    pictures = prepared.pictures("validation")
     labels = np.array([picture.label for picture in pictures])
     labels[0] = 1 - labels[0]
     evidence = Evidence(training, validation, labels, training[:3] * 3 + 1)
@@ -86,7 +85,7 @@ def released() -> Released:
     return Released(SimpleNamespace(name="pets", version="7"), decision, contest)
 
 
-def features_of(classifier: Classifier, prepared: Prepared, split: str) -> np.ndarray:
+def features_of(classifier: Classifier, prepared: PreparedDataset, split: str) -> np.ndarray:
     """The features of a split's pictures, `(N, D)`, in the manifest's order."""
     import torch
 
@@ -94,7 +93,7 @@ def features_of(classifier: Classifier, prepared: Prepared, split: str) -> np.nd
     from catdog.data.transforms import evaluation_transform
 
     transform = evaluation_transform(classifier.preprocessing)
-    contents = [picture.path.read_bytes() for picture in pictures_of(prepared, split)]
+    contents = [picture.path.read_bytes() for picture in prepared.pictures(split)]
     return classifier.engine.compute(torch.stack([transform(to_tensor(c)) for c in contents]))
 
 

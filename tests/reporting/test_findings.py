@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from catdog import CLASSES
-from catdog.data.prepare import prepare
 from catdog.inference.prediction import Options, to_prediction
 from catdog.reporting.findings import Findings, find
 from catdog.reporting.report import digits
 from catdog.training.judge import seen_in_training
 from tests.conftest import tiny_picture
 from tests.reporting.conftest import features_of
+from tests.sources import prepare_pictures
 
 
 def test_figures_are_given_with_the_excluded_photos_too(prepared, trained, findings):
@@ -35,7 +35,7 @@ def test_without_labelled_tests_or_excluded_photos_there_is_nothing_of_them(trai
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(4):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
-    bare = prepare(tmp_path / "raw", tmp_path / "data", origin="", val_fraction=0.5, seed=0)
+    bare = prepare_pictures(tmp_path / "raw", tmp_path / "data", val_fraction=0.5)
     features = [features_of(trained.classifier, bare, s) for s in ("training", "validation")]
     first = {name: getattr(trained.judgement, name)[:4] for name in ("logits", "calibrated")}
     first["familiarity"] = trained.judgement.familiarity[:4]

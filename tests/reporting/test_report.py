@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from catdog.data.exclusion import Named, read_exclusion
 from catdog.data.images import UnreadableImageError
+from catdog.data.ingest import SourcePicture
+from catdog.data.split import Exclusion
 from catdog.evaluation.audit import Issue
 from catdog.evaluation.slices import SliceScore
 from catdog.registry.compare import Contest
@@ -233,10 +235,13 @@ def test_a_line_to_leave_out_names_the_photo_in_any_split_and_is_one_line(tmp_pa
     exclude = tmp_path / "exclude.txt"
     line = report.exclude_line("a\u2028b #1\n.jpg", "fedcba98" * 8)
     exclude.write_text(line + "\n", encoding="utf-8")
-    exclusion = read_exclusion(str(exclude))
+    exclusion = Exclusion.read(str(exclude))
     assert exclusion.lines == ("fedcba98fedcba98",)
-    moved = Named("validation/cat/a.jpg", (), "fedcba98" * 8)
-    assert exclusion.choose([moved, Named("b.jpg", (), "0" * 64)]) == ({moved.path}, [])
+    moved, other = (
+        SourcePicture(name, Path(), "cat", "validation", digest * 8, 1, 1, path=name)
+        for name, digest in (("validation/cat/a.jpg", "fedcba98"), ("b.jpg", "0" * 8))
+    )
+    assert exclusion.choose([moved, other]) == ({moved.path}, [])
 
 
 def test_what_the_audit_points_at_says_what_is_meant_and_can_be_ticked(prepared, text, page):
@@ -418,7 +423,7 @@ def test_ticked_photos_make_a_list_that_the_exclude_reader_understands(shown, tm
     assert "2 photos are ticked." in shown.find_element("id", "exclude-told").text
     (tmp_path / "exclude.txt").write_text(written, encoding="utf-8")
     twins = (prepared.rows("training")[0], prepared.rows("validation")[0])
-    assert read_exclusion(str(tmp_path / "exclude.txt")).lines == tuple(
+    assert Exclusion.read(str(tmp_path / "exclude.txt")).lines == tuple(
         row["sha256"][:16] for row in twins
     )
     boxes[1].click()

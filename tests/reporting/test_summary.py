@@ -8,7 +8,7 @@ import pytest
 
 from catdog.cli import parse
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
 from catdog.reporting.findings import Findings
 from catdog.reporting.summary import commands_to_reproduce, commands_to_use, describe
@@ -17,8 +17,8 @@ STEPS = {"": MainConfig, "download": DownloadConfig, "prepare": PrepareConfig, "
 AS_PREPARED = {"val_fraction": 0.3, "exclude": "a b.txt"}
 
 
-def _prepared(**options: object) -> Prepared:
-    return Prepared(Path("data/pets"), "here", "a", "b", {}, 0, **options)
+def _prepared(**options: object) -> PreparedDataset:
+    return PreparedDataset(Path("data/pets"), "here", "a", "b", {}, 0, **options)
 
 
 def _typed(line: str) -> tuple[str, object]:

@@ -12,14 +12,13 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.config import MainConfig, SweepConfig
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import PreparedDataset
 from catdog.sweep import sweep, trials
 from catdog.sweep.storage import open_storage
 from catdog.sweep.study import open_study
 from catdog.tracking import resume
-from catdog.tracking import run as tracking
 from tests.conftest import heard, tiny_picture
+from tests.sources import prepare_pictures
 
 CONFIG = SweepConfig(
     data_dir="data",
@@ -43,14 +42,12 @@ pytestmark = pytest.mark.usefixtures("tracking_store")
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(8):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
-    return prepare(
-        tmp_path / "raw", tmp_path / "data" / "pets", origin="here", val_fraction=0.25, seed=0
-    )
+    return prepare_pictures(tmp_path / "raw", tmp_path / "data" / "pets", val_fraction=0.25)
 
 
 @pytest.fixture
@@ -58,21 +55,21 @@ def registered(monkeypatch) -> list[tuple[str, MainConfig]]:
     """The runs that trained with the best, and with which parameters, in place of doing it."""
     done: list[tuple[str, MainConfig]] = []
 
-    def train_and_register(config, prepared, *, folder) -> Version:
-        done.append((tracking.run_id(), config))
+    def train_and_register(config, prepared, run, *, folder) -> Version:
+        done.append((run.id, config))
         return Version(config.registered_model_name, str(len(done)))
 
     monkeypatch.setattr(sweep, "train_and_register", train_and_register)
     return done
 
 
-def _sweep(prepared: Prepared, **options: object) -> tuple[Run, list[str]]:
+def _sweep(prepared: PreparedDataset, **options: object) -> tuple[Run, list[str]]:
     config = replace(CONFIG, **options)
     with (
         heard() as said,
-        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, folder),
+        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, folder, run),
     ):
-        sweep.sweep_and_register(config, prepared, folder=folder)
+        sweep.sweep_and_register(config, prepared, run, folder=folder)
     return MlflowClient().get_run(folder.note.run_id), said
 
 

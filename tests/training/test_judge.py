@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catdog import NEITHER
+from catdog.data.dataset import Picture
 from catdog.data.images import load
 from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.calibration import cross_fitted, log_loss, probability
@@ -20,7 +21,6 @@ from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.engine import torch_engine
 from catdog.models.network import ImageNetClassifier, Network
-from catdog.training.features import Picture
 from catdog.training.judge import Evidence, Judgement, judge, seen_in_training, spread
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
 
