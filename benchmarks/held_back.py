@@ -100,11 +100,12 @@ def _hold_back(
     classifier, judgement = judge(
         network, engine, about, evidence, keep=TrainConfig.keep_share, learned=()
     )
-    logits = classifier.head.logits(features[held])
+    told = classifier.head(torch.from_numpy(features[held]))
+    logits, familiarity = (column.numpy() for column in told)
     return Held(
         logits,
         logits / classifier.about.temperature,
-        classifier.familiarity.score(features[held]),
+        familiarity,
         judgement.others,
     )
 

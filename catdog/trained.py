@@ -323,7 +323,7 @@ def _log_judgement(trained: Trained, prepared: PreparedDataset, run: Run) -> Non
     run.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
-        to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
+        to_prediction(*seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
     run.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
     plot = figures.reliability_figure(judgement, prepared.classes)

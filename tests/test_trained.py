@@ -81,7 +81,7 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     known = classes == "cat,dog"
     assert result.classifier.about.classes == tuple(classes.split(","))
     assert (result.baseline is not None) is known
-    assert (result.classifier.familiarity.pets is not None) is known
+    assert (result.classifier.head.novelty.imagenet is not None) is known
     metrics = mlflow.get_run(run.id).data.metrics
     assert ("baseline_accuracy" in metrics) is known
 

@@ -180,8 +180,8 @@ def _raw_metrics(
 def _scored(
     prepared: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = (prepared.folder / row["path"] for row in rows)
-    logits = classifier.logits(photo.read_bytes() for photo in photos)
+    photos = [prepared.folder / row["path"] for row in rows]
+    logits = [logit for _, logit in classifier.logits(photos, Path.read_bytes)]
     unreadable = [
         row["path"] for row, logit in zip(rows, logits, strict=True) if not isinstance(logit, float)
     ]
@@ -202,7 +202,7 @@ def _mistakes(
     wrong = np.flatnonzero(predicted_labels(judgement.logits) != judgement.labels)
     mistakes = []
     for place in wrong[np.argsort(-np.abs(judgement.logits[wrong]))][:WORST_ERRORS]:
-        row, answer = rows[place], to_prediction(answers[place], classifier.about)
+        row, answer = rows[place], to_prediction(*answers[place], classifier.about)
         photo = (prepared.folder / row["path"]).read_bytes()
         heat_map = explain.warm(classifier, photo, answer)
         heat_map.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))

@@ -56,7 +56,7 @@ def test_the_wrong_answer_is_shown_as_it_is_served(prepared, trained, findings):
     (mistake,) = findings.mistakes
     row = prepared.rows("validation")[0]
     seen = seen_in_training(trained.classifier, trained.judgement)[0]
-    answer = to_prediction(seen, trained.classifier.about)
+    answer = to_prediction(*seen, trained.classifier.about)
     assert (mistake.path, mistake.label) == (row["path"], row["label"])
     assert round(mistake.p_positive, 9) == round(answer.p_positive, 9)
     assert max(mistake.heat_map.size) <= 160
@@ -68,7 +68,7 @@ def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(tra
     for promise in findings.promises:
         options = Options(threshold=float(digits(promise.threshold)), reject=False)
         answers = [
-            to_prediction(seen, trained.classifier.about, options).label
+            to_prediction(*seen, trained.classifier.about, options).label
             for seen in seen_in_training(trained.classifier, judgement)
         ]
         mine = judgement.labels == CLASSES.index(promise.kept)
