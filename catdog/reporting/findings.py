@@ -201,8 +201,9 @@ def _mistakes(
     rows, answers = prepared.rows(VALIDATION), seen_in_training(classifier, judgement)
     wrong = np.flatnonzero(predicted_labels(judgement.logits) != judgement.labels)
     mistakes = []
-    for place in wrong[np.argsort(-np.abs(judgement.logits[wrong]))][:WORST_ERRORS]:
-        row, answer = rows[place], to_prediction(*answers[place], classifier.about)
+    for place in wrong[np.argsort(-np.abs(judgement.logits[wrong]))][:WORST_ERRORS].tolist():
+        row, (logit, familiarity) = rows[place], answers[place]
+        answer = to_prediction(logit, familiarity, classifier.about)
         photo = (prepared.folder / row["path"]).read_bytes()
         heat_map = explain.warm(classifier, photo, answer)
         heat_map.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
