@@ -184,8 +184,8 @@ class SweepConfig(RunConfig, StoppingConfig, ModelConfig, PrepareConfig):
     search_fraction: Fraction = 0.25
     """share of each class of the training pictures that trials are judged on"""
     storage: str = "auto"
-    """of the study: auto (sweeps.db in data_dir), a database's URL for several machines,
-    or a file on a disk that they share"""
+    """of the study: auto (sweeps.db in data_dir), or a database's URL, which several machines
+    may share"""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 
 from catdog import config
 from catdog.config import MainConfig, ScoreConfig, SweepConfig
-from catdog.sweep.sweep import SEARCHED
+from catdog.sweep import SEARCHED
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
