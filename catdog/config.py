@@ -323,7 +323,3 @@ class ScoreConfig:
     model_uri: Annotated[str, Help(help="of the registry (models:/...), or of a run")] = PRODUCTION
     master: str = "local[2]"
     """of Spark: local[2] for two workers here, or the address of a cluster"""
-
-
-HeadConfig = OptimConfig
-FixedConfig = TrainConfig | SweepConfig
