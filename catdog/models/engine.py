@@ -198,7 +198,7 @@ def export(network: Network) -> Portable | None:
         network = copy.deepcopy(network).cpu()
     size_px = network.preprocessing.crop_px
     try:
-        onnx = _to_onnx(_Backbone(network).eval(), size_px)
+        onnx = to_onnx(_Backbone(network).eval(), size_px, ["features"])
     except Exception as error:  # the exporter knows as many ways to fail as there are models
         logger.info(f"ONNX can't hold this backbone ({_first_line(error)}).")
         return None
@@ -221,7 +221,12 @@ class _Backbone(nn.Module):
         return self.network.features(images)
 
 
-def _to_onnx(module: nn.Module, size_px: int) -> bytes:
+def to_onnx(module: nn.Module, size_px: int, outputs: list[str]) -> bytes:
+    """A module on the CPU that takes `(N, 3, size_px, size_px) uint8`, as an ONNX graph.
+
+    Raises:
+        Exception: the exporter knows as many ways to fail as there are models.
+    """
     example = torch.zeros(2, 3, size_px, size_px, dtype=torch.uint8)
     stream = io.BytesIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -232,8 +237,8 @@ def _to_onnx(module: nn.Module, size_px: int) -> bytes:
             (example,),
             stream,  # type: ignore[arg-type]  # the older exporter takes a stream, too
             input_names=["images"],
-            output_names=["features"],
-            dynamic_axes={"images": {0: "count"}, "features": {0: "count"}},
+            output_names=outputs,
+            dynamic_axes={name: {0: "count"} for name in ("images", *outputs)},
             opset_version=17,
             dynamo=False,
         )
