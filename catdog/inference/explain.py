@@ -72,7 +72,7 @@ def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
     share = 0.75 * heat
     warmed = muted * (1 - share) + torch.tensor(WARM)[:, None, None] * share
     left, top = (round((whole.shape[side] - crop.shape[side]) / 2) for side in (2, 1))
-    picture = to_pil_image(whole).point(lambda value: int(value * SHADE))
+    picture: Image.Image = to_pil_image(whole).point(lambda value: int(value * SHADE))
     picture.paste(to_pil_image(warmed.to(torch.uint8)), (left, top))
     return picture
 
