@@ -205,6 +205,17 @@ def export(network: Network) -> Portable | None:
         return Portable(onnx, network.features(noise(size_px)).numpy(), size_px)
 
 
+class _Backbone(nn.Module):
+    """Uint8 pictures to features, so that normalising is part of the exported graph."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.features(images)
+
+
 def to_onnx(module: nn.Module, size_px: int, outputs: list[str]) -> bytes:
     """A module on the CPU that takes `(N, 3, size_px, size_px) uint8`, as an ONNX graph.
 
