@@ -21,9 +21,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from catdog.config import TrainConfig
+from catdog.data.images import to_tensor
 from catdog.data.ood_images import neither_pictures
 from catdog.data.prepare import prepare
-from catdog.data.transforms import evaluation_transform, to_tensor
+from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.calibration import expected_calibration_error, log_loss, probability
 from catdog.evaluation.metrics import wilson
 from catdog.inference.prediction import About

@@ -22,7 +22,8 @@ import tyro
 from chart import bars
 
 from catdog.data import images, prepare
-from catdog.data.transforms import evaluation_transform, to_tensor
+from catdog.data.images import to_tensor
+from catdog.data.transforms import evaluation_transform
 from catdog.models.engine import Engine, export, onnx_engine, openvino_engine, torch_engine
 from catdog.models.network import Network, build_network
 from catdog.training.features import FeatureCache, Picture, extract

@@ -1,4 +1,4 @@
-"""Prepared pictures → a trained and judged classifier, logged in the active MLflow run."""
+"""Prepared pictures → a trained and judged classifier, logged in an MLflow run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ import torch
 from catdog import CLASSES, Classes
 from catdog.config import TrainConfig
 from catdog.data.dataset import Prepared
-from catdog.data.images import is_image_name
+from catdog.data.images import is_image_name, load
 from catdog.data.ood_images import neither_folder
-from catdog.data.transforms import (
-    load,
-    training_transform,
-)
+from catdog.data.transforms import training_transform
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts, metrics_of
 from catdog.files import sha256_of
@@ -30,7 +27,7 @@ from catdog.models.network import Network, build_network, licence_of
 from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.reporting import figures
 from catdog.reporting.findings import PREFIX
-from catdog.tracking import log, run
+from catdog.tracking.log import Run
 from catdog.training import stages
 from catdog.training.checkpoint import FINETUNE, HEAD, Checkpoints
 from catdog.training.distributed import SOLO, Team
@@ -53,12 +50,13 @@ logger = logging.getLogger(__name__)
 def train(
     config: TrainConfig,
     prepared: Prepared,
+    run: Run,
     *,
     checkpoints: Checkpoints | None = None,
     meanwhile: Callable[[], None] = lambda: None,
     team: Team = SOLO,
 ) -> Trained:
-    """Train on prepared pictures, judge the best model, and log all of it in the active run.
+    """Train on prepared pictures, judge the best model, and log all of it in the run.
 
     Training goes on from the newest of the `checkpoints`. `meanwhile` is called when what is left
     to do keeps only one core busy. The others of the `team` are in
@@ -71,28 +69,28 @@ def train(
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     logger.info(f"Device: {device_name}")
-    log.log_params(asdict(config))
-    log.log_environment(device_name)
+    run.log_params(asdict(config))
+    run.log_environment(device_name)
     prepared.check()
-    _log_data(prepared)
+    run.log_dataset(prepared)
 
     network = build_network(config.backbone, weights=config.weights).to(device)
     if prepared.classes != CLASSES:
         network.imagenet = None  # of what it knows, only cats and dogs are known to us
     network.blocks(config.unfreeze)  # a wrong value is better told now than after the head
-    _log_pictures(network, prepared)
+    _log_pictures(network, prepared, run)
     _begin_together(config, prepared, network, team)
     prepare_lesson = stages.on_features if config.views else stages.on_pictures
     lesson = prepare_lesson(config, prepared, network, team)
     meanwhile()
     if lesson.features and not run.logged_steps("features_computed"):
-        log.log_features(lesson.features)
+        run.log_features(lesson.features)
     # A disk that is too full is better told before training.
     neither = neither_folder(Path(config.data_dir), prepared.classes)
-    result = _learn(config, prepared, network, lesson, checkpoints, team)
+    result = _learn(config, prepared, network, lesson, run, checkpoints, team)
     trained = _judge(config, prepared, network, lesson, result, neither, team)
-    _log_result(result, lesson)
-    _log_judgement(trained, prepared)
+    _log_result(result, lesson, run)
+    _log_judgement(trained, prepared, run)
     return trained
 
 
@@ -108,6 +106,7 @@ def _learn(
     prepared: Prepared,
     network: Network,
     lesson: Lesson,
+    run: Run,
     checkpoints: Checkpoints | None,
     team: Team = SOLO,
 ) -> Fit:
@@ -117,7 +116,7 @@ def _learn(
     def on_epoch(epoch: Epoch) -> None:
         _say_epoch(epoch)
         if epoch.number not in logged:
-            _log_epoch(epoch, prepared.classes)
+            _log_epoch(epoch, prepared.classes, run)
 
     def keeper(stage: str) -> Keeper:
         return checkpoints.keeper(stage) if checkpoints else Keeper()
@@ -130,7 +129,7 @@ def _learn(
     if config.unfreeze == "none":
         return result
     if result.trouble:
-        log.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
+        run.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
     team.tell({"do": FINETUNE})
     tuned = stages.finetune(
         config,
@@ -254,22 +253,7 @@ def _evidence(
         )
 
 
-def _log_data(prepared: Prepared) -> None:
-    log.log_data(
-        prepared.manifest,
-        name=prepared.folder.name,
-        origin=prepared.origin,
-        digests={"training": prepared.digest, "validation": prepared.validation_digest},
-        drawn=prepared.drawn,
-        classes=prepared.classes,
-    )
-    if prepared.exclude_digest:
-        log.log_exclusion(
-            prepared.exclude_lines, count=prepared.excluded, digest=prepared.exclude_digest
-        )
-
-
-def _log_pictures(network: Network, prepared: Prepared) -> None:
+def _log_pictures(network: Network, prepared: Prepared, run: Run) -> None:
     """Show what the model will see: pictures as they are, and as augmentation changes them."""
     samples = [
         (load(path), name)
@@ -278,11 +262,11 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     ]
     names = [name for _, name in samples]
     plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
-    log.log_figure(figures.picture_grid(plain, names), "sample_images.png")
+    run.log_figure(figures.picture_grid(plain, names), "sample_images.png")
     augment = training_transform(network.preprocessing)
     with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
         changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
-    log.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
+    run.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
 
 
 def _say_epoch(epoch: Epoch) -> None:
@@ -293,13 +277,13 @@ def _say_epoch(epoch: Epoch) -> None:
     )
 
 
-def _log_epoch(epoch: Epoch, classes: Classes) -> None:
+def _log_epoch(epoch: Epoch, classes: Classes, run: Run) -> None:
     title = f"validation, epoch {epoch.number}"
     confusion = figures.confusion_figure(epoch.val.confusion, title, classes)
-    log.log_epoch(epoch, confusion)
+    run.log_epoch(epoch, confusion)
 
 
-def _log_result(result: Fit, lesson: Lesson) -> None:
+def _log_result(result: Fit, lesson: Lesson, run: Run) -> None:
     best = result.best
     why = "no better epoch came" if result.stopped_early else "all epochs are done"
     if result.trouble:
@@ -309,17 +293,17 @@ def _log_result(result: Fit, lesson: Lesson) -> None:
         f"Stopped after epoch {result.epochs[-1].number} ({why}); kept epoch {best.number}: "
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
     )
-    log.log_fit(result)
+    run.log_fit(result)
     if lesson.baseline:
         logger.info(
             f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}"
         )
-        log.log_baseline(lesson.baseline)
+        run.log_baseline(lesson.baseline)
     curves = figures.learning_curves(result.epochs, best.number, lesson.baseline)
-    log.log_figure(curves, "learning_curves.png")
+    run.log_figure(curves, "learning_curves.png")
 
 
-def _log_judgement(trained: Trained, prepared: Prepared) -> None:
+def _log_judgement(trained: Trained, prepared: Prepared, run: Run) -> None:
     classifier, judgement = trained.classifier, trained.judgement
     metrics = judgement.metrics(classifier.about)
     logger.info(
@@ -331,18 +315,18 @@ def _log_judgement(trained: Trained, prepared: Prepared) -> None:
         f"Neither: {metrics['neither_rejected_share']:.1%} of pictures that show neither are "
         f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
     )
-    log.log_metrics(trained.metrics | metrics)
+    run.log_metrics(trained.metrics | metrics)
     confusion = confusion_counts(judgement.labels, predicted_labels(judgement.logits))
     title = f"validation, kept epoch {trained.best.number}"
-    log.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
+    run.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
         to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
-    log.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
+    run.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
     plot = figures.reliability_figure(judgement, prepared.classes)
-    log.log_figure(plot, "reliability.png")
-    log.show(plot, "reliability")
+    run.log_figure(plot, "reliability.png")
+    run.log_image(plot, "reliability")
     below = classifier.about.reject_below
     plot = figures.familiarity_figure(judgement, below, prepared.classes)
-    log.log_figure(plot, "familiarity.png")
+    run.log_figure(plot, "familiarity.png")

@@ -94,7 +94,8 @@ def tiny_classifier() -> Classifier:
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    from catdog.data.transforms import evaluation_transform, to_tensor
+    from catdog.data.images import to_tensor
+    from catdog.data.transforms import evaluation_transform
     from catdog.evaluation.novelty import Familiarity
     from catdog.inference.classifier import Classifier, HeadWeights
     from catdog.inference.prediction import About

@@ -16,7 +16,8 @@ from catdog.data.prepare import prepare
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
 from catdog.models.network import ImageNetClassifier, Network, build_network
-from catdog.tracking import run as tracking
+from catdog.tracking.log import Run
+from catdog.tracking.run import start_run
 from catdog.training import stages
 from catdog.training.features import extract, open_cache
 from catdog.training.judge import Trained
@@ -56,13 +57,13 @@ def prepared(tmp_path) -> Prepared:
 
 
 @pytest.fixture
-def run() -> Iterator[mlflow.ActiveRun]:
-    with tracking.start_run("x") as active:
+def run() -> Iterator[Run]:
+    with start_run("x") as active:
         yield active
 
 
-def _train(prepared: Prepared, **options: object) -> Trained:
-    return trained.train(replace(TINY, **options), prepared)
+def _train(prepared: Prepared, run: Run, **options: object) -> Trained:
+    return trained.train(replace(TINY, **options), prepared, run)
 
 
 @pytest.mark.parametrize("classes", ["cat,dog", "dog,cat"])
@@ -79,12 +80,12 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     if classes != "cat,dog":
         source, folder = tmp_path / "raw", tmp_path / "data" / "other"
         prepared = prepare(source, folder, origin="here", val_fraction=0.4, seed=0, classes=classes)
-    result = _train(prepared, unfreeze="none")
+    result = _train(prepared, run, unfreeze="none")
     known = classes == "cat,dog"
     assert result.classifier.about.classes == tuple(classes.split(","))
     assert (result.baseline is not None) is known
     assert (result.classifier.familiarity.pets is not None) is known
-    metrics = mlflow.get_run(run.info.run_id).data.metrics
+    metrics = mlflow.get_run(run.id).data.metrics
     assert ("baseline_accuracy" in metrics) is known
 
 
@@ -100,7 +101,7 @@ def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
 
 @pytest.mark.parametrize("views", [0, 2])
 def test_the_audit_gets_features_that_fine_tuning_has_not_touched(prepared, run, views):
-    result = _train(prepared, views=views)
+    result = _train(prepared, run, views=views)
     splits = ("training", "validation")
     for split, features in zip(splits, result.pretrained, strict=True):
         assert np.array_equal(features, _pretrained(prepared, split))
@@ -108,7 +109,7 @@ def test_the_audit_gets_features_that_fine_tuning_has_not_touched(prepared, run,
 
 
 def test_the_confusion_matrix_is_of_the_served_answers(prepared, run):
-    result = _train(prepared, unfreeze="none")
+    result = _train(prepared, run, unfreeze="none")
     assert result.pretrained[0] is result.evidence.training
     served = replace(result.judgement, logits=np.full(len(result.judgement.labels), -1.0))
     trained._log_judgement(replace(result, judgement=served), prepared)
@@ -119,8 +120,8 @@ def test_the_confusion_matrix_is_of_the_served_answers(prepared, run):
 
 
 def test_what_was_excluded_is_logged_with_the_run(prepared, run):
-    _train(prepared, unfreeze="none", epochs=1)
-    logged = mlflow.get_run(run.info.run_id)
+    _train(prepared, run, unfreeze="none", epochs=1)
+    logged = mlflow.get_run(run.id)
     assert logged.data.tags["excluded_count"] == "1"
     assert logged.data.tags["excluded_digest"] == prepared.exclude_digest
     lines = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/data/exclude.txt")
@@ -134,7 +135,7 @@ def test_a_disk_without_room_for_other_pictures_is_told_before_training(prepared
     monkeypatch.setattr(trained, "neither_folder", full)
     monkeypatch.setattr(trained, "_train_head", lambda *_: pytest.fail("a fit would be lost"))
     with pytest.raises(CatdogError, match="the disk is full"):
-        _train(prepared)
+        _train(prepared, run)
 
 
 def test_that_the_head_diverged_is_known_after_fine_tuning(prepared, run, monkeypatch):
@@ -144,12 +145,12 @@ def test_that_the_head_diverged_is_known_after_fine_tuning(prepared, run, monkey
         return replace(real(*given), trouble="the head diverged.")
 
     def cut(*given: object, **options: object) -> Fit:
-        tags = mlflow.get_run(run.info.run_id).data.tags
+        tags = mlflow.get_run(run.id).data.tags
         assert tags["stopped_because"] == "the head diverged."
         return replace(finetune(*given, **options), trouble="The rest did, too.")
 
     monkeypatch.setattr(trained, "_train_head", troubled)
     monkeypatch.setattr(stages, "finetune", cut)
     both = "the head diverged. The rest did, too."
-    assert _train(prepared).fit.trouble == both
-    assert mlflow.get_run(run.info.run_id).data.tags["stopped_because"] == both
+    assert _train(prepared, run).fit.trouble == both
+    assert mlflow.get_run(run.id).data.tags["stopped_because"] == both

@@ -8,7 +8,8 @@ from torchvision.datasets import ImageFolder
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data import images
-from catdog.data.transforms import Transform, load
+from catdog.data.images import load
+from catdog.data.transforms import Transform
 
 
 class LabelledFolder(ImageFolder):

@@ -1,7 +1,7 @@
-"""Picture files → uint8 tensors → batches. The only place that resizes.
+"""Pictures as a backbone wants them: resized, cropped, augmented. The only place that resizes.
 
 Preprocessing is a value: it is chosen with the backbone, saved with the model, and read
-back by whoever predicts. Training, evaluation and prediction all go through `load` and
+back by whoever predicts. Training, evaluation and prediction all go through
 `evaluation_transform`, so a photo looks the same to each of them.
 """
 
@@ -11,24 +11,16 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode, v2
 
-from catdog.data import images
-
 Transform = Callable[[Tensor], Tensor]
-JPEG_START = b"\xff\xd8\xff"
 LOG_ASPECT = math.log(4 / 3)
 """Augmented crops are at most 4:3 or 3:4 before they are squared."""
-
-MAX_ASPECT = 8
-"""A 1 x 10,000 strip resized by its shorter side would be gigabytes large."""
 
 
 @dataclass(frozen=True)
@@ -53,41 +45,6 @@ class Preprocessing:
             TypeError: a field is missing or unknown.
         """
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-
-
-def to_tensor(content: bytes) -> Tensor:
-    """Decode a picture's bytes to an upright `(3, H, W) uint8` RGB tensor.
-
-    JPEGs go through torchvision, which gives the pixels that Pillow gives, in less time;
-    Pillow reads the rest, and says what is wrong with what can't be read.
-
-    Raises:
-        UnreadableImageError: see `catdog.data.images.decode`.
-    """
-    turn = images.orientation(content)
-    if content.startswith(JPEG_START):
-        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        try:
-            decoded = cast("Tensor", decode_jpeg(encoded, mode=ImageReadMode.RGB))
-        except RuntimeError:
-            pass
-        else:
-            return _limit_aspect(_upright(decoded, turn))
-    return _limit_aspect(v2.functional.pil_to_tensor(images.decode(content)))
-
-
-def load(path: str | Path) -> Tensor:
-    """Decode the picture file at `path` to an upright `(3, H, W) uint8` RGB tensor.
-
-    Raises:
-        UnreadableImageError: naming the file, when it is missing or does not decode.
-    """
-    try:
-        return to_tensor(Path(path).read_bytes())
-    except OSError as error:
-        raise images.UnreadableImageError(f"{path}: {error.strerror or error}") from error
-    except images.UnreadableImageError as error:
-        raise images.UnreadableImageError(f"{path}: {error}") from error
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
@@ -154,20 +111,3 @@ def normalisation(preprocessing: Preprocessing) -> Transform:
             v2.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )
-
-
-def _upright(image: Tensor, turn: int) -> Tensor:
-    """A picture `(3, H, W)` turned as an EXIF orientation, 1 to 8, says."""
-    if turn in (5, 6, 7, 8):
-        image = image.transpose(-1, -2)
-    across, down = turn in (2, 3, 6, 7), turn in (3, 4, 7, 8)
-    flipped = [dim for dim, flip in ((-1, across), (-2, down)) if flip]
-    return image.flip(flipped) if flipped else image
-
-
-def _limit_aspect(image: Tensor) -> Tensor:
-    height, width = image.shape[-2:]
-    longest = MAX_ASPECT * min(height, width)
-    if max(height, width) <= longest:
-        return image
-    return v2.functional.center_crop(image, [min(height, longest), min(width, longest)])

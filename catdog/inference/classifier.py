@@ -26,8 +26,8 @@ from torch import Tensor
 
 from catdog import CatdogError, Classes
 from catdog.data.classes import as_outside
-from catdog.data.images import UnreadableImageError
-from catdog.data.transforms import Preprocessing, evaluation_transform, to_tensor
+from catdog.data.images import UnreadableImageError, to_tensor
+from catdog.data.transforms import Preprocessing, evaluation_transform
 from catdog.evaluation.novelty import Familiarity, product
 from catdog.files import sha256_of
 from catdog.inference.prediction import FORMAT, About, Options, Prediction, Seen, to_prediction

@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from catdog import CatdogError
-from catdog.data.transforms import evaluation_steps, to_tensor
+from catdog.data.images import to_tensor
+from catdog.data.transforms import evaluation_steps
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import Prediction, says_positive
 from catdog.models.network import Network

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from catdog import CatdogError
 from catdog.data.classes import probability_name
+from catdog.data.images import MAX_ASPECT, to_tensor
 from catdog.data.ood_images import neither_pictures
-from catdog.data.transforms import MAX_ASPECT, evaluation_transform, to_tensor
+from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.novelty import NEIGHBOURS, Familiarity, PetClassifier
 from catdog.inference.classifier import CARD_FILE, Classifier
 from catdog.inference.parity import Answer, Parity, compare

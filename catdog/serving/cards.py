@@ -14,7 +14,7 @@ from PIL import Image
 
 from catdog import CLASSES, NEITHER, CatdogError, Classes
 from catdog.data.classes import one
-from catdog.data.transforms import to_tensor
+from catdog.data.images import to_tensor
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import Options, Prediction, says_positive
 

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from catdog import CatdogError
 from catdog.data.batches import Batches, EpochBatches
-from catdog.data.transforms import augmented, evaluation_transform, to_tensor
+from catdog.data.images import to_tensor
+from catdog.data.transforms import augmented, evaluation_transform
 from catdog.models.engine import Engine, Features
 from catdog.models.network import Network
 from catdog.parallel import in_order

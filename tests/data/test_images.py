@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from catdog.data import images
-from catdog.data.images import UnreadableImageError
-from catdog.data.transforms import to_tensor
+from catdog.data.images import UnreadableImageError, to_tensor
 from tests.conftest import ROOT, encoded, tiny_picture
 
 MARKED = Image.new("RGB", (40, 24), "white")

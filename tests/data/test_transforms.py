@@ -29,7 +29,7 @@ def test_preprocessing_survives_being_saved():
 
 def test_a_picture_is_an_rgb_uint8_tensor_of_its_pixels():
     picture = tiny_picture("cat", 0, (20, 10))
-    tensor = transforms.to_tensor(encoded(picture, "PNG"))
+    tensor = images.to_tensor(encoded(picture, "PNG"))
     assert tensor.dtype == torch.uint8
     assert np.array_equal(tensor.permute(1, 2, 0).numpy(), np.asarray(picture))
 
@@ -37,7 +37,7 @@ def test_a_picture_is_an_rgb_uint8_tensor_of_its_pixels():
 @pytest.mark.parametrize("size", [(48, 40), (300, 20), (9, 200), (1, 1)])
 @pytest.mark.parametrize("make", [evaluation_transform, training_transform])
 def test_every_picture_becomes_a_square_of_the_crop_size(size, make):
-    tensor = transforms.to_tensor(encoded(tiny_picture("dog", 0, size), "PNG"))
+    tensor = images.to_tensor(encoded(tiny_picture("dog", 0, size), "PNG"))
     result = make(SMALL)(tensor)
     assert result.shape == (3, 28, 28)
     assert result.dtype == torch.uint8
@@ -45,17 +45,17 @@ def test_every_picture_becomes_a_square_of_the_crop_size(size, make):
 
 def test_a_long_strip_is_cut_before_it_would_be_resized_to_gigabytes():
     strip = encoded(Image.new("RGB", (20_000, 2)), "PNG")
-    assert transforms.to_tensor(strip).shape == (3, 2, 16)
+    assert images.to_tensor(strip).shape == (3, 2, 16)
 
 
 def test_evaluation_looks_at_the_centre_and_always_the_same():
-    tensor = transforms.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    tensor = images.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
     transform = evaluation_transform(SMALL)
     assert torch.equal(transform(tensor), transform(tensor))
 
 
 def test_augmentation_changes_from_one_look_to_the_next():
-    tensor = transforms.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    tensor = images.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
     transform = training_transform(SMALL)
     assert not torch.equal(transform(tensor), transform(tensor))
 
@@ -67,17 +67,17 @@ def test_both_decoders_give_the_same_pixels(mode, orientation):
     exif[0x0112] = orientation
     content = encoded(tiny_picture("cat", 5, (61, 47)).convert(mode), quality=85, exif=exif)
     expected = np.asarray(images.decode(content))
-    assert np.array_equal(transforms.to_tensor(content).permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(images.to_tensor(content).permute(1, 2, 0).numpy(), expected)
 
 
 def test_a_truncated_jpeg_is_refused_and_not_filled_with_grey():
     content = encoded(Image.effect_noise((200, 160), 80).convert("RGB"))
     with pytest.raises(UnreadableImageError, match="does not decode"):
-        transforms.to_tensor(content[: len(content) * 9 // 10])
+        images.to_tensor(content[: len(content) * 9 // 10])
 
 
 def test_an_augmented_view_is_decided_by_its_random_numbers_alone():
-    tensor = transforms.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    tensor = images.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
     first = transforms.augmented(tensor, SMALL, Random(1))
     assert torch.equal(first, transforms.augmented(tensor, SMALL, Random(1)))
     assert not torch.equal(first, transforms.augmented(tensor, SMALL, Random(2)))
@@ -139,4 +139,4 @@ def test_a_photo_that_says_only_in_xmp_how_it_lies_is_turned_too():
     content = encoded(tiny_picture("cat", 0, (60, 40)), xmp=xmp)
     expected = np.asarray(images.decode(content)).transpose(2, 0, 1)
     assert expected.shape == (3, 60, 40)
-    assert np.array_equal(transforms.to_tensor(content).numpy(), expected)
+    assert np.array_equal(images.to_tensor(content).numpy(), expected)

@@ -11,8 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import pipeline
 from catdog.registry.proof import FreshProcess
-from catdog.tracking import delivery
-from catdog.tracking import run as tracking
+from catdog.tracking import delivery, registering
 from tests.faults.conftest import TINY
 from tests.mlflow_server import Proxy, Server, running
 
@@ -26,7 +25,7 @@ def _versions() -> list[ModelVersion]:
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
     """A tracking server, at which nobody waits for long."""
-    monkeypatch.setattr(tracking, "PATIENT", delivery.PROBE)
+    monkeypatch.setattr(registering, "PATIENT", delivery.PROBE)
     for name in delivery.LIMITS:
         monkeypatch.delenv(name, raising=False)
     with running(tmp_path / "server") as started:
@@ -34,11 +33,6 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
         yield started
 
 
-@pytest.mark.fault(
-    "the tracking server goes while the version is proven",
-    "“the tracking server … can't be reached; kept for it: the model in …”: nothing is said "
-    "against the version, and `-P resume` proves it and puts it into Production",
-)
 def test_a_server_that_goes_during_the_proof_says_nothing_against_the_version(
     run, where, server, tmp_path, monkeypatch, trains_quickly
 ):
@@ -72,17 +66,12 @@ def gateway(server, monkeypatch) -> Iterator[Proxy]:
     """What stands before the server, and refuses what a test says."""
     proxy = Proxy(server.port)
     # A connection that the server has closed for want of use is opened again.
-    monkeypatch.setattr(tracking, "PATIENT", delivery.PATIENT)
+    monkeypatch.setattr(registering, "PATIENT", delivery.PATIENT)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
     yield proxy
     proxy.close()
 
 
-@pytest.mark.fault(
-    "the tracking server refuses pictures, as too large (413)",
-    "“warning: the tracking server REFUSES artifact …”, once; the training goes on and registers; "
-    "at the end “the run is not complete: … refuses …, kept in …”; `-P resume` sends them",
-)
 def test_pictures_that_are_refused_cost_no_training(run, where, gateway, tmp_path, trains_quickly):
     gateway.refused = {".png": 413}
     assert run("prepare", *where).status == 0
@@ -106,11 +95,6 @@ def test_pictures_that_are_refused_cost_no_training(run, where, gateway, tmp_pat
     assert list((tmp_path / "data" / "runs").iterdir()) == []
 
 
-@pytest.mark.fault(
-    "the tracking server refuses the model (413), or its version (403)",
-    "one sentence with the command, and no version; the model is kept on disk, and `-P resume` "
-    "registers it",
-)
 @pytest.mark.parametrize(
     ("refused", "status"), [("weights.safetensors", 413), ("/model-versions/create", 403)]
 )

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from catdog import NEITHER, CatdogError
-from catdog.data.images import UnreadableImageError
-from catdog.data.transforms import evaluation_transform, to_tensor
+from catdog.data.images import UnreadableImageError, to_tensor
+from catdog.data.transforms import evaluation_transform
 from catdog.inference.classifier import (
     ARRAYS_FILE,
     BACKBONE_FILE,

@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from catdog import NEITHER, CatdogError
-from catdog.data.images import UnreadableImageError
-from catdog.data.transforms import evaluation_steps, to_tensor
+from catdog.data.images import UnreadableImageError, to_tensor
+from catdog.data.transforms import evaluation_steps
 from catdog.inference.classifier import Classifier
 from catdog.inference.explain import CAPTION_PX, SHADE, as_jpeg, draw, heat_map, save
 from catdog.inference.prediction import Prediction

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catdog import NEITHER, CatdogError
-from catdog.data.transforms import evaluation_transform, to_tensor
+from catdog.data.images import to_tensor
+from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.novelty import Familiarity, PetClassifier
 from catdog.inference.classifier import Classifier
 from catdog.inference.export import Answers, card_of, check, export

@@ -8,8 +8,8 @@ import pytest
 
 from catdog import CLASSES
 from catdog.data.dataset import Prepared
+from catdog.data.images import load
 from catdog.data.prepare import prepare
-from catdog.data.transforms import load
 from catdog.evaluation.audit import Issue
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import estimates, metrics_of, score

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog import CatdogError
-from catdog.data.transforms import evaluation_transform, load
+from catdog.data.images import load
+from catdog.data.transforms import evaluation_transform
 from catdog.models.engine import Engine, torch_engine
 from catdog.models.network import Network, build_network
 from catdog.training import features

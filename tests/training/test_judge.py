@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catdog import NEITHER
-from catdog.data.transforms import evaluation_transform, load
+from catdog.data.images import load
+from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.calibration import cross_fitted, log_loss, probability
 from catdog.evaluation.novelty import Familiarity
 from catdog.inference.classifier import Classifier

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from catdog import CatdogError
-from catdog.data.transforms import Preprocessing, evaluation_transform, load
+from catdog.data.images import load
+from catdog.data.transforms import Preprocessing, evaluation_transform
 from catdog.training import pixels
 from catdog.training.features import Picture, clear_caches
 from catdog.training.pixels import PixelBatches, augment, decode_all
