@@ -51,19 +51,16 @@ class Comparison:
         if self.champion is None or isinstance(self.evidence, str):
             return ""
         told = self.evidence
-        accuracy, low, high = (
-            f"{100 * value:+.2f}"
-            for value in (told.accuracy, told.accuracy_ci_low, told.accuracy_ci_high)
-        )
+        points = [
+            100 * value for value in (told.accuracy, told.accuracy_ci_low, told.accuracy_ci_high)
+        ]
+        nats = (told.log_loss, told.log_loss_ci_low, told.log_loss_ci_high)
         rows = [
             ("photos that neither learned from", f"{told.count:,}"),
             ("put right, made wrong", f"{told.fixed:,}, {told.broken:,}"),
-            ("accuracy, points", f"{accuracy} ({low} to {high})"),
+            ("accuracy, points", "{:+.2f} ({:+.2f} to {:+.2f})".format(*points)),
             ("McNemar's p", f"{told.p_value:.2g}"),
-            (
-                "log-loss",
-                f"{told.log_loss:+.4f} ({told.log_loss_ci_low:+.4f} to {told.log_loss_ci_high:+.4f})",
-            ),
+            ("log-loss", "{:+.4f} ({:+.4f} to {:+.4f})".format(*nats)),
         ]
         head = f"| against version {self.champion.version} | difference (95 %) |\n|---|---|\n"
         return head + "".join(f"| {name} | {value} |\n" for name, value in rows)

@@ -23,8 +23,7 @@ from catdog import CLASSES, CatdogError, Classes
 from catdog.config import TrainConfig
 from catdog.data.classes import probability_name
 from catdog.data.dataset import Prepared
-from catdog.data.images import decode
-from catdog.data.transforms import JPEG_START
+from catdog.data.images import JPEG_START, decode
 from catdog.evaluation.calibration import probability
 from catdog.evaluation.comparison import Paired
 from catdog.files import beside, put_in_place

@@ -17,7 +17,7 @@ from catdog.data.dataset import Prepared
 from catdog.data.images import decode
 from catdog.evaluation.comparison import Paired
 from catdog.registry import versions
-from catdog.registry.compare import Contest
+from catdog.registry.compare import Comparison
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, Decision
 from catdog.registry.register import Released
 from catdog.registry.versions import ModelVersion
@@ -65,9 +65,9 @@ def report_findings(
         fit=trained.fit,
         baseline=trained.baseline,
         baseline_logits=trained.baseline_logits,
-        production=released.contest.metrics,
-        production_is=_served(released.contest, len(trained.validation)),
-        champion=_told(released.contest),
+        production=released.comparison.metrics,
+        production_is=_served(released.comparison, len(trained.validation)),
+        champion=_told(released.comparison),
         decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
         parameters=_settings(config, prepared),
         versions=provenance.versions(),
@@ -100,23 +100,23 @@ def _worst_slice(findings: Findings) -> str:
     return f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
 
 
-def _told(contest: Contest) -> str:
+def _told(comparison: Comparison) -> str:
     """How this version compares with the one in Production, in a sentence; "" where none is."""
-    if contest.champion is None:
+    if comparison.champion is None:
         return ""
-    version = contest.champion.version
-    if isinstance(contest.evidence, Paired):
+    version = comparison.champion.version
+    if isinstance(comparison.evidence, Paired):
         told = f"Against version {version} in Production, on photos that neither learned from: "
-        return f"{told}{contest.evidence.told()}."
-    return f"Not compared with version {version} in Production: {contest.evidence}."
+        return f"{told}{comparison.evidence.told()}."
+    return f"Not compared with version {version} in Production: {comparison.evidence}."
 
 
-def _served(contest: Contest, total: int) -> str:
+def _served(comparison: Comparison, total: int) -> str:
     """The head of the column of the version in Production."""
-    if contest.champion is None:
+    if comparison.champion is None:
         return ""
-    some = "" if contest.count == total else f", {contest.count} of {total} photos"
-    return f"Production (version {contest.champion.version}{some})"
+    some = "" if comparison.count == total else f", {comparison.count} of {total} photos"
+    return f"Production (version {comparison.champion.version}{some})"
 
 
 def _reproduce(config: TrainConfig, prepared: Prepared) -> list[Command]:
