@@ -275,11 +275,13 @@ def _make_champion(version: ModelVersion, decision: Decision, comparison: Compar
 
 
 def _move_aliases(version: ModelVersion, former: ModelVersion | None) -> None:
-    client = MlflowClient()
+    client, wanted = MlflowClient(), dict.fromkeys(versions.ALIASES, number_of(version))
     if former is not None:
-        client.set_registered_model_alias(version.name, PREVIOUS, former.version)
-    for alias in versions.ALIASES:
-        client.set_registered_model_alias(version.name, alias, version.version)
+        wanted[PREVIOUS] = number_of(former)
+    known = client.get_registered_model(version.name).aliases
+    for alias, number in wanted.items():
+        if str(known.get(alias)) != number:
+            client.set_registered_model_alias(version.name, alias, number)
 
 
 def _add_to_history(
