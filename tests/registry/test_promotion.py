@@ -19,7 +19,7 @@ from catdog.registry.promotion import (
     decide,
 )
 
-PHOTOS = Candidate(0.98, "abc", drawn=False, status="approved")
+PHOTOS = Candidate("abc", drawn=False, status="approved")
 DRAWN = replace(PHOTOS, drawn=True)
 EQUAL = Paired(400, 2, 2, 0.0, -0.01, 0.01, 1.0, 0.0, -0.001, 0.001)
 BETTER = replace(EQUAL, log_loss=-0.01, log_loss_ci_low=-0.02, log_loss_ci_high=-0.001)
@@ -30,7 +30,6 @@ evidences = st.sampled_from([EQUAL, BETTER, WORSE, MORE_RIGHT, "nothing is known
 promotes = st.sampled_from(get_args(Promote))
 candidates = st.builds(
     Candidate,
-    st.floats(0, 1),
     st.sampled_from(["a", "b"]),
     drawn=st.booleans(),
     classes=st.sampled_from([("cat", "dog"), ("ant", "bee")]),
@@ -130,5 +129,5 @@ def test_the_tags_of_a_version_hold_all_that_decides(candidate):
 
 def test_foreign_tags_describe_no_candidate():
     assert Candidate.from_tags({"owner": "somebody"}) is None
-    assert Candidate.from_tags(PHOTOS.to_tags() | {"best_val_accuracy": "good"}) is None
+    assert Candidate.from_tags(PHOTOS.to_tags() | {"classes": "cat"}) is None
     assert Candidate.from_tags(PHOTOS.to_tags() | {"validation_status": "perhaps"}) is None
