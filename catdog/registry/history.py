@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
+from catdog.config import Promote
 from catdog.registry import versions
 from catdog.registry.compare import NOT_COMPARED, Comparison
 from catdog.registry.promotion import (
@@ -27,6 +28,7 @@ from catdog.registry.promotion import (
     Candidate,
     Champion,
     Decision,
+    decide,
     refusal,
 )
 from catdog.registry.versions import ModelVersion, number_of, refusals_are_told, uri_of
@@ -116,16 +118,34 @@ def approve(version: ModelVersion, *, proven: bool) -> None:
         promote_to(predecessor(version.name), f"version {version.version} was rejected")
 
 
+def judge(
+    candidate: Candidate | None,
+    champion: ModelVersion | None,
+    compare: Callable[[ModelVersion], Comparison],
+    *,
+    promote: Promote = "auto",
+    margin: float,
+) -> tuple[Decision, Comparison]:
+    """What the rule says of a candidate, which is compared with the champion where that counts."""
+    now, comparison = as_champion(champion), Comparison(champion)
+    if champion is not None and refusal(candidate, now) is None:
+        comparison = compare(champion)
+    return decide(candidate, now, comparison.evidence, promote=promote, margin=margin), comparison
+
+
 def promote_by_evidence(
     version: ModelVersion,
-    compare: Callable[[ModelVersion | None], Comparison],
-    decide: Callable[[Comparison], Decision],
+    candidate: Candidate | None,
+    compare: Callable[[ModelVersion], Comparison],
+    *,
+    promote: Promote = "auto",
+    margin: float,
 ) -> tuple[Decision, Comparison]:
-    """Compare a version with the champion, and give it the stage that this earns.
+    """Judge a version, and give it the stage that it earns.
 
     When another version has become champion meanwhile, as a run beside this one may bring it
-    about, the comparison is made again, with that one. A version that serves already, as it may
-    after a run was cut, is not compared with itself.
+    about, it is judged again, with that one. A version that serves already, as it may after a run
+    was cut, is not compared with itself.
 
     Raises:
         CatdogError: the registry refused, or the champion changed again and again.
@@ -139,8 +159,7 @@ def promote_by_evidence(
         if known is not None and was_rolled_back(known):
             told = "it was rolled back: promote.py --to names it again"
             return Decision(ARCHIVED, told), Comparison(champion)
-        comparison = compare(champion)
-        decision = decide(comparison)
+        decision, comparison = judge(candidate, champion, compare, promote=promote, margin=margin)
         try:
             place(version, decision, comparison)
         except ChampionChangedError:

@@ -24,15 +24,8 @@ from catdog.registry.compare import (
     compare_with_champion,
     is_own_validation,
 )
-from catdog.registry.history import Event, as_champion
-from catdog.registry.promotion import (
-    PRODUCTION,
-    STATUS_TAG,
-    Candidate,
-    Decision,
-    comparable,
-    decide,
-)
+from catdog.registry.history import Event, judge, promote_by_evidence
+from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Candidate, Decision
 from catdog.registry.versions import ModelVersion, number_of, uri_of
 from catdog.tracking import store
 from catdog.training.features import Picture
@@ -119,27 +112,17 @@ def _by_evidence(config: PromoteConfig) -> Outcome:
             f"did, or its run is at it now. Let that go on: mlflow run . -P resume={version.run_id}"
         )
 
-    def compare(champion: ModelVersion | None) -> Comparison:
-        if champion is None or not comparable(candidate, as_champion(champion)):
-            return Comparison(champion)
-        return _compare(config, version, champion)
-
-    def decided(comparison: Comparison) -> Decision:
-        now = as_champion(comparison.champion)
-        return decide(candidate, now, comparison.evidence, margin=config.margin)
+    def compare(champion: ModelVersion) -> Comparison:
+        challenger = Classifier.load(versions.fetch(uri_of(version)), device="cpu")
+        pictures, digest = _pictures(config, challenger.about)
+        own, data_dir = is_own_validation(version, digest), Path(config.data_dir)
+        answers = answers_of(challenger, pictures, data_dir, own=own)
+        return compare_with_champion(champion, answers, pictures, data_dir, digest=digest)
 
     if config.dry_run == "yes":
-        return Outcome(version, decided(compare(champion)))
-    return Outcome(version, history.promote_by_evidence(version, compare, decided)[0])
-
-
-def _compare(config: PromoteConfig, version: ModelVersion, champion: ModelVersion) -> Comparison:
-    challenger = Classifier.load(versions.fetch(uri_of(version)), device="cpu")
-    data_dir = Path(config.data_dir)
-    pictures, digest = _pictures(config, challenger.about)
-    own = is_own_validation(version, digest)
-    answers = answers_of(challenger, pictures, data_dir, own=own)
-    return compare_with_champion(champion, answers, pictures, data_dir, digest=digest)
+        return Outcome(version, judge(candidate, champion, compare, margin=config.margin)[0])
+    decision, _ = promote_by_evidence(version, candidate, compare, margin=config.margin)
+    return Outcome(version, decision)
 
 
 def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:

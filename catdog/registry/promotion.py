@@ -109,13 +109,6 @@ def refusal(challenger: Candidate | None, champion: Champion | None) -> Decision
     return None
 
 
-def comparable(challenger: Candidate | None, champion: Champion | None) -> bool:
-    """Whether the two can answer the same photos: they tell the same things apart."""
-    if champion is None or challenger is None or challenger.status != "approved":
-        return False
-    return champion.candidate is None or champion.candidate.classes == challenger.classes
-
-
 def decide(
     challenger: Candidate | None,
     champion: Champion | None,

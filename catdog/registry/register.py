@@ -31,8 +31,8 @@ from catdog.inference.classifier import CARD_FILE
 from catdog.inference.explain import as_jpeg
 from catdog.registry import versions
 from catdog.registry.compare import Answers, Comparison, compare_with_champion
-from catdog.registry.history import approve, as_champion, promote_by_evidence
-from catdog.registry.promotion import Candidate, Decision, comparable, decide
+from catdog.registry.history import approve, promote_by_evidence
+from catdog.registry.promotion import Candidate, Decision
 from catdog.registry.proof import LIMIT, FreshProcess, UnprovenError
 from catdog.registry.versions import ModelVersion, refusals_are_told, uri_of
 from catdog.tracking import provenance
@@ -113,9 +113,7 @@ def register(
     approve(version, proven=proven)
     candidate = replace(candidate, status="approved" if proven else "rejected")
 
-    def compare(champion: ModelVersion | None) -> Comparison:
-        if champion is None or not comparable(candidate, as_champion(champion)):
-            return Comparison(champion)
+    def compare(champion: ModelVersion) -> Comparison:
         learned = np.zeros(len(trained.validation), dtype=bool)  # of validation it learned nothing
         return compare_with_champion(
             champion,
@@ -126,16 +124,9 @@ def register(
             seed=config.seed,
         )
 
-    def decided(comparison: Comparison) -> Decision:
-        return decide(
-            candidate,
-            as_champion(comparison.champion),
-            comparison.evidence,
-            promote=config.promote,
-            margin=config.promote_margin,
-        )
-
-    decision, comparison = promote_by_evidence(version, compare, decided)
+    decision, comparison = promote_by_evidence(
+        version, candidate, compare, promote=config.promote, margin=config.promote_margin
+    )
     if isinstance(comparison.evidence, Paired):
         run.log_metrics(comparison.evidence.to_dict("vs_champion_"))
     return Released(version, decision, comparison)

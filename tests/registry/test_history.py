@@ -59,6 +59,10 @@ def _aliases() -> dict[str, str]:
     return {alias: str(version) for alias, version in aliases.items()}
 
 
+def _promote_by_evidence(version: ModelVersion, compare: Callable[..., Comparison]):
+    return promote_by_evidence(version, PHOTOS, compare, margin=0.0)
+
+
 def test_stage_and_aliases_move_together_and_the_former_champion_is_previous(add):
     first, second, third = add(), add(), add()
     promote_to(first, "the first")
@@ -183,13 +187,12 @@ def _run_until_write(count: int, action: Callable[[], object]) -> bool:
 
 
 def test_a_promotion_killed_at_any_write_is_completed_by_the_same_promotion(add):
-    better = Decision(PRODUCTION, "better", "5 of 6 answers")
     champion, challenger = add(), add()
     promote_to(champion, "the first")
     for kill in range(100):
 
         def promote(challenger=challenger) -> None:
-            promote_by_evidence(challenger, lambda now: Comparison(now, NUMBERS), lambda _: better)
+            _promote_by_evidence(challenger, lambda now: Comparison(now, NUMBERS))
 
         if not _run_until_write(kill, promote):
             break
@@ -269,34 +272,34 @@ def test_a_champion_that_came_meanwhile_is_compared_with_too(add):
             promote_to(beside, "another run was faster")
         return Comparison(champion, NUMBERS)
 
-    not_better = Decision(STAGING, "not better")
-    decision, comparison = promote_by_evidence(challenger, compare, lambda _: not_better)
+    decision, comparison = _promote_by_evidence(challenger, compare)
     assert seen == ["1", "2"]
     assert str(comparison.champion.version) == "2"
-    assert decision == not_better
+    assert decision.reason == "surely better than version 2"
     assert "| against version 2 |" in versions.numbered("pets", "3").description
 
 
 def test_champions_that_never_stay_are_an_error_with_the_command_for_later(add):
     challenger, *others = (add() for _ in range(5))
     waiting = iter(others)
+    promote_to(next(waiting), "the first")
 
     def compare(champion):
         promote_to(next(waiting), "")
         return Comparison(champion)
 
     with pytest.raises(CatdogError, match=r"promote.py --name pets --version 1 when"):
-        promote_by_evidence(challenger, compare, lambda _: Decision(PRODUCTION, ""))
+        _promote_by_evidence(challenger, compare)
 
 
 def test_what_serves_or_was_rolled_back_is_not_compared(add):
     first, second = add(), add()
     promote_to(first, "the first")
     already = Decision(PRODUCTION, "it is in Production already")
-    assert promote_by_evidence(first, pytest.fail, pytest.fail) == (already, NOT_COMPARED)
+    assert _promote_by_evidence(first, pytest.fail) == (already, NOT_COMPARED)
     promote_to(second, "better")
     roll_back("pets", "it is slow")
-    decision, _ = promote_by_evidence(second, pytest.fail, pytest.fail)
+    decision, _ = _promote_by_evidence(second, pytest.fail)
     assert decision.reason == "it was rolled back: promote.py --to names it again"
 
 

@@ -15,7 +15,6 @@ from catdog.registry.promotion import (
     STAGING,
     Candidate,
     Champion,
-    comparable,
     decide,
 )
 
@@ -101,19 +100,8 @@ def test_photos_replace_drawn_pictures_without_a_comparison(evidence):
     assert _decide(evidence, champion=DRAWN).stage == PRODUCTION
 
 
-@given(challenger=candidates, champion=st.none() | candidates)
-def test_what_tells_the_same_things_apart_and_answers_alike_is_comparable(challenger, champion):
-    now = Champion("3", champion) if champion else None
-    assert comparable(challenger, now) == (
-        champion is not None
-        and challenger.status == "approved"
-        and challenger.classes == champion.classes
-    )
-
-
 def test_a_champion_that_says_nothing_of_itself_is_compared_but_never_replaced_by_drawings():
     unknown = Champion("3", None)
-    assert comparable(PHOTOS, unknown)
     assert decide(PHOTOS, unknown, BETTER, margin=0.0).stage == PRODUCTION
     assert decide(DRAWN, unknown, BETTER, promote="always", margin=0.0).stage == STAGING
 
