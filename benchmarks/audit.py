@@ -21,14 +21,16 @@ import numpy as np
 import tyro
 from PIL import Image, ImageOps
 
-from catdog import CLASSES
-from catdog.data import images, prepare
-from catdog.data.dataset import TRAINING, VALIDATION, Prepared, load_prepared
+from catdog.config import PrepareConfig
+from catdog.data import images
+from catdog.data.dataset import TRAINING, VALIDATION, Picture, PreparedDataset, load_dataset
+from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from catdog.evaluation.audit import NEAR_DUPLICATE, find_issues, other_label_probability
 from catdog.evaluation.slices import Look, look_at_all
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import build_network
-from catdog.training.features import FeatureCache, Picture, extract
+from catdog.training.features import FeatureCache, extract
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,16 @@ def main(options: Options) -> None:
         _twins(photos, options, compute, Path(scratch))
 
 
-def _prepared(archive: Path, scratch: Path) -> Prepared:
+def _prepared(archive: Path, scratch: Path) -> PreparedDataset:
     if archive.is_dir():
-        return load_prepared(archive)
-    options = {"origin": "here", "val_fraction": 0.2, "seed": 0}
-    return prepare(archive, scratch / "photos", **options)
+        return load_dataset(archive)
+    source = Source("photos", "path", archive, "here")
+    return prepare(source, PrepareConfig(data_dir=str(scratch)))
 
 
-def _photos(prepared: Prepared, compute: Compute) -> Photos:
+def _photos(prepared: PreparedDataset, compute: Compute) -> Photos:
     rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
-    pictures = [
-        Picture(prepared.folder / row["path"], CLASSES.index(row["label"]), row["sha256"])
-        for row in rows
-    ]
+    pictures = prepared.pictures(TRAINING, VALIDATION)
     return Photos(
         pictures,
         np.array([picture.label for picture in pictures]),

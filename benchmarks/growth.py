@@ -75,7 +75,7 @@ def measure(archive: Path, count: int, scratch: Path) -> dict[str, float]:
 
 def _multiply(archive: Path, count: int, scratch: Path) -> list:
     from catdog.data.archive import members
-    from catdog.training.features import Picture
+    from catdog.data.dataset import Picture
 
     made = []
     folder = scratch / "pictures"

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, save
 from catdog.registry.versions import ModelVersion
@@ -22,7 +22,7 @@ from catdog.training.distributed import SOLO, Team
 
 def train_and_register(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     run: Run,
     *,
     folder: RunFolder | None = None,

@@ -1,4 +1,4 @@
-"""Prepared pictures → a trained and judged classifier, logged in an MLflow run."""
+"""PreparedDataset pictures → a trained and judged classifier, logged in an MLflow run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from catdog import CLASSES, Classes
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.images import is_image_name, load
 from catdog.data.ood_images import neither_folder
 from catdog.data.transforms import training_transform
@@ -31,7 +31,7 @@ from catdog.tracking.log import Run
 from catdog.training import stages
 from catdog.training.checkpoint import FINETUNE, HEAD, Checkpoints
 from catdog.training.distributed import SOLO, Team
-from catdog.training.features import Picture, cache_for, extract
+from catdog.training.features import cache_for, extract
 from catdog.training.judge import (
     Evidence,
     Trained,
@@ -41,7 +41,7 @@ from catdog.training.judge import (
 )
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.named import match_weights
-from catdog.training.stages import FEATURES, Lesson, pictures_of, progress, share_pass
+from catdog.training.stages import FEATURES, Lesson, progress, share_pass
 from catdog.training.state import EarlyStopping, Epoch, Keeper, Resumable
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 def train(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     run: Run,
     *,
     checkpoints: Checkpoints | None = None,
@@ -94,7 +94,9 @@ def train(
     return trained
 
 
-def _begin_together(config: TrainConfig, prepared: Prepared, network: Network, team: Team) -> None:
+def _begin_together(
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
+) -> None:
     """Tell the others of the team what to train, on which pictures, from which weights."""
     parameters = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     team.tell({"config": parameters, "folder": str(prepared.folder)})
@@ -103,7 +105,7 @@ def _begin_together(config: TrainConfig, prepared: Prepared, network: Network, t
 
 def _learn(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     network: Network,
     lesson: Lesson,
     run: Run,
@@ -167,7 +169,7 @@ def _train_head(
 
 def _judge(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     network: Network,
     lesson: Lesson,
     result: Fit,
@@ -195,7 +197,7 @@ def _judge(
         about,
         evidence,
         keep=config.keep_share,
-        learned=(picture.sha256 for picture in pictures_of(prepared, "training")),
+        learned=(picture.sha256 for picture in prepared.pictures("training")),
     )
     return Trained(
         classifier,
@@ -204,7 +206,7 @@ def _judge(
         (evidence.training, evidence.validation)
         if config.unfreeze == "none" or lesson.pretrained is None
         else lesson.pretrained,
-        pictures_of(prepared, "validation"),
+        prepared.pictures("validation"),
         result,
         lesson.baseline,
         lesson.baseline_logits,
@@ -221,7 +223,7 @@ def _judge(
 
 def _evidence(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     network: Network,
     lesson: Lesson,
     engine: Engine,
@@ -232,7 +234,7 @@ def _evidence(
     frozen = lesson.features if config.unfreeze == "none" else None
     known = lesson.pretrained if frozen is not None and engine is frozen.engine else None
     together = SOLO if known else team
-    training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
+    training, validation = (prepared.pictures(split) for split in ("training", "validation"))
     with cache_for(
         Path(config.data_dir), network, engine, keep=frozen is not None, shared=team.size > 1
     ) as before:
@@ -253,7 +255,7 @@ def _evidence(
         )
 
 
-def _log_pictures(network: Network, prepared: Prepared, run: Run) -> None:
+def _log_pictures(network: Network, prepared: PreparedDataset, run: Run) -> None:
     """Show what the model will see: pictures as they are, and as augmentation changes them."""
     samples = [
         (load(path), name)
@@ -303,7 +305,7 @@ def _log_result(result: Fit, lesson: Lesson, run: Run) -> None:
     run.log_figure(curves, "learning_curves.png")
 
 
-def _log_judgement(trained: Trained, prepared: Prepared, run: Run) -> None:
+def _log_judgement(trained: Trained, prepared: PreparedDataset, run: Run) -> None:
     classifier, judgement = trained.classifier, trained.judgement
     metrics = judgement.metrics(classifier.about)
     logger.info(
@@ -321,7 +323,7 @@ def _log_judgement(trained: Trained, prepared: Prepared, run: Run) -> None:
     run.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
-        to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
+        to_prediction(*seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
     run.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
     plot = figures.reliability_figure(judgement, prepared.classes)

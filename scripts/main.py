@@ -29,8 +29,8 @@ def main(config: MainConfig) -> int:
 def lead(config: MainConfig, team: Team) -> int:
     """The same, in the process that the others of the team follow."""
     from catdog import pipeline
-    from catdog.data.dataset import Prepared
-    from catdog.data.prepare import prepare_source
+    from catdog.data.dataset import PreparedDataset
+    from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
     from catdog.models.network import check_backbone
@@ -43,8 +43,9 @@ def lead(config: MainConfig, team: Team) -> int:
     if source.kind == "sample":
         logger.info(SAMPLE_NOTICE)
 
-    def prepared_pictures() -> Prepared:
-        return prepare_source(source, fetch(source, seed=config.seed), config)
+    def prepared_pictures() -> PreparedDataset:
+        fetch(source, seed=config.seed)
+        return prepare(source, config)
 
     name = pipeline.run_name(config, source.name)
     begun = resume.open_run(config, "main", name, prepared_pictures)

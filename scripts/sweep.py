@@ -12,8 +12,8 @@ logger = logging.getLogger("catdog")
 
 def main(config: SweepConfig) -> int:
     """From a data set's name to the best of many trials, registered."""
-    from catdog.data.dataset import Prepared
-    from catdog.data.prepare import prepare_source
+    from catdog.data.dataset import PreparedDataset
+    from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
     from catdog.models.network import check_backbone
@@ -27,8 +27,9 @@ def main(config: SweepConfig) -> int:
     if source.kind == "sample":
         logger.info(SAMPLE_NOTICE)
 
-    def prepared_pictures() -> Prepared:
-        return prepare_source(source, fetch(source, seed=config.seed), config)
+    def prepared_pictures() -> PreparedDataset:
+        fetch(source, seed=config.seed)
+        return prepare(source, config)
 
     name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"
     with resume.open_run(config, "sweep", name, prepared_pictures) as (prepared, folder, run):

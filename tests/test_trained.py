@@ -11,8 +11,7 @@ import torch
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
 from catdog.models.network import ImageNetClassifier, Network, build_network
@@ -22,8 +21,8 @@ from catdog.training import stages
 from catdog.training.features import extract, open_cache
 from catdog.training.judge import Trained
 from catdog.training.loop import Fit
-from catdog.training.stages import pictures_of
 from tests.conftest import tiny_picture
+from tests.sources import prepare_pictures
 
 TINY = TrainConfig(
     data_dir="data",
@@ -39,19 +38,17 @@ TINY = TrainConfig(
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(10):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
     exclude = tmp_path / "exclude.txt"
     exclude.write_text("cat/0.jpg\n")
-    return prepare(
+    return prepare_pictures(
         tmp_path / "raw",
         tmp_path / "data" / "pets",
-        origin="here",
         val_fraction=0.4,
-        seed=0,
         exclude=str(exclude),
     )
 
@@ -62,7 +59,7 @@ def run() -> Iterator[Run]:
         yield active
 
 
-def _train(prepared: Prepared, run: Run, **options: object) -> Trained:
+def _train(prepared: PreparedDataset, run: Run, **options: object) -> Trained:
     return trained.train(replace(TINY, **options), prepared, run)
 
 
@@ -79,22 +76,22 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     monkeypatch.setattr(trained, "build_network", with_imagenet)
     if classes != "cat,dog":
         source, folder = tmp_path / "raw", tmp_path / "data" / "other"
-        prepared = prepare(source, folder, origin="here", val_fraction=0.4, seed=0, classes=classes)
+        prepared = prepare_pictures(source, folder, val_fraction=0.4, classes=classes)
     result = _train(prepared, run, unfreeze="none")
     known = classes == "cat,dog"
     assert result.classifier.about.classes == tuple(classes.split(","))
     assert (result.baseline is not None) is known
-    assert (result.classifier.familiarity.pets is not None) is known
+    assert (result.classifier.head.novelty.imagenet is not None) is known
     metrics = mlflow.get_run(run.id).data.metrics
     assert ("baseline_accuracy" in metrics) is known
 
 
-def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
+def _pretrained(prepared: PreparedDataset, split: str) -> np.ndarray:
     trained.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
     engine = trained.serving_engine(network, cores=1)
     cache = open_cache(Path("data"), network, engine)
-    features, computed = extract(pictures_of(prepared, split), network, engine, cache)
+    features, computed = extract(prepared.pictures(split), network, engine, cache)
     assert computed == 0
     return features[0]
 
@@ -112,8 +109,8 @@ def test_the_confusion_matrix_is_of_the_served_answers(prepared, run):
     result = _train(prepared, run, unfreeze="none")
     assert result.pretrained[0] is result.evidence.training
     served = replace(result.judgement, logits=np.full(len(result.judgement.labels), -1.0))
-    trained._log_judgement(replace(result, judgement=served), prepared)
-    logged = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/confusion_matrix.json")
+    trained._log_judgement(replace(result, judgement=served), prepared, run)
+    logged = mlflow.artifacts.load_dict(f"runs:/{run.id}/confusion_matrix.json")
     expected = confusion_counts(served.labels, predicted_labels(served.logits))
     assert logged == expected.to_dict()
     assert logged["true_positives"] == 0
@@ -124,7 +121,7 @@ def test_what_was_excluded_is_logged_with_the_run(prepared, run):
     logged = mlflow.get_run(run.id)
     assert logged.data.tags["excluded_count"] == "1"
     assert logged.data.tags["excluded_digest"] == prepared.exclude_digest
-    lines = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/data/exclude.txt")
+    lines = mlflow.artifacts.load_text(f"runs:/{run.id}/data/exclude.txt")
     assert lines == "cat/0.jpg\n"
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import both, one
+from catdog.data.dataset import Picture
 from catdog.evaluation.calibration import Labels, Logits, cross_fitted
 from catdog.evaluation.comparison import Paired, compare_answers
 from catdog.evaluation.metrics import metrics_of
@@ -18,7 +20,7 @@ from catdog.inference.classifier import Classifier
 from catdog.registry import versions
 from catdog.registry.promotion import AT_LEAST
 from catdog.registry.versions import ModelVersion
-from catdog.training.features import Picture, extract, open_cache
+from catdog.training.features import extract, open_cache
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def answers_of(
     """
     network = classifier.network()
     cache = open_cache(data_dir, network, classifier.engine)
-    logits = classifier.head.logits(extract(pictures, network, classifier.engine, cache)[0][0])
+    features, _ = extract(pictures, network, classifier.engine, cache)
+    logits = classifier.head.logits(torch.from_numpy(features[0])).numpy()
     labels = np.array([picture.label for picture in pictures])
     learned = classifier.learned_from(picture.sha256 for picture in pictures)
     if own and learned is None:

@@ -12,7 +12,7 @@ from catdog import CatdogError, Classes
 from catdog.config import PromoteConfig
 from catdog.data import images
 from catdog.data.classes import both
-from catdog.data.dataset import VALIDATION, load_prepared
+from catdog.data.dataset import VALIDATION, Picture, load_dataset
 from catdog.data.folder import LabelledFolder
 from catdog.data.sources import locate
 from catdog.inference.classifier import Classifier
@@ -28,8 +28,6 @@ from catdog.registry.history import Event, judge, promote_by_evidence
 from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Candidate, Decision
 from catdog.registry.versions import ModelVersion, number_of, uri_of
 from catdog.tracking import store
-from catdog.training.features import Picture
-from catdog.training.stages import pictures_of
 
 logger = logging.getLogger(__name__)
 
@@ -132,13 +130,13 @@ def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
     data_dir, dataset = Path(config.data_dir), about.dataset
     if config.dataset != AUTO:
         dataset = locate(config.dataset, data_dir, seed=0).name
-    prepared = load_prepared(data_dir / dataset)
+    prepared = load_dataset(data_dir / dataset)
     if prepared.classes != about.classes:
         raise CatdogError(
             f"{prepared.folder} holds pictures of {both(prepared.classes)}, and {config.name} "
             f"tells {both(about.classes)} apart: name others with --dataset or --data."
         )
-    return pictures_of(prepared, VALIDATION), prepared.validation_digest
+    return prepared.pictures(VALIDATION), prepared.validation_digest
 
 
 def _labelled(folder: Path, classes: Classes) -> list[Picture]:

@@ -22,7 +22,7 @@ import catdog
 from catdog import CLASSES, CatdogError, Classes
 from catdog.config import TrainConfig
 from catdog.data.classes import probability_name
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.images import JPEG_START, decode
 from catdog.evaluation.calibration import probability
 from catdog.evaluation.comparison import Paired
@@ -93,7 +93,7 @@ def save(trained: Trained, card: str, folder: Path) -> Saved:
 
 def register(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     trained: Trained,
     saved: Saved,
     fresh: FreshProcess,

@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 
 from catdog import CatdogError
-from catdog.data.dataset import TEST, TRAINING, VALIDATION, Prepared
-from catdog.data.exclusion import EXCLUDED
+from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset
 from catdog.evaluation.audit import Issue, find_issues
 from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import (
@@ -30,7 +29,7 @@ from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice
 from catdog.inference.classifier import Classifier
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import Network
-from catdog.training.features import Picture, extract, open_cache
+from catdog.training.features import extract, open_cache
 from catdog.training.judge import Judgement
 
 logger = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ def _table(kind: type, rows: Sequence[Promise | SliceScore | Issue]) -> pd.DataF
 
 
 def find(
-    prepared: Prepared,
+    prepared: PreparedDataset,
     classifier: Classifier,
     judgement: Judgement,
     metrics: Mapping[str, float],
@@ -134,17 +133,16 @@ def find(
     )
 
 
-def audit(prepared: Prepared, network: Network, data_dir: Path, *, seed: int = 0) -> list[Issue]:
+def audit(
+    prepared: PreparedDataset, network: Network, data_dir: Path, *, seed: int = 0
+) -> list[Issue]:
     """All issues of a prepared data set; features come from the cache, or are computed.
 
     Raises:
         CatdogError: a picture is gone, unreadable, or not the one that was prepared.
     """
     rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
-    pictures = [
-        Picture(prepared.folder / row["path"], prepared.classes.index(row["label"]), row["sha256"])
-        for row in rows
-    ]
+    pictures = prepared.pictures(TRAINING, VALIDATION)
     engine = pick_engine(network, cores=os.cpu_count() or 1)
     features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
     logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
@@ -161,7 +159,7 @@ def audit(prepared: Prepared, network: Network, data_dir: Path, *, seed: int = 0
 
 
 def _on_test(
-    prepared: Prepared, classifier: Classifier, *, seed: int
+    prepared: PreparedDataset, classifier: Classifier, *, seed: int
 ) -> tuple[dict[str, float], list[SliceScore]]:
     """Metrics and slices of the labelled test photos; none where there are none."""
     rows = [row for row in prepared.rows(TEST) if row["label"]]
@@ -176,7 +174,7 @@ def _on_test(
 
 
 def _raw_metrics(
-    prepared: Prepared, classifier: Classifier, judgement: Judgement, *, seed: int
+    prepared: PreparedDataset, classifier: Classifier, judgement: Judgement, *, seed: int
 ) -> dict[str, float]:
     """Metrics of the validation photos with the excluded ones among them, where there are any."""
     excluded = prepared.rows(f"{EXCLUDED}-{VALIDATION}")
@@ -191,10 +189,10 @@ def _raw_metrics(
 
 
 def _scored(
-    prepared: Prepared, classifier: Classifier, rows: Sequence[Mapping[str, str]]
+    prepared: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = (prepared.folder / row["path"] for row in rows)
-    logits = classifier.logits(photo.read_bytes() for photo in photos)
+    photos = [prepared.folder / row["path"] for row in rows]
+    logits = [logit for _, logit in classifier.logits(photos, Path.read_bytes)]
     unreadable = [
         row["path"] for row, logit in zip(rows, logits, strict=True) if not isinstance(logit, float)
     ]

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from catdog.data import images
-from catdog.data.dataset import TRAINING, VALIDATION, Prepared
+from catdog.data.dataset import TRAINING, VALIDATION, PreparedDataset
 from catdog.evaluation.audit import KINDS, NEAR_DUPLICATE, Issue, told
 from catdog.evaluation.calibration import Logits, predicted_labels, probability
 from catdog.evaluation.metrics import (
@@ -29,7 +29,7 @@ from catdog.evaluation.metrics import (
 from catdog.evaluation.slices import SliceScore, worst_slice
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
-from catdog.inference.prediction import Seen, to_prediction
+from catdog.inference.prediction import to_prediction
 from catdog.reporting import report
 from catdog.reporting.findings import PREFIX, RAW_PREFIX, TEST_PREFIX, Findings
 from catdog.training.judge import Judgement
@@ -59,7 +59,7 @@ def as_report(  # noqa: PLR0913
     findings: Findings,
     *,
     title: str,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     classifier: Classifier,
     judgement: Judgement,
     fit: Fit,
@@ -183,7 +183,7 @@ def raw_figures(others: Mapping[str, float]) -> str:
     )
 
 
-def _about(findings: Findings, prepared: Prepared, fit: Fit) -> str:
+def _about(findings: Findings, prepared: PreparedDataset, fit: Fit) -> str:
     told = f"{prepared.folder.name}, kept epoch {fit.best.number} of {len(fit.epochs)}"
     on_test = findings.others.get(f"{TEST_PREFIX}accuracy_score")
     return told if on_test is None else f"{told}; {report.share(on_test)} right on test photos"
@@ -253,8 +253,7 @@ def _mistake(
     photo: Path, folder: Path, label: int, classifier: Classifier, logit: float, familiarity: float
 ) -> report.Mistake:
     content = photo.read_bytes()
-    seen = Seen(logit / classifier.about.temperature, familiarity)
-    answer = to_prediction(seen, classifier.about)
+    answer = to_prediction(logit / classifier.about.temperature, familiarity, classifier.about)
     drawn = explain.as_jpeg(explain.warm(classifier, content, answer))
     return report.Mistake(
         path=photo.relative_to(folder).as_posix(),
@@ -265,7 +264,7 @@ def _mistake(
     )
 
 
-def _audit(issues: Sequence[Issue], prepared: Prepared) -> report.Audit | None:
+def _audit(issues: Sequence[Issue], prepared: PreparedDataset) -> report.Audit | None:
     if not issues:
         return None
     shown = chain.from_iterable(
@@ -304,7 +303,7 @@ def _learning(fit: Fit, baseline: Scores | None) -> report.Learning:
     )
 
 
-def _data(prepared: Prepared) -> report.Data:
+def _data(prepared: PreparedDataset) -> report.Data:
     splits = {split: prepared.rows(split) for split in (TRAINING, VALIDATION)}
     return report.Data(
         prepared.folder.name,

@@ -13,7 +13,7 @@ import numpy as np
 from catdog import AUTO
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.classes import both, probability_name
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.data.images import decode
 from catdog.evaluation.comparison import Paired
 from catdog.registry import versions
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def report_findings(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     trained: Trained,
     released: Released,
     run: Run,
@@ -119,7 +119,7 @@ def _served(comparison: Comparison, total: int) -> str:
     return f"Production (version {comparison.champion.version}{some})"
 
 
-def _reproduce(config: TrainConfig, prepared: Prepared) -> list[Command]:
+def _reproduce(config: TrainConfig, prepared: PreparedDataset) -> list[Command]:
     """The lines that train the same again: one, unless data and head had seeds of their own."""
     values = _settings(config, prepared)
     if config.seed == prepared.seed:
@@ -132,7 +132,7 @@ def _reproduce(config: TrainConfig, prepared: Prepared) -> list[Command]:
     ]
 
 
-def _settings(config: TrainConfig, prepared: Prepared) -> dict[str, object]:
+def _settings(config: TrainConfig, prepared: PreparedDataset) -> dict[str, object]:
     """The parameters of the run, with those of its data where `config` does not have them."""
     of_data = {"val_fraction": prepared.val_fraction, "exclude": prepared.exclude}
     settings = of_data | asdict(config)

@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from catdog.config import HeadConfig, MainConfig, SweepConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.files import sha256_of
 from catdog.pipeline import train_and_register
 from catdog.sweep.storage import open_storage
@@ -61,7 +61,7 @@ VERSION = "version"
 
 
 def sweep_and_register(
-    config: SweepConfig, prepared: Prepared, run: Run, *, folder: RunFolder
+    config: SweepConfig, prepared: PreparedDataset, run: Run, *, folder: RunFolder
 ) -> None:
     """Run the trials that are missing in the study, train with the best, and register.
 
@@ -85,7 +85,7 @@ def sweep_and_register(
     _finish(config, prepared, study, folder, run)
 
 
-def study_name(config: SweepConfig, prepared: Prepared) -> str:
+def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
     """The name that a sweep of these pictures and parameters has on every machine."""
     weights = Path(config.weights)
     decisive = {
@@ -99,7 +99,7 @@ def study_name(config: SweepConfig, prepared: Prepared) -> str:
     return f"{data}-{_digest(decisive)}"
 
 
-def end_name(config: SweepConfig, prepared: Prepared) -> str:
+def end_name(config: SweepConfig, prepared: PreparedDataset) -> str:
     """The name of the study whose one trial is training with the best, on every machine.
 
     Sweeps that share their trials and train with the best in other ways have ends of their own.
@@ -109,7 +109,7 @@ def end_name(config: SweepConfig, prepared: Prepared) -> str:
     return f"{name}-best-of-{config.trials}-{_digest(decisive)}"
 
 
-def _run_trials(config: SweepConfig, prepared: Prepared, study: Study) -> None:
+def _run_trials(config: SweepConfig, prepared: PreparedDataset, study: Study) -> None:
     ground = prepare_ground(config, prepared)
     usual = HeadConfig()
     study.work(
@@ -120,7 +120,7 @@ def _run_trials(config: SweepConfig, prepared: Prepared, study: Study) -> None:
 
 
 def _finish(
-    config: SweepConfig, prepared: Prepared, study: Study, folder: RunFolder, run: Run
+    config: SweepConfig, prepared: PreparedDataset, study: Study, folder: RunFolder, run: Run
 ) -> None:
     """See that one process of all that work on the study trains with the best and registers.
 
@@ -141,7 +141,7 @@ def _finish(
 
 def _train_with_best(
     config: SweepConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     study: Study,
     trial: Trial,
     folder: RunFolder,

@@ -21,7 +21,7 @@ from torch import nn
 
 from catdog import CatdogError
 from catdog.config import HeadConfig, SweepConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import Picture, PreparedDataset
 from catdog.models.device import pick_device
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import build_network
@@ -29,9 +29,9 @@ from catdog.parallel import ONE_CORE_EACH
 from catdog.sweep.study import FrozenTrial, Trial, TrialPruned
 from catdog.tracking import nested
 from catdog.tracking.nested import Told
-from catdog.training.features import Picture, as_batches, extract, open_cache
+from catdog.training.features import as_batches, extract, open_cache
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
-from catdog.training.stages import pictures_of, progress
+from catdog.training.stages import progress
 from catdog.training.state import EarlyStopping, Epoch
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Ground:
     search_pictures: Sequence[Picture]
 
 
-def prepare_ground(config: SweepConfig, prepared: Prepared) -> Ground:
+def prepare_ground(config: SweepConfig, prepared: PreparedDataset) -> Ground:
     """Compute the features of all views of the training pictures, or find them in the cache.
 
     Raises:
@@ -71,7 +71,7 @@ def prepare_ground(config: SweepConfig, prepared: Prepared) -> Ground:
     logger.info(f"Device: {device_name}")
     seed_everything(config.seed)  # as training does: a trial begins with the same weights
     network = build_network(config.backbone, weights=config.weights).to(device)
-    pictures = pictures_of(prepared, "training")
+    pictures = prepared.pictures("training")
     learn, search = split_off(pictures, config.search_fraction, config.seed)
     engine = pick_engine(network, cores=os.cpu_count() or 1)
     start = time.perf_counter()

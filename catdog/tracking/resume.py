@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from catdog import CatdogError
 from catdog.config import FixedConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.files import mend, write_json
 from catdog.tracking import run, store
 from catdog.tracking.log import Run
@@ -153,8 +153,8 @@ def open_run(
     config: FixedConfig,
     entry_point: str,
     name: str,
-    prepare: Callable[[], Prepared],
-) -> Iterator[tuple[Prepared, RunFolder, Run]]:
+    prepare: Callable[[], PreparedDataset],
+) -> Iterator[tuple[PreparedDataset, RunFolder, Run]]:
     """A new run, or the one that `config.resume` lets go on, with its pictures and its folder.
 
     Pictures of a run that goes on are looked at first: what does not fit leaves it as it is.
@@ -229,7 +229,7 @@ def _is_restarted(home: Path) -> bool:
     return bool(ours) and any(note.launch == ours for note in notes_in(home))
 
 
-def _found(config: FixedConfig, entry_point: str, prepared: Prepared) -> RunFolder | None:
+def _found(config: FixedConfig, entry_point: str, prepared: PreparedDataset) -> RunFolder | None:
     home = Path(config.data_dir) / "runs"
     if config.resume in (NONE, AUTO):
         return _latest(home, config, entry_point, prepared)
@@ -249,7 +249,7 @@ def _found(config: FixedConfig, entry_point: str, prepared: Prepared) -> RunFold
 
 
 def _latest(
-    home: Path, config: FixedConfig, entry_point: str, prepared: Prepared
+    home: Path, config: FixedConfig, entry_point: str, prepared: PreparedDataset
 ) -> RunFolder | None:
     """The latest run that may go on; None, which is said, when there is none."""
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}

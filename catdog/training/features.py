@@ -20,7 +20,6 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from threading import Semaphore
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from catdog import CatdogError
 from catdog.data.batches import Batches, EpochBatches
+from catdog.data.dataset import Picture
 from catdog.data.images import to_tensor
 from catdog.data.transforms import augmented, evaluation_transform
 from catdog.models.engine import Engine, Features
@@ -46,19 +46,6 @@ SHARD_ROWS = 1024
 """What a kill can lose at most: about ten seconds of work on two cores."""
 
 Watch = Callable[[Iterable[Features], str], Iterable[Features]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A prepared picture: where it is, its label (0 or 1), and the digest of its bytes."""
-
-    path: Path
-    label: int
-    sha256: str
-
-    def key(self, view: int) -> bytes:
-        """What its feature is known by within a cache; view 0 is the plain picture."""
-        return bytes.fromhex(self.sha256) + view.to_bytes(2, "big")
 
 
 class FeatureCache:

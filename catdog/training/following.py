@@ -8,7 +8,7 @@ from typing import Any
 
 from catdog import interrupts
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared, load_prepared
+from catdog.data.dataset import PreparedDataset, load_dataset
 from catdog.models.device import pick_device
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network, build_network
@@ -42,7 +42,7 @@ def follow(team: Team) -> int:
         config = TrainConfig(**begun["config"])
         seed_everything(config.seed)
         device, _ = pick_device(config.device)
-        prepared = load_prepared(Path(begun["folder"]))
+        prepared = load_dataset(Path(begun["folder"]))
         network = build_network(config.backbone, weights="none").to(device)
         match_weights(team, network)
         if config.views or config.unfreeze != "none":
@@ -53,7 +53,11 @@ def follow(team: Team) -> int:
 
 
 def _obey(
-    order: dict[str, Any], config: TrainConfig, prepared: Prepared, network: Network, team: Team
+    order: dict[str, Any],
+    config: TrainConfig,
+    prepared: PreparedDataset,
+    network: Network,
+    team: Team,
 ) -> None:
     if order["do"] == HEAD:
         _train_along(practise_on_pictures(config, prepared, network, team), team)
@@ -65,7 +69,9 @@ def _obey(
         share_pass(prepared, network, engine, FeatureCache(Path(order["folder"])), team)
 
 
-def _compute_share(config: TrainConfig, prepared: Prepared, network: Network, team: Team) -> None:
+def _compute_share(
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
+) -> None:
     engine = pick_engine(network, cores=cores())
     cache = open_cache(Path(config.data_dir), network, engine)
     share_pass(prepared, network, engine, cache, team, views=max(1, config.views))

@@ -12,22 +12,21 @@ import pytest
 
 from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
-from catdog.data.prepare import prepare
-from catdog.inference.classifier import HeadWeights, photo_keys
+from catdog.inference.classifier import photo_keys
 from catdog.registry import history, register, versions
 from catdog.registry.compare import Answers, compare_fairly, compare_with_champion
 from catdog.registry.promote import history_table, promote
 from catdog.registry.promotion import PRODUCTION, STAGING, Candidate
 from catdog.tracking.run import start_run
-from catdog.training.features import Picture
 from scripts import promote as script
 from tests.conftest import tiny_classifier
+from tests.sources import prepare_pictures
 
 
 @pytest.fixture
 def prepared(tmp_path, draw_folder):
     source = draw_folder(tmp_path / "raw", 30)
-    return prepare(source, tmp_path / "data" / "pets", origin="here", val_fraction=0.5, seed=0)
+    return prepare_pictures(source, tmp_path / "data" / "pets", val_fraction=0.5)
 
 
 @pytest.fixture
@@ -37,7 +36,8 @@ def release(tmp_path, tracking_store, prepared):
 
     def release(scale: float = 1.0, *, learned=(), knows=True, **fields):
         tiny = tiny_classifier()
-        tiny.head = HeadWeights(tiny.head.weight * scale, tiny.head.bias * scale)
+        tiny.head.weight *= scale
+        tiny.head.bias *= scale
         tiny.learned = np.unique(photo_keys(learned)) if knows else None
         folder = tmp_path / f"model{len(list(tmp_path.glob('model*')))}"
         digest = tiny.save(folder)
@@ -196,10 +196,7 @@ def test_a_champion_of_another_split_is_measured_on_what_it_has_not_learned(
     release, tmp_path, prepared
 ):
     version = release(0.2, learned=_digests(prepared)[:4])
-    pictures = [
-        Picture(prepared.folder / row["path"], int(row["label"] == "dog"), row["sha256"])
-        for row in prepared.rows("validation")
-    ]
+    pictures = prepared.pictures("validation")
     side = Answers(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
     held = compare_with_champion(version, side, pictures, tmp_path / "data")
     assert held.count == held.evidence.count == held.metrics["val_example_count"] == 26
@@ -207,10 +204,7 @@ def test_a_champion_of_another_split_is_measured_on_what_it_has_not_learned(
 
 def test_a_champion_whose_files_are_gone_is_not_comparable(release, tmp_path, prepared):
     version = release(0.2)
-    pictures = [
-        Picture(prepared.folder / row["path"], int(row["label"] == "dog"), row["sha256"])
-        for row in prepared.rows("validation")
-    ]
+    pictures = prepared.pictures("validation")
     side = Answers(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
     whole = compare_with_champion(version, side, pictures, tmp_path / "data")
     assert whole.metrics["val_example_count"] == len(pictures)

@@ -14,8 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import PreparedDataset
 from catdog.registry import register, versions
 from catdog.registry.proof import Proof
 from catdog.registry.register import Released
@@ -25,6 +24,7 @@ from catdog.tracking.run import start_run
 from catdog.training.judge import Trained
 from tests.conftest import tiny_picture
 from tests.faults.conftest import NOTHING_FOUND, QuickProof
+from tests.sources import prepare_pictures
 
 CARD = "# A card"
 CONFIG = TrainConfig(
@@ -66,7 +66,7 @@ class Shop:
     """A tiny training in its run, from which versions are released."""
 
     home: Path
-    prepared: Prepared
+    prepared: PreparedDataset
     trained: Trained
     run: Run
 
@@ -91,7 +91,7 @@ def learned(tmp_path_factory) -> Iterator[Shop]:
             (home / "raw" / name).mkdir(parents=True)
             for number in range(10):
                 tiny_picture(name, number).save(home / "raw" / name / f"{number}.jpg")
-        prepared = prepare(Path("raw"), Path("data/pets"), origin="here", val_fraction=0.4, seed=0)
+        prepared = prepare_pictures(Path("raw"), Path("data/pets"), val_fraction=0.4)
         with start_run("x") as run:
             fitted = trained.train(CONFIG, prepared, run)
         yield Shop(home, prepared, fitted, run)

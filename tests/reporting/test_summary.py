@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 from catdog.cli import parse
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
 from catdog.reporting.summary import _description, _reproduce
 
 STEPS = {"": MainConfig, "download": DownloadConfig, "prepare": PrepareConfig, "train": TrainConfig}
 
 
-def _prepared(**options: object) -> Prepared:
-    return Prepared(Path("data/pets"), "here", "a", "b", {}, 0, **options)
+def _prepared(**options: object) -> PreparedDataset:
+    return PreparedDataset(Path("data/pets"), "here", "a", "b", {}, 0, **options)
 
 
 def _typed(line: str) -> tuple[str, object]:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from catdog import CatdogError
 from catdog.config import HeadConfig, SweepConfig
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import Picture, PreparedDataset
 from catdog.models.engine import pick_engine
 from catdog.models.network import Head, build_network
 from catdog.sweep import trials
@@ -19,10 +18,10 @@ from catdog.sweep.storage import open_storage
 from catdog.sweep.study import Trial, open_study
 from catdog.sweep.trials import BEST_EPOCH, EPOCHS, TROUBLE, Ground, split_off, view_counts
 from catdog.tracking import nested
-from catdog.training.features import Picture, open_cache
+from catdog.training.features import open_cache
 from catdog.training.loop import seed_everything
-from catdog.training.stages import pictures_of
 from tests.conftest import heard, tiny_picture
+from tests.sources import prepare_pictures
 
 CONFIG = SweepConfig(
     data_dir="data", epochs=4, most_views=2, backbone="test_resnet", weights="none", device="cpu"
@@ -37,14 +36,12 @@ def _pictures(labels: list[tuple[int, int]]) -> list[Picture]:
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(12):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
-    return prepare(
-        tmp_path / "raw", tmp_path / "data" / "pets", origin="here", val_fraction=0.25, seed=0
-    )
+    return prepare_pictures(tmp_path / "raw", tmp_path / "data" / "pets", val_fraction=0.25)
 
 
 @pytest.fixture
@@ -102,12 +99,12 @@ def test_views_double(most, counts):
 def test_trials_see_no_validation_picture_and_features_are_computed_once(said, prepared):
     ground = trials.prepare_ground(CONFIG, prepared)
     seen = {one.sha256 for one in [*ground.learn_pictures, *ground.search_pictures]}
-    assert seen == {one.sha256 for one in pictures_of(prepared, "training")}
+    assert seen == {one.sha256 for one in prepared.pictures("training")}
     seed_everything(CONFIG.seed)
     network = build_network(CONFIG.backbone, weights=CONFIG.weights)
     cache = open_cache(Path("data"), network, pick_engine(network, cores=1))
-    assert not any(one.key(0) in cache for one in pictures_of(prepared, "validation"))
-    assert all(one.key(1) in cache for one in pictures_of(prepared, "training"))
+    assert not any(one.key(0) in cache for one in prepared.pictures("validation"))
+    assert all(one.key(1) in cache for one in prepared.pictures("training"))
     assert ground.learn.shape[:2] == (2, len(ground.learn_pictures))
     assert ground.search.shape[:2] == (1, len(ground.search_pictures))
     trials.prepare_ground(CONFIG, prepared)

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.config import MainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.tracking import resume as runs
 from catdog.tracking import run as tracking
 from catdog.tracking.resume import RunFolder, as_begun, clear_runs, open_run
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("tracking_store")
 CONFIG = MainConfig(dataset="pets", data_dir="data", epochs=7)
 
 
-def _prepared(digest: str = "d1") -> Callable[[], Prepared]:
-    return lambda: Prepared(Path("data/pets"), "pets.zip", digest, "v", {}, 0)
+def _prepared(digest: str = "d1") -> Callable[[], PreparedDataset]:
+    return lambda: PreparedDataset(Path("data/pets"), "pets.zip", digest, "v", {}, 0)
 
 
 def _cut(config: MainConfig = CONFIG, digest: str = "d1") -> str:

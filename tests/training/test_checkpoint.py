@@ -18,8 +18,7 @@ from torch import nn
 
 from catdog import CatdogError, interrupts, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import load_prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import load_dataset
 from catdog.models.engine import torch_engine
 from catdog.models.network import build_network
 from catdog.tracking.log import SilentRun
@@ -33,6 +32,7 @@ from catdog.training.state import (
     generator_states,
     restore_generators,
 )
+from tests.sources import prepare_pictures
 
 WAYS = {
     "features": {"views": 2, "epochs": 4, "patience": 9},
@@ -59,7 +59,7 @@ def _learn(data_dir: Path, folder: Path, way: str, kill_after: int | None, when:
     stages.pick_engine = lambda network, **_cores: torch_engine(network)
     _die_after(kill_after)
     config = _config(data_dir, way)
-    prepared = load_prepared(data_dir / "pets")
+    prepared = load_dataset(data_dir / "pets")
     seed_everything(config.seed)
     network = build_network(config.backbone, weights=config.weights)
     lesson = (stages.on_features if config.views else stages.on_pictures)(config, prepared, network)
@@ -98,7 +98,7 @@ def _in_a_process(*arguments: object) -> int:
 @pytest.fixture
 def data_dir(tmp_path, draw_folder) -> Path:
     pictures = draw_folder(tmp_path / "pets", 12)
-    prepare(pictures, tmp_path / "data" / "pets", origin="pets", val_fraction=0.2, seed=0)
+    prepare_pictures(pictures, tmp_path / "data" / "pets", val_fraction=0.2)
     return tmp_path / "data"
 
 

@@ -18,19 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog import CatdogError
+from catdog.data.dataset import Picture
 from catdog.data.images import load
 from catdog.data.transforms import evaluation_transform
 from catdog.models.engine import Engine, torch_engine
 from catdog.models.network import Network, build_network
 from catdog.training import features
-from catdog.training.features import (
-    FeatureBatches,
-    FeatureCache,
-    Picture,
-    clear_caches,
-    extract,
-    open_cache,
-)
+from catdog.training.features import FeatureBatches, FeatureCache, clear_caches, extract, open_cache
 from catdog.training.loop import seed_everything
 from tests.conftest import ROOT
 
