@@ -74,7 +74,7 @@ def _features(archive: Path, network: Network) -> tuple[Features, np.ndarray, Fe
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
         pictures = prepared.pictures("training", "validation")
-        cache = open_cache(Path(scratch), network, engine)
+        cache = open_cache(Path(scratch), network)
         features, _ = extract(pictures, network, engine, cache)
     transform = evaluation_transform(network.preprocessing)
     shown = [transform(to_tensor(content)) for _, content in neither_pictures()]

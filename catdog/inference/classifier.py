@@ -340,13 +340,13 @@ def _engine(portable: Portable | None, network: Callable[[], Network], asked: st
     engine = fastest(portable, cores=cores) if portable is not None and not wanted else None
     if engine is not None:
         return engine
-    engine = torch_engine(network().to(device))
+    engine = torch_engine(network().to(device), portable)
     if portable is None or device.type == "cpu":
         return engine
     if largest_difference(portable, engine) <= TOLERANCE:
         return engine
     logger.info(f"{device.type} is not used: its features differ from those of the training.")
-    return fastest(portable, cores=cores) or torch_engine(network().cpu())
+    return fastest(portable, cores=cores) or torch_engine(network().cpu(), portable)
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

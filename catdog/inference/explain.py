@@ -28,7 +28,7 @@ from catdog.models.network import Network
 from catdog.parallel import ONE_CORE_EACH
 
 if TYPE_CHECKING:
-    from catdog.models.network import Backbone
+    from catdog.models.backbone import Backbone
 
 Heat = NDArray[np.float32]
 

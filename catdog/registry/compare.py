@@ -121,7 +121,7 @@ def answers_of(
         CatdogError: a picture is gone, or the cache can't be written.
     """
     network = classifier.network()
-    cache = open_cache(data_dir, network, classifier.engine)
+    cache = open_cache(data_dir, network)
     features, _ = extract(pictures, network, classifier.engine, cache)
     logits = classifier.head.logits(torch.from_numpy(features[0])).numpy()
     labels = np.array([picture.label for picture in pictures])

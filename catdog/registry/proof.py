@@ -81,7 +81,7 @@ class FreshProcess:
             "MLFLOW_TRACKING_URI": self._tracking_uri,
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            # On a small card the training has left no room, which says nothing of the version.
+            # It proves that the version loads anywhere, and leaves the GPU to the training.
             "CUDA_VISIBLE_DEVICES": "",
         }
         # A pipe would fill up, and stop the process before anybody asks.

@@ -144,7 +144,7 @@ def audit(
     rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
     pictures = prepared.pictures(TRAINING, VALIDATION)
     engine = pick_engine(network, cores=os.cpu_count() or 1)
-    features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
+    features, computed = extract(pictures, network, engine, open_cache(data_dir, network))
     logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
     return find_issues(
         [row["path"] for row in rows],

@@ -6,7 +6,6 @@ set the temperature, and the familiarity below which a photo is neither. Pure.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -31,12 +30,10 @@ from catdog.evaluation.metrics import Scores as EpochScores
 from catdog.evaluation.novelty import ImageNetBelief, NoveltyDetector
 from catdog.inference.classifier import Classifier, ScoringHead, photo_keys
 from catdog.inference.prediction import About
-from catdog.models.engine import Engine, Features, export, pick_engine, torch_engine
+from catdog.models.engine import Engine, Features
 from catdog.models.network import Network
 from catdog.training.loop import Fit
 from catdog.training.state import Epoch
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,19 +120,6 @@ class Trained:
     def best(self) -> Epoch:
         """The epoch whose weights were kept."""
         return self.fit.best
-
-
-def serving_engine(network: Network, *, cores: int) -> Engine:
-    """The engine that answers for `network`: exact to single precision on whatever device."""
-    device = next(network.parameters()).device
-    if device.type == "cpu":
-        return pick_engine(network, cores=cores)
-    try:
-        portable = export(network)
-    except Exception as error:  # then it can be served by PyTorch alone
-        logger.info(f"ONNX can't hold this backbone ({error}): it will be served by PyTorch.")
-        portable = None
-    return replace(torch_engine(network), portable=portable)
 
 
 def judge(

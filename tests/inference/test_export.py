@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -103,6 +105,19 @@ def test_the_example_answers_as_the_classifier_does_from_the_same_pixels_but_for
     answer, (expected,) = example.classify(tmp_path / name), classifier.predict([KINDS[name]])
     assert answer["p_dog"] == pytest.approx(expected.p_positive, abs=PILLOW_LIMIT)
     assert answer["familiarity"] == pytest.approx(expected.familiarity, abs=PILLOW_LIMIT)
+
+
+@pytest.mark.parametrize("crop_mode", ["squash", "border"])
+@pytest.mark.parametrize("name", ["plain.jpg", "tall.png", "strip.png"])
+def test_the_example_resizes_as_other_backbones_want_it(
+    classifier, example, monkeypatch, crop_mode, name
+):
+    monkeypatch.setitem(example.WANTED, "crop_mode", crop_mode)
+    with Image.open(io.BytesIO(KINDS[name])) as photo:
+        found = example.prepare(photo)
+    preprocessing = replace(classifier.preprocessing, crop_mode=crop_mode)
+    expected = evaluation_transform(preprocessing)(to_tensor(KINDS[name])).numpy()
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 def test_the_example_calls_a_photo_neither_below_the_same_familiarity(
