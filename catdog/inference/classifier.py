@@ -260,6 +260,10 @@ class ServedClassifier:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
 
+    def get_raw_model(self) -> Classifier:
+        """What MLflow gives to whoever asks for the model behind its face."""
+        return self.classifier
+
     def predict(
         self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
