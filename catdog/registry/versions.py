@@ -24,7 +24,7 @@ from catdog.files import sha256_of
 from catdog.inference.classifier import MODEL_FILE, saved_in
 from catdog.registry.promotion import PRODUCTION, Candidate
 from catdog.tracking import store
-from catdog.tracking.delivery import ONCE, limits, unreachable, without_password
+from catdog.tracking.store import ONCE, limits, without_password
 
 ModelVersion = model_registry.ModelVersion
 """A version as MLflow gives it, for rooms that do not import MLflow."""
@@ -65,7 +65,7 @@ def _create(model_uri: str, name: str, tags: dict[str, str]) -> ModelVersion:
             with limits(ONCE):
                 return mlflow.register_model(model_uri, name, tags=tags)
         except MlflowException as error:
-            if pause is None or not unreachable(error):
+            if pause is None or error.get_http_status_code() < 500:
                 raise
             time.sleep(pause)
             if made := _made_of(model_uri, name):

@@ -22,7 +22,7 @@ from sqlalchemy import URL, create_engine, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from catdog import CatdogError
-from catdog.tracking.delivery import MlflowError
+from catdog.tracking.store import MlflowError
 
 AUTO = "auto"
 HEARTBEAT_S, DEAD_AFTER_S = 10, 60

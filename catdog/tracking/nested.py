@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from catdog.tracking.delivery import PROBE, limits
+from catdog.tracking.store import QUICK, limits
 
 STUDY, TRIAL = "study", "trial"
 """Tags by which a trial's run is found."""
@@ -46,7 +46,7 @@ class Told:
 def log(told: Told) -> bool:
     """Make a run of the trial below the active one; False when the server did not take it."""
     try:
-        with limits(PROBE):
+        with limits(QUICK):
             _make(told)
     except MlflowException:
         return False  # `complete` makes up for it, or fails
