@@ -21,9 +21,10 @@ from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts, metrics_of
 from catdog.files import sha256_of
 from catdog.inference.prediction import About, to_prediction
+from catdog.models.backbone import licence_of
 from catdog.models.device import pick_device
-from catdog.models.engine import Engine, Features
-from catdog.models.network import Network, build_network, licence_of
+from catdog.models.engine import Engine, Features, pick_engine
+from catdog.models.network import Network, build_network
 from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.reporting import figures
 from catdog.reporting.findings import PREFIX
@@ -37,7 +38,6 @@ from catdog.training.judge import (
     Trained,
     judge,
     seen_in_training,
-    serving_engine,
 )
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.named import match_weights
@@ -178,10 +178,7 @@ def _judge(
 ) -> Trained:
     """Score the best weights as they will be served, calibrate them, and learn what is neither."""
     frozen = lesson.features if config.unfreeze == "none" else None
-    if frozen is not None and frozen.engine.precision == "float32":
-        engine = frozen.engine
-    else:
-        engine = serving_engine(network, cores=cores())
+    engine = frozen.engine if frozen else pick_engine(network, cores=cores())
     about = About(
         backbone=config.backbone,
         dataset=prepared.folder.name,
@@ -232,11 +229,11 @@ def _evidence(
 ) -> Evidence:
     """The features that the engine which will serve sees; none that the lesson has is read anew."""
     frozen = lesson.features if config.unfreeze == "none" else None
-    known = lesson.pretrained if frozen is not None and engine is frozen.engine else None
+    known = lesson.pretrained if frozen is not None else None
     together = SOLO if known else team
     training, validation = (prepared.pictures(split) for split in ("training", "validation"))
     with cache_for(
-        Path(config.data_dir), network, engine, keep=frozen is not None, shared=team.size > 1
+        Path(config.data_dir), network, keep=frozen is not None, shared=team.size > 1
     ) as before:
         together.tell({"do": FEATURES, "folder": str(before.folder)})
         match_weights(together, network)
@@ -323,7 +320,7 @@ def _log_judgement(trained: Trained, prepared: PreparedDataset, run: Run) -> Non
     run.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
-        to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
+        to_prediction(*seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
     run.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
     plot = figures.reliability_figure(judgement, prepared.classes)

@@ -28,8 +28,8 @@ def lead(config: TrainConfig, team: Team) -> int:
     from catdog import pipeline
     from catdog.data.dataset import load_dataset
     from catdog.data.sources import locate
+    from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.models.network import check_backbone
     from catdog.tracking import resume
 
     config = resume.as_begun(config, "train")

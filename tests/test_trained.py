@@ -14,6 +14,7 @@ from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
+from catdog.models.engine import pick_engine
 from catdog.models.network import ImageNetClassifier, Network, build_network
 from catdog.tracking.log import Run
 from catdog.tracking.run import start_run
@@ -81,7 +82,7 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     known = classes == "cat,dog"
     assert result.classifier.about.classes == tuple(classes.split(","))
     assert (result.baseline is not None) is known
-    assert (result.classifier.familiarity.pets is not None) is known
+    assert (result.classifier.head.novelty.imagenet is not None) is known
     metrics = mlflow.get_run(run.id).data.metrics
     assert ("baseline_accuracy" in metrics) is known
 
@@ -89,8 +90,8 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
 def _pretrained(prepared: PreparedDataset, split: str) -> np.ndarray:
     trained.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
-    engine = trained.serving_engine(network, cores=1)
-    cache = open_cache(Path("data"), network, engine)
+    engine = pick_engine(network, cores=1)
+    cache = open_cache(Path("data"), network)
     features, computed = extract(prepared.pictures(split), network, engine, cache)
     assert computed == 0
     return features[0]

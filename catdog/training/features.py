@@ -133,11 +133,11 @@ def _read_shard(keys: Path, stored: Path) -> tuple[NDArray[np.uint8], int] | Non
     return (known, features.shape[1]) if whole else None
 
 
-def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache:
-    """The cache for this backbone, its weights, its preprocessing and this precision."""
+def open_cache(data_dir: Path, network: Network) -> FeatureCache:
+    """The cache for this backbone, its weights and its preprocessing; its features are float32."""
     known_by = hashlib.sha256()
     known_by.update(json.dumps(network.preprocessing.to_dict(), sort_keys=True).encode())
-    known_by.update(f"{RECIPE} {engine.precision}".encode())
+    known_by.update(f"{RECIPE} float32".encode())
     for name, tensor in network.backbone.state_dict().items():
         known_by.update(name.encode())
         known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -147,14 +147,14 @@ def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache
 
 @contextlib.contextmanager
 def cache_for(
-    data_dir: Path, network: Network, engine: Engine, *, keep: bool, shared: bool
+    data_dir: Path, network: Network, *, keep: bool, shared: bool
 ) -> Iterator[FeatureCache]:
     """The cache of `open_cache`; or one that goes again, for a backbone no other run will have.
 
     `shared` says that other processes compute for it, too, perhaps on other machines.
     """
     if keep:
-        yield open_cache(data_dir, network, engine)
+        yield open_cache(data_dir, network)
         return
     folder = features_folder(data_dir)
     if shared:

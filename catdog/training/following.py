@@ -16,7 +16,6 @@ from catdog.parallel import cores
 from catdog.training.checkpoint import FINETUNE, HEAD
 from catdog.training.distributed import Ended, Team
 from catdog.training.features import FeatureCache, open_cache
-from catdog.training.judge import serving_engine
 from catdog.training.loop import fit_along, seed_everything
 from catdog.training.named import match_weights
 from catdog.training.stages import (
@@ -65,7 +64,7 @@ def _obey(
         _train_along(practise_finetuning(config, prepared, network, team), team)
     elif order["do"] == FEATURES:
         match_weights(team, network)
-        engine = serving_engine(network, cores=cores())
+        engine = pick_engine(network, cores=cores())
         share_pass(prepared, network, engine, FeatureCache(Path(order["folder"])), team)
 
 
@@ -73,7 +72,7 @@ def _compute_share(
     config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
 ) -> None:
     engine = pick_engine(network, cores=cores())
-    cache = open_cache(Path(config.data_dir), network, engine)
+    cache = open_cache(Path(config.data_dir), network)
     share_pass(prepared, network, engine, cache, team, views=max(1, config.views))
 
 

@@ -107,7 +107,7 @@ def on_features(
     """
     start = time.perf_counter()
     engine = pick_engine(network, cores=cores())
-    cache = open_cache(Path(config.data_dir), network, engine)
+    cache = open_cache(Path(config.data_dir), network)
     pictures = {split: prepared.pictures(split) for split in ("training", "validation")}
     cache, computed = share_pass(prepared, network, engine, cache, team, views=config.views)
     features = {}
@@ -220,7 +220,7 @@ def _plain_features(
     config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
 ) -> tuple[Features, Features]:
     engine = pick_engine(network, cores=cores())
-    cache = open_cache(Path(config.data_dir), network, engine)
+    cache = open_cache(Path(config.data_dir), network)
     cache, _ = share_pass(prepared, network, engine, cache, team)
     training, validation = (
         extract(prepared.pictures(split), network, engine, cache, watch=progress)[0][0]
