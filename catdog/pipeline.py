@@ -11,7 +11,7 @@ from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, save
 from catdog.registry.versions import ModelVersion
 from catdog.reporting.model_card import facts_of, model_card
-from catdog.reporting.summary import report_findings, tell
+from catdog.reporting.summary import report_findings, summarize
 from catdog.tracking import store
 from catdog.tracking.log import Run
 from catdog.tracking.resume import NONE, TRAINED, RunFolder
@@ -50,7 +50,7 @@ def train_and_register(
         with run.registering():
             released = register(config, prepared, trained, saved, fresh, run)
     findings = report_findings(config, prepared, trained, released, run)
-    tell(released, trained, findings, run)
+    summarize(released, trained, findings, run)
     return released.version
 
 

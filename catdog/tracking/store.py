@@ -34,9 +34,6 @@ QUICK = ONCE | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 """For a model, which a server with a slow store behind it is long in taking."""
 
-MlflowError = MlflowException
-"""What MLflow raises, for rooms that do not import it."""
-
 EXPERIMENT = "catdog"
 
 ROOT = Path(catdog.__file__).resolve().parents[1]
