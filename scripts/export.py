@@ -13,7 +13,7 @@ logger = logging.getLogger("catdog")
 def main(config: ExportConfig) -> int:
     """Export, compare the export's answers with the model's, and print the folder."""
     from catdog.inference.classifier import Classifier
-    from catdog.inference.export import card_of, check, export
+    from catdog.serving.export import card_of, check, export
     from catdog.registry.versions import fetch
 
     folder = fetch(config.model_uri)
