@@ -74,13 +74,16 @@ def main(options: Options) -> None:
     if options.folder:
         print(json.dumps(train(options)))
         return
+    from catdog.config import PrepareConfig
     from catdog.data.prepare import prepare
+    from catdog.data.sources import Source
 
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
         archive = Path(options.archive).resolve()
-        prepare(archive, folder, origin=str(archive), val_fraction=0.2, seed=0)
+        source = Source(folder.name, "path", archive, str(archive))
+        prepare(source, PrepareConfig(data_dir=scratch))
         _print_head(options.epochs)
         for backbone in options.backbones:
             weights = _weights(backbone, Path(scratch))
@@ -101,10 +104,10 @@ def train(options: Options) -> dict[str, float]:
 
     from catdog import pipeline
     from catdog.config import TrainConfig
-    from catdog.data.dataset import load_prepared
-    from catdog.tracking import run as tracking
+    from catdog.data.dataset import load_dataset
+    from catdog.tracking.run import start_run
 
-    prepared = load_prepared(Path(options.folder))
+    prepared = load_dataset(Path(options.folder))
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
         os.chdir(scratch)  # where MLflow puts its files
@@ -117,11 +120,11 @@ def train(options: Options) -> dict[str, float]:
             patience=options.epochs,
             views=options.views,
         )
-        with tracking.start_run("benchmark") as run:
+        with start_run("benchmark") as run:
             start = time.perf_counter()
-            pipeline.train_and_register(config, prepared, lambda text: print(text, file=sys.stderr))
+            pipeline.train_and_register(config, prepared, run)
             seconds = time.perf_counter() - start
-        found = mlflow.get_run(run.info.run_id).data.metrics
+        found = mlflow.get_run(run.id).data.metrics
         os.chdir("/")
     return {
         "accuracy": found["best_val_accuracy"],

@@ -22,13 +22,16 @@ import tyro
 from PIL import Image, ImageOps
 
 from catdog import CLASSES
-from catdog.data import images, prepare
-from catdog.data.dataset import TRAINING, VALIDATION, Prepared, load_prepared
+from catdog.config import PrepareConfig
+from catdog.data import images
+from catdog.data.dataset import TRAINING, VALIDATION, Picture, PreparedDataset, load_dataset
+from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from catdog.evaluation.audit import NEAR_DUPLICATE, find_issues, other_label_probability
 from catdog.evaluation.slices import Look, look_at_all
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import build_network
-from catdog.training.features import FeatureCache, Picture, extract
+from catdog.training.features import FeatureCache, extract
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,16 @@ def main(options: Options) -> None:
         _twins(photos, options, compute, Path(scratch))
 
 
-def _prepared(archive: Path, scratch: Path) -> Prepared:
+def _prepared(archive: Path, scratch: Path) -> PreparedDataset:
     if archive.is_dir():
-        return load_prepared(archive)
-    options = {"origin": "here", "val_fraction": 0.2, "seed": 0}
-    return prepare(archive, scratch / "photos", **options)
+        return load_dataset(archive)
+    source = Source("photos", "path", archive, "here")
+    return prepare(source, PrepareConfig(data_dir=str(scratch)))
 
 
-def _photos(prepared: Prepared, compute: Compute) -> Photos:
+def _photos(prepared: PreparedDataset, compute: Compute) -> Photos:
     rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
-    pictures = [
-        Picture(prepared.folder / row["path"], CLASSES.index(row["label"]), row["sha256"])
-        for row in rows
-    ]
+    pictures = prepared.pictures(TRAINING, VALIDATION)
     return Photos(
         pictures,
         np.array([picture.label for picture in pictures]),
@@ -121,11 +121,15 @@ def _twins(photos: Photos, options: Options, compute: Compute, scratch: Path) ->
     pictures = list(_planted(photos, planted, scratch))
     looks = photos.looks + look_at_all([picture.path for picture in pictures])
     features = np.concatenate([photos.features, compute(pictures)])
-    paths = [str(number) for number in range(count + len(planted))]
     labels = np.append(photos.labels, [picture.label for picture in pictures])
     held = np.append(photos.held, np.ones(len(planted), dtype=bool))
+    rows = [
+        {"path": str(number), "label": CLASSES[label], "sha256": str(number)}
+        | {"split": VALIDATION if is_held else TRAINING}
+        for number, (label, is_held) in enumerate(zip(labels, held, strict=True))
+    ]
     start = time.perf_counter()
-    issues = find_issues(paths, labels, held, features, looks, digests=paths)
+    issues = find_issues(rows, features, looks)
     seconds = time.perf_counter() - start
     pairs = {(int(i.path), int(i.detail)) for i in issues if i.issue == NEAR_DUPLICATE}
     right = {(place, count + number) for number, (_, place) in enumerate(planted)}
@@ -137,7 +141,7 @@ def _twins(photos: Photos, options: Options, compute: Compute, scratch: Path) ->
         f"| nothing: held back pictures that are called a twin of another photo "
         f"| {len(false)} of {int(held.sum())} | {len(false) / held.sum():.2%} |"
     )
-    print(f"\nAll issues of {len(paths):,} pictures with features and looks: {seconds:.1f} s")
+    print(f"\nAll issues of {len(rows):,} pictures with features and looks: {seconds:.1f} s")
 
 
 def _planted(

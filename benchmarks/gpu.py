@@ -39,10 +39,11 @@ from torch import nn
 
 from catdog import CLASSES
 from catdog.config import Device
+from catdog.data.dataset import Picture
 from catdog.models.device import pick_device
 from catdog.models.engine import Engine, Features, pick_engine
 from catdog.models.network import Network, build_network
-from catdog.training.features import Picture, as_batches
+from catdog.training.features import as_batches
 from catdog.training.loop import (
     EarlyStopping,
     autocast,

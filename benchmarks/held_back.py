@@ -20,20 +20,20 @@ import tyro
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from catdog.config import TrainConfig
+from catdog.config import PrepareConfig, TrainConfig
 from catdog.data.images import to_tensor
 from catdog.data.ood_images import neither_pictures
 from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.calibration import expected_calibration_error, log_loss, probability
-from catdog.evaluation.metrics import wilson
+from catdog.evaluation.intervals import wilson
 from catdog.inference.prediction import About
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import Network, build_network
 from catdog.training.features import FeatureBatches, extract, open_cache
 from catdog.training.judge import Evidence, judge
 from catdog.training.loop import EarlyStopping, fit, make_optimizer, seed_everything
-from catdog.training.stages import pictures_of
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def main(options: Options) -> None:
 def _features(archive: Path, network: Network) -> tuple[Features, np.ndarray, Features]:
     engine = pick_engine(network, print, cores=os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
-        pictures = pictures_of(prepared, "training") + pictures_of(prepared, "validation")
-        cache = open_cache(Path(scratch), network, engine)
+        prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
+        pictures = prepared.pictures("training", "validation")
+        cache = open_cache(Path(scratch), network)
         features, _ = extract(pictures, network, engine, cache)
     transform = evaluation_transform(network.preprocessing)
     shown = [transform(to_tensor(content)) for _, content in neither_pictures()]
@@ -100,11 +100,12 @@ def _hold_back(
     classifier, judgement = judge(
         network, engine, about, evidence, keep=TrainConfig.keep_share, learned=()
     )
-    logits = classifier.head.logits(features[held])
+    told = classifier.head(torch.from_numpy(features[held]))
+    logits, familiarity = (column.numpy() for column in told)
     return Held(
         logits,
         logits / classifier.about.temperature,
-        classifier.familiarity.score(features[held]),
+        familiarity,
         judgement.others,
     )
 

@@ -21,17 +21,16 @@ from pathlib import Path
 import tyro
 
 from catdog import pipeline
-from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.config import PrepareConfig, TrainConfig
+from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from catdog.inference.classifier import Classifier
-from catdog.inference.inputs import find_photos
-from catdog.inference.predict import answer_photos
-from catdog.inference.prediction import Options
+from catdog.inference.inputs import Photo, find_photos
 from catdog.registry.versions import fetch
-from catdog.tracking import run, store
+from catdog.tracking import store
+from catdog.tracking.run import start_run
 from catdog.training.features import FeatureCache, extract
-from catdog.training.stages import pictures_of
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "predict.py"
 
@@ -51,17 +50,17 @@ def main(options: Measured) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
         os.chdir(scratch)
-        prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
+        prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
         store.connect()
-        with run.start_run("benchmark"):
-            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared)
+        with start_run("benchmark") as run:
+            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, run)
         saved = fetch("models:/catdog/Production")
         stages = _stages(Classifier.load(saved, device="cpu"), prepared, options.count)
         best = dict.fromkeys(stages, float("inf"))
         for _ in range(options.repeats):
             for name, stage in stages.items():
                 best[name] = min(best[name], _timed(stage))
-        photo = str(pictures_of(prepared, "validation")[0].path)
+        photo = str(prepared.pictures("validation")[0].path)
         cold = {
             f"cold start, {name}": min(
                 _timed(lambda uri=uri: _one_photo(uri, photo)) for _ in range(options.repeats)
@@ -73,9 +72,9 @@ def main(options: Measured) -> None:
 
 
 def _stages(
-    classifier: Classifier, prepared: Prepared, count: int
+    classifier: Classifier, prepared: PreparedDataset, count: int
 ) -> dict[str, Callable[[], object]]:
-    pictures = (pictures_of(prepared, "training") + pictures_of(prepared, "validation"))[:count]
+    pictures = prepared.pictures("training", "validation")[:count]
     names = [str(picture.path) for picture in pictures]
 
     def feature_pass() -> None:
@@ -84,7 +83,7 @@ def _stages(
             extract(pictures, classifier.network(), classifier.engine, cache)
 
     def predicting() -> None:
-        for _ in answer_photos(classifier, find_photos(names), Options()):
+        for _ in classifier.stream(find_photos(names), Photo.read):
             pass
 
     return {"feature pass": feature_pass, "predict": predicting}

@@ -174,8 +174,9 @@ def catdog(
     """
     from catdog import pipeline
     from catdog.config import TrainConfig
-    from catdog.data.dataset import load_prepared
-    from catdog.tracking import run, store
+    from catdog.data.dataset import load_dataset
+    from catdog.tracking import store
+    from catdog.tracking.run import start_run
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
@@ -184,11 +185,11 @@ def catdog(
         config = TrainConfig(
             data_dir=str(cache or scratch), epochs=epochs, patience=epochs, learning_rate=rate
         )
-        prepared = load_prepared(folder)
-        with run.start_run("benchmark"):
+        prepared = load_dataset(folder)
+        with start_run("benchmark") as run:
             start = time.perf_counter()
             work = pipeline.train_and_register if registered else pipeline.train
-            work(config, prepared)
+            work(config, prepared, run)
             seconds = time.perf_counter() - start
         os.chdir("/")
     return seconds
@@ -263,12 +264,15 @@ def main(options: Options) -> None:
         epochs = options.measured_epochs if options.contestant in PER_EPOCH else options.epochs
         print(json.dumps({"seconds": work(Path(options.folder), epochs)}))
         return
+    from catdog.config import PrepareConfig
     from catdog.data.prepare import prepare
+    from catdog.data.sources import Source
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
         archive = Path(options.archive).resolve()
-        prepare(archive, folder, origin=str(archive), val_fraction=0.2, seed=0)
+        source = Source(folder.name, "path", archive, str(archive))
+        prepare(source, PrepareConfig(data_dir=scratch))
         seconds = {}
         for name in [*PER_EPOCH, *WHOLE]:
             if name == "fastai" and importlib.util.find_spec("fastai") is None:

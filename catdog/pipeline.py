@@ -6,13 +6,14 @@ import contextlib
 from dataclasses import replace
 
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, save
 from catdog.registry.versions import ModelVersion
 from catdog.reporting.model_card import facts_of, model_card
-from catdog.reporting.summary import report_findings, tell
-from catdog.tracking import run, store
+from catdog.reporting.summary import report_findings, summarize
+from catdog.tracking import store
+from catdog.tracking.log import Run
 from catdog.tracking.resume import NONE, TRAINED, RunFolder
 from catdog.trained import train
 from catdog.training.checkpoint import Checkpoints
@@ -21,12 +22,13 @@ from catdog.training.distributed import SOLO, Team
 
 def train_and_register(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
+    run: Run,
     *,
     folder: RunFolder | None = None,
     team: Team = SOLO,
 ) -> ModelVersion:
-    """Train on prepared pictures within the active MLflow run, and register the best model.
+    """Train on prepared pictures, log it all in a run, and register the best model.
 
     What it takes to go on after a cut is in `folder`, which is gone when all is done. The others of
     the `team` are in `catdog.training.following.follow`.
@@ -36,17 +38,19 @@ def train_and_register(
     """
     # `resume` would mislead from here on; torchrun may have been told how many processes.
     config = replace(config, resume=NONE, processes=team.size)
-    folder = folder or RunFolder.begin(config, run.run_id(), "main")
+    folder = folder or RunFolder.begin(config, run.id, "main")
     with contextlib.closing(FreshProcess(store.absolute_uri())) as fresh:
         checkpoints = Checkpoints(folder.path)
-        trained = train(config, prepared, checkpoints=checkpoints, meanwhile=fresh.start, team=team)
+        trained = train(
+            config, prepared, run, checkpoints=checkpoints, meanwhile=fresh.start, team=team
+        )
         card = model_card(trained.classifier.about, facts_of(config, prepared, trained))
         saved = save(trained, card, folder.model)  # before a server is asked
         folder.mark(TRAINED)
         with run.registering():
-            released = register(config, prepared, trained, saved, fresh)
-    findings = report_findings(config, prepared, trained, released)
-    tell(released, trained, findings)
+            released = register(config, prepared, trained, saved, fresh, run)
+    findings = report_findings(config, prepared, trained, released, run)
+    summarize(released, trained, findings, run)
     return released.version
 
 

@@ -1,4 +1,4 @@
-"""Prepared pictures → a trained and judged classifier, logged in the active MLflow run."""
+"""PreparedDataset pictures → a trained and judged classifier, logged in an MLflow run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from catdog import CLASSES, Classes
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.images import is_image_name, load
 from catdog.data.ood_images import neither_folder
 from catdog.data.transforms import training_transform
@@ -21,27 +21,27 @@ from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts, metrics_of
 from catdog.files import sha256_of
 from catdog.inference.prediction import About, to_prediction
+from catdog.models.backbone import licence_of
 from catdog.models.device import pick_device
-from catdog.models.engine import Engine, Features
-from catdog.models.network import Network, build_network, licence_of
+from catdog.models.engine import Engine, Features, pick_engine
+from catdog.models.network import Network, build_network
 from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.reporting import figures
 from catdog.reporting.findings import PREFIX
-from catdog.tracking import log, run
+from catdog.tracking.log import Run
 from catdog.training import stages
 from catdog.training.checkpoint import FINETUNE, HEAD, Checkpoints
 from catdog.training.distributed import SOLO, Team
-from catdog.training.features import Picture, cache_for, extract
+from catdog.training.features import cache_for, extract
 from catdog.training.judge import (
     Evidence,
     Trained,
     judge,
     seen_in_training,
-    serving_engine,
 )
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.named import match_weights
-from catdog.training.stages import FEATURES, Lesson, pictures_of, progress, share_pass
+from catdog.training.stages import FEATURES, Lesson, progress, share_pass
 from catdog.training.state import EarlyStopping, Epoch, Keeper, Resumable
 
 logger = logging.getLogger(__name__)
@@ -49,13 +49,14 @@ logger = logging.getLogger(__name__)
 
 def train(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
+    run: Run,
     *,
     checkpoints: Checkpoints | None = None,
     meanwhile: Callable[[], None] = lambda: None,
     team: Team = SOLO,
 ) -> Trained:
-    """Train on prepared pictures, judge the best model, and log all of it in the active run.
+    """Train on prepared pictures, judge the best model, and log all of it in the run.
 
     Training goes on from the newest of the `checkpoints`. `meanwhile` is called when what is left
     to do keeps only one core busy. The others of the `team` are in
@@ -68,32 +69,34 @@ def train(
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     logger.info(f"Device: {device_name}")
-    log.log_params(asdict(config))
-    log.log_environment(device_name)
+    run.log_params(asdict(config))
+    run.log_environment(device_name)
     prepared.check()
-    _log_data(prepared)
+    run.log_dataset(prepared)
 
     network = build_network(config.backbone, weights=config.weights).to(device)
     if prepared.classes != CLASSES:
         network.imagenet = None  # of what it knows, only cats and dogs are known to us
     network.blocks(config.unfreeze)  # a wrong value is better told now than after the head
-    _log_pictures(network, prepared)
+    _log_pictures(network, prepared, run)
     _begin_together(config, prepared, network, team)
     prepare_lesson = stages.on_features if config.views else stages.on_pictures
     lesson = prepare_lesson(config, prepared, network, team)
     meanwhile()
     if lesson.features and not run.logged_steps("features_computed"):
-        log.log_features(lesson.features)
+        run.log_features(lesson.features)
     # A disk that is too full is better told before training.
     neither = neither_folder(Path(config.data_dir), prepared.classes)
-    result = _learn(config, prepared, network, lesson, checkpoints, team)
+    result = _learn(config, prepared, network, lesson, run, checkpoints, team)
     trained = _judge(config, prepared, network, lesson, result, neither, team)
-    _log_result(result, lesson)
-    _log_judgement(trained, prepared)
+    _log_result(result, lesson, run)
+    _log_judgement(trained, prepared, run)
     return trained
 
 
-def _begin_together(config: TrainConfig, prepared: Prepared, network: Network, team: Team) -> None:
+def _begin_together(
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
+) -> None:
     """Tell the others of the team what to train, on which pictures, from which weights."""
     parameters = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     team.tell({"config": parameters, "folder": str(prepared.folder)})
@@ -102,9 +105,10 @@ def _begin_together(config: TrainConfig, prepared: Prepared, network: Network, t
 
 def _learn(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     network: Network,
     lesson: Lesson,
+    run: Run,
     checkpoints: Checkpoints | None,
     team: Team = SOLO,
 ) -> Fit:
@@ -114,7 +118,7 @@ def _learn(
     def on_epoch(epoch: Epoch) -> None:
         _say_epoch(epoch)
         if epoch.number not in logged:
-            _log_epoch(epoch, prepared.classes)
+            _log_epoch(epoch, prepared.classes, run)
 
     def keeper(stage: str) -> Keeper:
         return checkpoints.keeper(stage) if checkpoints else Keeper()
@@ -127,7 +131,7 @@ def _learn(
     if config.unfreeze == "none":
         return result
     if result.trouble:
-        log.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
+        run.set_tags({"stopped_because": result.trouble})  # fine-tuning may be cut
     team.tell({"do": FINETUNE})
     tuned = stages.finetune(
         config,
@@ -165,7 +169,7 @@ def _train_head(
 
 def _judge(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     network: Network,
     lesson: Lesson,
     result: Fit,
@@ -174,10 +178,7 @@ def _judge(
 ) -> Trained:
     """Score the best weights as they will be served, calibrate them, and learn what is neither."""
     frozen = lesson.features if config.unfreeze == "none" else None
-    if frozen is not None and frozen.engine.precision == "float32":
-        engine = frozen.engine
-    else:
-        engine = serving_engine(network, cores=cores())
+    engine = frozen.engine if frozen else pick_engine(network, cores=cores())
     about = About(
         backbone=config.backbone,
         dataset=prepared.folder.name,
@@ -193,7 +194,7 @@ def _judge(
         about,
         evidence,
         keep=config.keep_share,
-        learned=(picture.sha256 for picture in pictures_of(prepared, "training")),
+        learned=(picture.sha256 for picture in prepared.pictures("training")),
     )
     return Trained(
         classifier,
@@ -202,7 +203,7 @@ def _judge(
         (evidence.training, evidence.validation)
         if config.unfreeze == "none" or lesson.pretrained is None
         else lesson.pretrained,
-        pictures_of(prepared, "validation"),
+        prepared.pictures("validation"),
         result,
         lesson.baseline,
         lesson.baseline_logits,
@@ -219,7 +220,7 @@ def _judge(
 
 def _evidence(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     network: Network,
     lesson: Lesson,
     engine: Engine,
@@ -228,11 +229,11 @@ def _evidence(
 ) -> Evidence:
     """The features that the engine which will serve sees; none that the lesson has is read anew."""
     frozen = lesson.features if config.unfreeze == "none" else None
-    known = lesson.pretrained if frozen is not None and engine is frozen.engine else None
+    known = lesson.pretrained if frozen is not None else None
     together = SOLO if known else team
-    training, validation = (pictures_of(prepared, split) for split in ("training", "validation"))
+    training, validation = (prepared.pictures(split) for split in ("training", "validation"))
     with cache_for(
-        Path(config.data_dir), network, engine, keep=frozen is not None, shared=team.size > 1
+        Path(config.data_dir), network, keep=frozen is not None, shared=team.size > 1
     ) as before:
         together.tell({"do": FEATURES, "folder": str(before.folder)})
         match_weights(together, network)
@@ -251,22 +252,7 @@ def _evidence(
         )
 
 
-def _log_data(prepared: Prepared) -> None:
-    log.log_data(
-        prepared.manifest,
-        name=prepared.folder.name,
-        origin=prepared.origin,
-        digests={"training": prepared.digest, "validation": prepared.validation_digest},
-        drawn=prepared.drawn,
-        classes=prepared.classes,
-    )
-    if prepared.exclude_digest:
-        log.log_exclusion(
-            prepared.exclude_lines, count=prepared.excluded, digest=prepared.exclude_digest
-        )
-
-
-def _log_pictures(network: Network, prepared: Prepared) -> None:
+def _log_pictures(network: Network, prepared: PreparedDataset, run: Run) -> None:
     """Show what the model will see: pictures as they are, and as augmentation changes them."""
     samples = [
         (load(path), name)
@@ -275,11 +261,11 @@ def _log_pictures(network: Network, prepared: Prepared) -> None:
     ]
     names = [name for _, name in samples]
     plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
-    log.log_figure(figures.picture_grid(plain, names), "sample_images.png")
+    run.log_figure(figures.picture_grid(plain, names), "sample_images.png")
     augment = training_transform(network.preprocessing)
     with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
         changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
-    log.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
+    run.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
 
 
 def _say_epoch(epoch: Epoch) -> None:
@@ -290,13 +276,13 @@ def _say_epoch(epoch: Epoch) -> None:
     )
 
 
-def _log_epoch(epoch: Epoch, classes: Classes) -> None:
+def _log_epoch(epoch: Epoch, classes: Classes, run: Run) -> None:
     title = f"validation, epoch {epoch.number}"
     confusion = figures.confusion_figure(epoch.val.confusion, title, classes)
-    log.log_epoch(epoch, confusion)
+    run.log_epoch(epoch, confusion)
 
 
-def _log_result(result: Fit, lesson: Lesson) -> None:
+def _log_result(result: Fit, lesson: Lesson, run: Run) -> None:
     best = result.best
     why = "no better epoch came" if result.stopped_early else "all epochs are done"
     if result.trouble:
@@ -306,17 +292,17 @@ def _log_result(result: Fit, lesson: Lesson) -> None:
         f"Stopped after epoch {result.epochs[-1].number} ({why}); kept epoch {best.number}: "
         f"validation accuracy {best.val.accuracy:.4f}, loss {best.val.loss:.4f}"
     )
-    log.log_fit(result)
+    run.log_fit(result)
     if lesson.baseline:
         logger.info(
             f"Without any training, ImageNet's classes reach {lesson.baseline.accuracy:.4f}"
         )
-        log.log_baseline(lesson.baseline)
+        run.log_baseline(lesson.baseline)
     curves = figures.learning_curves(result.epochs, best.number, lesson.baseline)
-    log.log_figure(curves, "learning_curves.png")
+    run.log_figure(curves, "learning_curves.png")
 
 
-def _log_judgement(trained: Trained, prepared: Prepared) -> None:
+def _log_judgement(trained: Trained, prepared: PreparedDataset, run: Run) -> None:
     classifier, judgement = trained.classifier, trained.judgement
     metrics = judgement.metrics(classifier.about)
     logger.info(
@@ -328,18 +314,18 @@ def _log_judgement(trained: Trained, prepared: Prepared) -> None:
         f"Neither: {metrics['neither_rejected_share']:.1%} of pictures that show neither are "
         f"told, {metrics['val_kept_share']:.1%} of validation photos kept"
     )
-    log.log_metrics(trained.metrics | metrics)
+    run.log_metrics(trained.metrics | metrics)
     confusion = confusion_counts(judgement.labels, predicted_labels(judgement.logits))
     title = f"validation, kept epoch {trained.best.number}"
-    log.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
+    run.log_confusion(confusion, figures.confusion_figure(confusion, title, prepared.classes))
     paths = [picture.path.relative_to(prepared.folder).as_posix() for picture in trained.validation]
     answers = [
-        to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
+        to_prediction(*seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
-    log.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
+    run.log_predictions(paths, judgement.labels, judgement.logits, answers, prepared.classes)
     plot = figures.reliability_figure(judgement, prepared.classes)
-    log.log_figure(plot, "reliability.png")
-    log.show(plot, "reliability")
+    run.log_figure(plot, "reliability.png")
+    run.log_image(plot, "reliability")
     below = classifier.about.reject_below
     plot = figures.familiarity_figure(judgement, below, prepared.classes)
-    log.log_figure(plot, "familiarity.png")
+    run.log_figure(plot, "familiarity.png")

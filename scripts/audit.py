@@ -12,9 +12,9 @@ logger = logging.getLogger("catdog")
 
 def main(config: AuditConfig) -> int:
     """Write the list of issues, and print how many there are and the first of each kind."""
-    from catdog.data.dataset import load_prepared
+    from catdog.data.dataset import load_dataset
     from catdog.data.sources import locate
-    from catdog.evaluation.audit import AUDIT, summary, write_issues
+    from catdog.evaluation.audit import AUDIT, summary_lines, write_issues
     from catdog.models.device import pick_device
     from catdog.models.network import build_network
     from catdog.reporting.findings import audit
@@ -22,12 +22,12 @@ def main(config: AuditConfig) -> int:
     device, _ = pick_device(config.device)
     data_dir = Path(config.data_dir)
     source = locate(config.dataset, data_dir, seed=config.seed)
-    prepared = load_prepared(data_dir / source.name, classes=config.classes)
+    prepared = load_dataset(data_dir / source.name, classes=config.classes)
     output = prepared.folder / AUDIT if config.output == "auto" else Path(config.output)
     network = build_network(config.backbone, weights=config.weights).to(device)
     issues = audit(prepared, network, data_dir, seed=config.seed)
     write_issues(output, issues)
-    for line in summary(issues):
+    for line in summary_lines(issues):
         print(line)
     logger.info(
         f"Wrote {output}. Write the paths that shall go into exclude.txt, one in a line, "

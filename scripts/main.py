@@ -29,11 +29,11 @@ def main(config: MainConfig) -> int:
 def lead(config: MainConfig, team: Team) -> int:
     """The same, in the process that the others of the team follow."""
     from catdog import pipeline
-    from catdog.data.dataset import Prepared
-    from catdog.data.prepare import prepare_source
+    from catdog.data.dataset import PreparedDataset
+    from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.models.network import check_backbone
     from catdog.tracking import resume
 
     config = resume.as_begun(config, "main")
@@ -43,13 +43,14 @@ def lead(config: MainConfig, team: Team) -> int:
     if source.kind == "sample":
         logger.info(SAMPLE_NOTICE)
 
-    def prepared_pictures() -> Prepared:
-        return prepare_source(source, fetch(source, seed=config.seed), config)
+    def prepared_pictures() -> PreparedDataset:
+        fetch(source, seed=config.seed)
+        return prepare(source, config)
 
     name = pipeline.run_name(config, source.name)
     begun = resume.open_run(config, "main", name, prepared_pictures)
-    with begun as (prepared, folder), team.leading():
-        pipeline.train_and_register(config, prepared, folder=folder, team=team)
+    with begun as (prepared, folder, run), team.leading():
+        pipeline.train_and_register(config, prepared, run, folder=folder, team=team)
     return 0
 
 

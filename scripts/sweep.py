@@ -12,12 +12,12 @@ logger = logging.getLogger("catdog")
 
 def main(config: SweepConfig) -> int:
     """From a data set's name to the best of many trials, registered."""
-    from catdog.data.dataset import Prepared
-    from catdog.data.prepare import prepare_source
+    from catdog import sweep
+    from catdog.data.dataset import PreparedDataset
+    from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.models.network import check_backbone
-    from catdog.sweep import sweep
     from catdog.tracking import resume
 
     config = resume.as_begun(config, "sweep")
@@ -27,12 +27,13 @@ def main(config: SweepConfig) -> int:
     if source.kind == "sample":
         logger.info(SAMPLE_NOTICE)
 
-    def prepared_pictures() -> Prepared:
-        return prepare_source(source, fetch(source, seed=config.seed), config)
+    def prepared_pictures() -> PreparedDataset:
+        fetch(source, seed=config.seed)
+        return prepare(source, config)
 
     name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"
-    with resume.open_run(config, "sweep", name, prepared_pictures) as (prepared, folder):
-        sweep.sweep_and_register(config, prepared, folder=folder)
+    with resume.open_run(config, "sweep", name, prepared_pictures) as (prepared, folder, run):
+        sweep.sweep_and_register(config, prepared, run, folder=folder)
     return 0
 
 

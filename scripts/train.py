@@ -26,21 +26,21 @@ def main(config: TrainConfig) -> int:
 def lead(config: TrainConfig, team: Team) -> int:
     """The same, in the process that the others of the team follow."""
     from catdog import pipeline
-    from catdog.data.dataset import load_prepared
+    from catdog.data.dataset import load_dataset
     from catdog.data.sources import locate
+    from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.models.network import check_backbone
     from catdog.tracking import resume
 
     config = resume.as_begun(config, "train")
     check_backbone(config.backbone)
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
-    prepared = load_prepared(Path(config.data_dir) / source.name, classes=config.classes)
+    prepared = load_dataset(Path(config.data_dir) / source.name, classes=config.classes)
     name = pipeline.run_name(config, source.name)
     begun = resume.open_run(config, "train", name, lambda: prepared)
-    with begun as (_, folder), team.leading():
-        pipeline.train_and_register(config, prepared, folder=folder, team=team)
+    with begun as (_, folder, run), team.leading():
+        pipeline.train_and_register(config, prepared, run, folder=folder, team=team)
     return 0
 
 

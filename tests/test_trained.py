@@ -11,18 +11,19 @@ import torch
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
+from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
+from catdog.models.engine import pick_engine
 from catdog.models.network import ImageNetClassifier, Network, build_network
-from catdog.tracking import run as tracking
+from catdog.tracking.log import Run
+from catdog.tracking.run import start_run
 from catdog.training import stages
 from catdog.training.features import extract, open_cache
 from catdog.training.judge import Trained
 from catdog.training.loop import Fit
-from catdog.training.stages import pictures_of
 from tests.conftest import tiny_picture
+from tests.sources import prepare_pictures
 
 TINY = TrainConfig(
     data_dir="data",
@@ -38,31 +39,29 @@ TINY = TrainConfig(
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Prepared:
+def prepared(tmp_path) -> PreparedDataset:
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(10):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
     exclude = tmp_path / "exclude.txt"
     exclude.write_text("cat/0.jpg\n")
-    return prepare(
+    return prepare_pictures(
         tmp_path / "raw",
         tmp_path / "data" / "pets",
-        origin="here",
         val_fraction=0.4,
-        seed=0,
         exclude=str(exclude),
     )
 
 
 @pytest.fixture
-def run() -> Iterator[mlflow.ActiveRun]:
-    with tracking.start_run("x") as active:
+def run() -> Iterator[Run]:
+    with start_run("x") as active:
         yield active
 
 
-def _train(prepared: Prepared, **options: object) -> Trained:
-    return trained.train(replace(TINY, **options), prepared)
+def _train(prepared: PreparedDataset, run: Run, **options: object) -> Trained:
+    return trained.train(replace(TINY, **options), prepared, run)
 
 
 @pytest.mark.parametrize("classes", ["cat,dog", "dog,cat"])
@@ -78,29 +77,29 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     monkeypatch.setattr(trained, "build_network", with_imagenet)
     if classes != "cat,dog":
         source, folder = tmp_path / "raw", tmp_path / "data" / "other"
-        prepared = prepare(source, folder, origin="here", val_fraction=0.4, seed=0, classes=classes)
-    result = _train(prepared, unfreeze="none")
+        prepared = prepare_pictures(source, folder, val_fraction=0.4, classes=classes)
+    result = _train(prepared, run, unfreeze="none")
     known = classes == "cat,dog"
     assert result.classifier.about.classes == tuple(classes.split(","))
     assert (result.baseline is not None) is known
-    assert (result.classifier.familiarity.pets is not None) is known
-    metrics = mlflow.get_run(run.info.run_id).data.metrics
+    assert (result.classifier.head.novelty.imagenet is not None) is known
+    metrics = mlflow.get_run(run.id).data.metrics
     assert ("baseline_accuracy" in metrics) is known
 
 
-def _pretrained(prepared: Prepared, split: str) -> np.ndarray:
+def _pretrained(prepared: PreparedDataset, split: str) -> np.ndarray:
     trained.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
-    engine = trained.serving_engine(network, cores=1)
-    cache = open_cache(Path("data"), network, engine)
-    features, computed = extract(pictures_of(prepared, split), network, engine, cache)
+    engine = pick_engine(network, cores=1)
+    cache = open_cache(Path("data"), network)
+    features, computed = extract(prepared.pictures(split), network, engine, cache)
     assert computed == 0
     return features[0]
 
 
 @pytest.mark.parametrize("views", [0, 2])
 def test_the_audit_gets_features_that_fine_tuning_has_not_touched(prepared, run, views):
-    result = _train(prepared, views=views)
+    result = _train(prepared, run, views=views)
     splits = ("training", "validation")
     for split, features in zip(splits, result.pretrained, strict=True):
         assert np.array_equal(features, _pretrained(prepared, split))
@@ -108,22 +107,22 @@ def test_the_audit_gets_features_that_fine_tuning_has_not_touched(prepared, run,
 
 
 def test_the_confusion_matrix_is_of_the_served_answers(prepared, run):
-    result = _train(prepared, unfreeze="none")
+    result = _train(prepared, run, unfreeze="none")
     assert result.pretrained[0] is result.evidence.training
     served = replace(result.judgement, logits=np.full(len(result.judgement.labels), -1.0))
-    trained._log_judgement(replace(result, judgement=served), prepared)
-    logged = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/confusion_matrix.json")
+    trained._log_judgement(replace(result, judgement=served), prepared, run)
+    logged = mlflow.artifacts.load_dict(f"runs:/{run.id}/confusion_matrix.json")
     expected = confusion_counts(served.labels, predicted_labels(served.logits))
     assert logged == expected.to_dict()
     assert logged["true_positives"] == 0
 
 
 def test_what_was_excluded_is_logged_with_the_run(prepared, run):
-    _train(prepared, unfreeze="none", epochs=1)
-    logged = mlflow.get_run(run.info.run_id)
+    _train(prepared, run, unfreeze="none", epochs=1)
+    logged = mlflow.get_run(run.id)
     assert logged.data.tags["excluded_count"] == "1"
     assert logged.data.tags["excluded_digest"] == prepared.exclude_digest
-    lines = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/data/exclude.txt")
+    lines = mlflow.artifacts.load_text(f"runs:/{run.id}/data/exclude.txt")
     assert lines == "cat/0.jpg\n"
 
 
@@ -134,7 +133,7 @@ def test_a_disk_without_room_for_other_pictures_is_told_before_training(prepared
     monkeypatch.setattr(trained, "neither_folder", full)
     monkeypatch.setattr(trained, "_train_head", lambda *_: pytest.fail("a fit would be lost"))
     with pytest.raises(CatdogError, match="the disk is full"):
-        _train(prepared)
+        _train(prepared, run)
 
 
 def test_that_the_head_diverged_is_known_after_fine_tuning(prepared, run, monkeypatch):
@@ -144,12 +143,12 @@ def test_that_the_head_diverged_is_known_after_fine_tuning(prepared, run, monkey
         return replace(real(*given), trouble="the head diverged.")
 
     def cut(*given: object, **options: object) -> Fit:
-        tags = mlflow.get_run(run.info.run_id).data.tags
+        tags = mlflow.get_run(run.id).data.tags
         assert tags["stopped_because"] == "the head diverged."
         return replace(finetune(*given, **options), trouble="The rest did, too.")
 
     monkeypatch.setattr(trained, "_train_head", troubled)
     monkeypatch.setattr(stages, "finetune", cut)
     both = "the head diverged. The rest did, too."
-    assert _train(prepared).fit.trouble == both
-    assert mlflow.get_run(run.info.run_id).data.tags["stopped_because"] == both
+    assert _train(prepared, run).fit.trouble == both
+    assert mlflow.get_run(run.id).data.tags["stopped_because"] == both

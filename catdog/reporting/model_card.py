@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from catdog import __version__
 from catdog.config import TrainConfig
 from catdog.data.classes import both
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.inference.prediction import About
 from catdog.training.judge import Trained
 
@@ -127,7 +127,7 @@ def _results(metrics: Mapping[str, float]) -> list[str]:
     return rows
 
 
-def facts_of(config: TrainConfig, prepared: Prepared, trained: Trained) -> Facts:
+def facts_of(config: TrainConfig, prepared: PreparedDataset, trained: Trained) -> Facts:
     """What the card of a trained model states."""
     return Facts(
         name=config.registered_model_name,

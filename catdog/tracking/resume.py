@@ -19,10 +19,11 @@ from typing import Self, TypeVar
 from filelock import FileLock, Timeout
 
 from catdog import CatdogError
-from catdog.config import FixedConfig
-from catdog.data.dataset import Prepared
+from catdog.config import SweepConfig, TrainConfig
+from catdog.data.dataset import PreparedDataset
 from catdog.files import mend, write_json
-from catdog.tracking import log, run, store
+from catdog.tracking import run, store
+from catdog.tracking.log import Run
 from catdog.tracking.notes import NOTE, RUNNING, Note, notes_in, read_note, resuming
 from catdog.training import launch
 from catdog.training.features import remove
@@ -38,7 +39,7 @@ LEFT_OPEN = ("resume", "data_dir", "processes")
 PATIENCE_S = 6
 """Worker processes outlive a killed run, and so its lock, for some seconds."""
 
-Config = TypeVar("Config", bound=FixedConfig)
+Config = TypeVar("Config", bound=TrainConfig | SweepConfig)
 
 
 class RunFolder:
@@ -49,7 +50,7 @@ class RunFolder:
         self.path, self.note, self._lock = path, note, lock
 
     @classmethod
-    def begin(cls, config: FixedConfig, run_id: str, entry_point: str) -> Self:
+    def begin(cls, config: TrainConfig | SweepConfig, run_id: str, entry_point: str) -> Self:
         """Make the folder of a new run.
 
         Raises:
@@ -126,7 +127,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     @contextlib.contextmanager
-    def cut_is_told(self) -> Iterator[None]:
+    def cut_is_told(self, active: Run) -> Iterator[None]:
         """When what is done inside is cut, note it and say how to go on; then release."""
         try:
             yield
@@ -139,7 +140,7 @@ class RunFolder:
                     f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}"
                 )
                 with contextlib.suppress(CatdogError):  # what cut the run is what is told
-                    log.set_tags({"resume_with": self.command()})
+                    active.set_tags({"resume_with": self.command()})
             else:
                 self.remove()
             raise
@@ -149,11 +150,11 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(
-    config: FixedConfig,
+    config: TrainConfig | SweepConfig,
     entry_point: str,
     name: str,
-    prepare: Callable[[], Prepared],
-) -> Iterator[tuple[Prepared, RunFolder]]:
+    prepare: Callable[[], PreparedDataset],
+) -> Iterator[tuple[PreparedDataset, RunFolder, Run]]:
     """A new run, or the one that `config.resume` lets go on, with its pictures and its folder.
 
     Pictures of a run that goes on are looked at first: what does not fit leaves it as it is.
@@ -167,11 +168,11 @@ def open_run(
     found = _found(config, entry_point, prepared) if prepared else None
     resumed = found.note.run_id if found else None
     with run.start_run(name, Path(config.data_dir), resume=resumed) as active:
-        folder = found or RunFolder.begin(config, active.info.run_id, entry_point)
-        with folder.cut_is_told():
+        folder = found or RunFolder.begin(config, active.id, entry_point)
+        with folder.cut_is_told(active):
             prepared = prepared or prepare()
             folder.mark(RUNNING, data_digest=prepared.digest)
-            yield prepared, folder
+            yield prepared, folder, active
     folder.remove()  # all of it has reached the server
 
 
@@ -228,7 +229,9 @@ def _is_restarted(home: Path) -> bool:
     return bool(ours) and any(note.launch == ours for note in notes_in(home))
 
 
-def _found(config: FixedConfig, entry_point: str, prepared: Prepared) -> RunFolder | None:
+def _found(
+    config: TrainConfig | SweepConfig, entry_point: str, prepared: PreparedDataset
+) -> RunFolder | None:
     home = Path(config.data_dir) / "runs"
     if config.resume in (NONE, AUTO):
         return _latest(home, config, entry_point, prepared)
@@ -248,7 +251,7 @@ def _found(config: FixedConfig, entry_point: str, prepared: Prepared) -> RunFold
 
 
 def _latest(
-    home: Path, config: FixedConfig, entry_point: str, prepared: Prepared
+    home: Path, config: TrainConfig | SweepConfig, entry_point: str, prepared: PreparedDataset
 ) -> RunFolder | None:
     """The latest run that may go on; None, which is said, when there is none."""
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}

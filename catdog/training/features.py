@@ -20,7 +20,6 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from threading import Semaphore
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from catdog import CatdogError
 from catdog.data.batches import Batches, EpochBatches
+from catdog.data.dataset import Picture
 from catdog.data.images import to_tensor
 from catdog.data.transforms import augmented, evaluation_transform
 from catdog.models.engine import Engine, Features
@@ -46,19 +46,6 @@ SHARD_ROWS = 1024
 """What a kill can lose at most: about ten seconds of work on two cores."""
 
 Watch = Callable[[Iterable[Features], str], Iterable[Features]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A prepared picture: where it is, its label (0 or 1), and the digest of its bytes."""
-
-    path: Path
-    label: int
-    sha256: str
-
-    def key(self, view: int) -> bytes:
-        """What its feature is known by within a cache; view 0 is the plain picture."""
-        return bytes.fromhex(self.sha256) + view.to_bytes(2, "big")
 
 
 class FeatureCache:
@@ -146,11 +133,11 @@ def _read_shard(keys: Path, stored: Path) -> tuple[NDArray[np.uint8], int] | Non
     return (known, features.shape[1]) if whole else None
 
 
-def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache:
-    """The cache for this backbone, its weights, its preprocessing and this precision."""
+def open_cache(data_dir: Path, network: Network) -> FeatureCache:
+    """The cache for this backbone, its weights and its preprocessing; its features are float32."""
     known_by = hashlib.sha256()
     known_by.update(json.dumps(network.preprocessing.to_dict(), sort_keys=True).encode())
-    known_by.update(f"{RECIPE} {engine.precision}".encode())
+    known_by.update(f"{RECIPE} float32".encode())
     for name, tensor in network.backbone.state_dict().items():
         known_by.update(name.encode())
         known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -160,14 +147,14 @@ def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache
 
 @contextlib.contextmanager
 def cache_for(
-    data_dir: Path, network: Network, engine: Engine, *, keep: bool, shared: bool
+    data_dir: Path, network: Network, *, keep: bool, shared: bool
 ) -> Iterator[FeatureCache]:
     """The cache of `open_cache`; or one that goes again, for a backbone no other run will have.
 
     `shared` says that other processes compute for it, too, perhaps on other machines.
     """
     if keep:
-        yield open_cache(data_dir, network, engine)
+        yield open_cache(data_dir, network)
         return
     folder = features_folder(data_dir)
     if shared:

@@ -8,7 +8,7 @@ from typing import Any
 
 from catdog import interrupts
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared, load_prepared
+from catdog.data.dataset import PreparedDataset, load_dataset
 from catdog.models.device import pick_device
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network, build_network
@@ -16,7 +16,6 @@ from catdog.parallel import cores
 from catdog.training.checkpoint import FINETUNE, HEAD
 from catdog.training.distributed import Ended, Team
 from catdog.training.features import FeatureCache, open_cache
-from catdog.training.judge import serving_engine
 from catdog.training.loop import fit_along, seed_everything
 from catdog.training.named import match_weights
 from catdog.training.stages import (
@@ -42,7 +41,7 @@ def follow(team: Team) -> int:
         config = TrainConfig(**begun["config"])
         seed_everything(config.seed)
         device, _ = pick_device(config.device)
-        prepared = load_prepared(Path(begun["folder"]))
+        prepared = load_dataset(Path(begun["folder"]))
         network = build_network(config.backbone, weights="none").to(device)
         match_weights(team, network)
         if config.views or config.unfreeze != "none":
@@ -53,7 +52,11 @@ def follow(team: Team) -> int:
 
 
 def _obey(
-    order: dict[str, Any], config: TrainConfig, prepared: Prepared, network: Network, team: Team
+    order: dict[str, Any],
+    config: TrainConfig,
+    prepared: PreparedDataset,
+    network: Network,
+    team: Team,
 ) -> None:
     if order["do"] == HEAD:
         _train_along(practise_on_pictures(config, prepared, network, team), team)
@@ -61,13 +64,15 @@ def _obey(
         _train_along(practise_finetuning(config, prepared, network, team), team)
     elif order["do"] == FEATURES:
         match_weights(team, network)
-        engine = serving_engine(network, cores=cores())
+        engine = pick_engine(network, cores=cores())
         share_pass(prepared, network, engine, FeatureCache(Path(order["folder"])), team)
 
 
-def _compute_share(config: TrainConfig, prepared: Prepared, network: Network, team: Team) -> None:
+def _compute_share(
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
+) -> None:
     engine = pick_engine(network, cores=cores())
-    cache = open_cache(Path(config.data_dir), network, engine)
+    cache = open_cache(Path(config.data_dir), network)
     share_pass(prepared, network, engine, cache, team, views=max(1, config.views))
 
 

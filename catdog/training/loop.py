@@ -6,13 +6,11 @@ A batch is pictures for a whole network, or precomputed features for its head al
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import random
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +23,7 @@ from catdog import CatdogError
 from catdog.data.batches import Batches, of_epoch
 from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import score
+from catdog.models.device import mixed_precision
 from catdog.training.distributed import SOLO, Order, Team
 from catdog.training.named import match
 from catdog.training.state import (
@@ -94,7 +93,7 @@ def make_train_step(
         size = min([len(inputs), *limit])
         losses, seen = [], []
         for part, wanted in zip(inputs.split(size), labels.split(size), strict=True):
-            with autocast(part.device):
+            with mixed_precision(part.device):
                 logits = model(part).float()
             loss = loss_fn(logits, wanted.to(logits.dtype)) * (len(part) / total)
             loss.backward()
@@ -314,13 +313,6 @@ def warmup_and_cosine(optimizer: Optimizer, *, steps: int, warmup: int) -> LRSch
         return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
 
     return LambdaLR(optimizer, share)
-
-
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Bfloat16 where a GPU computes it; elsewhere nothing changes, since CPUs are slower at it."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def seed_everything(seed: int) -> None:

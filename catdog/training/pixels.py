@@ -21,16 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from catdog.data.batches import EpochBatches, seeded
+from catdog.data.dataset import Picture
 from catdog.data.transforms import Preprocessing, evaluation_transform
 from catdog.parallel import in_order
 from catdog.training.distributed import SOLO, Team
-from catdog.training.features import (
-    RECIPE,
-    Picture,
-    cache_trouble_is_told,
-    features_folder,
-    read_picture,
-)
+from catdog.training.features import RECIPE, cache_trouble_is_told, features_folder, read_picture
 
 Pixels = NDArray[np.uint8]
 Watch = Callable[[Iterable[None], str], Iterable[None]]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from catdog.config import TrainConfig
 from catdog.data.batches import Batches, EpochBatches
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.folder import LabelledFolder
 from catdog.data.transforms import evaluation_transform, training_transform
 from catdog.evaluation.calibration import Logits
@@ -32,14 +32,7 @@ from catdog.models.engine import Engine, Features, pick_engine
 from catdog.models.network import Network
 from catdog.parallel import cores
 from catdog.training.distributed import SOLO, Team
-from catdog.training.features import (
-    FeatureCache,
-    Picture,
-    as_batches,
-    extract,
-    features_folder,
-    open_cache,
-)
+from catdog.training.features import FeatureCache, as_batches, extract, features_folder, open_cache
 from catdog.training.loaders import make_batches, pick_workers
 from catdog.training.loop import (
     Fit,
@@ -105,7 +98,7 @@ class Practice:
 
 
 def on_features(
-    config: TrainConfig, prepared: Prepared, network: Network, team: Team = SOLO
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team = SOLO
 ) -> Lesson:
     """The head alone, on features that are computed once or found in the cache.
 
@@ -114,8 +107,8 @@ def on_features(
     """
     start = time.perf_counter()
     engine = pick_engine(network, cores=cores())
-    cache = open_cache(Path(config.data_dir), network, engine)
-    pictures = {split: pictures_of(prepared, split) for split in ("training", "validation")}
+    cache = open_cache(Path(config.data_dir), network)
+    pictures = {split: prepared.pictures(split) for split in ("training", "validation")}
     cache, computed = share_pass(prepared, network, engine, cache, team, views=config.views)
     features = {}
     for split, views in (("validation", 1), ("training", config.views)):
@@ -147,7 +140,7 @@ def on_features(
 
 
 def share_pass(
-    prepared: Prepared,
+    prepared: PreparedDataset,
     network: Network,
     engine: Engine,
     cache: FeatureCache,
@@ -167,7 +160,7 @@ def share_pass(
         return cache, 0
     mine = 0
     for split, count in (("validation", 1), ("training", views)):
-        pictures = pictures_of(prepared, split)[team.rank :: team.size]
+        pictures = prepared.pictures(split)[team.rank :: team.size]
         if pictures:
             _, new = extract(pictures, network, engine, cache, views=count, watch=progress)
             mine += new
@@ -177,7 +170,7 @@ def share_pass(
 
 
 def on_pictures(
-    config: TrainConfig, prepared: Prepared, network: Network, team: Team = SOLO
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team = SOLO
 ) -> Lesson:
     """The whole network, on pictures that are augmented anew in each epoch.
 
@@ -196,7 +189,7 @@ def on_pictures(
 
 
 def practise_on_pictures(
-    config: TrainConfig, prepared: Prepared, network: Network, team: Team
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
 ) -> Practice:
     """How the others of a team learn what `on_pictures` gives process 0 to learn."""
     train, val = _picture_batches(config, prepared, network, team)
@@ -206,7 +199,7 @@ def practise_on_pictures(
 
 
 def _picture_batches(
-    config: TrainConfig, prepared: Prepared, network: Network, team: Team
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
 ) -> tuple[EpochBatches, EpochBatches]:
     device = next(network.parameters()).device
     folder = functools.partial(LabelledFolder, classes=prepared.classes)
@@ -224,13 +217,13 @@ def _picture_batches(
 
 
 def _plain_features(
-    config: TrainConfig, prepared: Prepared, network: Network, team: Team
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
 ) -> tuple[Features, Features]:
     engine = pick_engine(network, cores=cores())
-    cache = open_cache(Path(config.data_dir), network, engine)
+    cache = open_cache(Path(config.data_dir), network)
     cache, _ = share_pass(prepared, network, engine, cache, team)
     training, validation = (
-        extract(pictures_of(prepared, split), network, engine, cache, watch=progress)[0][0]
+        extract(prepared.pictures(split), network, engine, cache, watch=progress)[0][0]
         for split in ("training", "validation")
     )
     return training, validation
@@ -238,7 +231,7 @@ def _plain_features(
 
 def finetune(
     config: TrainConfig,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     network: Network,
     settled: Fit,
     *,
@@ -265,7 +258,7 @@ def finetune(
 
 
 def practise_finetuning(
-    config: TrainConfig, prepared: Prepared, network: Network, team: Team
+    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
 ) -> Practice:
     """How head and backbone learn together; lets the backbone's blocks learn from now on."""
     network.unfreeze(config.unfreeze)
@@ -294,11 +287,11 @@ def practise_finetuning(
 
 
 def _pixel_batches(
-    config: TrainConfig, prepared: Prepared, network: Network, split: str, team: Team
+    config: TrainConfig, prepared: PreparedDataset, network: Network, split: str, team: Team
 ) -> PixelBatches:
     wanted = network.preprocessing
     learns = split == "training"
-    pictures = pictures_of(prepared, split)
+    pictures = prepared.pictures(split)
     # What is augmented needs the margin that evaluation cuts off.
     stored = replace(wanted, crop_px=wanted.resize_px) if learns else wanted
     with team.first():  # the others find them decoded
@@ -312,14 +305,6 @@ def _pixel_batches(
         seed=config.seed if learns else None,
         team=team,
     )
-
-
-def pictures_of(prepared: Prepared, split: str) -> list[Picture]:
-    """The pictures of a split, in the manifest's order."""
-    return [
-        Picture(prepared.folder / row["path"], prepared.classes.index(row["label"]), row["sha256"])
-        for row in prepared.rows(split)
-    ]
 
 
 def _baseline_logits(network: Network, features: Features) -> Logits | None:

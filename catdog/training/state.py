@@ -273,9 +273,10 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 def gather(seen: Sequence[tuple[Tensor, Tensor]]) -> tuple[Labels, Logits]:
     """Labels and logits of batches as two arrays `(N,)`."""
     # One copy from the device for the epoch: a copy for each batch would wait each time.
-    labels = torch.cat([labels for labels, _ in seen])
-    logits = torch.cat([logits for _, logits in seen])
-    return labels.cpu().numpy(), logits.double().cpu().numpy()
+    # (Those of a checkpoint lie on the CPU already, and meet those of the device there.)
+    labels = torch.cat([labels.cpu() for labels, _ in seen])
+    logits = torch.cat([logits.cpu() for _, logits in seen])
+    return labels.numpy(), logits.double().numpy()
 
 
 def generator_states() -> dict[str, Tensor]:
@@ -290,7 +291,7 @@ def generator_states() -> dict[str, Tensor]:
         "numpy": torch.tensor([*keys.tolist(), place, has_spare, spare], dtype=torch.float64),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
@@ -305,7 +306,7 @@ def restore_generators(states: dict[str, Tensor]) -> None:
         ("MT19937", np.array(keys, dtype=np.uint32), int(place), int(has_spare), spare)
     )
     torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
+    if "cuda" in states and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(states["cuda"])
 
 

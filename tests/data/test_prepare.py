@@ -9,7 +9,7 @@ import pytest
 
 from catdog import CatdogError
 from catdog.data import prepare as module
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from tests.sources import exclude_file, fill, kaggle_source, prepare_pictures, rows_of, snapshot
 
 
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(tmp_path, monkeypatch, w
         with pytest.raises(CatdogError, match="the disk is full, nothing was prepared"):
             prepare_pictures(source, folder)
     with pytest.raises(CatdogError, match="holds no prepared data set"):
-        load_prepared(folder)
+        load_dataset(folder)
     assert prepare_pictures(source, folder).counts["test"] == {"": 2}
 
 
@@ -122,7 +122,7 @@ def test_an_exclude_file_that_can_not_be_used_is_told_and_left_alone(tmp_path, n
     (folder / "excluded" / "mine.txt").write_text("cat.1.jpg")
     with pytest.raises(CatdogError, match=said):
         prepare_pictures(source, folder, exclude=str(tmp_path / name))
-    assert load_prepared(folder) == before
+    assert load_dataset(folder) == before
     assert (folder / "excluded" / "mine.txt").read_text() == "cat.1.jpg"
 
 

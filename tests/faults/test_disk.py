@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from catdog import CatdogError, trained
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import Picture, load_dataset
 from catdog.data.transforms import Preprocessing
-from catdog.training.features import Picture
 from catdog.training.pixels import decode_all
 from tests.conftest import encoded
 from tests.faults.conftest import TINY, fill
@@ -27,6 +26,15 @@ def test_a_full_disk_while_unpacking_leaves_nothing_behind(run, tmp_path, small_
     assert ended.status == 2
     assert ended.sentence.startswith(f"the disk is full, nothing was prepared in {small_disk}")
     assert [path.name for path in (small_disk / "large").iterdir()] == [".lock"]
+
+
+def test_a_full_disk_while_downloading_is_said(kaggle, waits, run, small_disk):
+    ended = run("download", "--dataset", "kaggle:somebody/pets", "--data_dir", small_disk)
+    assert ended.status == 2
+    assert ended.sentence.startswith(
+        f"the disk is full, somebody/pets is not whole in {small_disk}"
+    )
+    assert not list(small_disk.glob("*/raw/*.zip"))
 
 
 def test_a_full_disk_while_caching_features_is_told(
@@ -52,7 +60,7 @@ def test_a_full_disk_while_caching_features_is_told(
 
 def test_a_full_disk_while_decoding_for_fine_tuning_is_told(run, pets, tmp_path, small_disk):
     run("prepare", "--dataset", pets, "--data_dir", tmp_path / "data")
-    row, *_ = load_prepared(tmp_path / "data" / "pets").rows("training")
+    row, *_ = load_dataset(tmp_path / "data" / "pets").rows("training")
     picture = Picture(tmp_path / "data" / "pets" / row["path"], 0, row["sha256"])
     look = Preprocessing(256, 224, "bilinear", (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(CatdogError, match="the disk is full, there is no room for features"):

@@ -12,12 +12,12 @@ from mlflow.tracking import MlflowClient
 from torch.utils.data import get_worker_info
 
 from catdog import CatdogError
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from catdog.training import stages
 from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
-from catdog.data import gathering as step
+from catdog.data import ingest as step
 real = step._check_and_copy
 def slow(*a):
     time.sleep(0.1); return real(*a)
@@ -49,11 +49,11 @@ def test_killed_while_preparing_the_next_run_completes(run, pets, tmp_path, wher
     child.kill_when(lambda _: (folder / ".preparing" / "3").exists())
     assert (folder / ".preparing").exists()
     with pytest.raises(CatdogError, match="holds no prepared data set"):
-        load_prepared(folder)
+        load_dataset(folder)
     assert run("prepare", *where).status == 0
     assert run("prepare", "--dataset", pets, "--data_dir", tmp_path / "other").status == 0
-    unbroken = load_prepared(tmp_path / "other" / "pets")
-    assert load_prepared(folder).digest == unbroken.digest
+    unbroken = load_dataset(tmp_path / "other" / "pets")
+    assert load_dataset(folder).digest == unbroken.digest
     assert not (folder / ".preparing").exists()
 
 
@@ -132,4 +132,4 @@ def test_two_runs_at_once_in_one_folder_both_finish(two_at_once):
     versions = two_at_once.project.client.search_model_versions("name = 'catdog'")
     assert sorted(version.version for version in versions) == [1, 2]
     assert [version.current_stage for version in versions].count("Production") == 1
-    load_prepared(two_at_once.project.root / "data" / "somebody-pets").check()
+    load_dataset(two_at_once.project.root / "data" / "somebody-pets").check()

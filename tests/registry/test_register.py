@@ -14,16 +14,18 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import Prepared
-from catdog.data.prepare import prepare
-from catdog.inference.parity import Answer
+from catdog.data.dataset import PreparedDataset
 from catdog.registry import register, versions
+from catdog.registry.proof import Proof
 from catdog.registry.register import Released
 from catdog.reporting import summary
-from catdog.tracking import run as tracking
+from catdog.reporting.report import compared
+from catdog.tracking.log import Run
+from catdog.tracking.run import start_run
 from catdog.training.judge import Trained
 from tests.conftest import tiny_picture
 from tests.faults.conftest import NOTHING_FOUND, QuickProof
+from tests.sources import prepare_pictures
 
 CARD = "# A card"
 CONFIG = TrainConfig(
@@ -41,18 +43,22 @@ CONFIG = TrainConfig(
 class Dishonest(QuickProof):
     """A version that answers otherwise than the training did."""
 
-    def answers(self, *asked: object) -> dict[str, list[Answer]]:
-        told = super().answers(*asked)["model"]
-        return {
-            "model": told,
-            "http": [replace(one, p_positive=one.p_positive + 0.01) for one in told],
-        }
+    def answers(self, *asked: object) -> Proof:
+        told = super().answers(*asked)
+        return replace(told, answers=told.answers + 0.01)
+
+
+class OtherEngine(QuickProof):
+    """A version that is served by another engine than the one that was judged."""
+
+    def answers(self, *asked: object) -> Proof:
+        return replace(super().answers(*asked), engine="pytorch-cpu")
 
 
 class Broken(QuickProof):
     """A version that can't be used."""
 
-    def answers(self, *_: object) -> dict[str, list[Answer]]:
+    def answers(self, *_: object) -> Proof:
         raise CatdogError("models:/pets/1 can't be used in a fresh process: no reason given")
 
 
@@ -61,17 +67,17 @@ class Shop:
     """A tiny training in its run, from which versions are released."""
 
     home: Path
-    prepared: Prepared
+    prepared: PreparedDataset
     trained: Trained
-    run_id: str
+    run: Run
 
     def release(self, proof: type[QuickProof] = QuickProof, **options: object) -> Released:
         config = replace(CONFIG, **options)
         saved = register.save(self.trained, CARD, Path("model"))
-        return register.register(config, self.prepared, self.trained, saved, proof(""))
+        return register.register(config, self.prepared, self.trained, saved, proof(""), self.run)
 
     def tags(self) -> dict[str, str]:
-        return mlflow.get_run(self.run_id).data.tags
+        return mlflow.get_run(self.run.id).data.tags
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +92,10 @@ def learned(tmp_path_factory) -> Iterator[Shop]:
             (home / "raw" / name).mkdir(parents=True)
             for number in range(10):
                 tiny_picture(name, number).save(home / "raw" / name / f"{number}.jpg")
-        prepared = prepare(Path("raw"), Path("data/pets"), origin="here", val_fraction=0.4, seed=0)
-        with tracking.start_run("x") as run:
-            fitted = trained.train(CONFIG, prepared)
-        yield Shop(home, prepared, fitted, run.info.run_id)
+        prepared = prepare_pictures(Path("raw"), Path("data/pets"), val_fraction=0.4)
+        with start_run("x") as run:
+            fitted = trained.train(CONFIG, prepared, run)
+        yield Shop(home, prepared, fitted, run)
     mlflow.set_tracking_uri(None)
 
 
@@ -107,16 +113,16 @@ def store(learned, monkeypatch) -> Iterator[Shop]:
 @pytest.fixture
 def champion(store) -> str:
     """The number of a version that serves, of a run that has finished."""
-    with tracking.start_run("w") as run:
-        released = replace(store, run_id=run.info.run_id).release()
+    with start_run("w") as run:
+        released = replace(store, run=run).release()
     return str(released.version.version)
 
 
 @pytest.fixture
 def shop(store) -> Iterator[Shop]:
     """The training, in a run of the test's own."""
-    with tracking.start_run("x") as run:
-        yield replace(store, run_id=run.info.run_id)
+    with start_run("x") as run:
+        yield replace(store, run=run)
 
 
 def _version(number: int) -> object:
@@ -129,15 +135,15 @@ def test_a_version_that_answers_alike_is_described_and_serves(said, shop):
     assert (released.decision.stage, version.current_stage) == ("Production", "Production")
     assert version.tags["validation_status"] == "approved"
     assert version.description.startswith("# ")
-    assert version.run_id == shop.run_id
+    assert version.run_id == shop.run.id
     assert any(line.startswith("A fresh process answers alike to within") for line in said)
-    metrics = mlflow.get_run(shop.run_id).data.metrics
+    metrics = mlflow.get_run(shop.run.id).data.metrics
     assert metrics["parity_max_abs_diff"] < 1e-3
     loaded = versions.fetch("models:/pets/Production")
     assert (loaded / "model.json").read_bytes() == Path("model/model.json").read_bytes()
 
 
-@pytest.mark.parametrize("proof", [Dishonest, Broken])
+@pytest.mark.parametrize("proof", [Dishonest, OtherEngine, Broken])
 def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(said, shop, proof):
     released = shop.release(proof)
     version = _version(1)
@@ -153,7 +159,7 @@ def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(said, shop, p
     assert "registered_version" in shop.tags()
     assert any(line.startswith("REJECTED: pets version 1 was reg") for line in said)
     assert not any("predict.py" in line for line in said)
-    assert summary._use(released.version, released.decision) == []
+    assert summary.commands_to_use(released) == []
 
 
 def test_a_rejected_version_leaves_the_champion_alone(champion, shop):
@@ -173,14 +179,15 @@ def test_the_run_s_own_version_is_used_again_and_gets_its_card(shop):
 
 def test_an_equal_challenger_goes_to_staging_with_the_counts_that_say_why(champion, shop):
     released = shop.release()
-    metrics = mlflow.get_run(shop.run_id).data.metrics
+    metrics = mlflow.get_run(shop.run.id).data.metrics
     # Eight photos are too few for any evidence.
     assert (released.decision.stage, str(released.version.version)) == ("Staging", "2")
     assert "of 8 photos only 4 of a cat and 4 of a dog" in released.decision.told
-    assert str(released.contest.champion.version) == champion
+    assert str(released.comparison.champion.version) == champion
     assert not [name for name in metrics if name.startswith("vs_champion_")]
-    told = summary._told(released.contest)
-    assert told.startswith("Not compared with version 1 in Production: of 8 photos only")
+    assert compared(released.comparison).startswith(
+        "Not compared with version 1 in Production: of 8 photos only"
+    )
 
 
 def test_what_is_told_names_stage_figures_and_the_next_command(said, shop):
@@ -200,14 +207,14 @@ def test_what_is_told_names_stage_figures_and_the_next_command(said, shop):
 
 def test_the_report_is_logged_with_its_tables(said, shop):
     released = shop.release()
-    findings = summary.report_findings(CONFIG, shop.prepared, shop.trained, released)
+    findings = summary.report_findings(CONFIG, shop.prepared, shop.trained, released, shop.run)
     assert findings.slices[0].count == 8
     load = mlflow.artifacts.load_text
-    page = load(f"runs:/{shop.run_id}/report.html")
+    page = load(f"runs:/{shop.run.id}/report.html")
     assert "pets version 1" in page
     for line in ("scripts/serve.py --model-uri models:/pets/1", "mlflow run . --env-manager=local"):
         assert line in page
-    assert load(f"runs:/{shop.run_id}/data/audit.csv").startswith("path,issue,")
+    assert load(f"runs:/{shop.run.id}/data/audit.csv").startswith("path,issue,")
     assert said[-1].startswith("Worst slice: ")
 
 
@@ -232,4 +239,4 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch
 
 
 def _tell(shop: Shop, released: Released) -> None:
-    summary.tell(released, shop.trained, NOTHING_FOUND)
+    summary.summarize(released, shop.trained, NOTHING_FOUND, shop.run)

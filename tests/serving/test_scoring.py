@@ -19,11 +19,11 @@ from pyftpdlib.servers import ThreadedFTPServer
 
 from catdog import CLASSES, CatdogError
 from catdog.config import ScoreConfig
-from catdog.inference.output import columns, to_row
-from catdog.registry import history, upload, versions
+from catdog.inference.output import record
+from catdog.registry import history, register, versions
 from catdog.registry.promotion import Candidate
 from catdog.serving import scoring
-from catdog.tracking import run as tracking
+from catdog.tracking.run import start_run
 from scripts import score as script
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
@@ -60,14 +60,13 @@ def _store_with(classifier, home) -> str:
     os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{home}/mlflow.db"
     os.chdir(home)
     try:
-        with tracking.start_run("tiny"):
+        with start_run("tiny") as run:
             photo = encoded(tiny_picture("cat", 0))
-            info = upload.log_model(home / "saved", photo, step=1, tags={}, classes=classes)
-        candidate = Candidate(0.75, "digest", drawn=True)
+            info = register.log_model(home / "saved", photo, run, step=1, tags={}, classes=classes)
+        candidate = Candidate("digest", drawn=True, status="approved")
         digest = versions.digest_of(home / "saved")
-        version = versions.add(info.model_uri, "catdog", candidate, digest=digest, card="tiny")
-        history.attest(version, proven=True)
-        history.crown(version, "of a test")
+        version = register.add(info.model_uri, "catdog", candidate, digest=digest, card="tiny")
+        history.promote_to(version, "of a test")
     finally:
         os.chdir(folder)
         sys.modules["mlflow"].set_tracking_uri(None)
@@ -115,12 +114,11 @@ def test_the_answers_are_those_of_the_classifier_and_bad_files_are_errors(
     paths = [path for path in sorted(pictures.rglob("*.*")) if path.suffix.lower() != ".txt"]
     answers = classifier.predict([path.read_bytes() for path in paths])
     expected = pd.DataFrame(
-        [to_row(str(path), answer) for path, answer in zip(paths, answers, strict=True)]
+        [record(str(path), answer, CLASSES) for path, answer in zip(paths, answers, strict=True)]
     )
-    expected.columns = columns(CLASSES)
     expected = expected.set_index("path").sort_index()
     pd.testing.assert_frame_equal(
-        table[list(columns(CLASSES)[1:])], expected, check_dtype=False, rtol=0, atol=1e-5
+        table[list(expected.columns)], expected, check_dtype=False, rtol=0, atol=1e-5
     )
     assert scored.labels == Counter(expected["label"].dropna())
     assert (scored.failed, scored.added) == (2, 15)

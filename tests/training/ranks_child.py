@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from catdog import trained
 from catdog.config import TrainConfig
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from catdog.models.network import build_network
 from catdog.training import distributed, stages
 from catdog.training.checkpoint import FINETUNE, HEAD
@@ -24,7 +24,7 @@ from catdog.training.state import Keeper, Resumable
 def learn(config: TrainConfig, team: Team) -> tuple[Fit, dict[str, torch.Tensor], int]:
     """Train as process 0; how it went, the weights, and how many features were computed."""
     seed_everything(config.seed)
-    prepared = load_prepared(Path(config.data_dir) / "pets")
+    prepared = load_dataset(Path(config.data_dir) / "pets")
     network = build_network(config.backbone, weights=config.weights)
     trained._begin_together(config, prepared, network, team)
     prepare_lesson = stages.on_features if config.views else stages.on_pictures

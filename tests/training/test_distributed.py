@@ -27,12 +27,12 @@ from safetensors.torch import load_file
 
 from catdog import CatdogError
 from catdog.config import TrainConfig
-from catdog.data.prepare import prepare
 from catdog.parallel import cores
 from catdog.training import launch
 from catdog.training.distributed import SOLO, Team
 from catdog.training.pixels import PixelBatches
 from tests.conftest import child_environment, tiny_picture
+from tests.sources import prepare_pictures
 from tests.training.ranks_child import learn, losses
 
 TINY = TrainConfig(
@@ -60,9 +60,7 @@ def pictures(tmp_path) -> Path:
         path = tmp_path / "pets" / name / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         tiny_picture(name, number).save(path)
-    prepared = prepare(
-        tmp_path / "pets", tmp_path / "data" / "pets", origin="here", val_fraction=0.29, seed=0
-    )
+    prepared = prepare_pictures(tmp_path / "pets", tmp_path / "data" / "pets", val_fraction=0.29)
     assert sum(prepared.counts["training"].values()) == 25
     return tmp_path / "data"
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from catdog import CatdogError
+from catdog.data.dataset import Picture
 from catdog.data.images import load
 from catdog.data.transforms import Preprocessing, evaluation_transform
 from catdog.training import pixels
-from catdog.training.features import Picture, clear_caches
+from catdog.training.features import clear_caches
 from catdog.training.pixels import PixelBatches, augment, decode_all
 
 SMALL = Preprocessing(32, 28, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -3,9 +3,19 @@ from __future__ import annotations
 import pytest
 
 from catdog import CatdogError
-from catdog.data.dataset import load_prepared
+from catdog.data.dataset import load_dataset
 from tests.conftest import encoded, tiny_picture
-from tests.sources import fill, insect_source, kaggle_source, pack, prepare_pictures, reasons_of
+from tests.data.test_archive import tarred
+from tests.sources import (
+    fill,
+    insect_source,
+    kaggle_source,
+    pack,
+    prepare_pictures,
+    reasons_of,
+    rows_of,
+    snapshot,
+)
 
 LAYOUTS = {
     "kaggle": ["train/cat.{}.jpg", "train/dog.{}.jpg", "test/{}.jpg"],
@@ -17,8 +27,11 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("packed", ["folder", "zip", "tar.gz", "zip of zips"])
+@pytest.mark.parametrize(
+    ("layout", "packed"),
+    [(layout, "folder") for layout in LAYOUTS]
+    + [("kaggle", packed) for packed in ("zip", "tar.gz", "zip of zips")],
+)
 def test_every_layout_gives_the_same_folders(tmp_path, layout, packed):
     names = [name.format(n) for name in LAYOUTS[layout] for n in range(1, 6)]
     source = pack(fill(tmp_path / "raw", *names), packed)
@@ -52,31 +65,40 @@ def test_what_does_not_decode_is_listed_with_the_reason_and_the_rest_is_kept(tmp
     assert sum(prepared.counts["training"].values()) == 6
 
 
-@pytest.mark.parametrize("packed", ["folder", "zip", "zip of zips"])
-def test_a_source_of_two_other_folders_is_told_apart_by_their_names(said, tmp_path, packed):
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_name_in_an_archive_decides_where_its_picture_lands(tmp_path):
+    used = ["/etc/cat.1.jpg", "C:/cat.2.jpg", "cat/a.jpg", "cat/a.jpg", "cat/A.JPG"]
+    used += ["cat/\\\\host\\b.jpg", b"cat/\xff\xe9.jpg".decode("utf-8", "surrogateescape")]
+    passed_over = ["../cat.mine.jpg", "cat/../../mine.jpg", "..\\mine.jpg"]
+    members = [(f"dog/{n}.jpg", encoded(tiny_picture("dog", n))) for n in range(3)]
+    for number, name in enumerate(used + passed_over):
+        members.append((name, encoded(tiny_picture("cat", number))))
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "mine.jpg").write_bytes(b"mine")
+    (given / "pets.tar.gz").write_bytes(tarred(members))
+    before = snapshot(given)
+    prepared = prepare_pictures(given / "pets.tar.gz", tmp_path / "data" / "pets")
+    rows = rows_of(prepared)
+    assert sum(row["label"] == "cat" for row in rows) == len(used)
+    assert len({row["path"].casefold() for row in rows}) == len(rows)
+    below = {path.resolve() for path in tmp_path.rglob("*.[jJ][pP][gG]")} - {given / "mine.jpg"}
+    assert below == {(prepared.folder / row["path"]).resolve() for row in rows}
+    assert snapshot(given) == before
+
+
+@pytest.mark.parametrize("packed", ["folder", "zip of zips"])
+def test_the_classes_of_a_source_are_what_its_two_folders_are_called(said, tmp_path, packed):
     source = pack(insect_source(tmp_path / "raw"), packed)
     prepared = prepare_pictures(source, tmp_path / "data")
     assert prepared.classes == ("ants", "bees")
     assert prepared.counts["training"] == {"ants": 3, "bees": 3}
-    assert load_prepared(prepared.folder).classes == ("ants", "bees")
+    assert load_dataset(prepared.folder).classes == ("ants", "bees")
     assert sum("Classes: ants (negative) and bees (positive)" in line for line in said) == 1
     assert {path.name for path in prepared.training.iterdir()} == {"ants", "bees"}
 
 
-def test_kaggles_way_to_name_files_holds_for_any_classes(tmp_path):
-    source = tmp_path / "raw"
-    insect_source(source)
-    (source / "flat").mkdir()
-    for place, path in enumerate(sorted(source.rglob("*.jpg"))):
-        label = "ant" if "Ants" in path.parts else "bee"
-        path.rename(source / "flat" / f"{label}.{place}.jpg")
-    assert prepare_pictures(source, tmp_path / "data", classes="ant,bee").counts["training"] == {
-        "ant": 3,
-        "bee": 3,
-    }
-
-
-def test_of_more_than_two_kinds_two_are_named_or_it_is_one_sentence(tmp_path):
+def test_of_more_than_two_kinds_two_must_be_named(tmp_path):
     source = insect_source(tmp_path / "raw")
     (source / "train" / "wasp").mkdir()
     (source / "train" / "wasp" / "1.jpg").write_bytes(encoded(tiny_picture("cat", 1)))
