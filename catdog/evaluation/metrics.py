@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +47,7 @@ class Confusion:
 
     def to_dict(self, prefix: str = "") -> dict[str, int]:
         """The four counts by name, `prefix` before each name."""
-        return {
-            f"{prefix}true_negatives": self.true_negatives,
-            f"{prefix}false_positives": self.false_positives,
-            f"{prefix}false_negatives": self.false_negatives,
-            f"{prefix}true_positives": self.true_positives,
-        }
+        return {f"{prefix}{name}": count for name, count in asdict(self).items()}
 
 
 @dataclass(frozen=True)
