@@ -19,8 +19,7 @@ def main(config: ExportConfig) -> int:
     folder = fetch(config.model_uri)
     classifier = Classifier.load(folder, device="cpu")
     exported = export(classifier, Path(config.to), card=card_of(folder))
-    proof = check(classifier, exported)
-    graph, example = proof.differences["onnx"], proof.differences["example"]
+    graph, example = check(classifier, exported)
     logger.info(f"The export answers alike to within {graph:.1e} on the same pixels,")
     logger.info(f"and its example, which resizes with Pillow, to within {example:.1e}")
     logger.info(f"Try it:  python {exported / 'example.py'} PHOTO")

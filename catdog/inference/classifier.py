@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from catdog import CatdogError, Classes
 from catdog.data.classes import as_outside
 from catdog.data.images import UnreadableImageError, to_tensor
 from catdog.data.transforms import Preprocessing, evaluation_transform
-from catdog.evaluation.novelty import NoveltyDetector
 from catdog.files import sha256_of
+from catdog.inference.head import ScoringHead
 from catdog.inference.prediction import (
     FORMAT,
     About,
@@ -66,32 +66,6 @@ Seen = tuple[float, float]
 """What the model makes of a photo before it is put into words: calibrated logit, familiarity."""
 
 
-class ScoringHead(nn.Module):
-    """Features → logit and familiarity: all that comes after the backbone, in double precision.
-
-    The same module is judged in training, answers in the saved model, and is part of the graph
-    of an export. `weight` `(D,)` and `bias` `(1,)` are those of the one trained neuron.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor, novelty: NoveltyDetector) -> None:
-        super().__init__()
-        # On the CPU first: MPS has no double precision.
-        self.register_buffer("weight", weight.detach().cpu().double())
-        self.register_buffer("bias", bias.detach().cpu().double())
-        self.novelty = novelty
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Features `(N, D) float32` → logits `(N,) float64`, not yet calibrated."""
-        return features.double() @ self.weight + self.bias
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `(N, D) float32` → what `logits` gives, and familiarity `(N,) float64`."""
-        return self.logits(features), self.novelty(features)
-
-
 class Classifier:
     """Everything between the bytes of a photo and the answer."""
 
@@ -113,11 +87,7 @@ class Classifier:
         self._transform = evaluation_transform(preprocessing)
         self._free = Semaphore(engine.callers)
 
-    def predict(
-        self,
-        contents: Sequence[bytes],
-        options: Options = Options(),
-    ) -> list[Prediction]:
+    def predict(self, contents: Sequence[bytes], options: Options = Options()) -> list[Prediction]:
         """Classify picture files given as bytes, in their order.
 
         What can't be read as a picture gets a `Prediction` with an `error`.
@@ -171,8 +141,7 @@ class Classifier:
         """Write the model into `folder`, which is made; return its digest, in hex."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_to_save(self.network().state_dict()), folder / WEIGHTS_FILE)
-        arrays = {"head.weight": self.head.weight, "head.bias": self.head.bias}
-        arrays |= self.head.novelty.to_tensors()
+        arrays = self.head.to_tensors()
         if self.learned is not None:
             arrays["learned"] = torch.from_numpy(self.learned)
         if self.engine.portable is not None:
@@ -203,8 +172,7 @@ class Classifier:
             about = About(**{**described, "classes": tuple(described["classes"])})
             arrays = load_file(folder / ARRAYS_FILE)
             network = functools.cache(lambda: _load_network(folder, about, preprocessing))
-            novelty = NoveltyDetector.from_tensors(arrays)
-            head = ScoringHead(arrays["head.weight"], arrays["head.bias"], novelty)
+            head = ScoringHead.from_tensors(arrays)
             portable = None
             if "engine.expected" in arrays:
                 onnx = (folder / BACKBONE_FILE).read_bytes()
@@ -292,6 +260,10 @@ class ServedClassifier:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
 
+    def get_raw_model(self) -> Classifier:
+        """What MLflow gives to whoever asks for the model behind its face."""
+        return self.classifier
+
     def predict(
         self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
@@ -331,11 +303,12 @@ def _engine(portable: Portable | None, network: Callable[[], Network], asked: st
     `auto` is the CPU where the backbone is portable: starting a GPU takes seconds, and decoding
     the photos bounds what it could save. It is to be asked for by name.
     """
-    cores, (device, _) = os.cpu_count() or 1, pick_device(asked)
-    wanted = asked != "auto" and device.type != "cpu"
-    engine = fastest(portable, cores=cores) if portable is not None and not wanted else None
-    if engine is not None:
-        return engine
+    cores = os.cpu_count() or 1
+    if portable is not None and asked in ("auto", "cpu"):
+        engine = fastest(portable, cores=cores)
+        if engine is not None:
+            return engine
+    device, _ = pick_device(asked)
     engine = torch_engine(network().to(device), portable)
     if portable is None or device.type == "cpu":
         return engine

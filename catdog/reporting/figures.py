@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -24,6 +26,9 @@ from catdog.reporting.plots import (
 )
 from catdog.training.judge import Judgement
 from catdog.training.state import Epoch
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 TILE_PX, CAPTION_PX = 165, 22
 
@@ -98,3 +103,23 @@ def picture_grid(
         figure.text(centre, 1 - (top - 4) / height, caption, ha="center", va="bottom", fontsize=9)
     figure.figimage(canvas, origin="upper")
     return figure
+
+
+def study_figures(study: Study) -> dict[str, Figure]:
+    """How a sweep's losses came with its parameters, and which of them mattered, by name."""
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as plots
+
+    pyplot.switch_backend("agg")  # no window
+    figures = {}
+    for name, plot in (
+        ("parallel_coordinates", plots.plot_parallel_coordinate),
+        ("parameter_importances", plots.plot_param_importances),
+    ):
+        with warnings.catch_warnings(action="ignore"):  # that it is experimental, say
+            plot(study, target_name="search log-loss")
+        figures[name] = pyplot.gcf()
+        figures[name].set_size_inches(9, 5)
+        figures[name].tight_layout()
+        pyplot.close()
+    return figures

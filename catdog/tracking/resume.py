@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 from filelock import FileLock, Timeout
 
 from catdog import CatdogError
-from catdog.config import FixedConfig
+from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.files import mend, write_json
 from catdog.tracking import run, store
@@ -39,7 +39,7 @@ LEFT_OPEN = ("resume", "data_dir", "processes")
 PATIENCE_S = 6
 """Worker processes outlive a killed run, and so its lock, for some seconds."""
 
-Config = TypeVar("Config", bound=FixedConfig)
+Config = TypeVar("Config", bound=TrainConfig | SweepConfig)
 
 
 class RunFolder:
@@ -50,7 +50,7 @@ class RunFolder:
         self.path, self.note, self._lock = path, note, lock
 
     @classmethod
-    def begin(cls, config: FixedConfig, run_id: str, entry_point: str) -> Self:
+    def begin(cls, config: TrainConfig | SweepConfig, run_id: str, entry_point: str) -> Self:
         """Make the folder of a new run.
 
         Raises:
@@ -150,7 +150,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(
-    config: FixedConfig,
+    config: TrainConfig | SweepConfig,
     entry_point: str,
     name: str,
     prepare: Callable[[], PreparedDataset],
@@ -229,7 +229,9 @@ def _is_restarted(home: Path) -> bool:
     return bool(ours) and any(note.launch == ours for note in notes_in(home))
 
 
-def _found(config: FixedConfig, entry_point: str, prepared: PreparedDataset) -> RunFolder | None:
+def _found(
+    config: TrainConfig | SweepConfig, entry_point: str, prepared: PreparedDataset
+) -> RunFolder | None:
     home = Path(config.data_dir) / "runs"
     if config.resume in (NONE, AUTO):
         return _latest(home, config, entry_point, prepared)
@@ -249,7 +251,7 @@ def _found(config: FixedConfig, entry_point: str, prepared: PreparedDataset) -> 
 
 
 def _latest(
-    home: Path, config: FixedConfig, entry_point: str, prepared: PreparedDataset
+    home: Path, config: TrainConfig | SweepConfig, entry_point: str, prepared: PreparedDataset
 ) -> RunFolder | None:
     """The latest run that may go on; None, which is said, when there is none."""
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}

@@ -201,12 +201,9 @@ def test_a_fresh_process_answers_as_the_training_process_did(project, first_run,
     assert answers["error"] == [""] * 6
 
 
-def test_every_way_to_the_model_is_proven_in_the_run(project, first_run):
+def test_the_version_is_proven_in_the_run(project, first_run):
     metrics = first_run.data.metrics
     assert metrics["parity_max_abs_diff"] <= 1e-3
-    for way in ("model", "http", "onnx"):
-        assert metrics[f"parity_{way}_abs_diff"] <= 1e-3
-    assert metrics["parity_example_abs_diff"] <= 0.1
     version = project.client.get_model_version("catdog", "1")
     assert version.tags["validation_status"] == "approved"
     assert version.description.startswith("# Cat and dog")

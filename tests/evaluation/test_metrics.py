@@ -12,11 +12,11 @@ from sklearn import metrics
 
 from catdog.evaluation.calibration import predicted_labels, probability
 from catdog.evaluation.metrics import (
-    class_rows,
     confusion_counts,
     estimates,
     metrics_of,
-    promises,
+    operating_points,
+    per_class_metrics,
     score,
 )
 
@@ -185,18 +185,21 @@ def test_nineteen_of_twenty_intervals_hold_the_true_value():
     assert all(count >= 86 for count in held.values()), held
 
 
-def test_rows_and_promises_name_the_classes_of_another_pair():
+def test_what_is_told_of_each_class_names_those_of_another_pair():
     labels, logits = np.array([0, 0, 1, 1]), np.array([-2.0, -1.0, 1.0, 2.0])
-    assert [row["class"] for row in class_rows(labels, logits, ("ant", "bee"))] == ["ant", "bee"]
-    ours = promises(labels, logits, (0.01,), classes=("ant", "bee"))
-    plain = promises(labels, logits, (0.01,))
+    assert [row["class"] for row in per_class_metrics(labels, logits, ("ant", "bee"))] == [
+        "ant",
+        "bee",
+    ]
+    ours = operating_points(labels, logits, (0.01,), classes=("ant", "bee"))
+    plain = operating_points(labels, logits, (0.01,))
     named = {"cat": "ant", "dog": "bee"}
     assert ours == [dataclasses.replace(row, kept=named[row.kept]) for row in plain]
 
 
-def test_class_rows_are_scikit_learns():
+def test_per_class_metrics_are_scikit_learns():
     labels, logits = np.array([0, 0, 0, 1, 1]), np.array([-1.0, -1.0, 2.0, 3.0, -1.0])
-    cat, dog = class_rows(labels, logits)
+    cat, dog = per_class_metrics(labels, logits)
     assert cat == pytest.approx(
         {"class": "cat", "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3}
     )
@@ -209,10 +212,10 @@ def test_class_rows_are_scikit_learns():
 def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares):
     labels, logits = _arrays(pairs)
     if len(set(labels.tolist())) < 2:
-        assert promises(labels, logits, shares) == []
+        assert operating_points(labels, logits, shares) == []
         return
     p_dog = probability(logits)
-    for row in promises(labels, logits, shares):
+    for row in operating_points(labels, logits, shares):
         called_dog = p_dog > row.threshold
         mine = labels == (row.kept == "dog")
         called_mine = called_dog if row.kept == "dog" else ~called_dog
@@ -227,9 +230,9 @@ def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares)
                 assert np.sum(mine & ~kept) > math.floor(row.at_most * row.count + 1e-9)
 
 
-def test_promises_of_a_known_case():
+def test_operating_points_of_a_known_case():
     logits = np.array([-3.0, -1.0, 2.0, -2.0, 1.0, 3.0])
-    first, second = promises(np.array([0, 0, 0, 1, 1, 1]), logits, (0.34,))
+    first, second = operating_points(np.array([0, 0, 0, 1, 1, 1]), logits, (0.34,))
     assert (first.kept, first.missed, first.mistaken) == ("dog", 1, 1)
     assert probability(-1.0) <= first.threshold < probability(1.0)
     assert (second.kept, second.missed, second.mistaken) == ("cat", 1, 1)
@@ -239,4 +242,6 @@ def test_promises_of_a_known_case():
 
 def test_a_promise_that_no_threshold_keeps_is_not_made():
     logits = np.array([-3.0, -1.0, -800.0, 2.0])
-    assert {row.kept for row in promises(np.array([0, 0, 1, 1]), logits, (0.01,))} == {"cat"}
+    assert {row.kept for row in operating_points(np.array([0, 0, 1, 1]), logits, (0.01,))} == {
+        "cat"
+    }

@@ -134,7 +134,7 @@ def test_a_portable_backbone_runs_on_the_cpu_unless_a_gpu_is_asked_for(saved, mo
     monkeypatch.setattr(module, "pick_device", lambda _: found)
     assert Classifier.load(saved).engine.name == "openvino"
     made = types.SimpleNamespace(name="gpu", callers=1)
-    monkeypatch.setattr(module, "torch_engine", lambda _: made)
+    monkeypatch.setattr(module, "torch_engine", lambda *_: made)
     monkeypatch.setattr(module, "largest_difference", lambda *_: 0.0)
     assert Classifier.load(saved, device="cuda").engine is made
     monkeypatch.setattr(module, "largest_difference", lambda *_: 0.1)

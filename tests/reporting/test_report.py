@@ -19,7 +19,7 @@ from catdog.data.ingest import SourcePicture
 from catdog.data.split import Exclusion
 from catdog.evaluation.audit import Issue
 from catdog.evaluation.slices import SliceScore
-from catdog.registry.compare import Contest
+from catdog.registry.compare import Comparison
 from catdog.registry.promotion import STAGING, Decision
 from catdog.registry.register import Released
 from catdog.reporting import report
@@ -192,11 +192,11 @@ def test_names_that_users_give_are_text_and_never_markup(
         released=Released(
             SimpleNamespace(name=EVIL, version=EVIL),
             Decision(STAGING, EVIL),
-            Contest(SimpleNamespace(version=EVIL), EVIL, findings.metrics, 1),
+            Comparison(SimpleNamespace(version=EVIL), EVIL, findings.metrics, 1),
         ),
         findings=replace(
             findings,
-            promises=(),
+            operating_points=(),
             slices=[*findings.slices, replace(findings.slices[1], name=EVIL)],
             issues=[
                 Issue(path, "near_duplicate", 1.0, path),

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.evaluation.metrics import score
-from catdog.registry import upload, versions
+from catdog.registry import register, versions
 from catdog.registry.promotion import Candidate
 from catdog.reporting import figures
 from catdog.tracking import delivery
@@ -228,11 +228,11 @@ def test_a_model_that_is_refused_is_no_version_and_becomes_one_on_resuming(
     gateway, server, tmp_path, saved, refused, status
 ):
     name = f"refused-{status}"
-    candidate = Candidate(0.9, "abc", drawn=False)
+    candidate = Candidate("abc", drawn=False)
 
-    def register(run: Run) -> None:
-        logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
-        versions.add(logged.model_uri, name, candidate, digest="", card="# A card")
+    def release(run: Run) -> None:
+        logged = register.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
+        register.add(logged.model_uri, name, candidate, digest="", card="# A card")
 
     with (
         pytest.raises(CatdogError, match=r"refuse[sd] ") as raised,
@@ -240,12 +240,12 @@ def test_a_model_that_is_refused_is_no_version_and_becomes_one_on_resuming(
         run.registering(),
     ):
         gateway.refused = {refused: status}
-        register(run)
+        release(run)
     assert str(status) in str(raised.value)
     gateway.refused = {}
     assert versions.versions(name) == []
     with tracking.start_run("x", tmp_path, resume=run.id) as run, run.registering():
-        register(run)
+        release(run)
     (version,) = versions.versions(name)
     assert versions.fetch(f"models:/{name}/{version.version}").is_dir()
     assert MlflowClient(server.uri).get_run(run.id).info.status == "FINISHED"
@@ -254,7 +254,7 @@ def test_a_model_that_is_refused_is_no_version_and_becomes_one_on_resuming(
 def test_a_picture_that_is_refused_does_not_stand_in_the_way_of_registering(
     gateway, tmp_path, saved
 ):
-    candidate = Candidate(0.9, "abc", drawn=False)
+    candidate = Candidate("abc", drawn=False)
     with (
         pytest.raises(CatdogError, match=r"refuses artifact note\.txt .*413"),
         tracking.start_run("x", tmp_path) as run,
@@ -262,8 +262,10 @@ def test_a_picture_that_is_refused_does_not_stand_in_the_way_of_registering(
         gateway.refused = {"note.txt": 413}
         run._write("artifact", "note.txt", b"large")
         with run.registering():
-            logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
-            versions.add(logged.model_uri, "beside", candidate, digest="", card="# A card")
+            logged = register.log_model(
+                saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={}
+            )
+            register.add(logged.model_uri, "beside", candidate, digest="", card="# A card")
     assert len(versions.versions("beside")) == 1
 
 
@@ -281,12 +283,12 @@ def test_a_disk_that_fills_while_registering_is_not_blamed_on_the_server(gateway
 def test_a_version_whose_making_was_answered_too_late_is_made_once(
     gateway, tmp_path, saved, monkeypatch, status
 ):
-    monkeypatch.setattr(versions, "PAUSES", (0.1, 0.2))
+    monkeypatch.setattr(register, "PAUSES_S", (0.1, 0.2))
     name = f"late-{status}"
     with tracking.start_run("x", tmp_path) as run, run.registering():
-        logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
+        logged = register.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
         gateway.late = {"/model-versions/create": status}
-        candidate = Candidate(0.9, "abc", drawn=False)
-        version = versions.add(logged.model_uri, name, candidate, digest="", card="# A card")
+        candidate = Candidate("abc", drawn=False)
+        version = register.add(logged.model_uri, name, candidate, digest="", card="# A card")
     (only,) = versions.versions(name)
     assert (only.version, only.description) == (version.version, "# A card")
