@@ -13,8 +13,8 @@ logger = logging.getLogger("catdog")
 def main(config: ExportConfig) -> int:
     """Export, compare the export's answers with the model's, and print the folder."""
     from catdog.inference.classifier import Classifier
-    from catdog.inference.export import card_of, check, export
     from catdog.registry.versions import fetch
+    from catdog.serving.export import card_of, check, export
 
     folder = fetch(config.model_uri)
     classifier = Classifier.load(folder, device="cpu")

@@ -123,6 +123,12 @@ def tiny_classifier() -> Classifier:
     return Classifier(about, network.preprocessing, engine, head, network.eval)
 
 
+@pytest.fixture(scope="session")
+def classifier() -> Classifier:
+    """A tiny classifier for all tests that ask; not to be changed."""
+    return tiny_classifier()
+
+
 @pytest.fixture(autouse=True)
 def store_uri(tmp_path, monkeypatch):
     """A store of the test's own, named by MLFLOW_TRACKING_URI; made when first used."""

@@ -61,7 +61,6 @@ WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
 CARD_FILE = "model_card.md"
 
 Item = TypeVar("Item")
-Failure = UnreadableImageError | OSError
 Seen = tuple[float, float]
 """What the model makes of a photo before it is put into words: calibrated logit, familiarity."""
 
@@ -115,7 +114,7 @@ class Classifier:
             if isinstance(seen, tuple):
                 yield item, to_prediction(*seen, self.about, options)
             else:
-                yield item, unanswered(reason_of(seen))
+                yield item, unanswered(seen)
 
     def logits(
         self,
@@ -123,8 +122,8 @@ class Classifier:
         read: Callable[[Item], bytes],
         *,
         batch_size: int | None = None,
-    ) -> Iterator[tuple[Item, float | Failure]]:
-        """For each picture its calibrated logit, or the error that reading it gave.
+    ) -> Iterator[tuple[Item, float | str]]:
+        """For each picture its calibrated logit, or why it could not be read.
 
         Arguments are those of `stream`.
         """
@@ -165,9 +164,7 @@ class Classifier:
         """
         pick_device(device)
         try:
-            described = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-            _check_format(described, folder)
-            _check_files(described.pop("files"), folder)
+            described = _described(folder)
             preprocessing = Preprocessing.from_dict(described.pop("preprocessing"))
             about = About(**{**described, "classes": tuple(described["classes"])})
             arrays = load_file(folder / ARRAYS_FILE)
@@ -196,8 +193,8 @@ class Classifier:
         *,
         tta: bool,
         batch_size: int | None,
-    ) -> Iterator[tuple[Item, Seen | Failure]]:
-        def look(chunk: list[Item]) -> list[tuple[Item, Seen | Failure]]:
+    ) -> Iterator[tuple[Item, Seen | str]]:
+        def look(chunk: list[Item]) -> list[tuple[Item, Seen | str]]:
             decoded = [self._decode(item, read) for item in chunk]
             pictures = [item for item in decoded if isinstance(item, Tensor)]
             answers = iter(self._compute(torch.stack(pictures), tta=tta) if pictures else ())
@@ -207,11 +204,13 @@ class Classifier:
         for answers in in_order(look, _chunks(items, batch_size or self.engine.batch)):
             yield from answers
 
-    def _decode(self, item: Item, read: Callable[[Item], bytes]) -> Tensor | Failure:
+    def _decode(self, item: Item, read: Callable[[Item], bytes]) -> Tensor | str:
         try:
             return self._transform(to_tensor(read(item)))
-        except (UnreadableImageError, OSError) as error:
-            return error
+        except UnreadableImageError as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or str(error) or type(error).__name__
 
     def _compute(self, pictures: Tensor, *, tta: bool) -> list[Seen]:
         with self._free:
@@ -284,11 +283,8 @@ class ServedClassifier:
         classes = self.classifier.about.classes
         table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])
         # JSON has no nan: what is not known is null for whoever asks over HTTP.
-        return (
-            table.astype(object).where(table.notna(), None)
-            if table.isna().any(axis=None)
-            else table
-        )
+        complete = not table.isna().any(axis=None)
+        return table if complete else table.astype(object).where(table.notna(), None)
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> ServedClassifier:
@@ -324,31 +320,25 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def reason_of(error: Failure) -> str:
-    """Why a photo could not be read, in words for people."""
-    told = error.strerror if isinstance(error, OSError) else None
-    return told or str(error) or type(error).__name__
-
-
 def _to_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _check_format(described: Mapping[str, Any], folder: Path) -> None:
+def _described(folder: Path) -> dict[str, Any]:
+    """What the JSON of a saved model says, after its format and the files' digests are checked."""
+    described: dict[str, Any] = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
     if described["format"] != FORMAT:
         raise CatdogError(
             f"{folder / MODEL_FILE} is of format {described['format']}, this catdog reads "
             f"{FORMAT}: use the catdog version that trained the model, or train again."
         )
-
-
-def _check_files(digests: Mapping[str, str], folder: Path) -> None:
-    for name, digest in digests.items():
+    for name, digest in described.pop("files").items():
         if sha256_of(folder / Path(name).name) != digest:
             raise CatdogError(
                 f"{folder / name} is not the file that was saved with the model: its digest "
                 "differs. Fetch the model again, or name another version."
             )
+    return described
 
 
 def _load_network(folder: Path, about: About, preprocessing: Preprocessing) -> Network:

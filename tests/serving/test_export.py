@@ -19,9 +19,9 @@ from catdog import NEITHER, CatdogError
 from catdog.data.images import to_tensor
 from catdog.data.transforms import evaluation_transform
 from catdog.inference.classifier import Classifier
-from catdog.inference.export import PILLOW_LIMIT, card_of, check, export
 from catdog.inference.head import ScoringHead
 from catdog.inference.prediction import Options
+from catdog.serving.export import PILLOW_LIMIT, card_of, check, export
 from tests.conftest import encoded, tiny_picture
 
 
@@ -169,7 +169,7 @@ def test_the_preprocessing_is_told_and_the_card_comes_along(classifier, exported
 def test_an_export_passes_its_check_and_that_of_another_model_is_removed(
     classifier, exported, monkeypatch, tmp_path
 ):
-    from catdog.inference import export as module
+    from catdog.serving import export as module
 
     monkeypatch.setattr(module, "neither_pictures", lambda: list(KINDS.items()))
     assert check(classifier, exported)[0] < 1e-4
