@@ -41,11 +41,11 @@ from catdog.models.network import build_network
 from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.pipeline import train_and_register
 from catdog.reporting.figures import study_figures
-from catdog.tracking.delivery import without_password
 from catdog.tracking.log import Run
 from catdog.tracking.nested import log_nested
 from catdog.tracking.resume import RunFolder
 from catdog.tracking.run import status_of
+from catdog.tracking.store import without_password
 from catdog.training.features import as_batches, extract, open_cache
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.stages import progress

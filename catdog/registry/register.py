@@ -36,8 +36,8 @@ from catdog.registry.promotion import Candidate, Decision
 from catdog.registry.proof import LIMIT, FreshProcess, UnprovenError
 from catdog.registry.versions import ModelVersion, refusals_are_told, uri_of
 from catdog.tracking import provenance
-from catdog.tracking.delivery import ONCE, limits, unreachable
 from catdog.tracking.log import Run
+from catdog.tracking.store import ONCE, limits
 from catdog.training.judge import Trained
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _create(model_uri: str, name: str, tags: dict[str, str]) -> ModelVersion:
             with limits(ONCE):
                 return mlflow.register_model(model_uri, name, tags=tags)
         except MlflowException as error:
-            if pause is None or not unreachable(error):
+            if pause is None or error.get_http_status_code() < 500:
                 raise
             time.sleep(pause)
             known = versions.versions(name)

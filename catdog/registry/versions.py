@@ -19,7 +19,7 @@ from catdog.files import sha256_of
 from catdog.inference.classifier import MODEL_FILE, saved_in
 from catdog.registry.promotion import PRODUCTION, STATUS_TAG
 from catdog.tracking import store
-from catdog.tracking.delivery import without_password
+from catdog.tracking.store import without_password
 
 ModelVersion = model_registry.ModelVersion
 """A version as MLflow gives it, for rooms that do not import MLflow."""
