@@ -1,4 +1,4 @@
-"""What breaks things for real, and the table of what came of it."""
+"""What breaks things for real: disks that fill, processes that are killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,32 +22,11 @@ from catdog.inference.prediction import Options
 from catdog.registry.load import load_classifier
 from catdog.reporting.findings import Findings
 from tests.conftest import child_environment, tiny_classifier
-from tests.faults.table import DOC, Row, written
 
 TINY = ("--backbone", "test_resnet", "--weights", "none", "--epochs", "2")
 """A training that takes seconds."""
 
 NOTHING_FOUND = Findings({}, {}, [], [], [], None, [])
-
-_outcomes: dict[Row, list[str]] = defaultdict(list)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-fault-table", action="store_true", help="write docs/faults.md")
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
-    outcome = yield
-    report = outcome.get_result()
-    if report.when == "call" or report.outcome != "passed":
-        for mark in item.iter_markers("fault"):
-            _outcomes[Row(*mark.args)].append(report.outcome)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.getoption("--write-fault-table", default=False):
-        DOC.write_text(written(_outcomes), encoding="utf-8")
 
 
 RUN = """

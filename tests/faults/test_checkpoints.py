@@ -122,11 +122,6 @@ def cut(run: Run, where, tmp_path, trains_quickly) -> Path:
     return folder
 
 
-@pytest.mark.fault(
-    "kill -9 in mid-training",
-    "`-P resume=auto` goes on in the same run, after the last checkpoint, to the same losses as a "
-    "run that was never cut",
-)
 def test_killed_in_training_it_goes_on_to_what_an_unbroken_run_learns(run, where, cut, tmp_path):
     ended = run("train", *where, *LONGER, "--resume", "auto")
     assert ended.status == 0, ended.err
@@ -142,10 +137,6 @@ def test_killed_in_training_it_goes_on_to_what_an_unbroken_run_learns(run, where
     assert list(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.fault(
-    "the newest checkpoint is damaged",
-    "“Checkpoint … is damaged: the one before it is used”, and the run goes on from that",
-)
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(run, where, cut):
     newest = max(cut.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     content = newest.read_bytes()
@@ -159,10 +150,6 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(run, where, cut
     assert sorted(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.fault(
-    "all checkpoints are damaged",
-    "“No checkpoint of the run is whole: its training begins anew”, in the same run",
-)
 def test_when_no_checkpoint_is_whole_training_begins_anew_in_the_same_run(run, where, cut):
     for path in cut.glob("checkpoint-*"):
         path.write_bytes(path.read_bytes()[:100])
@@ -173,11 +160,6 @@ def test_when_no_checkpoint_is_whole_training_begins_anew_in_the_same_run(run, w
     assert sorted(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.fault(
-    "the folder of a run is of a newer catdog",
-    "“… is of format 2, this catdog reads 1: use the catdog version that began the run”; the "
-    "folder stays as it is",
-)
 def test_a_run_of_a_newer_format_is_told_and_left_alone(run, where, cut, untouched):
     note = cut / "run.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"format": 2, "new": "field"}))
@@ -187,11 +169,6 @@ def test_a_run_of_a_newer_format_is_told_and_left_alone(run, where, cut, untouch
     assert ended.sentence.startswith(f"{note} is of format 2, this catdog reads 1")
 
 
-@pytest.mark.fault(
-    "the disk is full while checkpointing",
-    "“warning: no checkpoint could be written in …”, once; training goes on, the last good one "
-    "stays",
-)
 def test_a_full_disk_while_checkpointing_stops_no_training(
     run, where, tmp_path, mount_disk, monkeypatch, trains_quickly
 ):
@@ -228,11 +205,6 @@ def _fill_after_the_second(disk: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     return kept
 
 
-@pytest.mark.fault(
-    "the disk is full when the model is saved",
-    "“the model can't be written to …: make room there, and go on”, with the command; with room "
-    "again it goes on from the last checkpoint",
-)
 def test_a_full_disk_when_the_model_is_saved_loses_no_training(
     run, where, tmp_path, mount_disk, monkeypatch, trains_quickly
 ):
@@ -254,11 +226,6 @@ def test_a_full_disk_when_the_model_is_saved_loses_no_training(
     assert [one.current_stage for one in _versions()] == ["Production"]
 
 
-@pytest.mark.fault(
-    "kill -9 between registering and placing, or before the description",
-    "`-P resume=auto` registers nothing twice: the same version is described and goes to "
-    "Production",
-)
 @pytest.mark.parametrize("moment", [CUT_BEFORE_PLACING, CUT_BEFORE_DESCRIBING])
 def test_killed_while_registering_nothing_is_registered_twice(
     run, where, tmp_path, trains_quickly, moment
@@ -279,10 +246,6 @@ def test_killed_while_registering_nothing_is_registered_twice(
     assert _runs(tmp_path) == []
 
 
-@pytest.mark.fault(
-    "kill -9 between uploading the model and registering it",
-    "`-P resume=auto` registers one version; the model that nobody registered goes",
-)
 def test_killed_before_registering_no_model_is_left_that_nobody_registered(
     run, where, tmp_path, trains_quickly
 ):
@@ -298,10 +261,6 @@ def test_killed_before_registering_no_model_is_left_that_nobody_registered(
     assert model.model_id in version.source
 
 
-@pytest.mark.fault(
-    "kill -9 between moving to Production and writing down why",
-    "it serves; `-P resume=auto`, or the next promotion, writes the reason from the history",
-)
 def test_killed_before_the_reasons_are_written_they_come_from_the_history(
     run, where, trains_quickly
 ):
@@ -361,11 +320,6 @@ def unbroken(tmp_path_factory, draw_folder) -> Logged:
     return logged
 
 
-@pytest.mark.fault(
-    "kill -9 while the model is judged, or while its report is made",
-    "`-P resume=auto` goes on in the same run; it holds what a run holds that was never cut: "
-    "nothing is missing, no number, picture or version is there twice",
-)
 @pytest.mark.parametrize(
     ("room", "module", "function"),
     [

@@ -15,11 +15,6 @@ from tests.conftest import encoded
 from tests.faults.conftest import TINY, fill
 
 
-@pytest.mark.fault(
-    "the disk is full while unpacking",
-    "“the disk is full, nothing was prepared in …: free some space or choose another folder”; "
-    "nothing is left behind",
-)
 def test_a_full_disk_while_unpacking_leaves_nothing_behind(run, tmp_path, small_disk, untouched):
     for name in ("cat", "dog"):
         (tmp_path / "large" / name).mkdir(parents=True)
@@ -33,10 +28,6 @@ def test_a_full_disk_while_unpacking_leaves_nothing_behind(run, tmp_path, small_
     assert [path.name for path in (small_disk / "large").iterdir()] == [".lock"]
 
 
-@pytest.mark.fault(
-    "the disk is full while caching features",
-    "“the disk is full, there is no room for features in …”; with room again, the run completes",
-)
 def test_a_full_disk_while_caching_features_is_told(
     run, pets, small_disk, trains_quickly, monkeypatch
 ):
@@ -58,10 +49,6 @@ def test_a_full_disk_while_caching_features_is_told(
     assert again.status == 0, again.err
 
 
-@pytest.mark.fault(
-    "the disk is full while decoded pictures are kept for fine-tuning",
-    "the same sentence, in place of a process that the system ends; nothing is left behind",
-)
 def test_a_full_disk_while_decoding_for_fine_tuning_is_told(run, pets, tmp_path, small_disk):
     run("prepare", "--dataset", pets, "--data_dir", tmp_path / "data")
     row, *_ = load_dataset(tmp_path / "data" / "pets").rows("training")
@@ -72,11 +59,6 @@ def test_a_full_disk_while_decoding_for_fine_tuning_is_told(run, pets, tmp_path,
     assert not [path for path in small_disk.rglob("*") if path.is_file()]
 
 
-@pytest.mark.fault(
-    "the data folder is read-only",
-    "“preparing … failed at … (Read-only file system): check that it can be read and written, or "
-    "choose another folder”",
-)
 def test_a_read_only_data_folder_is_told(run, pets, tmp_path, read_only):
     (tmp_path / "data").mkdir()
     data = read_only(tmp_path / "data")
@@ -86,10 +68,6 @@ def test_a_read_only_data_folder_is_told(run, pets, tmp_path, read_only):
     assert "choose another folder with --data_dir" in ended.sentence
 
 
-@pytest.mark.fault(
-    "the data folder is read-only when training begins",
-    "“… can't be written (Read-only file system): choose another folder”",
-)
 def test_a_read_only_data_folder_is_told_by_training(run, pets, tmp_path, untouched, read_only):
     where = ("--dataset", pets, "--data_dir", tmp_path / "data")
     assert run("prepare", *where).status == 0
@@ -99,17 +77,12 @@ def test_a_read_only_data_folder_is_told_by_training(run, pets, tmp_path, untouc
     assert "can't be written (Read-only file system): choose another folder" in ended.sentence
 
 
-@pytest.mark.fault("the folder of the source is read-only", "is only read: all goes well")
 def test_a_read_only_source_is_enough(run, pets, tmp_path, read_only):
     read_only(pets)
     ended = run("prepare", "--dataset", pets, "--data_dir", tmp_path / "data")
     assert ended.status == 0
 
 
-@pytest.mark.fault(
-    "pictures of the user's own stand in the data folder",
-    "“… was not made by catdog and is left alone: choose another folder”",
-)
 def test_what_the_user_keeps_in_the_data_folder_is_left_alone(
     run, pets, tmp_path, draw_folder, untouched
 ):

@@ -25,7 +25,6 @@ def download(run, tmp_path):
     return lambda: run("download", "--dataset", f"kaggle:{SLUG}", "--data_dir", tmp_path / "data")
 
 
-@pytest.mark.fault("the connection is cut after 10 %, 50 % or 99 %", "goes on where it stopped")
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_cut_download_goes_on_where_it_stopped(kaggle, waits, download, archive, share):
     kaggle.cuts = [int(share * len(kaggle.content))]
@@ -36,11 +35,6 @@ def test_a_cut_download_goes_on_where_it_stopped(kaggle, waits, download, archiv
     assert waits
 
 
-@pytest.mark.fault(
-    "the connection is cut again and again",
-    "“Kaggle can't be reached to download …: check the network and run this again, it goes on "
-    "where it stopped”; and it does",
-)
 def test_a_download_that_is_always_cut_is_told_and_goes_on_in_the_next_run(
     kaggle, waits, download, archive
 ):
@@ -56,17 +50,12 @@ def test_a_download_that_is_always_cut_is_told_and_goes_on_in_the_next_run(
     assert int(kaggle.ranges[0][6:-1]) > 0
 
 
-@pytest.mark.fault("the server ignores Range", "starts over; the archive is whole")
 def test_a_server_that_knows_no_ranges_is_no_trouble(kaggle, waits, download, archive):
     kaggle.ignores_range, kaggle.cuts = True, [1_500_000]
     assert download().status == 0
     assert archive.read_bytes() == kaggle.content
 
 
-@pytest.mark.fault(
-    "the server says more or fewer bytes than it sends",
-    "a sentence with status 2, nothing taken for whole; the next run gets it whole",
-)
 @pytest.mark.parametrize("more", [50_000, -50_000])
 def test_a_wrong_length_is_not_taken_for_whole(kaggle, waits, download, archive, more):
     kaggle.lies = more
@@ -79,9 +68,6 @@ def test_a_wrong_length_is_not_taken_for_whole(kaggle, waits, download, archive,
     assert archive.read_bytes() == kaggle.content
 
 
-@pytest.mark.fault(
-    "wrong bytes of the right length, twice", "“… came damaged twice”; it is not believed"
-)
 def test_an_archive_that_comes_damaged_twice_is_not_believed(kaggle, download, archive):
     kaggle.wrong = 2
     ended = download()
@@ -92,10 +78,6 @@ def test_an_archive_that_comes_damaged_twice_is_not_believed(kaggle, download, a
     assert archive.read_bytes() == kaggle.content
 
 
-@pytest.mark.fault(
-    "an error page in mid-download, as when the signed address expires",
-    "is not taken for pictures; the next run gets it whole",
-)
 def test_an_error_page_in_mid_download_is_not_taken_for_pictures(kaggle, waits, download, archive):
     kaggle.cuts, kaggle.expires = [1_500_000], 9
     assert download().status in (0, 2)
@@ -106,26 +88,11 @@ def test_an_error_page_in_mid_download_is_not_taken_for_pictures(kaggle, waits, 
 
 
 REFUSALS = [
-    pytest.param(
-        *(401, "make another at https://www.kaggle.com/settings"),
-        marks=pytest.mark.fault("401", "“refused the token (401) …: make another at …”"),
-    ),
-    pytest.param(
-        *(403, "accept its rules"),
-        marks=pytest.mark.fault("403", "“does not let you download … (403): accept its rules”"),
-    ),
-    pytest.param(
-        *(404, f"check the name, as in https://www.kaggle.com/datasets/{SLUG}"),
-        marks=pytest.mark.fault("404", "“knows no data set … (404): check the name”"),
-    ),
-    pytest.param(
-        *(429, "wait some minutes"),
-        marks=pytest.mark.fault("429", "“was asked too often (429) …: wait some minutes”"),
-    ),
-    pytest.param(
-        *(500, "run this again later"),
-        marks=pytest.mark.fault("500", "“can't serve … now (500): run this again later”"),
-    ),
+    (401, "make another at https://www.kaggle.com/settings"),
+    (403, "accept its rules"),
+    (404, f"check the name, as in https://www.kaggle.com/datasets/{SLUG}"),
+    (429, "wait some minutes"),
+    (500, "run this again later"),
 ]
 
 
@@ -143,9 +110,6 @@ def test_a_refusal_is_one_sentence_that_says_what_to_do(
     assert sum(waits) < 120
 
 
-@pytest.mark.fault(
-    "kill -9 in mid-download", "nothing looks whole, and the next run goes on where it stopped"
-)
 def test_killed_in_mid_download_the_next_run_goes_on(kaggle, download, archive, tmp_path):
     kaggle.cuts = [1_500_000]  # the client would wait some seconds, and is killed meanwhile
     code = (
@@ -174,10 +138,6 @@ def test_killed_in_mid_download_the_next_run_goes_on(kaggle, download, archive, 
     assert len(kaggle.ranges) == 1
 
 
-@pytest.mark.fault(
-    "the disk is full while downloading",
-    "“the disk is full, … is not whole in …: free some space and run this again”",
-)
 def test_a_full_disk_while_downloading_is_told(kaggle, waits, run, small_disk):
     ended = run("download", "--dataset", f"kaggle:{SLUG}", "--data_dir", small_disk)
     assert ended.status == 2
@@ -185,9 +145,6 @@ def test_a_full_disk_while_downloading_is_told(kaggle, waits, run, small_disk):
     assert not list(small_disk.glob("*/raw/*.zip"))
 
 
-@pytest.mark.fault(
-    "the archive shrinks or is cut after it was downloaded", "is fetched again, whole"
-)
 def test_an_archive_that_shrank_since_is_fetched_again(kaggle, download, archive):
     assert download().status == 0
     assert json.loads(archive.with_name("pets.zip.verified.json").read_text())["bytes"]

@@ -43,10 +43,6 @@ history.place = slow
 
 
 @pytest.mark.slow
-@pytest.mark.fault(
-    "kill -9 while preparing",
-    "nothing looks finished; the next run gives what it should",
-)
 def test_killed_while_preparing_the_next_run_completes(run, pets, tmp_path, where):
     folder = tmp_path / "data" / "pets"
     child = Child(SLOW_PREPARE, "prepare", *where)
@@ -68,9 +64,6 @@ def _newest_run() -> mlflow.entities.Run:
 
 
 @pytest.mark.slow
-@pytest.mark.fault(
-    "kill -9 while features are computed", "what was computed is found again; the rest is computed"
-)
 def test_killed_in_the_feature_pass_the_next_run_uses_what_is_there(
     run, tmp_path, where, trains_quickly
 ):
@@ -86,10 +79,6 @@ def test_killed_in_the_feature_pass_the_next_run_uses_what_is_there(
 
 
 @pytest.mark.slow
-@pytest.mark.fault(
-    "kill -9 while the model is registered",
-    "the half-registered version has no stage; the next run registers another, in Production",
-)
 def test_killed_while_registering_the_next_run_registers_anew(run, where, trains_quickly):
     assert run("prepare", *where).status == 0
     child = Child(SLOW_REGISTERING, "train", *where, *TINY)
@@ -101,11 +90,6 @@ def test_killed_while_registering_the_next_run_registers_anew(run, where, trains
     assert _newest_run().info.status == "FINISHED"
 
 
-@pytest.mark.fault(
-    "a process that decodes pictures is killed by the system",
-    "“a process that decodes pictures was killed, most likely … for want of memory: give a smaller "
-    "batch_size, or views=1”; the run ends as FAILED",
-)
 def test_a_killed_decoding_process_is_told(run, where, monkeypatch):
     def killed(_: object) -> object:
         assert get_worker_info() is not None
@@ -120,9 +104,6 @@ def test_a_killed_decoding_process_is_told(run, where, monkeypatch):
     assert _newest_run().info.status == "FAILED"
 
 
-@pytest.mark.fault(
-    "a picture vanishes while another process decodes it", "the picture is named, in one sentence"
-)
 def test_a_picture_that_vanishes_in_mid_training_is_named(run, where, tmp_path, monkeypatch):
     victim: list[Path] = []
 
@@ -144,10 +125,6 @@ def test_a_picture_that_vanishes_in_mid_training_is_named(run, where, tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.project
-@pytest.mark.fault(
-    "two `mlflow run` at once in one folder",
-    "one downloads and prepares, the other waits and uses it; two versions, one in Production",
-)
 def test_two_runs_at_once_in_one_folder_both_finish(two_at_once):
     assert [ended.returncode for ended in two_at_once.ended] == [0, 0]
     assert [run.info.status for run in two_at_once.project.runs()] == ["FINISHED", "FINISHED"]

@@ -34,11 +34,6 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
         yield started
 
 
-@pytest.mark.fault(
-    "the tracking server goes while the version is proven",
-    "“the tracking server … can't be reached; kept for it: the model in …”: nothing is said "
-    "against the version, and `-P resume` proves it and puts it into Production",
-)
 def test_a_server_that_goes_during_the_proof_says_nothing_against_the_version(
     run, where, server, tmp_path, monkeypatch, trains_quickly
 ):
@@ -78,11 +73,6 @@ def gateway(server, monkeypatch) -> Iterator[Proxy]:
     proxy.close()
 
 
-@pytest.mark.fault(
-    "the tracking server refuses pictures, as too large (413)",
-    "“warning: the tracking server REFUSES artifact …”, once; the training goes on and registers; "
-    "at the end “the run is not complete: … refuses …, kept in …”; `-P resume` sends them",
-)
 def test_pictures_that_are_refused_cost_no_training(run, where, gateway, tmp_path, trains_quickly):
     gateway.refused = {".png": 413}
     assert run("prepare", *where).status == 0
@@ -106,11 +96,6 @@ def test_pictures_that_are_refused_cost_no_training(run, where, gateway, tmp_pat
     assert list((tmp_path / "data" / "runs").iterdir()) == []
 
 
-@pytest.mark.fault(
-    "the tracking server refuses the model (413), or its version (403)",
-    "one sentence with the command, and no version; the model is kept on disk, and `-P resume` "
-    "registers it",
-)
 @pytest.mark.parametrize(
     ("refused", "status"), [("weights.safetensors", 413), ("/model-versions/create", 403)]
 )

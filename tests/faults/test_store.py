@@ -73,9 +73,6 @@ def shop(trained, monkeypatch, trains_quickly) -> Shop:
     return Shop(trained, ("--dataset", "pets", "--data_dir", "data", *TINY))
 
 
-@pytest.mark.fault(
-    "a file of the feature cache is damaged", "is removed, and its features are computed again"
-)
 def test_a_damaged_feature_cache_is_computed_again(run, shop):
     for stored in shop.root.glob("data/features/*/*.features.npy"):
         content = bytearray(stored.read_bytes())
@@ -86,7 +83,6 @@ def test_a_damaged_feature_cache_is_computed_again(run, shop):
     assert shop.newest_run().data.metrics["features_computed"] == 12
 
 
-@pytest.mark.fault("the clock goes backwards", "all goes well, the history keeps its order")
 def test_a_clock_that_goes_backwards_does_no_harm(run, shop, monkeypatch):
     steps = iter(range(10**9))
     for name, back in (("time", 60), ("time_ns", 60 * 10**9)):
@@ -107,11 +103,6 @@ def test_a_clock_that_goes_backwards_does_no_harm(run, shop, monkeypatch):
     assert history.unfinished("catdog") is None
 
 
-@pytest.mark.fault(
-    "the loss is no number, after some good epochs",
-    "“warning: training diverged in epoch 2 …: Try a learning_rate below …”; the best model is "
-    "kept and registered, and the run is tagged with the reason",
-)
 def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
     real, seen = loop.train_epoch, []
 
@@ -134,10 +125,6 @@ def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
     assert "registered_version" in newest.data.tags
 
 
-@pytest.mark.fault(
-    "the loss is no number from the first epoch on",
-    "“training diverged in epoch 1 …: Try a learning_rate below …”; the run ends as FAILED",
-)
 def test_a_loss_that_never_was_a_number_ends_the_run(run, shop, monkeypatch):
     real = loop.train_epoch
 
@@ -155,11 +142,6 @@ def test_a_loss_that_never_was_a_number_ends_the_run(run, shop, monkeypatch):
     assert len(MlflowClient().search_model_versions("name = 'catdog'")) == before
 
 
-@pytest.mark.fault(
-    "the database of a sweep breaks in mid-trial",
-    "“storage=… does not answer (…): … the same command goes on with the trials that are there”; "
-    "the run ends as FAILED, and once the database is back only missing trials are run",
-)
 def test_a_sweeps_database_that_breaks_is_told_and_the_same_command_goes_on(
     run, where, tmp_path, trains_quickly, monkeypatch
 ):
@@ -204,9 +186,6 @@ def second(shop) -> int:
     return client.create_model_version("catdog", source).version
 
 
-@pytest.mark.fault(
-    "the registered version is deleted while predict answers", "the others are answered by it"
-)
 def test_a_version_that_is_deleted_meanwhile_answers_to_the_end(run, shop, second, monkeypatch):
     real = inputs.Photo.read
 
@@ -225,10 +204,6 @@ def test_a_version_that_is_deleted_meanwhile_answers_to_the_end(run, shop, secon
     assert again.sentence.startswith(f"{uri} does not name a model. Versions of 'catdog': 1")
 
 
-@pytest.mark.fault(
-    "the registered version is deleted while predict fetches it",
-    "“… does not name a model. Versions of 'catdog': … Try: …”",
-)
 def test_a_version_that_is_deleted_while_it_is_fetched_is_told(run, shop, second, monkeypatch):
     real = mlflow.artifacts.download_artifacts
 
@@ -246,10 +221,6 @@ def test_a_version_that_is_deleted_while_it_is_fetched_is_told(run, shop, second
 FILES = ["model.json", "weights.safetensors", "arrays.safetensors", "backbone.onnx"]
 
 
-@pytest.mark.fault(
-    "a file of a registered model is tampered with",
-    "“… its digest differs”, naming the file; status 2, and no answer",
-)
 @pytest.mark.parametrize("name", FILES)
 def test_a_registered_model_that_was_tampered_with_is_not_used(run, shop, name):
     path = shop.model / name
@@ -266,7 +237,6 @@ def test_a_registered_model_that_was_tampered_with_is_not_used(run, shop, name):
     assert "differs" in ended.sentence
 
 
-@pytest.mark.fault("a file of a registered model is gone", "one sentence; status 2, and no answer")
 @pytest.mark.parametrize("name", FILES)
 def test_a_registered_model_that_lacks_a_file_is_not_used(run, shop, tmp_path, name):
     path = shop.model / name
