@@ -6,7 +6,6 @@ set the temperature, and the familiarity below which a photo is neither. Pure.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,8 @@ import numpy as np
 import torch
 from sklearn import metrics
 
-from catdog.data.dataset import Picture
+from catdog.config import TrainConfig
+from catdog.data.dataset import TRAINING, VALIDATION, Picture, PreparedDataset
 from catdog.evaluation.calibration import (
     FOLDS,
     Labels,
@@ -27,15 +27,14 @@ from catdog.evaluation.calibration import (
     probability,
 )
 from catdog.evaluation.metrics import Scores as EpochScores
+from catdog.evaluation.metrics import metrics_of, score
 from catdog.evaluation.novelty import Familiarity, PetClassifier, Scores
 from catdog.inference.classifier import Classifier, HeadWeights, photo_keys
 from catdog.inference.prediction import About, Seen
-from catdog.models.engine import Engine, Features, export, pick_engine, torch_engine
-from catdog.models.network import Network
-from catdog.training.loop import Fit
-from catdog.training.state import Epoch
-
-logger = logging.getLogger(__name__)
+from catdog.models.engine import Engine, Features
+from catdog.models.network import Network, licence_of
+from catdog.training.features import FeatureSet
+from catdog.training.loop import Epoch, Fit
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,8 @@ class Trained:
 
     `pretrained` are features of the training and the validation pictures, each `(N, D)`, that
     no label has touched: a backbone that was fine-tuned on a wrong label may agree with it.
+    `baseline` says what ImageNet's own classes know untrained, `baseline_logits`, `(N,)`, what
+    they make of each validation picture; None where they know nothing of these classes.
     """
 
     classifier: Classifier
@@ -124,17 +125,69 @@ class Trained:
         return self.fit.best
 
 
-def serving_engine(network: Network, *, cores: int) -> Engine:
-    """The engine that answers for `network`: exact to single precision on whatever device."""
-    device = next(network.parameters()).device
-    if device.type == "cpu":
-        return pick_engine(network, cores=cores)
-    try:
-        portable = export(network)
-    except Exception as error:  # then it can be served by PyTorch alone
-        logger.info(f"ONNX can't hold this backbone ({error}): it will be served by PyTorch.")
-        portable = None
-    return replace(torch_engine(network), portable=portable)
+def judge_as_served(
+    network: Network,
+    features: FeatureSet,
+    pretrained: FeatureSet,
+    fit: Fit,
+    dataset: PreparedDataset,
+    config: TrainConfig,
+) -> Trained:
+    """Judge the best weights by the engine that will serve them.
+
+    Args:
+        network: backbone and head, with the best weights in them.
+        features: that the network's backbone gives.
+        pretrained: those that it gave before it was fine-tuned; the same where it was not.
+        fit: how the training went.
+        dataset: which pictures.
+        config: of the training.
+    """
+    validation = dataset.pictures(VALIDATION)
+    labels = np.array([picture.label for picture in validation])
+    about = About(
+        backbone=config.backbone,
+        dataset=dataset.folder.name,
+        origin=dataset.origin,
+        best_epoch=fit.best.number,
+        best_val_accuracy=fit.best.val.accuracy,
+        classes=dataset.classes,
+    )
+    evidence = Evidence(features.training[0], features.validation, labels, features.neither)
+    classifier, judgement = judge(
+        network,
+        features.engine,
+        about,
+        evidence,
+        keep=config.keep_share,
+        learned=(picture.sha256 for picture in dataset.pictures(TRAINING)),
+    )
+    baseline_logits = _baseline_logits(network, pretrained.validation)
+    return Trained(
+        classifier,
+        judgement,
+        evidence,
+        (pretrained.training[0], pretrained.validation),
+        validation,
+        fit,
+        None if baseline_logits is None else score(labels, baseline_logits),
+        baseline_logits,
+        metrics_of(
+            judgement.labels,
+            judgement.logits,
+            calibrated=judgement.calibrated,
+            prefix="val_",
+            seed=config.seed,
+        ),
+        licence_of(config.backbone, config.weights),
+    )
+
+
+def _baseline_logits(network: Network, features: Features) -> Logits | None:
+    """What the classes that the backbone learned elsewhere make of each picture, `(N,)`."""
+    if network.imagenet is None:
+        return None
+    return network.imagenet.dog_logits(torch.from_numpy(features)).double().numpy()
 
 
 def judge(
