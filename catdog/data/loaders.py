@@ -8,6 +8,7 @@ state to go on.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ ALONE = Share()
 
 
 def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor]:
-    """The places of `count` things, `(B,) int64` for each batch, in an order of this epoch's own."""
+    """The places of `count` things, `(B,) int64` a batch, in an order of this epoch's own."""
     order = torch.randperm(count, generator=seeded(seed, epoch))
     return list(order.split(batch_size))
 
@@ -166,7 +167,7 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         self._epoch = number
 
     def __len__(self) -> int:
-        return -(-self._count // self._batch_size)
+        return math.ceil(self._count / self._batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for places in self._batches():
@@ -175,7 +176,9 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def weights(self) -> list[float]:
         """How much the mean loss of each of this rank's parts counts."""
-        sizes = [(len(places), len(places[self._share.of(len(places))])) for places in self._batches()]
+        sizes = [
+            (len(places), len(places[self._share.of(len(places))])) for places in self._batches()
+        ]
         return [self._share.world_size * mine / whole for whole, mine in sizes]
 
     def _batches(self) -> list[Tensor]:
@@ -199,7 +202,7 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
 
 
 def _loader(
-    dataset: Dataset[tuple[Tensor, int]], device: torch.device, **batching: Any
+    dataset: Dataset[Any], device: torch.device, **batching: Any
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     workers = pick_workers(device)
     return DataLoader(
@@ -207,7 +210,7 @@ def _loader(
         generator=torch.Generator(),  # else each epoch would draw from PyTorch's own
         num_workers=workers,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=2 if workers else None,  # more would not fit a container's /dev/shm
         pin_memory=device.type == "cuda",
         **batching,
     )

@@ -103,7 +103,8 @@ class CheckpointFolder:
         number = len(checkpoint.epochs)
         part = self._folder / f".checkpoint-{number}"
         try:
-            torch.save(checkpoint.state_dict(), part)
+            with part.open("wb") as stream:
+                torch.save(checkpoint.state_dict(), stream)
             sync(part)
             part.replace(self._folder / f"checkpoint-{number}-{sha256_of(part)}{ENDING}")
             sync(self._folder)

@@ -104,7 +104,7 @@ def all_gather(mine: NDArray[Number]) -> NDArray[Number]:
         return mine
     barrier()
     parts: list[NDArray[Number]] = [mine] * world_size()
-    dist.all_gather_object(parts, mine, group=_cpu_group())
+    dist.all_gather_object(parts, mine)
     return np.concatenate(parts)
 
 
@@ -127,11 +127,8 @@ def data_parallel(model: nn.Module) -> nn.Module:
     if world_size() == 1:
         return model
     device = next(model.parameters()).device
-    return DistributedDataParallel(
-        model,
-        device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # the statistics of BatchNorm are frozen
-    )
+    own = [torch.cuda.current_device()] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=own)
 
 
 def must_launch(processes: int) -> bool:

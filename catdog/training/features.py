@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class FeatureSet:
 
     Attributes:
         engine: that computes them.
-        training: of all views of the training pictures, `(views, N, D)`; the first is the plain one.
+        training: of the training pictures, `(views, N, D)`; the first view is the plain one.
         validation: of the validation pictures, `(M, D)`.
         neither: of pictures that show neither class, `(K, D)`.
         computed: how many of the first two were computed, by all ranks.
@@ -91,7 +92,9 @@ def extract_features(
     computed = _compute_shares([(val, 1), (train, views)], network, engine, cache)
     validation, new = extract(val, network, engine, cache)
     training, more = extract(train, network, engine, cache, views=views)
-    neither, _ = extract([Picture(path, 0, sha256_of(path)) for path in others], network, engine, cache)
+    neither, _ = extract(
+        [Picture(path, 0, sha256_of(path)) for path in others], network, engine, cache
+    )
     computed += new + more
     found = len(val) + views * len(train) - computed
     seconds = time.perf_counter() - start
@@ -223,7 +226,7 @@ class FeatureBatches:
         self._batch_size, self._seed = batch_size, seed
 
     def __len__(self) -> int:
-        return -(-len(self._labels) // self._batch_size)
+        return math.ceil(len(self._labels) / self._batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch, which count from 1: features `(B, D)`, labels `(B,)`."""

@@ -116,17 +116,15 @@ def train_epoch(
     model.train()
     device, seen = next(model.parameters()).device, []
     for inputs, labels, weight in batches:
-        inputs = inputs.to(device, non_blocking=True)
-        logits = train_step(inputs, labels.to(device, non_blocking=True), weight)
+        on_device = (values.to(device, non_blocking=True) for values in (inputs, labels))
+        logits = train_step(*on_device, weight)
         if weight:  # else it was there for the other ranks' sake
             seen.append((labels, logits))
     return _as_arrays(seen)
 
 
 @torch.inference_mode()
-def predict(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
-) -> tuple[Labels, Logits]:
+def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Labels, Logits]:
     """The labels `(N,)` of the batches and the model's logits `(N,)`, in their order."""
     model.eval()
     device = next(model.parameters()).device

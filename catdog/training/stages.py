@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,9 +73,7 @@ def train_head(
     optimizer = make_optimizer(
         (network.head, config.learning_rate), weight_decay=config.weight_decay
     )
-    step = make_train_step(
-        parallel, optimizer, nn.BCEWithLogitsLoss(), micro_batch=micro_batch
-    )
+    step = make_train_step(parallel, optimizer, nn.BCEWithLogitsLoss(), micro_batch=micro_batch)
     stopping = EarlyStopping(config.patience, config.min_delta)
     checkpoint = Checkpoint(HEAD, model, optimizer, stopping)
     # On features a step is too small to share: cores that wait for each other take four times
@@ -126,9 +125,7 @@ def finetune(
     )
     stopping.offer(head.best.number, head.best.val.loss, network)
     checkpoint = Checkpoint(FINETUNE, network, optimizer, stopping, schedule, list(head.epochs))
-    return _train(
-        checkpoint, loaders, step, before + config.finetune_epochs, checkpoints, on_epoch
-    )
+    return _train(checkpoint, loaders, step, before + config.finetune_epochs, checkpoints, on_epoch)
 
 
 def feature_loaders(features: FeatureSet, dataset: PreparedDataset, config: TrainConfig) -> Loaders:
@@ -196,7 +193,7 @@ def _train(
     return Fit(trained, best, stopped_early=len(trained) < last, trouble=stopping.trouble)
 
 
-def _head_before(finetuning: dict[str, object]) -> Fit:
+def _head_before(finetuning: dict[str, Any]) -> Fit:
     """How the head was trained, when a checkpoint of fine-tuning shows that it was."""
     epochs = epochs_of(finetuning)
     stopping = EarlyStopping(patience=1)
