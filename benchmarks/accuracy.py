@@ -102,7 +102,7 @@ def train(options: Options) -> dict[str, float]:
     from catdog import pipeline
     from catdog.config import TrainConfig
     from catdog.data.dataset import load_dataset
-    from catdog.tracking import run as tracking
+    from catdog.tracking.run import start_run
 
     prepared = load_dataset(Path(options.folder))
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,11 +117,11 @@ def train(options: Options) -> dict[str, float]:
             patience=options.epochs,
             views=options.views,
         )
-        with tracking.start_run("benchmark") as run:
+        with start_run("benchmark") as run:
             start = time.perf_counter()
-            pipeline.train_and_register(config, prepared, lambda text: print(text, file=sys.stderr))
+            pipeline.train_and_register(config, prepared, run)
             seconds = time.perf_counter() - start
-        found = mlflow.get_run(run.info.run_id).data.metrics
+        found = mlflow.get_run(run.id).data.metrics
         os.chdir("/")
     return {
         "accuracy": found["best_val_accuracy"],

@@ -29,7 +29,8 @@ from catdog.inference.inputs import find_photos
 from catdog.inference.predict import answer_photos
 from catdog.inference.prediction import Options
 from catdog.registry.versions import fetch
-from catdog.tracking import run, store
+from catdog.tracking import store
+from catdog.tracking.run import start_run
 from catdog.training.features import FeatureCache, extract
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "predict.py"
@@ -52,8 +53,8 @@ def main(options: Measured) -> None:
         os.chdir(scratch)
         prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
         store.connect()
-        with run.start_run("benchmark"):
-            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared)
+        with start_run("benchmark") as run:
+            pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, run)
         saved = fetch("models:/catdog/Production")
         stages = _stages(Classifier.load(saved, device="cpu"), prepared, options.count)
         best = dict.fromkeys(stages, float("inf"))

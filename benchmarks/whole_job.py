@@ -175,7 +175,8 @@ def catdog(
     from catdog import pipeline
     from catdog.config import TrainConfig
     from catdog.data.dataset import load_dataset
-    from catdog.tracking import run, store
+    from catdog.tracking import store
+    from catdog.tracking.run import start_run
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
@@ -185,10 +186,10 @@ def catdog(
             data_dir=str(cache or scratch), epochs=epochs, patience=epochs, learning_rate=rate
         )
         prepared = load_dataset(folder)
-        with run.start_run("benchmark"):
+        with start_run("benchmark") as run:
             start = time.perf_counter()
             work = pipeline.train_and_register if registered else pipeline.train
-            work(config, prepared)
+            work(config, prepared, run)
             seconds = time.perf_counter() - start
         os.chdir("/")
     return seconds

@@ -48,8 +48,8 @@ def lead(config: MainConfig, team: Team) -> int:
 
     name = pipeline.run_name(config, source.name)
     begun = resume.open_run(config, "main", name, prepared_pictures)
-    with begun as (prepared, folder), team.leading():
-        pipeline.train_and_register(config, prepared, folder=folder, team=team)
+    with begun as (prepared, folder, run), team.leading():
+        pipeline.train_and_register(config, prepared, run, folder=folder, team=team)
     return 0
 
 

@@ -39,8 +39,8 @@ def lead(config: TrainConfig, team: Team) -> int:
     prepared = load_dataset(Path(config.data_dir) / source.name, classes=config.classes)
     name = pipeline.run_name(config, source.name)
     begun = resume.open_run(config, "train", name, lambda: prepared)
-    with begun as (_, folder), team.leading():
-        pipeline.train_and_register(config, prepared, folder=folder, team=team)
+    with begun as (_, folder, run), team.leading():
+        pipeline.train_and_register(config, prepared, run, folder=folder, team=team)
     return 0
 
 

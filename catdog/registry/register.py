@@ -30,7 +30,7 @@ from catdog.registry.compare import Contest, Side, hold
 from catdog.registry.history import as_champion
 from catdog.registry.promotion import Candidate, Decision, comparable, decide
 from catdog.registry.proof import FreshProcess, UnprovenError
-from catdog.tracking import log, run
+from catdog.tracking.log import Run
 from catdog.training.judge import (
     Trained,
     seen_in_training,
@@ -89,6 +89,7 @@ def register(
     trained: Trained,
     saved: Saved,
     fresh: FreshProcess,
+    run: Run,
 ) -> Released:
     """Register what was trained, prove that it answers alike, and give it its stage.
 
@@ -106,11 +107,12 @@ def register(
     )
     sample = spread(trained.validation, PARITY_PHOTOS)
     name = config.registered_model_name
-    version = versions.version_of_run(name, run.run_id())
+    version = versions.version_of_run(name, run.id)
     if version is None:
         logged = upload.log_model(
             saved.folder,
             _as_jpeg(sample[0].path),
+            run,
             step=best.number,
             tags=candidate.to_tags(),
             classes=candidate.classes,
@@ -120,7 +122,7 @@ def register(
         )
     elif not version.description:  # the run was cut between the two
         versions.describe(version, saved.card)
-    proof = _prove(trained, version, sample, fresh)
+    proof = _prove(trained, version, sample, fresh, run)
     proven = proof is not None and proof.holds
     history.attest(version, proven=proven)
     candidate = replace(candidate, status="approved" if proven else "rejected")
@@ -136,7 +138,7 @@ def register(
         ),
     )
     if isinstance(contest.evidence, Paired):
-        log.log_metrics(contest.evidence.to_dict(history.PAIRED))
+        run.log_metrics(contest.evidence.to_dict(history.PAIRED))
     return Released(version, decision, contest)
 
 
@@ -167,7 +169,7 @@ def _as_jpeg(path: Path) -> bytes:
 
 
 def _prove(
-    trained: Trained, version: ModelVersion, sample: list[Picture], fresh: FreshProcess
+    trained: Trained, version: ModelVersion, sample: list[Picture], fresh: FreshProcess, run: Run
 ) -> Parity | None:
     """Compare the registered version with the training process; None when it can't be used."""
     classifier = trained.classifier
@@ -187,11 +189,11 @@ def _prove(
         except UnprovenError:
             raise  # the version stays as it is, and the run can go on
         except CatdogError as error:
-            run.ask_for_run()  # a server that has gone says nothing against the version
+            run.check_server()  # a server that has gone says nothing against the version
             logger.info(f"REJECTED: {error}")
             return None
     proof = compare(expected, found)
-    log.log_metrics(
+    run.log_metrics(
         {"parity_max_abs_diff": proof.max_abs_diff}
         | {f"parity_{way}_abs_diff": value for way, value in proof.differences.items()}
     )

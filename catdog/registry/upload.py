@@ -14,7 +14,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 import catdog
 from catdog import CLASSES, Classes
 from catdog.data.classes import probability_name
-from catdog.tracking import provenance, run
+from catdog.tracking import provenance
+from catdog.tracking.log import Run
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 def log_model(
     folder: Path,
     example: bytes,
+    run: Run,
     *,
     step: int,
     tags: Mapping[str, str],
@@ -36,11 +38,12 @@ def log_model(
     Args:
         folder: what `Classifier.save` wrote.
         example: a JPEG, kept as the model's input example.
+        run: the active one.
         step: the epoch that the weights are from.
         tags: of the logged model.
         classes: what it tells apart.
     """
-    _forget_models()
+    _forget_models(run)
     logged: ModelInfo = mlflow.pyfunc.log_model(
         name="model",
         loader_module="catdog.inference.classifier",
@@ -58,11 +61,10 @@ def log_model(
     return logged
 
 
-def _forget_models() -> None:
-    """Delete models that the active run has logged, half or whole, and that are no version."""
-    client, info = MlflowClient(), run.active_run().info
-    mine = f"source_run_id = '{info.run_id}'"
-    for model in client.search_logged_models([info.experiment_id], filter_string=mine):
+def _forget_models(run: Run) -> None:
+    """Delete models that the run has logged, half or whole, and that are no version."""
+    client, mine = MlflowClient(), f"source_run_id = '{run.id}'"
+    for model in client.search_logged_models([run.experiment_id], filter_string=mine):
         if MLFLOW_MODEL_VERSIONS not in model.tags:
             client.delete_logged_model(model.model_id)
 

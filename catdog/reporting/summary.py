@@ -25,7 +25,8 @@ from catdog.reporting import figures
 from catdog.reporting.findings import Findings, find
 from catdog.reporting.page import as_report, raw_figures
 from catdog.reporting.report import Command, render
-from catdog.tracking import log, provenance, run, store
+from catdog.tracking import provenance, store
+from catdog.tracking.log import Run
 from catdog.training.judge import Trained
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def report_findings(
     prepared: PreparedDataset,
     trained: Trained,
     released: Released,
+    run: Run,
 ) -> Findings:
     """Look at what the model gets wrong and at the data, and log tables and a report of it.
 
@@ -71,16 +73,16 @@ def report_findings(
         versions=provenance.versions(),
         reproduce=_reproduce(config, prepared),
         use=_use(version, decision),
-        run=run.run_identity(),
+        run=run.identity(),
     )
-    log.log_findings(findings.others, findings.tables(), _worst_slice(findings), render(page))
+    run.log_findings(findings.others, findings.tables(), _worst_slice(findings), render(page))
     if page.mistakes:
         shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
         column = probability_name(prepared.classes)
         captions = [f"{one.label}, {column} {one.p_positive:.2f}" for one in page.mistakes]
         # The UI shows a thumbnail, in which a row of eight would be a line.
         grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
-        log.show(grid, "worst_errors")
+        run.log_image(grid, "worst_errors")
     counts, worst = Counter(issue.issue for issue in findings.issues), findings.worst
     logger.info(
         "Worst slice: "
@@ -166,14 +168,14 @@ def _use(version: ModelVersion, decision: Decision) -> list[Command]:
     ]
 
 
-def tell(released: Released, trained: Trained, findings: Findings) -> None:
+def tell(released: Released, trained: Trained, findings: Findings, run: Run) -> None:
     """Tag and describe the run, and say what was registered and what to type next."""
     version, decision = released.version, released.decision
     name = f"{version.name} version {version.version}"
     # By number where it does not serve: Staging may hold many, and means the newest.
     shown = PRODUCTION if decision.stage == PRODUCTION else version.version
     uri = f"models:/{version.name}/{shown}"
-    log.set_tags(
+    run.set_tags(
         {
             "registered_version": version.version,
             "stage": decision.stage,
@@ -181,7 +183,7 @@ def tell(released: Released, trained: Trained, findings: Findings) -> None:
             "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
         }
     )
-    log.describe_run(_description(name, uri, released, trained, findings))
+    run.describe(_description(name, uri, released, trained, findings))
     if decision.stage == NO_STAGE:
         logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
         logger.info(f"Compare runs:  {store.ui_hint()}")

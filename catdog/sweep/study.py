@@ -25,7 +25,7 @@ from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param
 
 from catdog import CatdogError
 from catdog.sweep.storage import Storage, quietly
-from catdog.tracking import run
+from catdog.tracking.run import status_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -278,4 +278,4 @@ def open_study(
 
 def _has_ended(trial: FrozenTrial) -> bool:
     """Whether MLflow knows that the run of the process that began the trial has ended."""
-    return run.status_of(trial.user_attrs.get(RUN, "")) in ("FINISHED", "FAILED", "KILLED")
+    return status_of(trial.user_attrs.get(RUN, "")) in ("FINISHED", "FAILED", "KILLED")

@@ -29,8 +29,10 @@ from catdog.sweep.trials import (
     told_of,
     view_counts,
 )
-from catdog.tracking import log, nested, run
+from catdog.tracking import nested
+from catdog.tracking.log import Run
 from catdog.tracking.resume import RunFolder
+from catdog.tracking.run import status_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +61,11 @@ VERSION = "version"
 
 
 def sweep_and_register(
-    config: SweepConfig, prepared: PreparedDataset, *, folder: RunFolder
+    config: SweepConfig, prepared: PreparedDataset, run: Run, *, folder: RunFolder
 ) -> None:
     """Run the trials that are missing in the study, train with the best, and register.
 
-    All of it in the active MLflow run, where no other process is faster. The same parameters and
+    All of it in one MLflow run, where no other process is faster. The same parameters and
     pictures mean the same study, wherever its processes are.
 
     Raises:
@@ -72,15 +74,15 @@ def sweep_and_register(
     """
     storage = open_storage(config.storage, Path(config.data_dir))
     name = study_name(config, prepared)
-    study = open_study(name, storage, run_id=run.run_id(), seed=config.seed)
-    log.set_tags({nested.STUDY: name})
+    study = open_study(name, storage, run_id=run.id, seed=config.seed)
+    run.set_tags({nested.STUDY: name})
     own = ("trials", "most_views", "search_fraction", "storage")
-    log.log_params({key: getattr(config, key) for key in own})
+    run.log_params({key: getattr(config, key) for key in own})
     found = len(study.finished())
     logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
     if found < config.trials:
         _run_trials(config, prepared, study)
-    _finish(config, prepared, study, folder)
+    _finish(config, prepared, study, folder, run)
 
 
 def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
@@ -118,7 +120,7 @@ def _run_trials(config: SweepConfig, prepared: PreparedDataset, study: Study) ->
 
 
 def _finish(
-    config: SweepConfig, prepared: PreparedDataset, study: Study, folder: RunFolder
+    config: SweepConfig, prepared: PreparedDataset, study: Study, folder: RunFolder, run: Run
 ) -> None:
     """See that one process of all that work on the study trains with the best and registers.
 
@@ -127,14 +129,14 @@ def _finish(
     """
     name = end_name(config, prepared)
     end = open_study(name, study.storage, run_id=study.run_id, seed=config.seed, prunes=False)
-    end.work(lambda trial: _train_with_best(config, prepared, study, trial, folder), 1)
+    end.work(lambda trial: _train_with_best(config, prepared, study, trial, folder, run), 1)
     done = end.finished()[0]
     registered_by = done.user_attrs[RUN]
     logger.info(
         f"Of this sweep MLflow run {registered_by} has registered {done.user_attrs[VERSION]}."
     )
-    if registered_by != study.run_id and run.status_of(registered_by):
-        log.set_tags({"mlflow.parentRunId": registered_by})
+    if registered_by != study.run_id and status_of(registered_by):
+        run.set_tags({"mlflow.parentRunId": registered_by})
 
 
 def _train_with_best(
@@ -143,21 +145,22 @@ def _train_with_best(
     study: Study,
     trial: Trial,
     folder: RunFolder,
+    run: Run,
 ) -> float:
     finished = study.finished()[: config.trials]
     best = study.best_of(finished)
     logger.info(f"Best of {len(finished):,} trials: {best.number}, {in_words(best.params)}")
-    _log_study(study, finished, best)
+    _log_study(study, finished, best, run)
     names = {field.name for field in fields(MainConfig)}
     fixed = {key: value for key, value in asdict(config).items() if key in names}
     chosen = MainConfig(**fixed, **best.params)
-    version = train_and_register(chosen, prepared, folder=folder)
+    version = train_and_register(chosen, prepared, run, folder=folder)
     trial.set_user_attr(VERSION, f"{version.name} version {version.version}")
     return float(best.value or 0.0)
 
 
-def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial) -> None:
-    """Log what the trials gave in the active run, and see that each has its run below it."""
+def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial, run: Run) -> None:
+    """Log what the trials gave in the run, and see that each has its run below it."""
     told = [
         told_of(study.name, trial, trial.state.name, trial.datetime_complete.timestamp())
         for trial in finished
@@ -167,16 +170,16 @@ def _log_study(study: Study, finished: Sequence[FrozenTrial], best: FrozenTrial)
     with run.registering():
         nested.complete(study.name, told, failed=failed)
     pruned = sum(one.state == "PRUNED" for one in told)
-    log.log_metrics(
+    run.log_metrics(
         {
             "trials_finished": len(told),
             "trials_pruned": pruned,
             "best_search_loss": best.value or 0.0,
         }
     )
-    log.set_tags({"best_trial": str(best.number)})
+    run.set_tags({"best_trial": str(best.number)})
     for name, figure in study.figures().items():
-        log.log_figure(figure, f"{name}.png")
+        run.log_figure(figure, f"{name}.png")
 
 
 def _digest(decisive: Mapping[str, object]) -> str:

@@ -1,24 +1,26 @@
-"""What is written to a run: parameters, metrics, pictures, tables.
-
-All of it goes the way of `catdog.tracking.run.write`, which loses nothing.
-"""
+"""What is written to an MLflow run: `Run`, with one method for each thing that is logged."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import math
 import platform
 import time
 import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from mlflow.entities import RunInfo
+from mlflow.tracking import MlflowClient
 from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES
 from PIL import Image
@@ -26,11 +28,15 @@ from PIL import Image
 import catdog
 from catdog import CLASSES, Classes
 from catdog.data.classes import as_outside
-from catdog.tracking import provenance, run
+from catdog.tracking import provenance
+from catdog.tracking.delivery import PROBE, Kind, Write, limits
+from catdog.tracking.outbox import Outbox
+from catdog.tracking.registering import registering
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from catdog.data.dataset import Prepared
     from catdog.evaluation.calibration import Labels, Logits
     from catdog.evaluation.metrics import Confusion, Scores
     from catdog.inference.prediction import Prediction
@@ -42,244 +48,311 @@ DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a data set."""
 
 
-def log_params(params: Mapping[str, Any]) -> None:
-    """Log the parameters that the run does not have yet.
+@dataclass(frozen=True)
+class Before:
+    """What a run had when it was resumed: asked once, as the server may be away when it matters.
 
-    `mlflow run` has logged those that were typed, spelled as they were typed, and MLflow
-    refuses another spelling of the same key (`1e-3` and `0.001`).
+    `steps` are those of some metrics by the metric's name, `metrics` the last values of all.
     """
-    run.write("params", {key: str(value) for key, value in params.items()})
-    _log_text(json.dumps(dict(params), indent=2, default=str), "config.json")
+
+    steps: Mapping[str, set[int]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def log_environment(device: str) -> None:
-    """Tag the run with device, versions and the git commit."""
-    set_tags(
-        {
-            "device": device,
-            "python_version": platform.python_version(),
-            "platform": platform.platform(),
-            "catdog_version": catdog.__version__,
-            **{
-                f"{name.replace('-', '_')}_version": version
-                for name, version in provenance.installed().items()
+class Run:
+    """A run that is going on: what it is, and everything that is logged in it.
+
+    What the tracking server does not take is kept in `folder`, and nothing is lost by that.
+    """
+
+    def __init__(
+        self, info: RunInfo, folder: Path, outbox: Outbox, before: Before | None = None
+    ) -> None:
+        """`catdog.tracking.run.start_run` makes one.
+
+        Args:
+            info: of the run, as MLflow gives it.
+            folder: where the run keeps what is not on the server yet.
+            outbox: the way to the server.
+            before: what the run had when it was resumed; None for a new one.
+        """
+        self.id = str(info.run_id)
+        self.experiment_id = str(info.experiment_id)
+        self.begun_ms = int(info.start_time)
+        self.folder = folder
+        self._outbox = outbox
+        self._before = before or Before()
+
+    def identity(self) -> str:
+        """Which run this is, when it began, and from which commit."""
+        began = datetime.fromtimestamp(self.begun_ms / 1000, UTC)
+        state = provenance.git_state()
+        changed = " with changes" if state.get("git_dirty") == "true" else ""
+        return f"run {self.id}, {began:%Y-%m-%d %H:%M} UTC, commit {state['git_commit']}{changed}"
+
+    def logged_steps(self, metric: str) -> set[int]:
+        """The steps at which the run had `metric`, of `ASKED_FOR`, when it was resumed."""
+        return self._before.steps.get(metric, set())
+
+    def has_logged(self, metric: str, value: float) -> bool:
+        """Whether the run had `value` as the last one of `metric` when it was resumed."""
+        if metric not in self._before.metrics:
+            return False
+        had = self._before.metrics[metric]
+        return had == value or (math.isnan(had) and math.isnan(value))
+
+    def registering(self) -> contextlib.AbstractContextManager[None]:
+        """For what can't be done without the server; see `catdog.tracking.registering`."""
+        return registering(self._outbox)
+
+    def check_server(self) -> None:
+        """Ask the server for the run, and do nothing with the answer.
+
+        Raises:
+            MlflowException: the server can't be reached.
+        """
+        with limits(PROBE):
+            MlflowClient().get_run(self.id)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log the parameters that the run does not have yet.
+
+        `mlflow run` has logged those that were typed, spelled as they were typed, and MLflow
+        refuses another spelling of the same key (`1e-3` and `0.001`).
+        """
+        self._write("params", {key: str(value) for key, value in params.items()})
+        self._log_text(json.dumps(dict(params), indent=2, default=str), "config.json")
+
+    def log_environment(self, device: str) -> None:
+        """Tag the run with device, versions and the git commit."""
+        self.set_tags(
+            {
+                "device": device,
+                "python_version": platform.python_version(),
+                "platform": platform.platform(),
+                "catdog_version": catdog.__version__,
+                **{
+                    f"{name.replace('-', '_')}_version": version
+                    for name, version in provenance.installed().items()
+                },
+                **provenance.git_state(),
+            }
+        )
+
+    def log_dataset(self, prepared: Prepared) -> None:
+        """Log which pictures are used: the manifest, each split as a data set, what is left out."""
+        from mlflow.data.pandas_dataset import from_pandas
+
+        manifest, name = prepared.manifest, prepared.folder.name
+        digests = {"training": prepared.digest, "validation": prepared.validation_digest}
+        # What a user's column holds is left as it is written: "01", or nothing.
+        kinds: defaultdict[str, type] = defaultdict(lambda: str, width=int, height=int)
+        rows = pd.read_csv(manifest, keep_default_na=False, dtype=kinds)
+        for split, digest in digests.items():
+            with warnings.catch_warnings():
+                # That integer columns can't hold missing values, and that a path is a path.
+                warnings.simplefilter("ignore", UserWarning)
+                # What mlflow.log_input writes.
+                dataset = from_pandas(
+                    rows[rows["split"] == split].reset_index(drop=True),
+                    source=str(manifest.resolve()),
+                    targets="label",
+                    name=f"{name}-{split}",
+                    # MLflow's own digest reads the first 10,000 rows only.
+                    digest=digest[:DIGEST_LENGTH],
+                )
+                self._write("inputs", [[split, dict(dataset._to_mlflow_entity())]])
+        self._log_file(manifest.read_bytes(), f"data/{manifest.name}")
+        self.set_tags(
+            {
+                "dataset": name,
+                "dataset_origin": prepared.origin,
+                "data": "drawn" if prepared.drawn else "photos",
+                "classes": ",".join(prepared.classes),
+            }
+            | {f"{split}_digest": digest for split, digest in digests.items()}
+        )
+        if prepared.exclude_digest:
+            self._log_exclusion(prepared, prepared.exclude_digest)
+
+    def _log_exclusion(self, prepared: Prepared, digest: str) -> None:
+        """Log what the user wanted left out: the lines, their digest, and how many they meant."""
+        if prepared.exclude_lines.is_file():
+            self._log_file(prepared.exclude_lines.read_bytes(), "data/exclude.txt")
+        self.set_tags({"excluded_count": str(prepared.excluded), "excluded_digest": digest})
+
+    def log_epoch(self, epoch: Epoch, confusion: Figure) -> None:
+        """Log the numbers of an epoch and its validation confusion matrix, at step = epoch.
+
+        The numbers come last: a run that is resumed has all of an epoch of which it has these.
+        """
+        self._log_picture(_pixels(confusion), "confusion_matrix", step=epoch.number)
+        self.log_metrics(
+            {
+                "train_loss": epoch.train.loss,
+                "train_accuracy": epoch.train.accuracy,
+                "val_loss": epoch.val.loss,
+                "val_accuracy": epoch.val.accuracy,
+                "learning_rate": epoch.learning_rate,
+                "epoch_seconds": epoch.seconds,
+                "images_per_second": epoch.images_per_second,
+                **epoch.val.confusion.to_dict("epoch_"),
             },
-            **provenance.git_state(),
-        }
-    )
+            step=epoch.number,
+        )
+
+    def log_fit(self, fit: Fit) -> None:
+        """Log which epoch was kept and how good it is on the validation pictures."""
+        best = fit.best
+        self.log_metrics(
+            {
+                "best_epoch": best.number,
+                "best_val_loss": best.val.loss,
+                "best_val_accuracy": best.val.accuracy,
+                "best_val_roc_auc": best.val.roc_auc,
+                "stopped_epoch": fit.epochs[-1].number,
+            }
+        )
+        self.set_tags({"early_stopped": str(fit.stopped_early).lower()})
+        if fit.trouble:
+            self.set_tags({"stopped_because": fit.trouble})
+
+    def log_confusion(self, confusion: Confusion, drawn: Figure) -> None:
+        """Log the confusion matrix of the served answers, as numbers and drawn.
+
+        The UI shows it first, and those of the epochs behind a slider.
+        """
+        self._log_text(json.dumps(confusion.to_dict(), indent=2), "confusion_matrix.json")
+        self.log_figure(drawn, "confusion_matrix.png")
+        self.log_image(drawn, "confusion_matrix")
+
+    def log_features(self, features: Pass) -> None:
+        """Log what the one pass through the backbone cost."""
+        self.set_tags({"feature_engine": features.engine.name})
+        self.log_metrics(
+            {
+                "features_computed": features.computed,
+                "features_found": features.found,
+                "feature_seconds": features.seconds,
+            }
+        )
+
+    def log_baseline(self, scores: Scores) -> None:
+        """Log how good the validation answers are without any training."""
+        self.log_metrics(
+            {
+                "baseline_accuracy": scores.accuracy,
+                "baseline_log_loss": scores.loss,
+                "baseline_roc_auc": scores.roc_auc,
+            }
+        )
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Log numbers, with the time of now; without a step they are about the kept epoch.
+
+        Of these, what a resumed run has already is not logged twice.
+        """
+        now = time.time_ns() // 1_000_000
+        new = {k: float(v) for k, v in metrics.items() if step or not self.has_logged(k, float(v))}
+        if new:
+            self._write("metrics", [[key, value, now, step] for key, value in new.items()])
+
+    def log_predictions(
+        self,
+        paths: Sequence[str],
+        labels: Labels,
+        logits: Logits,
+        answers: Sequence[Prediction],
+        classes: Classes = CLASSES,
+    ) -> None:
+        """Log a table of the answer for each validation picture; `logits` are the head's own."""
+        table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])
+        table = table.drop(columns="error")
+        table = table.rename(columns={"label": "answer"})
+        table.insert(0, "path", list(paths))
+        table.insert(1, "label", labels)
+        table.insert(2, "logit", logits)
+        self._log_file(table.to_parquet(), "predictions/validation.parquet")
+        # As mlflow.log_table does, which makes the UI show it as a table.
+        shown = "predictions/validation.json"
+        self._log_text(table.to_json(orient="split", index=False, date_format="iso"), shown)
+        self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": shown, "type": "table"}])})
+
+    def log_findings(
+        self,
+        metrics: Mapping[str, float],
+        tables: Mapping[str, pd.DataFrame],
+        worst_slice: str,
+        page: str,
+    ) -> None:
+        """Log metrics with intervals, the tables behind them, and the report as a page."""
+        self.log_metrics(metrics)
+        for name, table in tables.items():
+            self._log_text(table.to_csv(index=False), name)
+        self._log_text(page, "report.html")
+        if worst_slice:
+            self.set_tags({"worst_slice": worst_slice})
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Log a figure as the artifact `name`."""
+        stream = io.BytesIO()
+        figure.savefig(stream, format=Path(name).suffix[1:])
+        self._log_file(stream.getvalue(), name)
+
+    def log_image(self, figure: Figure, key: str) -> None:
+        """Log a figure under a key by which the MLflow UI sets it beside those of other runs.
+
+        It does so step by step and begins at 0: at another step, the kept epoch say, nothing would
+        be shown where runs have kept different ones.
+        """
+        self._log_picture(_pixels(figure), key, step=0)
+
+    def _log_picture(self, pixels: np.ndarray, key: str, *, step: int) -> None:
+        # The names that mlflow.log_image gives; the UI reads key, step and time from them. With
+        # the time of the run's beginning a picture that is logged again takes its own place.
+        which = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.id}/{key}/{step}")
+        name = f"images/{key}+step+{step}+timestamp+{self.begun_ms}+{which}"
+        picture = Image.fromarray(pixels)
+        self._log_file(_encoded(picture, "png"), f"{name}.png")
+        self._log_file(_encoded(compress_image_size(picture), "webp"), f"{name}+compressed.webp")
+        self.set_tags({MLFLOW_LOGGED_IMAGES: "True"})
+
+    def describe(self, text: str) -> None:
+        """Set the description that the MLflow UI shows for the run, in Markdown."""
+        self.set_tags({"mlflow.note.content": text})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tag the active run."""
+        self._write("tags", dict(tags))
+
+    def _log_file(self, content: bytes, name: str) -> None:
+        self._write("artifact", name, content)
+
+    def _log_text(self, text: str, name: str) -> None:
+        self._log_file(text.encode(), name)
+
+    def _write(self, kind: Kind, content: Any, data: bytes | None = None) -> None:
+        self._outbox.write(Write(self.id, kind, content, data))
 
 
-def log_data(
-    manifest: Path,
-    *,
-    name: str,
-    origin: str,
-    digests: Mapping[str, str],
-    drawn: bool,
-    classes: Classes = CLASSES,
-) -> None:
-    """Log which pictures were used: the manifest, and a data set for each split.
+class SilentRun(Run):
+    """Of a process that trains along and logs nothing: what is logged here goes nowhere."""
 
-    Args:
-        manifest: CSV with the columns path, label, split, sha256, width, height, and the user's.
-        name: of the prepared data set.
-        origin: where it came from.
-        digests: of the splits "training" and "validation", of any length.
-        drawn: whether the pictures were drawn by us.
-        classes: what they show.
-    """
-    from mlflow.data.pandas_dataset import from_pandas
+    def __init__(self, run_id: str, folder: Path) -> None:
+        """`run_id` and `folder` are those of the run that process 0 logs in."""
+        self.id, self.folder = run_id, folder
+        self.experiment_id, self.begun_ms = "", 0
+        self._before = Before()
 
-    # What a user's column holds is left as it is written: "01", or nothing.
-    kinds: defaultdict[str, type] = defaultdict(lambda: str, width=int, height=int)
-    rows = pd.read_csv(manifest, keep_default_na=False, dtype=kinds)
-    for split, digest in digests.items():
-        with warnings.catch_warnings():
-            # That integer columns can't hold missing values, and that a path is a path.
-            warnings.simplefilter("ignore", UserWarning)
-            # What mlflow.log_input writes.
-            dataset = from_pandas(
-                rows[rows["split"] == split].reset_index(drop=True),
-                source=str(manifest.resolve()),
-                targets="label",
-                name=f"{name}-{split}",
-                # MLflow's own digest reads the first 10,000 rows only.
-                digest=digest[:DIGEST_LENGTH],
-            )
-            run.write("inputs", [[split, dict(dataset._to_mlflow_entity())]])
-    _log_file(manifest.read_bytes(), f"data/{manifest.name}")
-    set_tags(
-        {"dataset": name, "dataset_origin": origin, "data": "drawn" if drawn else "photos"}
-        | {"classes": ",".join(classes)}
-        | {f"{split}_digest": digest for split, digest in digests.items()}
-    )
+    def registering(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing is registered here."""
+        return contextlib.nullcontext()
 
+    def check_server(self) -> None:
+        """No server is asked."""
 
-def log_exclusion(lines: Path, *, count: int, digest: str) -> None:
-    """Log what the user wanted left out: the lines, their digest, and how many pictures it was."""
-    if lines.is_file():
-        _log_file(lines.read_bytes(), "data/exclude.txt")
-    set_tags({"excluded_count": str(count), "excluded_digest": digest})
-
-
-def log_epoch(epoch: Epoch, confusion: Figure) -> None:
-    """Log the numbers of an epoch and its validation confusion matrix, at step = epoch.
-
-    The numbers come last: a run that is resumed has all of an epoch of which it has these.
-    """
-    _log_picture(_pixels(confusion), "confusion_matrix", step=epoch.number)
-    log_metrics(
-        {
-            "train_loss": epoch.train.loss,
-            "train_accuracy": epoch.train.accuracy,
-            "val_loss": epoch.val.loss,
-            "val_accuracy": epoch.val.accuracy,
-            "learning_rate": epoch.learning_rate,
-            "epoch_seconds": epoch.seconds,
-            "images_per_second": epoch.images_per_second,
-            **epoch.val.confusion.to_dict("epoch_"),
-        },
-        step=epoch.number,
-    )
-
-
-def log_fit(fit: Fit) -> None:
-    """Log which epoch was kept and how good it is on the validation pictures."""
-    best = fit.best
-    log_metrics(
-        {
-            "best_epoch": best.number,
-            "best_val_loss": best.val.loss,
-            "best_val_accuracy": best.val.accuracy,
-            "best_val_roc_auc": best.val.roc_auc,
-            "stopped_epoch": fit.epochs[-1].number,
-        }
-    )
-    set_tags({"early_stopped": str(fit.stopped_early).lower()})
-    if fit.trouble:
-        set_tags({"stopped_because": fit.trouble})
-
-
-def log_confusion(confusion: Confusion, drawn: Figure) -> None:
-    """Log the confusion matrix of the served answers, as numbers and drawn.
-
-    The UI shows it first, and those of the epochs behind a slider.
-    """
-    _log_text(json.dumps(confusion.to_dict(), indent=2), "confusion_matrix.json")
-    log_figure(drawn, "confusion_matrix.png")
-    show(drawn, "confusion_matrix")
-
-
-def log_features(features: Pass) -> None:
-    """Log what the one pass through the backbone cost."""
-    set_tags({"feature_engine": features.engine.name})
-    log_metrics(
-        {
-            "features_computed": features.computed,
-            "features_found": features.found,
-            "feature_seconds": features.seconds,
-        }
-    )
-
-
-def log_baseline(scores: Scores) -> None:
-    """Log how good the validation answers are without any training."""
-    log_metrics(
-        {
-            "baseline_accuracy": scores.accuracy,
-            "baseline_log_loss": scores.loss,
-            "baseline_roc_auc": scores.roc_auc,
-        }
-    )
-
-
-def log_metrics(metrics: Mapping[str, float], *, step: int = 0) -> None:
-    """Log numbers, with the time of now; without a step they are about the kept epoch.
-
-    Of these, what a resumed run has already is not logged twice.
-    """
-    now = time.time_ns() // 1_000_000
-    new = {k: float(v) for k, v in metrics.items() if step or not run.has_logged(k, float(v))}
-    if new:
-        run.write("metrics", [[key, value, now, step] for key, value in new.items()])
-
-
-def log_predictions(
-    paths: Sequence[str],
-    labels: Labels,
-    logits: Logits,
-    answers: Sequence[Prediction],
-    classes: Classes = CLASSES,
-) -> None:
-    """Log the answer for each validation picture, as a table: `logits` as the head gives them."""
-    table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])
-    table = table.drop(columns="error")
-    table = table.rename(columns={"label": "answer"})
-    table.insert(0, "path", list(paths))
-    table.insert(1, "label", labels)
-    table.insert(2, "logit", logits)
-    _log_file(table.to_parquet(), "predictions/validation.parquet")
-    # As mlflow.log_table does, which makes the UI show it as a table.
-    shown = "predictions/validation.json"
-    _log_text(table.to_json(orient="split", index=False, date_format="iso"), shown)
-    set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": shown, "type": "table"}])})
-
-
-def log_findings(
-    metrics: Mapping[str, float], tables: Mapping[str, pd.DataFrame], worst_slice: str, page: str
-) -> None:
-    """Log metrics with intervals, the tables behind them, and the report as a page."""
-    log_metrics(metrics)
-    for name, table in tables.items():
-        _log_text(table.to_csv(index=False), name)
-    _log_text(page, "report.html")
-    if worst_slice:
-        set_tags({"worst_slice": worst_slice})
-
-
-def log_figure(figure: Figure, name: str) -> None:
-    """Log a figure as the artifact `name`."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format=Path(name).suffix[1:])
-    _log_file(stream.getvalue(), name)
-
-
-def show(figure: Figure, key: str) -> None:
-    """Log a figure under a key by which the MLflow UI sets it beside those of other runs.
-
-    It does so step by step and begins at 0: at another step, the kept epoch say, nothing would
-    be shown where runs have kept different ones.
-    """
-    _log_picture(_pixels(figure), key, step=0)
-
-
-def _log_picture(pixels: np.ndarray, key: str, *, step: int) -> None:
-    # The names that mlflow.log_image gives; the UI reads key, step and time from them. With the
-    # time of the run's beginning a picture that is logged again, after a cut, takes its own place.
-    which = uuid.uuid5(uuid.NAMESPACE_OID, f"{run.run_id()}/{key}/{step}")
-    name = f"images/{key}+step+{step}+timestamp+{run.begun_ms()}+{which}"
-    picture = Image.fromarray(pixels)
-    _log_file(_encoded(picture, "png"), f"{name}.png")
-    _log_file(_encoded(compress_image_size(picture), "webp"), f"{name}+compressed.webp")
-    set_tags({MLFLOW_LOGGED_IMAGES: "True"})
-
-
-def describe_run(text: str) -> None:
-    """Set the description that the MLflow UI shows for the run, in Markdown."""
-    set_tags({"mlflow.note.content": text})
-
-
-def set_tags(tags: Mapping[str, str]) -> None:
-    """Tag the active run."""
-    run.write("tags", dict(tags))
-
-
-def _log_file(content: bytes, name: str) -> None:
-    run.write("artifact", name, content)
-
-
-def _log_text(text: str, name: str) -> None:
-    _log_file(text.encode(), name)
+    def _write(self, kind: Kind, content: Any, data: bytes | None = None) -> None:
+        """Write nothing."""
 
 
 def _encoded(picture: Image.Image, form: str) -> bytes:

@@ -22,7 +22,8 @@ from catdog import CatdogError
 from catdog.config import FixedConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.files import mend, write_json
-from catdog.tracking import log, run, store
+from catdog.tracking import run, store
+from catdog.tracking.log import Run
 from catdog.tracking.notes import NOTE, RUNNING, Note, notes_in, read_note, resuming
 from catdog.training import launch
 from catdog.training.features import remove
@@ -126,7 +127,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     @contextlib.contextmanager
-    def cut_is_told(self) -> Iterator[None]:
+    def cut_is_told(self, active: Run) -> Iterator[None]:
         """When what is done inside is cut, note it and say how to go on; then release."""
         try:
             yield
@@ -139,7 +140,7 @@ class RunFolder:
                     f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}"
                 )
                 with contextlib.suppress(CatdogError):  # what cut the run is what is told
-                    log.set_tags({"resume_with": self.command()})
+                    active.set_tags({"resume_with": self.command()})
             else:
                 self.remove()
             raise
@@ -153,7 +154,7 @@ def open_run(
     entry_point: str,
     name: str,
     prepare: Callable[[], PreparedDataset],
-) -> Iterator[tuple[PreparedDataset, RunFolder]]:
+) -> Iterator[tuple[PreparedDataset, RunFolder, Run]]:
     """A new run, or the one that `config.resume` lets go on, with its pictures and its folder.
 
     Pictures of a run that goes on are looked at first: what does not fit leaves it as it is.
@@ -167,11 +168,11 @@ def open_run(
     found = _found(config, entry_point, prepared) if prepared else None
     resumed = found.note.run_id if found else None
     with run.start_run(name, Path(config.data_dir), resume=resumed) as active:
-        folder = found or RunFolder.begin(config, active.info.run_id, entry_point)
-        with folder.cut_is_told():
+        folder = found or RunFolder.begin(config, active.id, entry_point)
+        with folder.cut_is_told(active):
             prepared = prepared or prepare()
             folder.mark(RUNNING, data_digest=prepared.digest)
-            yield prepared, folder
+            yield prepared, folder, active
     folder.remove()  # all of it has reached the server
 
 

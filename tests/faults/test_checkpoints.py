@@ -324,9 +324,9 @@ def unbroken(tmp_path_factory, draw_folder) -> Logged:
     ("room", "module", "function"),
     [
         ("catdog", "trained", "judge"),
-        ("catdog.tracking", "log", "log_confusion"),
-        ("catdog.tracking", "log", "log_findings"),
-        ("catdog.tracking", "log", "describe_run"),
+        ("catdog.tracking.log", "Run", "log_confusion"),
+        ("catdog.tracking.log", "Run", "log_findings"),
+        ("catdog.tracking.log", "Run", "describe"),
     ],
 )
 def test_killed_while_judging_or_reporting_nothing_is_lost_or_there_twice(

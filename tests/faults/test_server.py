@@ -11,8 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import pipeline
 from catdog.registry.proof import FreshProcess
-from catdog.tracking import delivery
-from catdog.tracking import run as tracking
+from catdog.tracking import delivery, registering
 from tests.faults.conftest import TINY
 from tests.mlflow_server import Proxy, Server, running
 
@@ -26,7 +25,7 @@ def _versions() -> list[ModelVersion]:
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
     """A tracking server, at which nobody waits for long."""
-    monkeypatch.setattr(tracking, "PATIENT", delivery.PROBE)
+    monkeypatch.setattr(registering, "PATIENT", delivery.PROBE)
     for name in delivery.LIMITS:
         monkeypatch.delenv(name, raising=False)
     with running(tmp_path / "server") as started:
@@ -67,7 +66,7 @@ def gateway(server, monkeypatch) -> Iterator[Proxy]:
     """What stands before the server, and refuses what a test says."""
     proxy = Proxy(server.port)
     # A connection that the server has closed for want of use is opened again.
-    monkeypatch.setattr(tracking, "PATIENT", delivery.PATIENT)
+    monkeypatch.setattr(registering, "PATIENT", delivery.PATIENT)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
     yield proxy
     proxy.close()

@@ -18,6 +18,7 @@ from catdog.registry import history, upload, versions
 from catdog.registry.compare import Contest, Side, compare_sides, hold
 from catdog.registry.promote import history_table, promote
 from catdog.registry.promotion import PRODUCTION, STAGING, Candidate
+from catdog.tracking.run import start_run
 from scripts import promote as script
 from tests.conftest import tiny_classifier
 
@@ -40,9 +41,9 @@ def release(tmp_path, tracking_store, prepared):
         folder = tmp_path / f"model{len(list(tmp_path.glob('model*')))}"
         digest = tiny.save(folder)
         candidate = Candidate(0.9, fields.pop("digest", "?"), drawn=False, status="approved")
-        with mlflow.start_run():
+        with start_run("x") as run:
             photo = next((prepared.folder / "training" / "cat").iterdir()).read_bytes()
-            logged = upload.log_model(folder, photo, step=1, tags={})
+            logged = upload.log_model(folder, photo, run, step=1, tags={})
         candidate = replace(candidate, **fields)
         return versions.add(logged.model_uri, "pets", candidate, digest=digest, card="# A card")
 

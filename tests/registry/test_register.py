@@ -20,7 +20,8 @@ from catdog.inference.parity import Answer
 from catdog.registry import register, versions
 from catdog.registry.register import Released
 from catdog.reporting import summary
-from catdog.tracking import run as tracking
+from catdog.tracking.log import Run
+from catdog.tracking.run import start_run
 from catdog.training.judge import Trained
 from tests.conftest import tiny_picture
 from tests.faults.conftest import NOTHING_FOUND, QuickProof
@@ -63,15 +64,15 @@ class Shop:
     home: Path
     prepared: PreparedDataset
     trained: Trained
-    run_id: str
+    run: Run
 
     def release(self, proof: type[QuickProof] = QuickProof, **options: object) -> Released:
         config = replace(CONFIG, **options)
         saved = register.save(self.trained, CARD, Path("model"))
-        return register.register(config, self.prepared, self.trained, saved, proof(""))
+        return register.register(config, self.prepared, self.trained, saved, proof(""), self.run)
 
     def tags(self) -> dict[str, str]:
-        return mlflow.get_run(self.run_id).data.tags
+        return mlflow.get_run(self.run.id).data.tags
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,9 @@ def learned(tmp_path_factory) -> Iterator[Shop]:
             for number in range(10):
                 tiny_picture(name, number).save(home / "raw" / name / f"{number}.jpg")
         prepared = prepare(Path("raw"), Path("data/pets"), origin="here", val_fraction=0.4, seed=0)
-        with tracking.start_run("x") as run:
-            fitted = trained.train(CONFIG, prepared)
-        yield Shop(home, prepared, fitted, run.info.run_id)
+        with start_run("x") as run:
+            fitted = trained.train(CONFIG, prepared, run)
+        yield Shop(home, prepared, fitted, run)
     mlflow.set_tracking_uri(None)
 
 
@@ -107,16 +108,16 @@ def store(learned, monkeypatch) -> Iterator[Shop]:
 @pytest.fixture
 def champion(store) -> str:
     """The number of a version that serves, of a run that has finished."""
-    with tracking.start_run("w") as run:
-        released = replace(store, run_id=run.info.run_id).release()
+    with start_run("w") as run:
+        released = replace(store, run=run).release()
     return str(released.version.version)
 
 
 @pytest.fixture
 def shop(store) -> Iterator[Shop]:
     """The training, in a run of the test's own."""
-    with tracking.start_run("x") as run:
-        yield replace(store, run_id=run.info.run_id)
+    with start_run("x") as run:
+        yield replace(store, run=run)
 
 
 def _version(number: int) -> object:
@@ -129,9 +130,9 @@ def test_a_version_that_answers_alike_is_described_and_serves(said, shop):
     assert (released.decision.stage, version.current_stage) == ("Production", "Production")
     assert version.tags["validation_status"] == "approved"
     assert version.description.startswith("# ")
-    assert version.run_id == shop.run_id
+    assert version.run_id == shop.run.id
     assert any(line.startswith("A fresh process answers alike to within") for line in said)
-    metrics = mlflow.get_run(shop.run_id).data.metrics
+    metrics = mlflow.get_run(shop.run.id).data.metrics
     assert metrics["parity_max_abs_diff"] < 1e-3
     loaded = versions.fetch("models:/pets/Production")
     assert (loaded / "model.json").read_bytes() == Path("model/model.json").read_bytes()
@@ -173,7 +174,7 @@ def test_the_run_s_own_version_is_used_again_and_gets_its_card(shop):
 
 def test_an_equal_challenger_goes_to_staging_with_the_counts_that_say_why(champion, shop):
     released = shop.release()
-    metrics = mlflow.get_run(shop.run_id).data.metrics
+    metrics = mlflow.get_run(shop.run.id).data.metrics
     # Eight photos are too few for any evidence.
     assert (released.decision.stage, str(released.version.version)) == ("Staging", "2")
     assert "of 8 photos only 4 of a cat and 4 of a dog" in released.decision.told
@@ -200,14 +201,14 @@ def test_what_is_told_names_stage_figures_and_the_next_command(said, shop):
 
 def test_the_report_is_logged_with_its_tables(said, shop):
     released = shop.release()
-    findings = summary.report_findings(CONFIG, shop.prepared, shop.trained, released)
+    findings = summary.report_findings(CONFIG, shop.prepared, shop.trained, released, shop.run)
     assert findings.slices[0].count == 8
     load = mlflow.artifacts.load_text
-    page = load(f"runs:/{shop.run_id}/report.html")
+    page = load(f"runs:/{shop.run.id}/report.html")
     assert "pets version 1" in page
     for line in ("scripts/serve.py --model-uri models:/pets/1", "mlflow run . --env-manager=local"):
         assert line in page
-    assert load(f"runs:/{shop.run_id}/data/audit.csv").startswith("path,issue,")
+    assert load(f"runs:/{shop.run.id}/data/audit.csv").startswith("path,issue,")
     assert said[-1].startswith("Worst slice: ")
 
 
@@ -232,4 +233,4 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch
 
 
 def _tell(shop: Shop, released: Released) -> None:
-    summary.tell(released, shop.trained, NOTHING_FOUND)
+    summary.tell(released, shop.trained, NOTHING_FOUND, shop.run)

@@ -23,7 +23,7 @@ from catdog.inference.output import columns, to_row
 from catdog.registry import history, upload, versions
 from catdog.registry.promotion import Candidate
 from catdog.serving import scoring
-from catdog.tracking import run as tracking
+from catdog.tracking.run import start_run
 from scripts import score as script
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
@@ -60,9 +60,9 @@ def _store_with(classifier, home) -> str:
     os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{home}/mlflow.db"
     os.chdir(home)
     try:
-        with tracking.start_run("tiny"):
+        with start_run("tiny") as run:
             photo = encoded(tiny_picture("cat", 0))
-            info = upload.log_model(home / "saved", photo, step=1, tags={}, classes=classes)
+            info = upload.log_model(home / "saved", photo, run, step=1, tags={}, classes=classes)
         candidate = Candidate(0.75, "digest", drawn=True)
         digest = versions.digest_of(home / "saved")
         version = versions.add(info.model_uri, "catdog", candidate, digest=digest, card="tiny")

@@ -18,7 +18,6 @@ from catdog.sweep import sweep, trials
 from catdog.sweep.storage import open_storage
 from catdog.sweep.study import open_study
 from catdog.tracking import resume
-from catdog.tracking import run as tracking
 from tests.conftest import heard, tiny_picture
 
 CONFIG = SweepConfig(
@@ -58,8 +57,8 @@ def registered(monkeypatch) -> list[tuple[str, MainConfig]]:
     """The runs that trained with the best, and with which parameters, in place of doing it."""
     done: list[tuple[str, MainConfig]] = []
 
-    def train_and_register(config, prepared, *, folder) -> Version:
-        done.append((tracking.run_id(), config))
+    def train_and_register(config, prepared, run, *, folder) -> Version:
+        done.append((run.id, config))
         return Version(config.registered_model_name, str(len(done)))
 
     monkeypatch.setattr(sweep, "train_and_register", train_and_register)
@@ -70,9 +69,9 @@ def _sweep(prepared: PreparedDataset, **options: object) -> tuple[Run, list[str]
     config = replace(CONFIG, **options)
     with (
         heard() as said,
-        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, folder),
+        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, folder, run),
     ):
-        sweep.sweep_and_register(config, prepared, folder=folder)
+        sweep.sweep_and_register(config, prepared, run, folder=folder)
     return MlflowClient().get_run(folder.note.run_id), said
 
 

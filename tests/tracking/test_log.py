@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+from catdog.data.dataset import Prepared
 from catdog.evaluation.metrics import score
 from catdog.inference.prediction import Prediction
 from catdog.reporting import figures
-from catdog.tracking import log
-from catdog.tracking import run as tracking
+from catdog.tracking.log import Run
+from catdog.tracking.run import start_run
 from catdog.training.loop import Epoch, Fit
 from tests.conftest import ROOT
 
@@ -37,8 +38,8 @@ def test_parameters_that_mlflow_run_has_logged_do_not_collide(monkeypatch, track
     begun = MlflowClient().create_run("0")
     MlflowClient().log_param(begun.info.run_id, "learning_rate", "1e-3")
     monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
-    with tracking.start_run("x"):
-        log.log_params({"learning_rate": 0.001, "epochs": 3, "seed": 0})
+    with start_run("x") as run:
+        run.log_params({"learning_rate": 0.001, "epochs": 3, "seed": 0})
     run = _only_run()
     assert run.data.params == {"learning_rate": "1e-3", "epochs": "3", "seed": "0"}
     config = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/config.json")
@@ -46,11 +47,11 @@ def test_parameters_that_mlflow_run_has_logged_do_not_collide(monkeypatch, track
 
 
 def test_an_epoch_is_logged_at_its_number_with_cells_and_picture():
-    with tracking.start_run("x") as active:
+    with start_run("x") as active:
         for number in (1, 2):
             epoch = _epoch(number)
             figure = figures.confusion_figure(epoch.val.confusion, "validation")
-            log.log_epoch(epoch, figure)
+            active.log_epoch(epoch, figure)
     client = MlflowClient()
     for name, value in {
         "train_loss": _epoch(1).train.loss,
@@ -63,15 +64,15 @@ def test_an_epoch_is_logged_at_its_number_with_cells_and_picture():
         "epoch_false_negatives": 0,
         "epoch_true_positives": 2,
     }.items():
-        history = client.get_metric_history(active.info.run_id, name)
+        history = client.get_metric_history(active.id, name)
         assert [(metric.step, metric.value) for metric in history] == [(1, value), (2, value)], name
-    pictures = client.list_artifacts(active.info.run_id, "images")
+    pictures = client.list_artifacts(active.id, "images")
     assert sum("confusion_matrix" in picture.path for picture in pictures) >= 2
 
 
 def test_the_kept_epoch_is_logged_under_names_of_its_own():
-    with tracking.start_run("x"):
-        log.log_fit(Fit((_epoch(1), _epoch(2), _epoch(3)), _epoch(2), stopped_early=True))
+    with start_run("x") as run:
+        run.log_fit(Fit((_epoch(1), _epoch(2), _epoch(3)), _epoch(2), stopped_early=True))
     run = _only_run()
     assert run.data.metrics["best_epoch"] == 2
     assert run.data.metrics["stopped_epoch"] == 3
@@ -79,21 +80,19 @@ def test_the_kept_epoch_is_logged_under_names_of_its_own():
     assert run.data.tags["early_stopped"] == "true"
 
 
-def test_the_data_sets_carry_our_digests(tmp_path):
-    manifest = tmp_path / "manifest.csv"
-    manifest.write_text(
+def _prepared(folder: Path, **fields: object) -> Prepared:
+    folder.mkdir()
+    folder.joinpath("manifest.csv").write_text(
         "path,label,split,sha256,width,height,camera\n"
         "training/cat/1.jpg,cat,training,aa,4,3,01\n"
         "validation/dog/2.jpg,dog,validation,bb,4,3,\n"
     )
-    with tracking.start_run("x"):
-        log.log_data(
-            manifest,
-            name="pets",
-            origin="/x/pets.zip",
-            digests={"training": "a" * 64, "validation": "b" * 64},
-            drawn=False,
-        )
+    return Prepared(folder, "/x/pets.zip", "a" * 64, "b" * 64, {}, 0, **fields)
+
+
+def test_the_data_sets_carry_our_digests(tmp_path):
+    with start_run("x") as run:
+        run.log_dataset(_prepared(tmp_path / "pets"))
     run = _only_run()
     logged = {
         item.tags[0].value: (item.dataset.name, item.dataset.digest)
@@ -112,8 +111,8 @@ def test_the_data_sets_carry_our_digests(tmp_path):
 
 
 def test_device_versions_and_commit_are_tagged():
-    with tracking.start_run("x"):
-        log.log_environment("CPU (as asked)")
+    with start_run("x") as run:
+        run.log_environment("CPU (as asked)")
     tags = _only_run().data.tags
     assert tags["device"] == "CPU (as asked)"
     assert tags["torch_version"]
@@ -124,11 +123,12 @@ def test_device_versions_and_commit_are_tagged():
 
 
 def test_what_was_left_out_is_logged_with_the_lines(tmp_path):
-    lines = tmp_path / "exclude.txt"
-    lines.write_text("cat.1.jpg\n")
-    with tracking.start_run("x"):
-        log.log_exclusion(lines, count=1, digest="ab")
-        log.log_exclusion(tmp_path / "gone.txt", count=1, digest="ab")
+    prepared = _prepared(tmp_path / "pets", excluded=1, exclude_digest="ab")
+    with start_run("x") as run:
+        run.log_dataset(prepared)  # the lines are gone, say
+        prepared.exclude_lines.parent.mkdir()
+        prepared.exclude_lines.write_text("cat.1.jpg\n")
+        run.log_dataset(prepared)
     run = _only_run()
     logged = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/data/exclude.txt")
     assert logged == "cat.1.jpg\n"
@@ -138,9 +138,9 @@ def test_what_was_left_out_is_logged_with_the_lines(tmp_path):
 
 def test_pictures_to_compare_stand_where_the_ui_begins():
     confusion = _epoch(1).val.confusion
-    with tracking.start_run("x"):
-        log.log_confusion(confusion, figures.confusion_figure(confusion, "kept"))
-        log.show(figures.confusion_figure(confusion, "other"), "reliability")
+    with start_run("x") as run:
+        run.log_confusion(confusion, figures.confusion_figure(confusion, "kept"))
+        run.log_image(figures.confusion_figure(confusion, "other"), "reliability")
     run = _only_run()
     logged = MlflowClient().list_artifacts(run.info.run_id, "images")
     starts = {tuple(re.split(r"[+%]", Path(picture.path).name)[:3]) for picture in logged}
@@ -150,8 +150,8 @@ def test_pictures_to_compare_stand_where_the_ui_begins():
 
 
 def test_every_tag_of_a_version_is_in_snake_case():
-    with tracking.start_run("x"):
-        log.log_environment("cpu")
+    with start_run("x") as run:
+        run.log_environment("cpu")
     ours = [name for name in _only_run().data.tags if not name.startswith("mlflow.")]
     assert "mlflow_version" in ours
     assert all(name.replace("_", "a").isalnum() for name in ours)
@@ -168,48 +168,48 @@ def _logged(run_id: str, folder: str) -> set[str]:
 
 def test_pictures_have_the_names_and_tags_that_mlflow_gives_them():
     figure = figures.confusion_figure(_epoch(1).val.confusion, "validation")
-    with tracking.start_run("ours") as ours:
-        log.show(figure, "some key")
+    with start_run("ours") as ours:
+        ours.log_image(figure, "some key")
     mlflow.set_experiment("theirs")
     with mlflow.start_run() as theirs:
         mlflow.log_image(np.zeros((8, 8, 3), np.uint8), key="some key", step=0)
-    assert _logged(ours.info.run_id, "images") == _logged(theirs.info.run_id, "images")
-    tags = [MlflowClient().get_run(run.info.run_id).data.tags for run in (ours, theirs)]
+    assert _logged(ours.id, "images") == _logged(theirs.info.run_id, "images")
+    ids = [ours.id, theirs.info.run_id]
+    tags = [MlflowClient().get_run(run_id).data.tags for run_id in ids]
     assert tags[0]["mlflow.loggedImages"] == tags[1]["mlflow.loggedImages"]
 
 
 def test_the_table_of_answers_is_what_mlflow_would_log():
     answers = [Prediction("cat", 0.9, 0.1, 0.5), Prediction("dog", 0.8, 0.8, float("nan"))]
-    with tracking.start_run("ours") as ours:
-        log.log_predictions(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([-1, 1]), answers)
+    with start_run("ours") as ours:
+        ours.log_predictions(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([-1, 1]), answers)
     name = "predictions/validation.json"
-    table = mlflow.load_table(name, run_ids=[ours.info.run_id])
+    table = mlflow.load_table(name, run_ids=[ours.id])
     mlflow.set_experiment("theirs")
     with mlflow.start_run() as theirs:
         mlflow.log_table(table, name)
-    texts = [
-        mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{name}") for run in (ours, theirs)
-    ]
+    ids = [ours.id, theirs.info.run_id]
+    texts = [mlflow.artifacts.load_text(f"runs:/{run_id}/{name}") for run_id in ids]
     assert texts[0] == texts[1]
-    tags = [MlflowClient().get_run(run.info.run_id).data.tags for run in (ours, theirs)]
+    tags = [MlflowClient().get_run(run_id).data.tags for run_id in ids]
     assert tags[0]["mlflow.loggedArtifacts"] == tags[1]["mlflow.loggedArtifacts"]
 
 
 def test_a_resumed_run_has_no_number_and_no_picture_twice(tmp_path):
     figure = figures.confusion_figure(_epoch(1).val.confusion, "kept")
-    with tracking.start_run("x", tmp_path) as run:
-        log.log_metrics({"val_roc_auc": 0.9, "parity_max_abs_diff": 1e-6})
-        log.show(figure, "reliability")
-    before = _logged(run.info.run_id, "images")
-    with tracking.start_run("x", tmp_path, resume=run.info.run_id):
-        log.log_metrics({"val_roc_auc": 0.9, "parity_max_abs_diff": 2e-6})
-        log.show(figure, "reliability")
+    with start_run("x", tmp_path) as run:
+        run.log_metrics({"val_roc_auc": 0.9, "parity_max_abs_diff": 1e-6})
+        run.log_image(figure, "reliability")
+    before = _logged(run.id, "images")
+    with start_run("x", tmp_path, resume=run.id) as again:
+        again.log_metrics({"val_roc_auc": 0.9, "parity_max_abs_diff": 2e-6})
+        again.log_image(figure, "reliability")
     client = MlflowClient()
-    history = client.get_metric_history(run.info.run_id, "val_roc_auc")
+    history = client.get_metric_history(run.id, "val_roc_auc")
     assert [one.value for one in history] == [0.9]
-    history = client.get_metric_history(run.info.run_id, "parity_max_abs_diff")
+    history = client.get_metric_history(run.id, "parity_max_abs_diff")
     assert [one.value for one in history] == [1e-6, 2e-6]
-    assert len(client.list_artifacts(run.info.run_id, "images")) == len(before) == 2
+    assert len(client.list_artifacts(run.id, "images")) == len(before) == 2
 
 
 def test_an_epoch_whose_numbers_are_there_has_its_picture(monkeypatch):
@@ -217,7 +217,7 @@ def test_an_epoch_whose_numbers_are_there_has_its_picture(monkeypatch):
         raise KeyboardInterrupt
 
     figure = figures.confusion_figure(_epoch(1).val.confusion, "validation")
-    monkeypatch.setattr(log, "log_metrics", cut)
-    with pytest.raises(KeyboardInterrupt), tracking.start_run("x") as run:
-        log.log_epoch(_epoch(1), figure)
-    assert len(MlflowClient().list_artifacts(run.info.run_id, "images")) == 2
+    monkeypatch.setattr(Run, "log_metrics", cut)
+    with pytest.raises(KeyboardInterrupt), start_run("x") as run:
+        run.log_epoch(_epoch(1), figure)
+    assert len(MlflowClient().list_artifacts(run.id, "images")) == 2

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import mlflow
 import pytest
-from mlflow.entities import Run
+from mlflow import entities
 from mlflow.tracking import MlflowClient
 
 from catdog.tracking import nested
 from catdog.tracking import run as tracking
+from catdog.tracking.log import Run
 from catdog.tracking.nested import Told
 
 TOLD = Told(
@@ -25,14 +26,14 @@ TOLD = Told(
 
 
 @pytest.fixture
-def parent(tracking_store) -> Iterator[mlflow.ActiveRun]:
+def parent(tracking_store) -> Iterator[Run]:
     with tracking.start_run("x") as active:
         yield active
 
 
-def _nested(parent: mlflow.ActiveRun) -> list[Run]:
+def _nested(parent: Run) -> list[entities.Run]:
     of_trials = "tags.trial != ''"
-    return MlflowClient().search_runs([parent.info.experiment_id], of_trials)
+    return MlflowClient().search_runs([parent.experiment_id], of_trials)
 
 
 def test_a_trial_has_a_run_of_its_own_below_the_active_one(parent):
@@ -41,7 +42,7 @@ def test_a_trial_has_a_run_of_its_own_below_the_active_one(parent):
     assert (run.info.run_name, run.info.status) == ("trial 3", "FINISHED")
     assert (run.info.start_time, run.info.end_time) == (1_000, 3_000)
     assert run.data.params == {"learning_rate": "0.01", "views": "2"}
-    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert run.data.tags["mlflow.parentRunId"] == parent.id
     assert run.data.metrics == {"search_loss": 0.25, "best_search_loss": 0.25}
     history = MlflowClient().get_metric_history(run.info.run_id, "search_loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.5), (2, 0.25)]
@@ -79,13 +80,13 @@ def test_missing_runs_are_made_up_for_and_those_of_other_runs_come_below_the_act
         nested.complete("pets-1", told, failed=[])
         runs = _nested(parent)
         assert sorted(run.data.tags["trial"] for run in runs) == ["1", "2", "3"]
-        assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+        assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.id}
 
 
 def test_what_a_kill_left_is_cleared_away(parent):
     client = MlflowClient()
-    experiment = parent.info.experiment_id
-    begun = {"study": "pets-1", "trial": "3", "mlflow.parentRunId": parent.info.run_id}
+    experiment = parent.experiment_id
+    begun = {"study": "pets-1", "trial": "3", "mlflow.parentRunId": parent.id}
     half_made = client.create_run(experiment, tags=begun)
     nested.log(replace(TOLD, number=4))
     of_another = client.create_run(experiment, tags=begun | {"study": "pets-2"})

@@ -18,8 +18,9 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.evaluation.metrics import score
 from catdog.reporting import figures
-from catdog.tracking import delivery, log, outbox, store
+from catdog.tracking import delivery, outbox, registering, store
 from catdog.tracking import run as tracking
+from catdog.tracking.log import Run
 from catdog.training.loop import Epoch
 from tests.conftest import ROOT
 from tests.mlflow_server import Proxy, Server, running
@@ -45,16 +46,16 @@ def server(started, monkeypatch) -> Iterator[Server]:
         os.environ.pop(name, None)
 
 
-def _log_epochs(*numbers: int) -> None:
+def _log_epochs(run: Run, *numbers: int) -> None:
     for number in numbers:
         labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
         scores = score(labels, logits)
         epoch = Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
-        log.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, "validation"))
+        run.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, "validation"))
 
 
-def _try_again_at_once() -> None:
-    tracking._outbox()._next_try = 0.0
+def _try_again_at_once(run: Run) -> None:
+    run._outbox._next_try = 0.0
 
 
 def _logged(uri: str, run_id: str) -> tuple[str, list[int], int]:
@@ -67,19 +68,19 @@ def _logged(uri: str, run_id: str) -> tuple[str, list[int], int]:
 
 def test_a_server_that_restarts_in_mid_run_misses_nothing(said, server, tmp_path):
     with tracking.start_run("x", tmp_path) as run:
-        _log_epochs(1)
+        _log_epochs(run, 1)
         server.kill()
         began = time.monotonic()
-        _log_epochs(*range(2, 12))
+        _log_epochs(run, *range(2, 12))
         assert time.monotonic() - began < 15
         server.start()
-        _try_again_at_once()
-        _log_epochs(12)
+        _try_again_at_once(run)
+        _log_epochs(run, 12)
     told = "\n".join(said)
     assert told.count("Training goes on") == 1
     assert told.count("The tracking server is back") == 1
-    assert _logged(server.uri, run.info.run_id) == ("FINISHED", list(range(1, 13)), 12)
-    assert not (tmp_path / "runs" / run.info.run_id / "outbox").exists()
+    assert _logged(server.uri, run.id) == ("FINISHED", list(range(1, 13)), 12)
+    assert not (tmp_path / "runs" / run.id / "outbox").exists()
 
 
 def test_what_a_server_missed_until_the_end_can_be_sent_later(server, tmp_path, monkeypatch):
@@ -90,15 +91,15 @@ def test_what_a_server_missed_until_the_end_can_be_sent_later(server, tmp_path, 
         ) as raised,
         tracking.start_run("x", tmp_path) as run,
     ):
-        _log_epochs(1)
+        _log_epochs(run, 1)
         server.kill()
-        _log_epochs(2, 3)
-    folder = tracking.run_folder(tmp_path, run.info.run_id)
+        _log_epochs(run, 2, 3)
+    folder = run.folder
     assert str(folder / "outbox") in str(raised.value)
     assert mlflow.active_run() is None
     server.start()
-    tracking.send_kept(outbox.Outbox(folder / "outbox"))
-    assert _logged(server.uri, run.info.run_id) == ("RUNNING", [1, 2, 3], 3)
+    registering.send_kept(outbox.Outbox(folder / "outbox"))
+    assert _logged(server.uri, run.id) == ("RUNNING", [1, 2, 3], 3)
 
 
 def test_nothing_is_registered_while_the_server_is_away(server, tmp_path, monkeypatch):
@@ -108,18 +109,18 @@ def test_nothing_is_registered_while_the_server_is_away(server, tmp_path, monkey
         tracking.start_run("x", tmp_path) as run,
     ):
         server.kill()
-        _log_epochs(1)
-        (tracking.run_folder(tmp_path, run.info.run_id) / "model").mkdir()
-        with tracking.registering():
+        _log_epochs(run, 1)
+        (run.folder / "model").mkdir()
+        with run.registering():
             pytest.fail("the server is away")
 
 
 def test_a_server_that_goes_while_registering_is_one_sentence(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "PATIENT", delivery.PROBE)
+    monkeypatch.setattr(registering, "PATIENT", delivery.PROBE)
     with (
         pytest.raises(CatdogError, match="can't be reached"),
-        tracking.start_run("x", tmp_path),
-        tracking.registering(),
+        tracking.start_run("x", tmp_path) as run,
+        run.registering(),
     ):
         server.kill()
         MlflowClient().search_registered_models()
@@ -130,10 +131,10 @@ def test_a_slow_server_gets_everything(server, tmp_path, monkeypatch):
     proxy.delay = 0.3
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{proxy.port}")
     with tracking.start_run("x", tmp_path) as run:
-        _log_epochs(1, 2)
-        assert tracking._outbox().empty
+        _log_epochs(run, 1, 2)
+        assert run._outbox.empty
     proxy.close()
-    assert _logged(server.uri, run.info.run_id) == ("FINISHED", [1, 2], 2)
+    assert _logged(server.uri, run.id) == ("FINISHED", [1, 2], 2)
 
 
 def test_a_server_that_swallows_every_question_holds_nothing_up(server, tmp_path, monkeypatch):
@@ -143,12 +144,12 @@ def test_a_server_that_swallows_every_question_holds_nothing_up(server, tmp_path
     with tracking.start_run("x", tmp_path) as run:
         proxy.swallow = True
         began = time.monotonic()
-        _log_epochs(*range(1, 6))
+        _log_epochs(run, *range(1, 6))
         assert time.monotonic() - began < 15
-        assert not tracking._outbox().empty
+        assert not run._outbox.empty
         proxy.swallow = False
     proxy.close()
-    assert _logged(server.uri, run.info.run_id) == ("FINISHED", [1, 2, 3, 4, 5], 5)
+    assert _logged(server.uri, run.id) == ("FINISHED", [1, 2, 3, 4, 5], 5)
 
 
 def test_watching_the_machine_neither_fails_nor_hangs_while_the_server_is_away(
@@ -161,14 +162,14 @@ def test_watching_the_machine_neither_fails_nor_hangs_while_the_server_is_away(
     with tracking.start_run("x", tmp_path) as run:
         time.sleep(1)
         server.kill()
-        _log_epochs(1)
+        _log_epochs(run, 1)
         time.sleep(1)
         server.start()
         began = time.monotonic()
     assert time.monotonic() - began < 30
     assert failed == []
-    assert _logged(server.uri, run.info.run_id)[0] == "FINISHED"
-    metrics = MlflowClient().get_run(run.info.run_id).data.metrics
+    assert _logged(server.uri, run.id)[0] == "FINISHED"
+    metrics = MlflowClient().get_run(run.id).data.metrics
     assert any(name.startswith("system/") for name in metrics)
 
 
@@ -183,14 +184,14 @@ def test_a_server_that_is_away_at_the_start_is_told_at_once(server: Server, monk
 HAMMER = """
 import sys, time
 import mlflow
-from catdog.tracking import log, run
+from catdog.tracking.run import start_run
 while time.time() < float(sys.argv[1]):
     time.sleep(0.001)
-with run.start_run("x"):
+with start_run("x") as run:
     mlflow.MlflowClient().create_registered_model(f"model-{sys.argv[2]}")
     for step in range(30):
-        log.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
-        log.set_tags({"step": str(step)})
+        run.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
+        run.set_tags({"step": str(step)})
         mlflow.MlflowClient().set_registered_model_tag(f"model-{sys.argv[2]}", "step", str(step))
     assert run._outbox().empty
 """

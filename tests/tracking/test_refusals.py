@@ -18,8 +18,9 @@ from catdog.evaluation.metrics import score
 from catdog.registry import upload, versions
 from catdog.registry.promotion import Candidate
 from catdog.reporting import figures
-from catdog.tracking import delivery, log
+from catdog.tracking import delivery
 from catdog.tracking import run as tracking
+from catdog.tracking.log import Run
 from catdog.tracking.outbox import Outbox
 from catdog.training.loop import Epoch
 from tests.conftest import encoded, tiny_classifier, tiny_picture
@@ -52,12 +53,12 @@ def gateway(server, monkeypatch) -> Iterator[Proxy]:
         os.environ.pop(name, None)
 
 
-def _log_epochs(*numbers: int) -> None:
+def _log_epochs(run: Run, *numbers: int) -> None:
     for number in numbers:
         labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
         scores = score(labels, logits)
         epoch = Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
-        log.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, "validation"))
+        run.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, "validation"))
 
 
 def _logged(server: Server, run_id: str) -> tuple[str, list[int], int]:
@@ -79,33 +80,33 @@ def test_files_that_are_refused_end_no_training_and_are_sent_on_resuming(
         tracking.start_run("x", tmp_path) as run,
     ):
         gateway.refused = {PUT_FILES: status}
-        _log_epochs(1, 2)
-    folder = tracking.run_folder(tmp_path, run.info.run_id)
+        _log_epochs(run, 1, 2)
+    folder = run.folder
     assert str(folder / "outbox") in str(raised.value)
     assert f"type: mlflow run . --env-manager=local -P resume={folder.name}" in str(raised.value)
     told = "\n".join(said)
     assert told.count("REFUSES") == 1
     assert "REFUSES artifact images/" in told
     assert (str(status) if status else "Connection") in told
-    assert _logged(server, run.info.run_id) == ("FAILED", [1, 2], 0)
+    assert _logged(server, run.id) == ("FAILED", [1, 2], 0)
     gateway.refused = {}
-    with tracking.start_run("x", tmp_path, resume=run.info.run_id):
-        _log_epochs(3)
-    assert _logged(server, run.info.run_id) == ("FINISHED", [1, 2, 3], 3)
+    with tracking.start_run("x", tmp_path, resume=run.id) as run:
+        _log_epochs(run, 3)
+    assert _logged(server, run.id) == ("FINISHED", [1, 2, 3], 3)
     assert not (folder / "outbox").exists()
 
 
 def test_a_token_that_is_renewed_before_the_end_costs_nothing(said, gateway, server, tmp_path):
     with tracking.start_run("x", tmp_path) as run:
-        _log_epochs(1)
+        _log_epochs(run, 1)
         gateway.refused = {EVERYTHING: 401}
-        _log_epochs(2, 3)
+        _log_epochs(run, 2, 3)
         gateway.refused = {}
-        _log_epochs(4)
+        _log_epochs(run, 4)
     told = "\n".join(said)
     assert "REFUSES metrics" in told
     assert told.count("REFUSES") == 3  # metrics, pictures, tags
-    status, steps, pictures = _logged(server, run.info.run_id)
+    status, steps, pictures = _logged(server, run.id)
     assert (status, sorted(steps), pictures) == ("FINISHED", [1, 2, 3, 4], 4)
 
 
@@ -116,21 +117,21 @@ def test_a_token_that_stays_expired_ends_the_run_with_the_command_for_later(
         pytest.raises(CatdogError, match=r"refuses artifact .*, and \d+ more, kept in .*resume="),
         tracking.start_run("x", tmp_path) as run,
     ):
-        _log_epochs(1)
+        _log_epochs(run, 1)
         gateway.refused = {EVERYTHING: 401}
-        _log_epochs(2, 3)
+        _log_epochs(run, 2, 3)
     assert mlflow.active_run() is None
     gateway.refused = {}
-    assert Outbox(tracking.run_folder(tmp_path, run.info.run_id) / "outbox").send_all(0)
-    assert _logged(server, run.info.run_id) == ("RUNNING", [1, 2, 3], 3)
+    assert Outbox(run.folder / "outbox").send_all(0)
+    assert _logged(server, run.id) == ("RUNNING", [1, 2, 3], 3)
 
 
 def test_a_run_whose_end_alone_is_refused_is_told(gateway, tmp_path):
     with (
         pytest.raises(CatdogError, match=r"refuses the end of the run \(.*403.*resume="),
-        tracking.start_run("x", tmp_path),
+        tracking.start_run("x", tmp_path) as run,
     ):
-        _log_epochs(1)
+        _log_epochs(run, 1)
         gateway.refused = {"/runs/update": 403}
 
 
@@ -156,34 +157,34 @@ def test_metrics_that_stay_refused_are_not_logged_twice_by_the_run_that_goes_on(
 ):
     with pytest.raises(CatdogError, match="resume="), tracking.start_run("x", tmp_path) as run:
         gateway.refused = {"/runs/log-batch": 413}
-        _log_epochs(1)
-        log.log_metrics({"val_roc_auc": math.nan})
+        _log_epochs(run, 1)
+        run.log_metrics({"val_roc_auc": math.nan})
     with (
         pytest.raises(CatdogError, match="resume="),
-        tracking.start_run("x", tmp_path, resume=run.info.run_id),
+        tracking.start_run("x", tmp_path, resume=run.id) as run,
     ):
-        assert tracking.logged_steps("val_loss") == {1}
-        log.log_metrics({"val_roc_auc": math.nan})
-    assert _logged(server, run.info.run_id)[:2] == ("FAILED", [])
+        assert run.logged_steps("val_loss") == {1}
+        run.log_metrics({"val_roc_auc": math.nan})
+    assert _logged(server, run.id)[:2] == ("FAILED", [])
     gateway.refused = {}
-    with tracking.start_run("x", tmp_path, resume=run.info.run_id):
-        log.log_metrics({"val_roc_auc": math.nan})
-    assert _logged(server, run.info.run_id)[:2] == ("FINISHED", [1])
-    history = MlflowClient(server.uri).get_metric_history(run.info.run_id, "val_roc_auc")
+    with tracking.start_run("x", tmp_path, resume=run.id) as run:
+        run.log_metrics({"val_roc_auc": math.nan})
+    assert _logged(server, run.id)[:2] == ("FINISHED", [1])
+    history = MlflowClient(server.uri).get_metric_history(run.id, "val_roc_auc")
     assert [math.isnan(one.value) for one in history] == [True]
 
 
 def test_the_command_to_go_on_is_gone_from_a_run_that_went_on(gateway, server, tmp_path):
     with pytest.raises(KeyboardInterrupt), tracking.start_run("x", tmp_path) as run:
-        _log_epochs(1)
+        _log_epochs(run, 1)
         gateway.refused = {"/runs/log-batch": 413}
-        log.set_tags({"resume_with": "a command"})
+        run.set_tags({"resume_with": "a command"})
         raise KeyboardInterrupt
-    assert _logged(server, run.info.run_id)[0] == "KILLED"  # though something is not sent
+    assert _logged(server, run.id)[0] == "KILLED"  # though something is not sent
     gateway.refused = {}
-    with tracking.start_run("x", tmp_path, resume=run.info.run_id):
+    with tracking.start_run("x", tmp_path, resume=run.id) as run:
         pass
-    data = MlflowClient(server.uri).get_run(run.info.run_id)
+    data = MlflowClient(server.uri).get_run(run.id)
     assert (data.info.status, data.data.tags.get("resume_with")) == ("FINISHED", None)
 
 
@@ -195,12 +196,12 @@ def test_a_server_that_goes_after_it_refused_something_is_told_with_what_it_refu
         pytest.raises(
             CatdogError, match=r"can't be reached \(it refused artifact note\.txt .*413.*resume="
         ),
-        tracking.start_run("x", tmp_path),
+        tracking.start_run("x", tmp_path) as run,
     ):
         gateway.refused = {"note.txt": 413}
-        tracking.write("artifact", "note.txt", b"large")
+        run._write("artifact", "note.txt", b"large")
         gateway.refused = {EVERYTHING: 503}
-        _log_epochs(1)
+        _log_epochs(run, 1)
 
 
 def test_a_run_that_is_deleted_meanwhile_is_no_refusal_of_one_write(gateway, tmp_path):
@@ -208,8 +209,8 @@ def test_a_run_that_is_deleted_meanwhile_is_no_refusal_of_one_write(gateway, tmp
         pytest.raises(CatdogError, match=r"MLflow refuses tags of run .* was deleted"),
         tracking.start_run("x", tmp_path) as run,
     ):
-        MlflowClient().delete_run(run.info.run_id)
-        _log_epochs(1)
+        MlflowClient().delete_run(run.id)
+        _log_epochs(run, 1)
 
 
 @pytest.fixture
@@ -229,25 +230,25 @@ def test_a_model_that_is_refused_is_no_version_and_becomes_one_on_resuming(
     name = f"refused-{status}"
     candidate = Candidate(0.9, "abc", drawn=False)
 
-    def register() -> None:
-        logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
+    def register(run: Run) -> None:
+        logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
         versions.add(logged.model_uri, name, candidate, digest="", card="# A card")
 
     with (
         pytest.raises(CatdogError, match=r"refuse[sd] ") as raised,
         tracking.start_run("x", tmp_path) as run,
-        tracking.registering(),
+        run.registering(),
     ):
         gateway.refused = {refused: status}
-        register()
+        register(run)
     assert str(status) in str(raised.value)
     gateway.refused = {}
     assert versions.versions(name) == []
-    with tracking.start_run("x", tmp_path, resume=run.info.run_id), tracking.registering():
-        register()
+    with tracking.start_run("x", tmp_path, resume=run.id) as run, run.registering():
+        register(run)
     (version,) = versions.versions(name)
     assert versions.fetch(f"models:/{name}/{version.version}").is_dir()
-    assert MlflowClient(server.uri).get_run(run.info.run_id).info.status == "FINISHED"
+    assert MlflowClient(server.uri).get_run(run.id).info.status == "FINISHED"
 
 
 def test_a_picture_that_is_refused_does_not_stand_in_the_way_of_registering(
@@ -256,12 +257,12 @@ def test_a_picture_that_is_refused_does_not_stand_in_the_way_of_registering(
     candidate = Candidate(0.9, "abc", drawn=False)
     with (
         pytest.raises(CatdogError, match=r"refuses artifact note\.txt .*413"),
-        tracking.start_run("x", tmp_path),
+        tracking.start_run("x", tmp_path) as run,
     ):
         gateway.refused = {"note.txt": 413}
-        tracking.write("artifact", "note.txt", b"large")
-        with tracking.registering():
-            logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
+        run._write("artifact", "note.txt", b"large")
+        with run.registering():
+            logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
             versions.add(logged.model_uri, "beside", candidate, digest="", card="# A card")
     assert len(versions.versions("beside")) == 1
 
@@ -270,8 +271,8 @@ def test_a_disk_that_fills_while_registering_is_not_blamed_on_the_server(gateway
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.onnx")
     with (
         pytest.raises(CatdogError, match=r"on this machine: .*No space.*model\.onnx.*resume="),
-        tracking.start_run("x", tmp_path),
-        tracking.registering(),
+        tracking.start_run("x", tmp_path) as run,
+        run.registering(),
     ):
         raise full
 
@@ -282,8 +283,8 @@ def test_a_version_whose_making_was_answered_too_late_is_made_once(
 ):
     monkeypatch.setattr(versions, "PAUSES", (0.1, 0.2))
     name = f"late-{status}"
-    with tracking.start_run("x", tmp_path), tracking.registering():
-        logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), step=1, tags={})
+    with tracking.start_run("x", tmp_path) as run, run.registering():
+        logged = upload.log_model(saved, encoded(tiny_picture("cat", 1)), run, step=1, tags={})
         gateway.late = {"/model-versions/create": status}
         candidate = Candidate(0.9, "abc", drawn=False)
         version = versions.add(logged.model_uri, name, candidate, digest="", card="# A card")

@@ -36,7 +36,7 @@ def _cut(config: MainConfig = CONFIG, digest: str = "d1") -> str:
     """Begin a run that is interrupted; its id."""
     with (
         pytest.raises(KeyboardInterrupt),
-        open_run(config, "main", "x", _prepared(digest)) as (_, folder),
+        open_run(config, "main", "x", _prepared(digest)) as (_, folder, _run),
     ):
         raise KeyboardInterrupt
     return folder.note.run_id
@@ -45,7 +45,7 @@ def _cut(config: MainConfig = CONFIG, digest: str = "d1") -> str:
 def _resumed(resume: str, config: MainConfig = CONFIG, digest: str = "d1") -> tuple[str, list[str]]:
     """Finish the run that `resume` means; its id, and what was said."""
     config = as_begun(dataclasses.replace(config, resume=resume), "main")
-    with heard() as said, open_run(config, "main", "x", _prepared(digest)) as (_, folder):
+    with heard() as said, open_run(config, "main", "x", _prepared(digest)) as (_, folder, _run):
         assert folder.path.is_dir()
     return folder.note.run_id, said
 
@@ -174,7 +174,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(monkeypatch):
 def test_a_run_that_failed_before_it_learned_leaves_nothing():
     with (
         pytest.raises(CatdogError, match="no good"),
-        open_run(CONFIG, "main", "x", _prepared()) as (_, folder),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, folder, _run),
     ):
         raise CatdogError("no good")
     assert not folder.path.exists()
@@ -183,7 +183,7 @@ def test_a_run_that_failed_before_it_learned_leaves_nothing():
 def test_a_run_that_failed_after_it_learned_can_go_on(said):
     with (
         pytest.raises(CatdogError, match="no registry"),
-        open_run(CONFIG, "main", "x", _prepared()) as (_, folder),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, folder, _run),
     ):
         (folder.path / "checkpoint-1-0.safetensors").touch()
         raise CatdogError("no registry")
@@ -227,7 +227,7 @@ def test_a_run_that_torchrun_may_restart_is_kept_before_its_first_checkpoint(mon
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
     with (
         pytest.raises(RuntimeError),
-        open_run(CONFIG, "main", "x", _prepared()) as (_, folder),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, folder, _run),
     ):
         raise RuntimeError
     assert MlflowClient().get_run(folder.note.run_id).info.status == "FAILED"

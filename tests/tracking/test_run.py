@@ -33,7 +33,7 @@ def test_the_experiment_that_mlflow_run_uses_is_called_catdog(monkeypatch, track
     begun = MlflowClient().create_run("0")  # as `mlflow run` does before it starts the script
     monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
     with tracking.start_run("named") as run:
-        assert run.info.run_id == begun.info.run_id
+        assert run.id == begun.info.run_id
     assert MlflowClient().get_experiment("0").name == "catdog"
 
 
@@ -43,26 +43,26 @@ def test_a_default_experiment_with_other_peoples_runs_keeps_its_name(tracking_st
     MlflowClient().create_run("0")
     with tracking.start_run("ours") as run:
         assert MlflowClient().get_experiment("0").name == "Default"
-        assert MlflowClient().get_experiment(run.info.experiment_id).name == "catdog"
+        assert MlflowClient().get_experiment(run.experiment_id).name == "catdog"
 
 
 def test_the_experiment_is_shown_as_one_of_training_and_keeps_what_people_set():
     with tracking.start_run("x") as run:
         pass
     client = MlflowClient()
-    tags = client.get_experiment(run.info.experiment_id).tags
+    tags = client.get_experiment(run.experiment_id).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert tags["mlflow.experiment.primaryMetric.name"] == "val_log_loss"
-    client.set_experiment_tag(run.info.experiment_id, "mlflow.note.content", "mine")
+    client.set_experiment_tag(run.experiment_id, "mlflow.note.content", "mine")
     with tracking.start_run("y"):
         pass
-    assert client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"] == "mine"
+    assert client.get_experiment(run.experiment_id).tags["mlflow.note.content"] == "mine"
 
 
 def test_the_experiment_can_be_named_by_the_environment(monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "pets")
     with tracking.start_run("x") as run:
-        assert MlflowClient().get_experiment(run.info.experiment_id).name == "pets"
+        assert MlflowClient().get_experiment(run.experiment_id).name == "pets"
 
 
 def test_a_failed_run_ends_as_failed_and_an_interrupted_one_as_killed():

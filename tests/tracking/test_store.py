@@ -24,7 +24,8 @@ def test_a_script_from_another_folder_finds_the_projects_store(tmp_path, monkeyp
     monkeypatch.chdir(elsewhere)
     with tracking.start_run("x") as run:
         mlflow.log_text("here", "note.txt")
-        assert run.info.artifact_uri.startswith(str(project / "mlruns"))
+        artifacts = mlflow.get_run(run.id).info.artifact_uri
+        assert artifacts.startswith(str(project / "mlruns"))
     assert (project / "mlflow.db").is_file()
     assert list(elsewhere.iterdir()) == []
 
