@@ -14,8 +14,8 @@ import numpy as np
 from catdog import CatdogError, Classes
 from catdog.data import images
 from catdog.data.archive import tables_in
-from catdog.data.folder import LabelledFolder
 from catdog.data.images import UnreadableImageError
+from catdog.data.loaders import LabelledFolder
 from catdog.data.metadata import Properties, read_properties, tell_unmatched
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table

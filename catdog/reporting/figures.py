@@ -15,7 +15,7 @@ from catdog.data.classes import one
 from catdog.evaluation.calibration import expected_calibration_error, probability, reliability
 from catdog.evaluation.metrics import Confusion, Scores
 from catdog.training.judge import Judgement
-from catdog.training.state import Epoch
+from catdog.training.loop import Epoch
 
 TILE_PX, CAPTION_PX = 165, 22
 TRAIN_COLOUR, VAL_COLOUR = "#8a8f98", "#1f6feb"

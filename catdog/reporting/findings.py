@@ -30,7 +30,8 @@ from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice
 from catdog.inference.classifier import Classifier
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import Network
-from catdog.training.features import extract, open_cache
+from catdog.training.feature_cache import open_cache
+from catdog.training.features import extract
 from catdog.training.judge import Judgement
 
 logger = logging.getLogger(__name__)

@@ -31,7 +31,6 @@ from catdog.sweep.trials import (
 )
 from catdog.tracking import nested
 from catdog.tracking.log import Run
-from catdog.tracking.resume import RunFolder
 from catdog.tracking.run import status_of
 
 logger = logging.getLogger(__name__)
@@ -60,9 +59,7 @@ VERSION = "version"
 """Attribute of the trial in which the best parameters are trained with: what was registered."""
 
 
-def sweep_and_register(
-    config: SweepConfig, prepared: PreparedDataset, run: Run, *, folder: RunFolder
-) -> None:
+def sweep_and_register(config: SweepConfig, prepared: PreparedDataset, run: Run) -> None:
     """Run the trials that are missing in the study, train with the best, and register.
 
     All of it in one MLflow run, where no other process is faster. The same parameters and
@@ -82,7 +79,7 @@ def sweep_and_register(
     logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
     if found < config.trials:
         _run_trials(config, prepared, study)
-    _finish(config, prepared, study, folder, run)
+    _finish(config, prepared, study, run)
 
 
 def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
@@ -119,9 +116,7 @@ def _run_trials(config: SweepConfig, prepared: PreparedDataset, study: Study) ->
     )
 
 
-def _finish(
-    config: SweepConfig, prepared: PreparedDataset, study: Study, folder: RunFolder, run: Run
-) -> None:
+def _finish(config: SweepConfig, prepared: PreparedDataset, study: Study, run: Run) -> None:
     """See that one process of all that work on the study trains with the best and registers.
 
     That is a trial, too, of a study of its own: so the storage says whose turn it is, also after
@@ -129,7 +124,7 @@ def _finish(
     """
     name = end_name(config, prepared)
     end = open_study(name, study.storage, run_id=study.run_id, seed=config.seed, prunes=False)
-    end.work(lambda trial: _train_with_best(config, prepared, study, trial, folder, run), 1)
+    end.work(lambda trial: _train_with_best(config, prepared, study, trial, run), 1)
     done = end.finished()[0]
     registered_by = done.user_attrs[RUN]
     logger.info(
@@ -144,7 +139,6 @@ def _train_with_best(
     prepared: PreparedDataset,
     study: Study,
     trial: Trial,
-    folder: RunFolder,
     run: Run,
 ) -> float:
     finished = study.finished()[: config.trials]
@@ -154,7 +148,8 @@ def _train_with_best(
     names = {field.name for field in fields(MainConfig)}
     fixed = {key: value for key, value in asdict(config).items() if key in names}
     chosen = MainConfig(**fixed, **best.params)
-    version = train_and_register(chosen, prepared, run, folder=folder)
+    version = train_and_register(chosen, prepared, run)
+    assert version is not None  # a sweep trains in a process alone
     trial.set_user_attr(VERSION, f"{version.name} version {version.version}")
     return float(best.value or 0.0)
 

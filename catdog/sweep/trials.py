@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from torch import nn
 
@@ -29,10 +30,11 @@ from catdog.parallel import ONE_CORE_EACH
 from catdog.sweep.study import FrozenTrial, Trial, TrialPruned
 from catdog.tracking import nested
 from catdog.tracking.nested import Told
-from catdog.training.features import as_batches, extract, open_cache
-from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
-from catdog.training.stages import progress
-from catdog.training.state import EarlyStopping, Epoch
+from catdog.training.early_stopping import EarlyStopping
+from catdog.training.feature_cache import open_cache
+from catdog.training.features import FeatureBatches, extract, labels_of
+from catdog.training.loop import Epoch, Loaders, fit, seed_everything
+from catdog.training.optim import make_optimizer, make_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +80,7 @@ def prepare_ground(config: SweepConfig, prepared: PreparedDataset) -> Ground:
     # What a process computes, the others beside it then find.
     with FileLock(Path(config.data_dir) / "sweep.lock"):
         cache = open_cache(Path(config.data_dir), network, engine)
-        features, computed = extract(
-            pictures, network, engine, cache, views=config.most_views, watch=progress
-        )
+        features, computed = extract(pictures, network, engine, cache, views=config.most_views)
     logger.info(
         f"Features: {computed:,} computed by {engine.name} and "
         f"{config.most_views * len(pictures) - computed:,} found, in "
@@ -156,14 +156,14 @@ def run_trial(config: SweepConfig, ground: Ground, study: str, trial: Trial) -> 
             raise TrialPruned
 
     try:
-        fitted = learn(config, ground, head, on_epoch)
+        stopping = learn(config, ground, head, on_epoch)
     except (TrialPruned, CatdogError) as error:
         if isinstance(error, CatdogError):
             trial.set_user_attr(TROUBLE, str(error))
         _keep(study, trial, epochs, "PRUNED")
         raise TrialPruned from error
     _keep(study, trial, epochs, "COMPLETE")
-    return fitted.best.val.loss
+    return stopping.best_loss
 
 
 def learn(
@@ -171,30 +171,32 @@ def learn(
     ground: Ground,
     head: HeadConfig,
     on_epoch: Callable[[Epoch], None],
-) -> Fit:
+) -> EarlyStopping:
     """Train a head of its own, as training would with these parameters, judged on the search part.
 
     Raises:
         CatdogError: it diverged in its first epoch.
     """
-    model = copy.deepcopy(ground.head)
-    device = next(model.parameters()).device
+    model = copy.deepcopy(ground.head).cpu()
+    learned = FeatureBatches(
+        ground.learn[: head.views],
+        ground.learn_pictures,
+        batch_size=head.batch_size,
+        seed=config.seed,
+    )
+    judged = [(torch.from_numpy(ground.search[0]), labels_of(ground.search_pictures))]
+    optimizer = make_optimizer((model, head.learning_rate), weight_decay=head.weight_decay)
+    stopping = EarlyStopping(config.patience, config.min_delta)
     with ONE_CORE_EACH:
-        return fit(
+        fit(
             model,
-            as_batches(
-                ground.learn[: head.views],
-                ground.learn_pictures,
-                device,
-                batch_size=head.batch_size,
-                seed=config.seed,
-            ),
-            as_batches(ground.search, ground.search_pictures, device, batch_size=4096, seed=None),
-            optimizer=make_optimizer((model, head.learning_rate), weight_decay=head.weight_decay),
-            epochs=config.epochs,
-            stopping=EarlyStopping(config.patience, config.min_delta),
+            Loaders(learned, judged),
+            make_train_step(model, optimizer, nn.BCEWithLogitsLoss()),
+            epochs=range(1, config.epochs + 1),
+            stopping=stopping,
             on_epoch=on_epoch,
         )
+    return stopping
 
 
 def _keep(study: str, trial: Trial, epochs: list[Epoch], state: str) -> None:

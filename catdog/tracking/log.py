@@ -36,13 +36,12 @@ from catdog.tracking.registering import registering
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from catdog.data.dataset import Prepared
+    from catdog.data.dataset import PreparedDataset
     from catdog.evaluation.calibration import Labels, Logits
     from catdog.evaluation.metrics import Confusion, Scores
     from catdog.inference.prediction import Prediction
-    from catdog.training.loop import Fit
-    from catdog.training.stages import Pass
-    from catdog.training.state import Epoch
+    from catdog.training.features import FeatureSet
+    from catdog.training.loop import Epoch, Fit
 
 DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a data set."""
@@ -139,7 +138,7 @@ class Run:
             }
         )
 
-    def log_dataset(self, prepared: Prepared) -> None:
+    def log_dataset(self, prepared: PreparedDataset) -> None:
         """Log which pictures are used: the manifest, each split as a data set, what is left out."""
         from mlflow.data.pandas_dataset import from_pandas
 
@@ -175,7 +174,7 @@ class Run:
         if prepared.exclude_digest:
             self._log_exclusion(prepared, prepared.exclude_digest)
 
-    def _log_exclusion(self, prepared: Prepared, digest: str) -> None:
+    def _log_exclusion(self, prepared: PreparedDataset, digest: str) -> None:
         """Log what the user wanted left out: the lines, their digest, and how many they meant."""
         if prepared.exclude_lines.is_file():
             self._log_file(prepared.exclude_lines.read_bytes(), "data/exclude.txt")
@@ -226,7 +225,7 @@ class Run:
         self.log_figure(drawn, "confusion_matrix.png")
         self.log_image(drawn, "confusion_matrix")
 
-    def log_features(self, features: Pass) -> None:
+    def log_features(self, features: FeatureSet) -> None:
         """Log what the one pass through the backbone cost."""
         self.set_tags({"feature_engine": features.engine.name})
         self.log_metrics(

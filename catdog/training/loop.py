@@ -116,8 +116,8 @@ def train_epoch(
     model.train()
     device, seen = next(model.parameters()).device, []
     for inputs, labels, weight in batches:
-        on_device = (values.to(device, non_blocking=True) for values in (inputs, labels))
-        logits = train_step(*on_device, weight)
+        there = inputs.to(device, non_blocking=True)
+        logits = train_step(there, labels.to(device, non_blocking=True), weight)
         if weight:  # else it was there for the other ranks' sake
             seen.append((labels, logits))
     return _as_arrays(seen)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from catdog import CatdogError
 from catdog.data import images, transforms
-from catdog.data.folder import LabelledFolder
 from catdog.data.images import UnreadableImageError
+from catdog.data.loaders import LabelledFolder
 from catdog.data.transforms import (
     Preprocessing,
     evaluation_transform,
