@@ -105,13 +105,13 @@ def largest_micro_batch(model: nn.Module, batch_size: int, picture: Tensor) -> i
     Raises:
         CatdogError: the GPU has no memory for a single picture.
     """
-    device = next(model.parameters()).device
-    if device.type != "cuda":
+    if not _is_gpu(model):
         return batch_size
-    # A step has these beside what a pass takes.
-    room = [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in "123"]
+    # Beside what a pass takes, a step has AdamW's two moments and gradients that are averaged.
+    room = [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in range(3)]
     size = batch_size
-    while not _fits(model, picture.to(device).expand(size, *picture.shape)):
+    picture = picture.to(next(model.parameters()).device)
+    while not _fits(model, picture.expand(size, *picture.shape)):
         if size == 1:
             raise CatdogError(
                 "the GPU has no memory to train on one picture: use another one, a smaller "
@@ -124,6 +124,10 @@ def largest_micro_batch(model: nn.Module, batch_size: int, picture: Tensor) -> i
     if smallest < batch_size:
         logger.info(f"The GPU takes {smallest} pictures at once, {batch_size} make a step")
     return smallest
+
+
+def _is_gpu(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type == "cuda"
 
 
 def _fits(model: nn.Module, pictures: Tensor) -> bool:
