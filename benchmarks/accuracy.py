@@ -74,13 +74,16 @@ def main(options: Options) -> None:
     if options.folder:
         print(json.dumps(train(options)))
         return
+    from catdog.config import PrepareConfig
     from catdog.data.prepare import prepare
+    from catdog.data.sources import Source
 
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
         archive = Path(options.archive).resolve()
-        prepare(archive, folder, origin=str(archive), val_fraction=0.2, seed=0)
+        source = Source(folder.name, "path", archive, str(archive))
+        prepare(source, PrepareConfig(data_dir=scratch))
         _print_head(options.epochs)
         for backbone in options.backbones:
             weights = _weights(backbone, Path(scratch))

@@ -21,8 +21,11 @@ import numpy as np
 import tyro
 from PIL import Image, ImageOps
 
-from catdog.data import images, prepare
+from catdog.config import PrepareConfig
+from catdog.data import images
 from catdog.data.dataset import TRAINING, VALIDATION, Picture, PreparedDataset, load_dataset
+from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from catdog.evaluation.audit import NEAR_DUPLICATE, find_issues, other_label_probability
 from catdog.evaluation.slices import Look, look_at_all
 from catdog.models.engine import Features, pick_engine
@@ -75,8 +78,8 @@ def main(options: Options) -> None:
 def _prepared(archive: Path, scratch: Path) -> PreparedDataset:
     if archive.is_dir():
         return load_dataset(archive)
-    options = {"origin": "here", "val_fraction": 0.2, "seed": 0}
-    return prepare(archive, scratch / "photos", **options)
+    source = Source("photos", "path", archive, "here")
+    return prepare(source, PrepareConfig(data_dir=str(scratch)))
 
 
 def _photos(prepared: PreparedDataset, compute: Compute) -> Photos:

@@ -20,10 +20,11 @@ import tyro
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from catdog.config import TrainConfig
+from catdog.config import PrepareConfig, TrainConfig
 from catdog.data.images import to_tensor
 from catdog.data.ood_images import neither_pictures
 from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.calibration import expected_calibration_error, log_loss, probability
 from catdog.evaluation.metrics import wilson
@@ -71,7 +72,7 @@ def main(options: Options) -> None:
 def _features(archive: Path, network: Network) -> tuple[Features, np.ndarray, Features]:
     engine = pick_engine(network, print, cores=os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as scratch:
-        prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
+        prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
         pictures = prepared.pictures("training", "validation")
         cache = open_cache(Path(scratch), network, engine)
         features, _ = extract(pictures, network, engine, cache)

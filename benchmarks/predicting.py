@@ -21,9 +21,10 @@ from pathlib import Path
 import tyro
 
 from catdog import pipeline
-from catdog.config import TrainConfig
+from catdog.config import PrepareConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import find_photos
 from catdog.inference.predict import answer_photos
@@ -51,7 +52,7 @@ def main(options: Measured) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
         os.chdir(scratch)
-        prepared = prepare(archive, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
+        prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
         store.connect()
         with start_run("benchmark") as run:
             pipeline.train_and_register(TrainConfig(data_dir=scratch), prepared, run)

@@ -21,9 +21,12 @@ import torch
 import tyro
 from chart import bars
 
-from catdog.data import images, prepare
+from catdog.config import PrepareConfig
+from catdog.data import images
 from catdog.data.dataset import Picture
 from catdog.data.images import to_tensor
+from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from catdog.data.transforms import evaluation_transform
 from catdog.models.engine import Engine, export, onnx_engine, openvino_engine, torch_engine
 from catdog.models.network import Network, build_network
@@ -46,7 +49,7 @@ def main(options: Options) -> None:
     network = build_network("tf_efficientnet_lite0").eval()
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(options.archive)
-        prepared = prepare(source, Path(scratch) / "x", origin="", val_fraction=0.2, seed=0)
+        prepared = prepare(Source("x", "path", source, ""), PrepareConfig(data_dir=scratch))
         pictures = prepared.pictures("training", "validation")[: options.count]
         stages = _stages(pictures, network, cores, Path(scratch))
         best = dict.fromkeys(stages, float("inf"))

@@ -264,12 +264,15 @@ def main(options: Options) -> None:
         epochs = options.measured_epochs if options.contestant in PER_EPOCH else options.epochs
         print(json.dumps({"seconds": work(Path(options.folder), epochs)}))
         return
+    from catdog.config import PrepareConfig
     from catdog.data.prepare import prepare
+    from catdog.data.sources import Source
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "pictures"
         archive = Path(options.archive).resolve()
-        prepare(archive, folder, origin=str(archive), val_fraction=0.2, seed=0)
+        source = Source(folder.name, "path", archive, str(archive))
+        prepare(source, PrepareConfig(data_dir=scratch))
         seconds = {}
         for name in [*PER_EPOCH, *WHOLE]:
             if name == "fastai" and importlib.util.find_spec("fastai") is None:

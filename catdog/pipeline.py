@@ -31,8 +31,8 @@ from catdog.tracking.log import Run
 from catdog.tracking.resume import MODEL, NONE
 from catdog.training import distributed
 from catdog.training.checkpoint import CheckpointFolder
-from catdog.training.features import FeatureSet, extract_features
-from catdog.training.judge import Trained, judge_as_served, seen_in_training
+from catdog.training.features import extract_features
+from catdog.training.judge import Learned, Trained, judge_as_served, seen_in_training
 from catdog.training.loop import Epoch, seed_everything
 from catdog.training.stages import finetune, train_head
 
@@ -53,35 +53,13 @@ def train_and_register(
     """
     # `resume` would mislead from here on; torchrun may have been told how many processes.
     config = replace(config, resume=NONE, processes=distributed.world_size())
-    seed_everything(config.seed)
-    device, device_name = pick_device(config.device)
-    logger.info(f"Device: {device_name}")
-    run.log_params(asdict(config))
-    run.log_environment(device_name)
-    dataset.check()
-    run.log_dataset(dataset)
+    learned = train(config, dataset, run)
+    if not distributed.is_main():
+        return None
 
     with contextlib.closing(FreshProcess(store.absolute_uri())) as fresh:
-        with distributed.process_group(device):
-            network = _network(config, dataset).to(device)
-            _log_pictures(run, network, dataset)
-            folder = distributed.from_main(run.folder)
-            checkpoints = CheckpointFolder(folder)
-            on_epoch = functools.partial(_log_epoch, run, dataset)
-
-            views = max(1, config.views)
-            features = extract_features(network, dataset, Path(config.data_dir), views=views)
-            fresh.start()
-            _log_features(run, features)
-            fit = train_head(network, features, dataset, config, checkpoints, on_epoch)
-            served = features
-            if config.unfreeze != "none":
-                fit = finetune(network, dataset, config, fit, checkpoints, on_epoch)
-                served = extract_features(network, dataset, folder)
-        if not distributed.is_main():
-            return None
-
-        trained = judge_as_served(network, served, features, fit, dataset, config)
+        fresh.start()  # it imports while this one judges
+        trained = judge_as_served(learned, dataset, config)
         _log_fit(run, trained)
         _log_judgement(run, trained, dataset)
         card = model_card(trained.classifier.about, facts_of(config, dataset, trained))
@@ -91,6 +69,34 @@ def train_and_register(
     findings = report_findings(config, dataset, trained, released, run)
     tell(released, trained, findings, run)
     return released.version
+
+
+def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
+    """Features → the head → maybe the backbone: in all processes alike, from the last checkpoint."""
+    seed_everything(config.seed)
+    device, device_name = pick_device(config.device)
+    logger.info(f"Device: {device_name}")
+    run.log_params(asdict(config))
+    run.log_environment(device_name)
+    dataset.check()
+    run.log_dataset(dataset)
+
+    with distributed.process_group(device):
+        network = _network(config, dataset).to(device)
+        _log_pictures(run, network, dataset)
+        folder = distributed.from_main(run.folder)
+        checkpoints = CheckpointFolder(folder)
+        on_epoch = functools.partial(_log_epoch, run, dataset)
+
+        views = max(1, config.views)
+        features = extract_features(network, dataset, Path(config.data_dir), views=views)
+        if not run.logged_steps("features_computed"):  # before it was cut
+            run.log_features(features)
+        fit = train_head(network, features, dataset, config, checkpoints, on_epoch)
+        if config.unfreeze == "none":
+            return Learned(network, fit, features, features)
+        fit = finetune(network, dataset, config, fit, checkpoints, on_epoch)
+        return Learned(network, fit, extract_features(network, dataset, folder), features)
 
 
 def run_name(config: TrainConfig, dataset: str) -> str:
@@ -120,11 +126,6 @@ def _log_pictures(run: Run, network: Network, dataset: PreparedDataset) -> None:
     with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
         changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
     run.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
-
-
-def _log_features(run: Run, features: FeatureSet) -> None:
-    if not run.logged_steps("features_computed"):  # when it was cut
-        run.log_features(features)
 
 
 def _log_epoch(run: Run, dataset: PreparedDataset, epoch: Epoch) -> None:

@@ -16,7 +16,7 @@ def main(config: MainConfig) -> int:
     """From a data set's name to a registered classifier."""
     from catdog import pipeline
     from catdog.data.dataset import PreparedDataset
-    from catdog.data.prepare import prepare_source
+    from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
     from catdog.models.network import check_backbone
@@ -31,7 +31,8 @@ def main(config: MainConfig) -> int:
         logger.info(SAMPLE_NOTICE)
 
     def prepared_pictures() -> PreparedDataset:
-        return prepare_source(source, fetch(source, seed=config.seed), config)
+        fetch(source, seed=config.seed)
+        return prepare(source, config)
 
     if distributed.must_launch(config.processes):
         prepared_pictures()  # each process finds them

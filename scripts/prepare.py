@@ -9,11 +9,11 @@ from catdog.config import PrepareConfig
 
 def main(config: PrepareConfig) -> int:
     """Prepare the data set that download has fetched, and print its folder."""
-    from catdog.data.prepare import prepare_source
+    from catdog.data.prepare import prepare
     from catdog.data.sources import locate
 
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
-    prepared = prepare_source(source, source.path, config)
+    prepared = prepare(source, config)
     print(prepared.folder)
     return 0
 

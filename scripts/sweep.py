@@ -13,7 +13,7 @@ logger = logging.getLogger("catdog")
 def main(config: SweepConfig) -> int:
     """From a data set's name to the best of many trials, registered."""
     from catdog.data.dataset import PreparedDataset
-    from catdog.data.prepare import prepare_source
+    from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.device import pick_device
     from catdog.models.network import check_backbone
@@ -28,7 +28,8 @@ def main(config: SweepConfig) -> int:
         logger.info(SAMPLE_NOTICE)
 
     def prepared_pictures() -> PreparedDataset:
-        return prepare_source(source, fetch(source, seed=config.seed), config)
+        fetch(source, seed=config.seed)
+        return prepare(source, config)
 
     name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"
     with resume.open_run(config, "sweep", name, prepared_pictures) as (prepared, run):

@@ -9,8 +9,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from catdog.config import PrepareConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
+from catdog.data.sources import Source
 from tests.conftest import encoded, tiny_picture
 
 
@@ -71,9 +73,12 @@ def _zipped(part: Path, base: Path) -> bytes:
     return stream.getvalue()
 
 
-def prepare_pictures(source: Path, folder: Path, **options: Any) -> PreparedDataset:
-    options = {"origin": "here", "val_fraction": 0.4, "seed": 0} | options
-    return prepare(source, folder, **options)
+def prepare_pictures(
+    source: Path, folder: Path, *, origin: str = "here", **options: Any
+) -> PreparedDataset:
+    """Prepare an archive or a folder of pictures in `folder`."""
+    config = PrepareConfig(data_dir=str(folder.parent), **{"val_fraction": 0.4} | options)
+    return prepare(Source(folder.name, "path", source, origin), config)
 
 
 def rows_of(prepared: PreparedDataset) -> list[dict[str, str]]:

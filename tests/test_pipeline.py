@@ -12,7 +12,6 @@ import torch
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.data.prepare import prepare
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
 from catdog.models.network import ImageNetClassifier, Network, build_network
@@ -22,6 +21,7 @@ from catdog.training.features import extract, open_cache
 from catdog.training.judge import Trained
 from catdog.training.loop import Fit
 from tests.conftest import tiny_picture
+from tests.sources import prepare_pictures
 
 TINY = TrainConfig(
     data_dir="data",
@@ -44,12 +44,10 @@ def prepared(tmp_path) -> PreparedDataset:
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
     exclude = tmp_path / "exclude.txt"
     exclude.write_text("cat/0.jpg\n")
-    return prepare(
+    return prepare_pictures(
         tmp_path / "raw",
         tmp_path / "data" / "pets",
-        origin="here",
         val_fraction=0.4,
-        seed=0,
         exclude=str(exclude),
     )
 
@@ -77,7 +75,7 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     monkeypatch.setattr(trained, "build_network", with_imagenet)
     if classes != "cat,dog":
         source, folder = tmp_path / "raw", tmp_path / "data" / "other"
-        prepared = prepare(source, folder, origin="here", val_fraction=0.4, seed=0, classes=classes)
+        prepared = prepare_pictures(source, folder, val_fraction=0.4, classes=classes)
     result = _train(prepared, unfreeze="none")
     known = classes == "cat,dog"
     assert result.classifier.about.classes == tuple(classes.split(","))

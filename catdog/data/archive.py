@@ -1,16 +1,16 @@
 """The pictures and tables in an archive or a folder, one after the other; nothing is unpacked.
 
-In: what a user has, which may hold archives in its turn. Out: names and bytes. A name is
-only ever read, never written to, so that no member can choose where it lands; an archive
-that tries is refused whole, because what it holds can't be trusted either.
+In: what a user has, which may hold archives in its turn. Out: names and bytes. A name is only
+ever read, never written to, so no member can choose where it lands.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import lzma
 import os
-import stat
+import shutil
 import struct
 import tarfile
 import tempfile
@@ -24,13 +24,11 @@ from typing import IO, NoReturn
 from catdog import CatdogError
 from catdog.data.images import MAX_BYTES, is_image_name
 
-ZIP_SUFFIXES = (".zip",)
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_DEPTH = 2
 """An archive in an archive is Kaggle's habit; a third level is nobody's."""
 TABLE = "metadata.csv"
 """What the user knows of the pictures beside it, see `catdog.data.metadata`."""
-MAX_PICTURE_BYTES = MAX_BYTES
 MAX_TABLE_BYTES = 50_000_000
 """Room for some hundred thousand pictures."""
 MAX_RATIO = 1_000
@@ -58,11 +56,11 @@ Member = tuple[str, bytes]
 
 def is_archive_name(path: Path | str) -> bool:
     """Whether the name looks like an archive's that can be read."""
-    return str(path).lower().endswith(ZIP_SUFFIXES + TAR_SUFFIXES)
+    return str(path).lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def is_table_name(name: str) -> bool:
-    """Whether the name is that of a table of properties."""
+    """Whether the name is that of a table of metadata."""
     return PurePosixPath(name).name.lower() == TABLE
 
 
@@ -73,8 +71,7 @@ def members(source: Path) -> Iterator[Member]:
 
     Raises:
         CatdogError: the source is missing or no archive, or the archive is damaged,
-            encrypted, or has a member that would be written elsewhere, is a link or
-            swells beyond measure.
+            encrypted, or has a member that swells beyond measure.
     """
     if source.is_dir():
         yield from _in_folder(source)
@@ -86,7 +83,7 @@ def members(source: Path) -> Iterator[Member]:
 
 
 def tables_in(folder: Path) -> Iterator[Member]:
-    """The tables of properties in a folder and below it, and no picture.
+    """The tables of metadata in a folder and below it, and no picture.
 
     Raises:
         CatdogError: one has more bytes than a table has.
@@ -99,62 +96,54 @@ def tables_in(folder: Path) -> Iterator[Member]:
 
 def _in_folder(folder: Path) -> Iterator[Member]:
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(parent, name)
-            relative = path.relative_to(folder).as_posix()
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        for path in (Path(parent, name) for name in sorted(files) if not _is_hidden(name)):
+            name = path.relative_to(folder).as_posix()
             if _is_wanted(name):
-                yield relative, _read_file(path)
-            elif is_archive_name(name) and not name.startswith("."):
+                yield name, _read_file(path)
+            elif is_archive_name(name):
                 with path.open("rb") as stream:
-                    yield from _in_archive(stream, relative, depth=1)
+                    yield from _in_archive(stream, name, depth=1)
 
 
 def _in_archive(stream: IO[bytes], name: str, *, depth: int) -> Iterator[Member]:
     if depth > MAX_DEPTH:
         raise CatdogError(f"{name} is an archive in an archive in an archive: unpack it first.")
-    with _damage_is_told(name):
-        if zipfile.is_zipfile(stream):
-            stream.seek(0)
-            yield from _in_zip(stream, name, depth)
-        else:
-            stream.seek(0)
-            yield from _in_tar(stream, name, depth)
+    with _damage_as_error(name):
+        is_zip = zipfile.is_zipfile(stream)
+        stream.seek(0)
+        yield from _in_zip(stream, name, depth) if is_zip else _in_tar(stream, name, depth)
 
 
 def _in_zip(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
     with zipfile.ZipFile(stream) as archive:
         members = archive.infolist()
-        for member in members:
+        for member in members:  # all, before the first of them is read
             _check_zip_member(member, name)
         for member in members:
             inner = f"{name}/{member.filename}"
-            if member.is_dir() or _is_hidden(member.filename):
+            if inner.endswith("/") or _is_hidden(member.filename):  # a folder, or hidden
                 continue
-            if _is_wanted(member.filename):
+            if _is_wanted(inner):
                 yield inner, archive.read(member)
-            elif is_archive_name(member.filename):
+            elif is_archive_name(inner):
                 with archive.open(member) as packed:
-                    yield from _spooled(packed, inner, depth)
+                    yield from _in_packed_archive(packed, inner, depth)
 
 
 def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
     with tarfile.open(fileobj=stream) as archive:
         for member in archive:
-            _check_name(member.name, name)
-            if member.isdir():
-                continue
-            content = archive.extractfile(member) if member.isfile() else None
-            if content is None:
-                _refuse(name, member.name, "is a link or a device")
             inner = f"{name}/{member.name}"
-            if _is_hidden(member.name):
+            if member.isdir() or _is_hidden(member.name):
                 continue
-            if _is_wanted(member.name):
+            # A link or a device holds nothing: it is an empty file, and left out as one.
+            packed = (archive.extractfile(member) if member.isfile() else None) or io.BytesIO()
+            if _is_wanted(inner):
                 _check_size(member.name, member.size, name)
-                yield inner, content.read()
-            elif is_archive_name(member.name):
-                yield from _spooled(content, inner, depth)
+                yield inner, packed.read()
+            elif is_archive_name(inner):
+                yield from _in_packed_archive(packed, inner, depth)
         _check_tar_end(archive)
 
 
@@ -167,21 +156,15 @@ def _check_tar_end(archive: tarfile.TarFile) -> None:
         pass
 
 
-def _spooled(packed: IO[bytes], name: str, depth: int) -> Iterator[Member]:
+def _in_packed_archive(packed: IO[bytes], name: str, depth: int) -> Iterator[Member]:
     """Read an archive within another from a temporary file: seeking in a packed one is slow."""
     with tempfile.TemporaryFile() as unpacked:
-        while chunk := packed.read(1 << 20):
-            unpacked.write(chunk)
+        shutil.copyfileobj(packed, unpacked)
         unpacked.seek(0)
         yield from _in_archive(unpacked, name, depth=depth + 1)
 
 
 def _check_zip_member(member: zipfile.ZipInfo, archive: str) -> None:
-    # orig_filename is what the archive says; filename has been cleaned by zipfile.
-    _check_name(member.orig_filename, archive)
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        _refuse(archive, member.filename, "is a link or a device")
     if member.flag_bits & 0x1:
         raise CatdogError(f"{archive} is encrypted: unpack it, and give the folder.")
     if _is_wanted(member.filename):
@@ -192,18 +175,9 @@ def _check_zip_member(member: zipfile.ZipInfo, archive: str) -> None:
 
 
 def _check_size(member: str, size: int, archive: str) -> None:
-    if size > _most_bytes(member):
-        kind = "table" if is_table_name(member) else "picture"
+    kind, most = _size_limit(member)
+    if size > most:
         _refuse(archive, member, f"says it has {size:,} bytes, more than a {kind} has")
-
-
-def _check_name(member: str, archive: str) -> None:
-    """Refuse a name that would leave the folder it is unpacked into, on any system."""
-    path = PurePosixPath(member.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
-        _refuse(archive, member, "would be written outside of its folder")
-    if "\0" in member:
-        _refuse(archive, member.replace("\0", "\\0"), "has a name that no file can have")
 
 
 def _refuse(archive: str, member: str, why: str) -> NoReturn:
@@ -217,28 +191,30 @@ def _is_wanted(name: str) -> bool:
     return is_image_name(name) or is_table_name(name)
 
 
-def _most_bytes(name: str) -> int:
-    return MAX_TABLE_BYTES if is_table_name(name) else MAX_PICTURE_BYTES
-
-
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
+def _size_limit(name: str) -> tuple[str, int]:
+    """What a file of that name is, and how many bytes it may have."""
+    return ("table", MAX_TABLE_BYTES) if is_table_name(name) else ("picture", MAX_BYTES)
+
+
 def _read_file(path: Path) -> bytes:
-    if path.stat().st_size > _most_bytes(path.name):
-        kind = "table" if is_table_name(path.name) else "picture"
+    kind, most = _size_limit(path.name)
+    if path.stat().st_size > most:
         raise CatdogError(f"{path} has more bytes than a {kind} has: move it out of the folder.")
     return path.read_bytes()
 
 
 @contextmanager
-def _damage_is_told(name: str) -> Iterator[None]:
+def _damage_as_error(name: str) -> Iterator[None]:
+    """Say in a sentence that the archive `name` is damaged; other trouble of the disk passes."""
     try:
         yield
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # the disk's trouble, not the archive's
+            raise
         reason = (str(error) or "it ends too early").splitlines()[0].rstrip(":")
         raise CatdogError(
             f"{name} is not a whole zip or tar archive ({reason}): "

@@ -14,21 +14,23 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from catdog import AUTO, CLASSES, CatdogError, Classes
 from catdog.data.classes import both, read_classes
-from catdog.data.exclusion import EXCLUDED, LINES, NONE
-from catdog.data.intact import check_intact, check_unchanged, missing
-from catdog.files import atomic_write, sha256_of
+from catdog.data.images import is_image_name
+from catdog.files import normal, sha256_of, write_json
 
 FORMAT = 1
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
-UNFINISHED_MARKER = ".prepared.json.part"
 TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
+EXCLUDED = "excluded"
+"""Folder of the excluded pictures, and how the names of their splits begin."""
+EXCLUDE_LINES = "exclude.txt"
+"""A copy of the exclude file's lines, in that folder."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class PreparedDataset:
     excluded: int = 0
     val_fraction: float = 0.2
     seed: int = 0
-    exclude: str = NONE
+    exclude: str = "none"
     exclude_digest: str | None = None
     classes: Classes = CLASSES
     asked: str = AUTO
@@ -92,17 +94,21 @@ class PreparedDataset:
     @property
     def exclude_lines(self) -> Path:
         """The lines that the exclude file had; missing when it had none."""
-        return self.folder / EXCLUDED / LINES
+        return self.folder / EXCLUDED / EXCLUDE_LINES
 
     @property
     def quarantine(self) -> Path:
         """CSV with a row for each file that was left out: path and reason."""
         return self.folder / QUARANTINE
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the pictures are the drawn sample."""
+        return self.origin.startswith("sample:")
+
     def rows(self, split: str) -> list[dict[str, str]]:
         """The manifest's rows of one split, those in `excluded-validation` for instance."""
-        with self.manifest.open(encoding="utf-8", newline="") as stream:
-            return [row for row in csv.DictReader(stream) if row["split"] == split]
+        return [row for row in _read_csv(self.manifest) if row["split"] == split]
 
     def pictures(self, *splits: str) -> list[Picture]:
         """The labelled pictures of some splits, in the manifest's order within each."""
@@ -112,36 +118,51 @@ class PreparedDataset:
             for row in self.rows(split)
         ]
 
-    def check(self) -> None:
-        """Raise CatdogError when a picture to learn from is not what was prepared."""
-        check_intact(self.folder, self._digests(), below=(TRAINING, VALIDATION))
+    def left_out(self) -> list[dict[str, str]]:
+        """The rows of `quarantine`: path and reason of each file that was left out."""
+        return _read_csv(self.quarantine)
 
-    def lost(self) -> str | None:
-        """The path of a picture that is gone, if there is one.
+    def check(self) -> None:
+        """Raise CatdogError when a picture to learn from was changed, added or deleted by hand."""
+        self._check_unchanged()
+        for picture in self.pictures(TRAINING, VALIDATION):
+            if not picture.path.exists():
+                raise CatdogError(
+                    f"{picture.path} is gone since it was prepared: "
+                    "run scripts/prepare.py again, which makes it anew."
+                )
+
+    def missing(self) -> str | None:
+        """The path in the manifest of a picture that is gone, if there is one.
 
         Raises:
             CatdogError: one is gone, and another one was changed or added by hand.
         """
-        with self.manifest.open(encoding="utf-8", newline="") as stream:
-            paths = [row["path"] for row in csv.DictReader(stream)]
-        lost = next(missing(self.folder, paths), None)
-        if lost:
-            check_unchanged(self.folder, self._digests(), below=(TRAINING, VALIDATION))
-        return lost
+        paths = (row["path"] for row in _read_csv(self.manifest))
+        gone = next((path for path in paths if not (self.folder / path).exists()), None)
+        if gone:
+            self._check_unchanged()
+        return gone
 
-    def _digests(self) -> dict[str, str]:
-        rows = [*self.rows(TRAINING), *self.rows(VALIDATION)]
-        return {row["path"]: row["sha256"] for row in rows}
-
-    def left_out(self) -> list[dict[str, str]]:
-        """The rows of `quarantine`: path and reason of each file that was left out."""
-        with self.quarantine.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the pictures are the drawn sample."""
-        return self.origin.startswith("sample:")
+    def _check_unchanged(self) -> None:
+        """Raise when a picture to learn from was edited, or put there, after it was prepared."""
+        pictures = self.pictures(TRAINING, VALIDATION)
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(_digest, (picture.path for picture in pictures))
+            for picture, digest in zip(pictures, digests, strict=True):
+                if digest not in (None, picture.sha256):
+                    raise CatdogError(
+                        f"{picture.path} is not the picture that was prepared, its digest differs: "
+                        "delete it and run scripts/prepare.py again, which makes it anew. A "
+                        "change of yours belongs into the source."
+                    )
+        known = {normal(str(picture.path)) for picture in pictures}
+        for path in (*self.training.rglob("*"), *self.validation.rglob("*")):
+            if is_image_name(path) and normal(str(path)) not in known:
+                raise CatdogError(
+                    f"{path} was put there after the folder was prepared: move it into the "
+                    "source, and run scripts/prepare.py again."
+                )
 
 
 def load_dataset(folder: Path, *, classes: str = AUTO) -> PreparedDataset:
@@ -156,7 +177,7 @@ def load_dataset(folder: Path, *, classes: str = AUTO) -> PreparedDataset:
             f"{folder} holds no prepared data set: run scripts/download.py and "
             "scripts/prepare.py first, with the same --dataset and --data_dir."
         )
-    prepared = PreparedDataset(
+    dataset = PreparedDataset(
         folder=folder,
         origin=marker["origin"],
         digest=marker["digest"],
@@ -166,22 +187,22 @@ def load_dataset(folder: Path, *, classes: str = AUTO) -> PreparedDataset:
         excluded=marker.get("excluded", 0),
         val_fraction=marker["val_fraction"],
         seed=marker["seed"],
-        exclude=marker.get("exclude_file", NONE),
+        exclude=marker.get("exclude_file", "none"),
         exclude_digest=marker.get("exclude"),
         classes=tuple(marker["told_apart"]),
         asked=marker["classes"],
     )
-    if read_classes(classes) not in (None, prepared.classes):
+    if read_classes(classes) not in (None, dataset.classes):
         raise CatdogError(
-            f"{folder} was prepared for {both(prepared.classes)}, not for classes={classes}: "
+            f"{folder} was prepared for {both(dataset.classes)}, not for classes={classes}: "
             f"run scripts/prepare.py again with --classes {classes}."
         )
-    if not prepared.manifest.is_file() or sha256_of(prepared.manifest) != prepared.digest:
+    if not dataset.manifest.is_file() or sha256_of(dataset.manifest) != dataset.digest:
         raise CatdogError(
-            f"{prepared.manifest} was changed or deleted after it was prepared: "
+            f"{dataset.manifest} was changed or deleted after it was prepared: "
             "delete it and run scripts/prepare.py again, which makes it anew."
         )
-    return prepared
+    return dataset
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
@@ -196,11 +217,27 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     return {"classes": AUTO, "told_apart": CLASSES} | marker
 
 
-def write_marker(folder: Path, marker: Mapping[str, Any]) -> None:
+def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     """Say what the folder was prepared from and with, and that it is finished."""
     if read_marker(folder) != marker:
-        with atomic_write(folder / MARKER) as part:
-            part.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / MARKER, marker)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return sha256_of(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CatdogError(
+            f"{path} can't be read ({error.strerror or error}): see that it can, or delete it and "
+            "run scripts/prepare.py again, which makes it anew."
+        ) from error
 
 
 Prepared, load_prepared = PreparedDataset, load_dataset  # until every room has the new names

@@ -9,6 +9,8 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +27,8 @@ OTHER_SUFFIXES = (".bmp", ".gif", ".png", ".ppm", ".tif", ".tiff")
 SUFFIXES = frozenset(JPEG_SUFFIXES + MODERN_SUFFIXES + OTHER_SUFFIXES)
 ORIENTATION = 0x0112
 """EXIF's tag; Pillow fills it from XMP where a photo says it only there."""
+SIDEWAYS = (5, 6, 7, 8)
+"""The orientations of which width and height change places."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""
@@ -73,13 +77,9 @@ def decode(content: bytes) -> Image.Image:
         UnreadableImageError: empty, not a picture, truncated, or over `MAX_PIXELS`.
     """
     image = _open(content)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except DAMAGE as error:
-        raise UnreadableImageError(f"does not decode: {error}") from error
+    with _guarded():
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def decode_small(content: bytes, side_px: int) -> Image.Image:
@@ -92,14 +92,10 @@ def decode_small(content: bytes, side_px: int) -> Image.Image:
         UnreadableImageError: as `decode` does.
     """
     image = _open(content)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.draft("RGB", (side_px, side_px))
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except DAMAGE as error:
-        raise UnreadableImageError(f"does not decode: {error}") from error
+    with _guarded():
+        image.draft("RGB", (side_px, side_px))
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def check(content: bytes) -> tuple[int, int]:
@@ -113,14 +109,10 @@ def check(content: bytes) -> tuple[int, int]:
     """
     image = _open(content)
     upright = _upright_size(image)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            width, height = image.size
-            image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
-            image.load()
-    except DAMAGE as error:
-        raise UnreadableImageError(f"does not decode: {error}") from error
+    width, height = image.size
+    with _guarded():
+        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+        image.load()
     return upright
 
 
@@ -139,28 +131,7 @@ def orientation(content: bytes) -> int:
     Raises:
         UnreadableImageError: empty, not a picture, over `MAX_PIXELS`, or with damaged EXIF.
     """
-    image = _open(content)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turned = image.getexif().get(ORIENTATION, 1)
-    except DAMAGE as error:
-        raise UnreadableImageError(f"does not decode: {error}") from error
-    return turned if turned in range(1, 9) else 1
-
-
-def read(path: Path) -> Image.Image:
-    """Decode the picture at `path`; see `decode`.
-
-    Raises:
-        UnreadableImageError: naming the file, when it is missing or does not decode.
-    """
-    try:
-        return decode(Path(path).read_bytes())
-    except OSError as error:
-        raise UnreadableImageError(f"{path}: {error.strerror or error}") from error
-    except UnreadableImageError as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
+    return _orientation(_open(content))
 
 
 def to_tensor(content: bytes) -> Tensor:
@@ -176,7 +147,7 @@ def to_tensor(content: bytes) -> Tensor:
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    turn = orientation(content)
+    turned = orientation(content)
     if content.startswith(JPEG_START):
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         try:
@@ -184,7 +155,7 @@ def to_tensor(content: bytes) -> Tensor:
         except RuntimeError:
             pass
         else:
-            return _limit_aspect(_upright(decoded, turn))
+            return _limit_aspect(_upright(decoded, turned))
     return _limit_aspect(pil_to_tensor(decode(content)))
 
 
@@ -214,6 +185,17 @@ def too_large(size: int) -> str:
     return f"{size:,} bytes are more than the limit of {MAX_BYTES:,}"
 
 
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Make one error of all that a decoder raises, and keep its warnings to ourselves."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DAMAGE as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
+
+
 def _open(content: bytes) -> Image.Image:
     if not content:
         raise UnreadableImageError("the file is empty")
@@ -235,22 +217,22 @@ def _open(content: bytes) -> Image.Image:
     return image
 
 
+def _orientation(image: Image.Image) -> int:
+    with _guarded():
+        orientation = image.getexif().get(ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-    except DAMAGE as error:
-        raise UnreadableImageError(f"does not decode: {error}") from error
-    return (height, width) if turned else (width, height)
+    return (height, width) if _orientation(image) in SIDEWAYS else (width, height)
 
 
-def _upright(image: Tensor, turn: int) -> Tensor:
+def _upright(image: Tensor, orientation: int) -> Tensor:
     """A picture `(3, H, W)` turned as an EXIF orientation, 1 to 8, says."""
-    if turn in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         image = image.transpose(-1, -2)
-    across, down = turn in (2, 3, 6, 7), turn in (3, 4, 7, 8)
+    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
     flipped = [dim for dim, flip in ((-1, across), (-2, down)) if flip]
     return image.flip(flipped) if flipped else image
 

@@ -26,10 +26,10 @@ FILE_NAME, PATH = NAMES = ("file_name", "path")
 
 
 @dataclass(frozen=True)
-class Properties:
+class Metadata:
     """The user's columns, and by a picture's name in the source what stands in them.
 
-    These names are as `catdog.filenames.normal` gives them.
+    These names are as `catdog.files.normal` gives them.
     """
 
     columns: tuple[str, ...] = ()
@@ -45,8 +45,8 @@ class Properties:
         return sorted(self.known.keys() - set(map(normal, sources)))
 
 
-def read_properties(tables: Iterable[tuple[str, bytes]]) -> Properties:
-    """The properties in tables, each given by its name in the source and its bytes.
+def read_metadata(tables: Iterable[tuple[str, bytes]]) -> Metadata:
+    """The metadata in tables, each given by its name in the source and its bytes.
 
     A table without a column of file names is somebody else's: it is said, and not used.
 
@@ -76,12 +76,12 @@ def read_properties(tables: Iterable[tuple[str, bytes]]) -> Properties:
             if picture in known:
                 raise CatdogError(f"{name} names {picture} a second time: keep one of the rows.")
             known[picture] = {column: row[column] for column in added}
-    return Properties(tuple(columns), known)
+    return Metadata(tuple(columns), known)
 
 
-def tell_unmatched(properties: Properties, sources: Iterable[str]) -> None:
+def log_unmatched(metadata: Metadata, sources: Iterable[str]) -> None:
     """Say how many rows name no picture, and the first of them."""
-    unmatched = properties.unmatched(sources)
+    unmatched = metadata.unmatched(sources)
     if unmatched:
         logger.info(
             f"Rows of metadata.csv that name no picture: {len(unmatched):,}, "

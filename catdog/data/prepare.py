@@ -1,7 +1,7 @@
 """Step 2: an archive or a folder → training/, validation/, test/ and what is known of each file.
 
 In: the user's source, which is never changed. Out: one folder, see `catdog.data.dataset`, whole or
-not at all. The pictures are gathered from the source, split, and moved to their places.
+not at all. The pictures are copied from the source, split, and moved to their places.
 
 What the user knows of the pictures, in a `metadata.csv` in the source, stands in columns of
 the manifest after its own, see `catdog.data.metadata`.
@@ -14,6 +14,7 @@ import errno
 import hashlib
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from catdog import AUTO, CatdogError, Classes
 from catdog.config import PrepareConfig
 from catdog.data.classes import read_classes
 from catdog.data.dataset import (
+    EXCLUDE_LINES,
+    EXCLUDED,
     FORMAT,
     MANIFEST,
     MARKER,
@@ -32,18 +35,24 @@ from catdog.data.dataset import (
     SPLITS,
     TEST,
     TRAINING,
-    UNFINISHED_MARKER,
     VALIDATION,
     PreparedDataset,
     load_dataset,
     read_marker,
     write_marker,
 )
-from catdog.data.exclusion import EXCLUDED, LINES, NONE, Exclusion, read_exclusion
-from catdog.data.gathering import Gathered, Item, find_classes, fingerprint, gather
-from catdog.data.metadata import OWN_COLUMNS, Properties, read_properties, tell_unmatched
+from catdog.data.ingest import SourcePicture, find_classes, fingerprint, ingest
+from catdog.data.metadata import OWN_COLUMNS, Metadata, log_unmatched, read_metadata
 from catdog.data.sources import Source
-from catdog.data.split import check_classes, choose_split, put_aside, settle_duplicates, with_paths
+from catdog.data.split import (
+    NONE,
+    Exclusion,
+    check_classes,
+    choose_split,
+    exclude,
+    settle_duplicates,
+    with_paths,
+)
 from catdog.files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -53,35 +62,17 @@ STAGING = ".preparing"
 """Stands in the folder while it is being prepared, and so marks what is there as ours."""
 
 
-def prepare(
-    source: Path,
-    folder: Path,
-    *,
-    origin: str,
-    val_fraction: float,
-    seed: int,
-    exclude: str = NONE,
-    classes: str = AUTO,
-) -> PreparedDataset:
-    """Sort the pictures of `source` into `folder`.
+def prepare(source: Source, config: PrepareConfig) -> PreparedDataset:
+    """Sort the pictures of a fetched source into a folder of its name below `data_dir`.
 
     Labels come from the nearest folder named after a class, else from the file name
     (`cat.0.jpg`), see `catdog.data.classes`; pictures without a label are kept from a folder named
     `test`. A folder named `validation` is taken as it is; otherwise each class gives up
     `val_fraction` of its pictures, chosen by their content and `seed`, so that a renamed file
     stays where it is. Files with the same bytes stand on the same side. Labelled pictures that
-    the file `exclude` names are put aside after that, see `catdog.data.exclusion`.
+    the file `exclude` names are put aside after that, see `catdog.data.split.Exclusion`.
 
     Does nothing when the source and the parameters are those of the finished folder.
-
-    Args:
-        source: an archive or a folder; only read.
-        folder: where to put the prepared data set.
-        origin: where the source came from, to be remembered.
-        val_fraction: share of each class for validation.
-        seed: of the split.
-        exclude: a file with a line for each picture to leave out, or "none".
-        classes: the two to tell apart, "ant,bee" say, or "auto" for those of the source.
 
     Raises:
         CatdogError: the source has no usable pictures of both classes or is refused, its
@@ -89,93 +80,74 @@ def prepare(
             class on one side, or the folder is somebody else's, was changed by hand, can't be
             written, or is on a full disk.
     """
-    _check_places(source, folder)
-    named = read_classes(classes)
-    exclusion = read_exclusion(exclude)
-    _check_exclude_stays(exclude, folder)
-    with _disk_trouble_is_told(folder):
+    folder = Path(config.data_dir) / source.name
+    _check_places(source.path, folder)
+    classes = read_classes(config.classes)
+    exclusion = Exclusion.read(config.exclude)
+    _check_exclude_stays(config.exclude, folder)
+    with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            wanted = {
+            recipe = {
                 "format": FORMAT,
-                "origin": origin,
-                "val_fraction": val_fraction,
-                "seed": seed,
-                "source": fingerprint(source),
+                "origin": source.origin,
+                "val_fraction": config.val_fraction,
+                "seed": config.seed,
+                "source": fingerprint(source.path),
                 "exclude": exclusion.digest,
-                "classes": ",".join(named) if named else AUTO,
+                "classes": ",".join(classes) if classes else AUTO,
             }
-            finished = read_marker(folder)
-            if finished and wanted == {key: finished.get(key) for key in wanted}:
-                prepared = _still_there(folder)
-                if prepared:
-                    write_marker(folder, finished | {"exclude_file": exclude})
-                    prepared = load_dataset(folder)
-                    logger.info(f"Already prepared: {_summary(prepared)}")
-                    return prepared
-            typed = {"exclude_file": exclude}
-            prepared = _prepare_afresh(source, folder, wanted | typed, exclusion)
-    logger.info(f"Prepared: {_summary(prepared)}")
-    return prepared
+            typed = {"exclude_file": config.exclude}
+            if _is_finished(folder, recipe):
+                write_marker(folder, (read_marker(folder) or {}) | typed)
+                dataset = load_dataset(folder)
+                logger.info(f"Already prepared: {_summary(dataset)}")
+                return dataset
+            dataset = _prepare_afresh(source.path, folder, recipe | typed, exclusion)
+    logger.info(f"Prepared: {_summary(dataset)}")
+    return dataset
 
 
-def prepare_source(source: Source, path: Path, config: PrepareConfig) -> PreparedDataset:
-    """Prepare what lies at `path`, of a located source, as the parameters say.
-
-    Raises:
-        CatdogError: as `prepare` does.
-    """
-    return prepare(
-        path,
-        Path(config.data_dir) / source.name,
-        origin=source.origin,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        exclude=config.exclude,
-        classes=config.classes,
-    )
-
-
-def _still_there(folder: Path) -> PreparedDataset | None:
-    """What was prepared; None when some of it is gone, and so is to be made anew."""
-    lost: str | None = MANIFEST
-    prepared = load_dataset(folder) if (folder / MANIFEST).exists() else None
-    if prepared:
-        lost = prepared.lost()
-    if lost:
-        logger.info(f"{folder / lost} is gone: preparing afresh")
-        return None
-    return prepared
+def _is_finished(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Whether the folder was prepared by this recipe, and all of it is still there."""
+    marker = read_marker(folder)
+    if marker is None or recipe != {key: marker.get(key) for key in recipe}:
+        return False
+    gone = load_dataset(folder).missing() if (folder / MANIFEST).exists() else MANIFEST
+    if gone:
+        logger.info(f"{folder / gone} is gone: preparing afresh")
+    return gone is None
 
 
 def _prepare_afresh(
-    source: Path, folder: Path, wanted: dict[str, Any], exclusion: Exclusion
+    source: Path, folder: Path, recipe: dict[str, Any], exclusion: Exclusion
 ) -> PreparedDataset:
     _remove_old(folder)
     staging = folder / STAGING
     staging.mkdir()
     try:
-        classes = read_classes(wanted["classes"]) or find_classes(source)
-        gathered = gather(source, staging, classes)
-        properties = _properties(gathered)
-        items, doubtful = settle_duplicates(gathered.items)
-        left_out = gathered.left_out + doubtful
-        check_classes(items, left_out, source, classes)
-        items = choose_split(items, wanted["val_fraction"], wanted["seed"])
-        archive = source.name if source.is_file() else ""
-        items = put_aside(with_paths(items), exclusion, archive)
-        _place(items, folder, classes, properties)
-        _keep_lines(exclusion, folder)
+        classes = read_classes(recipe["classes"]) or find_classes(source)
+        contents = ingest(source, staging, classes)
+        metadata = read_metadata(contents.tables)
+        log_unmatched(metadata, contents.names())
+        pictures, duplicates = settle_duplicates(contents.pictures)
+        left_out = contents.left_out + duplicates
+        check_classes(pictures, left_out, source, classes)
+        pictures = with_paths(choose_split(pictures, recipe["val_fraction"], recipe["seed"]))
+        pictures = exclude(pictures, exclusion, source.name if source.is_file() else "")
+        _place(pictures, folder, classes)
+        _write_manifest(pictures, folder, metadata)
         _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(left_out))
-        marker = wanted | {
+        _write_exclude_lines(exclusion, folder)
+        results = {
             "told_apart": classes,
             "digest": sha256_of(folder / MANIFEST),
-            "validation_digest": _validation_digest(items),
-            "counts": _counts(items),
+            "validation_digest": _validation_digest(pictures),
+            "counts": _counts(pictures),
             "quarantined": len(left_out),
-            "excluded": sum(item.path.startswith(f"{EXCLUDED}/") for item in items),
+            "excluded": sum(picture.split.startswith(EXCLUDED) for picture in pictures),
         }
-        write_marker(folder, marker)
+        write_marker(folder, recipe | results)
     except BaseException:
         _remove_old(folder)
         raise
@@ -193,39 +165,43 @@ def _remove_old(folder: Path) -> None:
             "choose another folder with --data_dir."
         )
     # The staging folder goes last: until then it says that the rest is ours.
-    for name in (MARKER, UNFINISHED_MARKER, *MANAGED, STAGING):
+    for name in (MARKER, *MANAGED, STAGING):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _properties(gathered: Gathered) -> Properties:
-    """What the tables say of the pictures; those that are left out count as met."""
-    properties = read_properties(gathered.tables)
-    met = [*(item.source for item in gathered.items), *(name for name, _ in gathered.left_out)]
-    tell_unmatched(properties, met)
-    return properties
-
-
-def _place(items: Iterable[Item], folder: Path, classes: Classes, properties: Properties) -> None:
-    """Move staged pictures to their split and class, and write the manifest."""
+def _place(pictures: Iterable[SourcePicture], folder: Path, classes: Classes) -> None:
+    """Move staged pictures to their split and class."""
     for split in (TRAINING, VALIDATION):
         for label in classes:
             (folder / split / label).mkdir(parents=True)
     (folder / TEST).mkdir()
-    rows = []
-    for item in items:
-        target = folder / item.path
+    for picture in pictures:
+        target = folder / picture.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        item.staged.rename(target)
-        own = (item.path, item.label, item.split, item.sha256, item.width, item.height)
-        rows.append((*own, *properties.of(item.source)))
-    _write_csv(folder / MANIFEST, (*OWN_COLUMNS, *properties.columns), sorted(rows))
+        picture.staged.rename(target)
 
 
-def _keep_lines(exclusion: Exclusion, folder: Path) -> None:
+def _write_manifest(pictures: Iterable[SourcePicture], folder: Path, metadata: Metadata) -> None:
+    rows = sorted(
+        (
+            one.path,
+            one.label,
+            one.split,
+            one.sha256,
+            one.width,
+            one.height,
+            *metadata.of(one.source),
+        )
+        for one in pictures
+    )
+    _write_csv(folder / MANIFEST, (*OWN_COLUMNS, *metadata.columns), sorted(rows))
+
+
+def _write_exclude_lines(exclusion: Exclusion, folder: Path) -> None:
     """Keep what was asked to be left out: training logs it, wherever the file has gone."""
     if exclusion.lines:
-        kept = folder / EXCLUDED / LINES
+        kept = folder / EXCLUDED / EXCLUDE_LINES
         kept.parent.mkdir(exist_ok=True)
         kept.write_text("".join(f"{line}\n" for line in exclusion.lines), encoding="utf-8")
 
@@ -237,16 +213,16 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
-def _counts(items: Iterable[Item]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
-    for item in items:
-        if item.split in counts:
-            counts[item.split][item.label] = counts[item.split].get(item.label, 0) + 1
-    return counts
+def _counts(pictures: Iterable[SourcePicture]) -> dict[str, dict[str, int]]:
+    found = Counter((picture.split, picture.label) for picture in pictures)
+    return {
+        split: {label: count for (side, label), count in found.items() if side == split}
+        for split in SPLITS
+    }
 
 
-def _validation_digest(items: Iterable[Item]) -> str:
-    lines = sorted(f"{item.label},{item.sha256}" for item in items if item.split == VALIDATION)
+def _validation_digest(pictures: Iterable[SourcePicture]) -> str:
+    lines = sorted(f"{one.label},{one.sha256}" for one in pictures if one.split == VALIDATION)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -257,46 +233,42 @@ def _check_places(source: Path, folder: Path) -> None:
             "and --data_dir, or give an archive or a folder of pictures."
         )
     from_, to = source.resolve(), folder.resolve()
-    inside = [to / name for name in MANAGED]
-    overlap = (
-        from_ == to
-        or from_ in to.parents
-        or any(place == from_ or place in from_.parents for place in inside)
-    )
-    if from_.is_dir() and overlap:
+    holds_folder = from_ == to or from_ in to.parents
+    if source.is_dir() and (holds_folder or _is_managed(source, folder)):
         raise CatdogError(
             f"{folder} can't be prepared from {source}, one lies in the other: "
             "choose another folder with --data_dir."
         )
 
 
-def _check_exclude_stays(exclude: str, folder: Path) -> None:
+def _check_exclude_stays(name: str, folder: Path) -> None:
     """Refuse an exclude file that preparing would remove with what it replaces."""
-    if exclude != NONE and any(
-        (folder / name).resolve() in Path(exclude).resolve().parents for name in MANAGED
-    ):
+    if name != NONE and _is_managed(Path(name), folder):
         raise CatdogError(
-            f"exclude={exclude} lies among the prepared pictures, which are replaced: "
+            f"exclude={name} lies among the prepared pictures, which are replaced: "
             "move it to another folder."
         )
 
 
-def _summary(prepared: PreparedDataset) -> str:
-    def total(split: str) -> int:
-        return sum(prepared.counts[split].values())
+def _is_managed(path: Path, folder: Path) -> bool:
+    """Whether the path is, or lies in, what preparing `folder` replaces."""
+    return any(path.resolve().is_relative_to((folder / name).resolve()) for name in MANAGED)
 
-    left_out = f", {prepared.quarantined:,} left out (see {prepared.quarantine})"
-    excluded = f", {prepared.excluded:,} excluded"
+
+def _summary(dataset: PreparedDataset) -> str:
+    training, validation, test = (sum(dataset.counts[split].values()) for split in SPLITS)
+    left_out = f", {dataset.quarantined:,} left out (see {dataset.quarantine})"
+    excluded = f", {dataset.excluded:,} excluded"
     return (
-        f"{total(TRAINING):,} training, {total(VALIDATION):,} validation and "
-        f"{total(TEST):,} test pictures in {prepared.folder}"
-        f"{left_out if prepared.quarantined else ''}"
-        f"{excluded if prepared.excluded else ''}"
+        f"{training:,} training, {validation:,} validation and {test:,} test pictures in "
+        f"{dataset.folder}{left_out if dataset.quarantined else ''}"
+        f"{excluded if dataset.excluded else ''}"
     )
 
 
 @contextmanager
-def _disk_trouble_is_told(folder: Path) -> Iterator[None]:
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Say in a sentence what the disk refuses while `folder` is prepared."""
     try:
         yield
     except OSError as error:

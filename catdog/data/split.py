@@ -1,4 +1,4 @@
-"""Which of the gathered pictures are kept, on which side each stands, and where it lies there.
+"""Which pictures of a source are kept, on which side each stands, and where it lies there.
 
 In: the readable pictures of a source, with what their names say. Out: the same with the split
 and the path that they have in the prepared folder. The disk is not touched.
@@ -15,20 +15,96 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import one, other
-from catdog.data.dataset import TEST, TRAINING, VALIDATION
-from catdog.data.exclusion import EXCLUDED, Exclusion, Named
-from catdog.data.gathering import Item, LeftOut
+from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION
+from catdog.data.ingest import LeftOut, SourcePicture
 from catdog.files import alike, normal, portable
 
 logger = logging.getLogger(__name__)
 
+NONE = "none"
+DIGEST = re.compile(r"[0-9a-f]{12,64}", re.IGNORECASE)
+COMMENT = re.compile(r"(^|\s)#.*")
 
-def settle_duplicates(items: Sequence[Item]) -> tuple[list[Item], list[LeftOut]]:
+
+@dataclass(frozen=True)
+class Exclusion:
+    """What the user wants left out: the lines of a file, without comments and repetitions.
+
+    A line is a path as in manifest.csv, a path as in the source (within an archive, or the way
+    quarantine.csv spells it), or a sha256 digest of which the first 12 digits are enough. What
+    follows a `#` at the beginning of a line or after a space is a comment.
+    """
+
+    lines: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, name: str) -> Exclusion:
+        """The lines of the file called `name`; none when that is `none`.
+
+        Raises:
+            CatdogError: it is missing, can't be read, or is not text.
+        """
+        if name == NONE:
+            return cls()
+        try:
+            text = Path(name).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise CatdogError(
+                f"exclude={name} can't be read ({reason}): give a text file with a path or a "
+                f"sha256 digest in each line, or exclude={NONE}."
+            ) from error
+        lines = (COMMENT.sub("", line).strip() for line in text.splitlines())
+        tidy = (line.replace("\\", "/").removeprefix("./") for line in lines if line)
+        return cls(tuple(dict.fromkeys(tidy)))
+
+    @property
+    def digest(self) -> str | None:
+        """Changes when what shall be left out does; None when that is nothing."""
+        if not self.lines:
+            return None
+        return hashlib.sha256("\n".join(sorted(self.lines)).encode()).hexdigest()
+
+    def choose(
+        self, pictures: Sequence[SourcePicture], archive: str = ""
+    ) -> tuple[set[str], list[str]]:
+        """Which of `pictures` are to be left out.
+
+        A line that is a path in the manifest means that picture alone; only otherwise is it
+        looked for in the source. Pictures of an `archive` may be named with and without its name.
+
+        Returns:
+            Their paths in the manifest, and the lines that no picture answers to.
+        """
+        by_path, by_source, by_spelling = (defaultdict[str, set[str]](set) for _ in range(3))
+        for picture in pictures:
+            sources = {picture.source, picture.source.removeprefix(f"{archive}/")}
+            by_path[picture.path].add(picture.path)
+            for name in sources:
+                by_source[name].add(picture.path)
+            for name in (picture.path, *sources):
+                by_spelling[normal(name)].add(picture.path)
+        chosen: set[str] = set()
+        unmatched = []
+        for line in self.lines:
+            path = line.removeprefix(f"{EXCLUDED}/")
+            found = by_path.get(path) or by_source.get(line) or by_spelling.get(normal(path))
+            if not found and DIGEST.fullmatch(line):
+                start = line.lower()
+                found = {picture.path for picture in pictures if picture.sha256.startswith(start)}
+            chosen |= found or set()
+            unmatched += [] if found else [line]
+        return chosen, unmatched
+
+
+def settle_duplicates(
+    pictures: Sequence[SourcePicture],
+) -> tuple[list[SourcePicture], list[LeftOut]]:
     """Leave out bytes that carry two labels, and training copies of validation pictures.
 
     Returns:
@@ -36,90 +112,92 @@ def settle_duplicates(items: Sequence[Item]) -> tuple[list[Item], list[LeftOut]]
     """
     labels: dict[str, set[str]] = defaultdict(set)
     validated: set[str] = set()
-    for item in items:
-        if item.split != TEST:
-            labels[item.sha256].add(item.label)
-        if item.split == VALIDATION:
-            validated.add(item.sha256)
-    kept: list[Item] = []
+    for picture in pictures:
+        if picture.split != TEST:
+            labels[picture.sha256].add(picture.label)
+        if picture.split == VALIDATION:
+            validated.add(picture.sha256)
+    kept: list[SourcePicture] = []
     left_out: list[LeftOut] = []
-    for item in items:
-        if item.split == TEST:
-            kept.append(item)
-        elif len(labels[item.sha256]) > 1:
-            both = " and as ".join(sorted(labels[item.sha256]))
-            left_out.append((item.source, f"the same bytes are labelled as {both}"))
-        elif item.split != VALIDATION and item.sha256 in validated:
+    for picture in pictures:
+        if picture.split != TEST and len(labels[picture.sha256]) > 1:
+            both = " and as ".join(sorted(labels[picture.sha256]))
+            left_out.append((picture.source, f"the same bytes are labelled as {both}"))
+        elif picture.split not in (TEST, VALIDATION) and picture.sha256 in validated:
             reason = "the same bytes stand among the validation pictures"
-            left_out.append((item.source, reason))
+            left_out.append((picture.source, reason))
         else:
-            kept.append(item)
+            kept.append(picture)
     return kept, left_out
 
 
 def check_classes(
-    items: Sequence[Item], left_out: Sequence[LeftOut], source: Path, classes: Classes
+    pictures: Iterable[SourcePicture], left_out: Sequence[LeftOut], source: Path, classes: Classes
 ) -> None:
     """Refuse a source that can't be split into training and validation of both classes.
 
     Raises:
         CatdogError: it holds too few pictures of a class, or none; the text says of which.
     """
-    labelled = [item for item in items if item.split != TEST]
-    distinct = {
-        label: len({item.sha256 for item in labelled if item.label == label}) for label in classes
-    }
+    labelled = [picture for picture in pictures if picture.split != TEST]
     negative, positive = classes
-    others = " -P classes=NEGATIVE,POSITIVE names two other kinds." if classes == CLASSES else ""
+    hint = " -P classes=NEGATIVE,POSITIVE names two other kinds." if classes == CLASSES else ""
     if not labelled:
-        reason = _commonest(left_out)
         raise CatdogError(
-            f"{source} holds no picture to learn from{reason}. Give pictures in folders named "
-            f"{negative}/ and {positive}/, or named {negative}.1.jpg and {positive}.1.jpg.{others}"
+            f"{source} holds no picture to learn from{_commonest_reason(left_out)}. Give pictures "
+            f"in folders named {negative}/ and {positive}/, or named {negative}.1.jpg and "
+            f"{positive}.1.jpg.{hint}"
         )
+    digests = {
+        label: {picture.sha256 for picture in labelled if picture.label == label}
+        for label in classes
+    }
     for label in classes:
-        if distinct[label] == 0:
+        if not digests[label]:
             there = other(label, classes)
             raise CatdogError(
-                f"{source} holds {distinct[there]:,} pictures of {one(there)} and none of "
+                f"{source} holds {len(digests[there]):,} pictures of {one(there)} and none of "
                 f"{one(label)}: add pictures of both, in folders named {negative}/ and "
-                f"{positive}/.{others}"
+                f"{positive}/.{hint}"
             )
+    own_validation = any(picture.split == VALIDATION for picture in labelled)
     for label in classes:
-        _check_both_sides(labelled, label, distinct[label], source)
+        sides = {picture.split == VALIDATION for picture in labelled if picture.label == label}
+        if len(digests[label]) < 2 or (own_validation and len(sides) < 2):
+            raise CatdogError(
+                f"{source} has too few different pictures of {one(label)}: "
+                "at least one is needed for training and another for validation."
+            )
 
 
-def _check_both_sides(labelled: Sequence[Item], label: str, distinct: int, source: Path) -> None:
-    sides = {item.split == VALIDATION for item in labelled if item.label == label}
-    given = any(item.split == VALIDATION for item in labelled)
-    if (given and len(sides) < 2) or distinct < 2:
-        raise CatdogError(
-            f"{source} has too few different pictures of {one(label)}: "
-            "at least one is needed for training and another for validation."
-        )
-
-
-def _commonest(left_out: Sequence[LeftOut]) -> str:
+def _commonest_reason(left_out: Sequence[LeftOut]) -> str:
     if not left_out:
         return ""
     (reason, count), *_ = Counter(reason for _, reason in left_out).most_common(1)
     return f": {len(left_out):,} were left out, {count:,} of them because of: {reason}"
 
 
-def choose_split(items: Sequence[Item], val_fraction: float, seed: int) -> list[Item]:
+def choose_split(
+    pictures: Sequence[SourcePicture], val_fraction: float, seed: int
+) -> list[SourcePicture]:
     """Give each labelled picture its side; test pictures keep theirs."""
-    if any(item.split == VALIDATION for item in items):
+    if any(picture.split == VALIDATION for picture in pictures):
         logger.info("The source brings validation pictures of its own: val_fraction is not used.")
-        return [replace(item, split=item.split or TRAINING) for item in items]
-    chosen: set[str] = set()
-    for label in sorted({item.label for item in items if item.split != TEST}):
-        sizes = Counter(item.sha256 for item in items if item.label == label and item.split != TEST)
-        chosen |= _choose_validation(sizes, val_fraction, seed)
+        return [replace(picture, split=picture.split or TRAINING) for picture in pictures]
+    copies: dict[str, Counter[str]] = defaultdict(Counter)
+    for picture in pictures:
+        if picture.split != TEST:
+            copies[picture.label][picture.sha256] += 1
+    held_back = {
+        sha256
+        for sizes in copies.values()
+        for sha256 in _choose_validation(sizes, val_fraction, seed)
+    }
     return [
-        item
-        if item.split == TEST
-        else replace(item, split=VALIDATION if item.sha256 in chosen else TRAINING)
-        for item in items
+        picture
+        if picture.split == TEST
+        else replace(picture, split=VALIDATION if picture.sha256 in held_back else TRAINING)
+        for picture in pictures
     ]
 
 
@@ -141,14 +219,15 @@ def _choose_validation(sizes: Counter[str], val_fraction: float, seed: int) -> s
     return chosen
 
 
-def with_paths(items: Iterable[Item]) -> list[Item]:
+def with_paths(pictures: Iterable[SourcePicture]) -> list[SourcePicture]:
     """Give each picture a path by split and class that no other has."""
     taken: set[str] = set()
     placed = []
-    for item in items:
-        parent = item.split if item.split == TEST else f"{item.split}/{item.label}"
-        path = _free_name(parent, PurePosixPath(item.source).name, taken)
-        placed.append(replace(item, path=path))
+    for picture in pictures:
+        split, label = picture.split, picture.label
+        parent = split if split == TEST else f"{split}/{label}"
+        path = _free_name(parent, PurePosixPath(picture.source).name, taken)
+        placed.append(replace(picture, path=path))
     return placed
 
 
@@ -164,36 +243,28 @@ def _free_name(parent: str, name: str, taken: set[str]) -> str:
     return path
 
 
-def put_aside(items: Sequence[Item], exclusion: Exclusion, archive: str) -> list[Item]:
+def exclude(
+    pictures: Sequence[SourcePicture], exclusion: Exclusion, archive: str
+) -> list[SourcePicture]:
     """Give the labelled pictures that the user wants left out a split and a path of their own.
-
-    Pictures of an `archive` may be named with and without its name.
 
     Raises:
         CatdogError: no picture of a class would be left on one side.
     """
-    labelled = [item for item in items if item.split != TEST]
-    chosen, unmatched = exclusion.choose(
-        Named(item.path, (item.source, item.source.removeprefix(f"{archive}/")), item.sha256)
-        for item in labelled
-    )
+    labelled = [picture for picture in pictures if picture.split != TEST]
+    chosen, unmatched = exclusion.choose(labelled, archive)
     for line in unmatched:
         logger.info(f"The exclude file's line {line!r} names no training or validation picture.")
-    if chosen:
-        _check_left([item for item in labelled if item.path not in chosen], labelled)
-    return [
-        replace(item, split=f"{EXCLUDED}-{item.split}", path=f"{EXCLUDED}/{item.path}")
-        if item.path in chosen
-        else item
-        for item in items
-    ]
-
-
-def _check_left(items: Iterable[Item], before: Iterable[Item]) -> None:
-    left = {(item.split, item.label) for item in items}
-    gone = {(item.split, item.label) for item in before} - left
-    for split, label in sorted(gone):
+    before = {(picture.split, picture.label) for picture in labelled}
+    left = {(item.split, item.label) for item in labelled if item.path not in chosen}
+    for split, label in sorted(before - left):
         raise CatdogError(
             f"the exclude file leaves no {split} picture of {one(label)}: "
             "take some of its lines out."
         )
+    return [
+        replace(picture, split=f"{EXCLUDED}-{picture.split}", path=f"{EXCLUDED}/{picture.path}")
+        if picture.path in chosen
+        else picture
+        for picture in pictures
+    ]

@@ -16,7 +16,7 @@ from catdog.data import images
 from catdog.data.archive import tables_in
 from catdog.data.images import UnreadableImageError
 from catdog.data.loaders import LabelledFolder
-from catdog.data.metadata import Properties, read_properties, tell_unmatched
+from catdog.data.metadata import Metadata, log_unmatched, read_metadata
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
 from catdog.inference.classifier import Classifier
@@ -75,8 +75,8 @@ def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 3
     """
     classes = classifier.about.classes
     samples = LabelledFolder(folder, classes=classes).samples
-    properties = read_properties(tables_in(folder))
-    tell_unmatched(properties, (_within(folder, path) for path, _ in samples))
+    properties = read_metadata(tables_in(folder))
+    log_unmatched(properties, (_within(folder, path) for path, _ in samples))
     read, unreadable = _answered(classifier, samples, batch_size=batch_size)
     if not read:
         raise CatdogError(f"no picture in {folder} can be read: {unreadable[0].error}")
@@ -132,7 +132,7 @@ def _answered(
 
 
 def _as_in_manifest(
-    one: _Answered, classes: Classes, folder: Path, properties: Properties
+    one: _Answered, classes: Classes, folder: Path, properties: Metadata
 ) -> dict[str, str]:
     """What a manifest would say of the picture, as far as slices ask for it."""
     width, height = one.size

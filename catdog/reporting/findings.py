@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 
 from catdog import CatdogError
-from catdog.data.dataset import TEST, TRAINING, VALIDATION, PreparedDataset
-from catdog.data.exclusion import EXCLUDED
+from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset
 from catdog.evaluation.audit import Issue, find_issues
 from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import (

@@ -99,6 +99,20 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A network with the best weights in it, and what it was learned from.
+
+    `fit` says how the training went, `features` are those of the network's backbone, and
+    `pretrained` those that it gave before it was fine-tuned; the same where it was not.
+    """
+
+    network: Network
+    fit: Fit
+    features: FeatureSet
+    pretrained: FeatureSet
+
+
+@dataclass(frozen=True)
 class Trained:
     """What training leaves: a classifier, how good it is, and what that was seen on.
 
@@ -125,24 +139,10 @@ class Trained:
         return self.fit.best
 
 
-def judge_as_served(
-    network: Network,
-    features: FeatureSet,
-    pretrained: FeatureSet,
-    fit: Fit,
-    dataset: PreparedDataset,
-    config: TrainConfig,
-) -> Trained:
-    """Judge the best weights by the engine that will serve them.
-
-    Args:
-        network: backbone and head, with the best weights in them.
-        features: that the network's backbone gives.
-        pretrained: those that it gave before it was fine-tuned; the same where it was not.
-        fit: how the training went.
-        dataset: which pictures.
-        config: of the training.
-    """
+def judge_as_served(learned: Learned, dataset: PreparedDataset, config: TrainConfig) -> Trained:
+    """Judge the best weights by the engine that will serve them."""
+    network, fit, features = learned.network, learned.fit, learned.features
+    pretrained = learned.pretrained
     validation = dataset.pictures(VALIDATION)
     labels = np.array([picture.label for picture in validation])
     about = About(

@@ -4,6 +4,7 @@ import contextlib
 import io
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -182,16 +183,29 @@ def test_what_is_no_picture_is_refused_with_the_reason(content, reason):
         images.decode(content)
 
 
-def test_an_absurdly_large_picture_is_refused_before_it_is_decoded():
-    content = bytearray(encoded(Image.new("RGB", (8, 8)), "BMP"))
-    content[18:26] = (65_000).to_bytes(4, "little") * 2
+def _huge(form: str) -> bytes:
+    """A picture whose header says that it has 65,000 x 65,000 pixels."""
+    content = bytearray(encoded(Image.new("RGB", (8, 8)), form))
+    if form == "BMP":
+        content[18:26] = (65_000).to_bytes(4, "little") * 2
+    elif form == "JPEG":
+        at = content.index(b"\xff\xc0") + 5
+        content[at : at + 4] = (65_000).to_bytes(2, "big") * 2
+    else:
+        content[16:24] = (65_000).to_bytes(4, "big") * 2
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("form", ["BMP", "JPEG", "PNG"])
+def test_an_absurdly_large_picture_is_refused_before_it_is_decoded(form):
     with pytest.raises(UnreadableImageError, match=r"65000 x 65000|too large"):
-        images.decode(bytes(content))
+        images.decode(_huge(form))
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UnreadableImageError, match=r"gone\.jpg: No such file"):
-        images.read(tmp_path / "gone.jpg")
+        images.load(tmp_path / "gone.jpg")
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog import CatdogError
-from catdog.data.metadata import OWN_COLUMNS, Properties, read_properties, tell_unmatched
+from catdog.data.metadata import OWN_COLUMNS, Metadata, log_unmatched, read_metadata
 
 
-def _read(text: str | bytes, name: str = "pets/metadata.csv") -> Properties:
+def _read(text: str | bytes, name: str = "pets/metadata.csv") -> Metadata:
     content = text.encode() if isinstance(text, str) else text
-    return read_properties([(name, content)])
+    return read_metadata([(name, content)])
 
 
 def test_names_are_relative_to_the_folder_of_the_table():
@@ -48,15 +48,15 @@ def test_tables_of_several_folders_share_their_columns():
         ("a/metadata.csv", b"file_name,camera\n1.jpg,old\n"),
         ("b/metadata.csv", b"file_name,place,camera\n1.jpg,home,new\n"),
     ]
-    found = read_properties(tables)
+    found = read_metadata(tables)
     assert found.columns == ("camera", "place")
     assert (found.of("a/1.jpg"), found.of("b/1.jpg")) == (("old", ""), ("new", "home"))
 
 
 def test_a_table_of_something_else_is_said_and_not_used(said):
-    found = read_properties([("metadata.csv", b"id;name\n1;x\n")])
+    found = read_metadata([("metadata.csv", b"id;name\n1;x\n")])
     assert (found, said) == (
-        Properties(),
+        Metadata(),
         ["metadata.csv has no column file_name and is not used."],
     )
 
@@ -88,7 +88,7 @@ def test_the_padding_of_spreadsheets_is_passed_over():
 
 def test_columns_that_the_manifest_has_are_left_out_and_said(said):
     content = b"file_name,label,camera,width\n1.jpg,cat,old,7\n"
-    found = read_properties([("metadata.csv", content)])
+    found = read_metadata([("metadata.csv", content)])
     assert found.columns == ("camera",)
     assert found.of("1.jpg") == ("old",)
     assert said == ["metadata.csv: label, width is not used, the manifest has its own."]
@@ -106,8 +106,8 @@ def test_any_rows_are_a_table_or_refused(rows):
 
 def test_rows_that_name_no_picture_are_said_once_with_their_number(said):
     found = _read("file_name,camera\n1.jpg,a\n2.jpg,b\n3.jpg,c\n", "metadata.csv")
-    tell_unmatched(found, ["2.jpg"])
-    tell_unmatched(found, ["1.jpg", "2.jpg", "3.jpg"])
+    log_unmatched(found, ["2.jpg"])
+    log_unmatched(found, ["1.jpg", "2.jpg", "3.jpg"])
     assert said == ["Rows of metadata.csv that name no picture: 2, the first of them 1.jpg."]
 
 
@@ -123,7 +123,7 @@ def test_whatever_a_column_says_is_kept(values):
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_refused(content):
     try:
-        found = read_properties([("metadata.csv", content)])
+        found = read_metadata([("metadata.csv", content)])
     except CatdogError as error:
         assert str(error).startswith("metadata.csv ")
     else:

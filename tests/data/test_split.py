@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import unicodedata
 import warnings
 import zipfile
 from collections import Counter
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from catdog import CatdogError
 from catdog.data import split as splitting
 from catdog.data.dataset import load_dataset
+from catdog.data.ingest import SourcePicture
+from catdog.data.split import Exclusion
 from catdog.files import alike, normal, portable
 from tests.conftest import encoded, tiny_picture
 from tests.sources import (
@@ -180,25 +183,60 @@ def test_what_is_excluded_stands_on_no_side_and_nothing_else_moves(wanted, by, n
         assert left == set(expected)
 
 
-def test_the_path_of_an_excluded_picture_excludes_it_again(tmp_path):
-    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
-    path = prepare_pictures(source, folder).rows("training")[0]["path"]
-    prepared = prepare_pictures(source, folder, exclude=exclude_file(tmp_path, f"excluded/{path}"))
-    assert [row["path"] for row in prepared.rows("excluded-training")] == [f"excluded/{path}"]
+SHA = hashlib.sha256(b"a cat").hexdigest()
 
 
-@pytest.mark.parametrize("packed", ["zip", "tar.gz"])
-@pytest.mark.parametrize("line", ["train/cat.1.jpg", "raw.{}/train/cat.1.jpg"])
-def test_a_member_of_an_archive_is_excluded_by_its_name_in_it(tmp_path, packed, line):
+def _picture(path: str, source: str, sha256: str = SHA) -> SourcePicture:
+    return SourcePicture(source, Path(), "cat", "training", sha256, 1, 1, path)
+
+
+def test_the_lines_of_an_exclude_file_may_hold_comments_blanks_and_repetitions(tmp_path):
+    path = tmp_path / "exclude.txt"
+    lines = ["\ufeff# mine", "", "a/cat.1.jpg  # a fox", ".\\b\\cat#2.jpg", "./a/cat.1.jpg", SHA]
+    path.write_text("\r\n".join(lines), encoding="utf-8")
+    exclusion = Exclusion.read(str(path))
+    assert exclusion.lines == ("a/cat.1.jpg", "b/cat#2.jpg", SHA)
+    assert exclusion.digest == Exclusion(exclusion.lines[::-1]).digest
+    assert exclusion.digest != Exclusion(exclusion.lines[1:]).digest
+    assert Exclusion.read("none") == Exclusion()
+    assert Exclusion().digest is None
+
+
+def test_a_path_of_the_manifest_wins_over_the_same_path_of_the_source():
+    pictures = [
+        _picture("training/cat/1.jpg", "other/cat/1.jpg"),
+        _picture("validation/cat/1.jpg", "training/cat/1.jpg"),
+    ]
+    for line in ("training/cat/1.jpg", "other/cat/1.jpg", "excluded/training/cat/1.jpg"):
+        assert Exclusion((line,)).choose(pictures) == ({"training/cat/1.jpg"}, [])
+
+
+def test_a_line_names_what_macos_spells_with_its_accents_apart():
+    apart = unicodedata.normalize("NFD", "cat/café.jpg")
+    pictures = [_picture("training/cat/1.jpg", apart)]
+    assert Exclusion(("cat/café.jpg",)).choose(pictures) == ({"training/cat/1.jpg"}, [])
+    pictures.append(_picture("training/cat/2.jpg", "cat/café.jpg"))
+    assert Exclusion(("cat/café.jpg",)).choose(pictures) == ({"training/cat/2.jpg"}, [])
+
+
+@given(st.integers(0, 64), st.booleans())
+def test_twelve_digits_of_a_digest_name_a_picture_and_fewer_do_not(digits, upper):
+    line = SHA[:digits].upper() if upper else SHA[:digits]
+    chosen, unmatched = Exclusion((line,)).choose([_picture("p", "s")])
+    assert (chosen, unmatched) == (({"p"}, []) if digits >= 12 else (set(), [line]))
+
+
+@pytest.mark.parametrize("line", ["train/cat.1.jpg", "raw.zip/train/cat.1.jpg"])
+def test_a_member_of_an_archive_is_excluded_by_its_name_in_it(tmp_path, line):
     content = (kaggle_source(tmp_path / "raw") / "train" / "cat.1.jpg").read_bytes()
-    source = pack(tmp_path / "raw", packed)
-    path = exclude_file(tmp_path, line.format(packed))
+    source = pack(tmp_path / "raw", "zip")
+    path = exclude_file(tmp_path, line)
     prepared = prepare_pictures(source, tmp_path / "data", exclude=path)
     (row,) = prepared.rows("excluded-training") + prepared.rows("excluded-validation")
     assert row["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_a_line_that_names_nothing_is_told_and_test_pictures_stay(said, tmp_path):
+def test_a_line_that_names_nothing_is_logged_and_test_pictures_stay(said, tmp_path):
     source = kaggle_source(tmp_path / "raw")
     lines = ("training/cat/nobody.jpg", "0123456789ab", "test/1.jpg")
     prepared = prepare_pictures(source, tmp_path / "data", exclude=exclude_file(tmp_path, *lines))

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 
 from catdog import CatdogError
 from catdog.config import AuditConfig
-from catdog.data.prepare import prepare
 from catdog.evaluation.audit import (
     Issue,
     find_issues,
@@ -30,6 +29,7 @@ from catdog.sample.drawing import draw_animal
 from catdog.training.loop import seed_everything
 from scripts import audit as script
 from tests.conftest import encoded
+from tests.sources import prepare_pictures
 
 
 def _features(count: int = 400, width: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +196,7 @@ def test_the_summary_counts_every_kind_and_shows_the_first():
 
 def test_a_prepared_data_set_is_audited_and_its_files_stay_as_they_are(said, tmp_path, draw_folder):
     raw = draw_folder(tmp_path / "raw", 8)
-    prepared = prepare(raw, tmp_path / "data" / "raw", origin="", val_fraction=0.25, seed=0)
+    prepared = prepare_pictures(raw, tmp_path / "data" / "raw", val_fraction=0.25)
     before = {path: path.read_bytes() for path in prepared.folder.rglob("*") if path.is_file()}
     seed_everything(0)
     network = build_network("test_resnet", weights="none").eval()
@@ -213,7 +213,7 @@ def test_a_prepared_data_set_is_audited_and_its_files_stay_as_they_are(said, tmp
 
 def test_the_script_writes_the_list_beside_the_manifest(said, tmp_path, draw_folder, capsys):
     raw = draw_folder(tmp_path / "raw", 6)
-    prepared = prepare(raw, tmp_path / "data" / "raw", origin="", val_fraction=0.25, seed=0)
+    prepared = prepare_pictures(raw, tmp_path / "data" / "raw", val_fraction=0.25)
     config = AuditConfig(
         dataset=str(raw), data_dir="data", backbone="test_resnet", weights="none", device="cpu"
     )
@@ -223,4 +223,4 @@ def test_the_script_writes_the_list_beside_the_manifest(said, tmp_path, draw_fol
     shown = capsys.readouterr()
     assert "wrong_label: " in shown.out
     assert "exclude.txt" in said[-1]
-    assert prepare(raw, prepared.folder, origin="", val_fraction=0.25, seed=0) == prepared
+    assert prepare_pictures(raw, prepared.folder, val_fraction=0.25) == prepared

@@ -17,7 +17,7 @@ from catdog.training import stages
 from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
-from catdog.data import gathering as step
+from catdog.data import ingest as step
 real = step._check_and_copy
 def slow(*a):
     time.sleep(0.1); return real(*a)

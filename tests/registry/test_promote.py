@@ -12,7 +12,6 @@ import pytest
 
 from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
-from catdog.data.prepare import prepare
 from catdog.inference.classifier import HeadWeights, photo_keys
 from catdog.registry import history, upload, versions
 from catdog.registry.compare import Contest, Side, compare_sides, hold
@@ -21,12 +20,13 @@ from catdog.registry.promotion import PRODUCTION, STAGING, Candidate
 from catdog.tracking.run import start_run
 from scripts import promote as script
 from tests.conftest import tiny_classifier
+from tests.sources import prepare_pictures
 
 
 @pytest.fixture
 def prepared(tmp_path, draw_folder):
     source = draw_folder(tmp_path / "raw", 30)
-    return prepare(source, tmp_path / "data" / "pets", origin="here", val_fraction=0.5, seed=0)
+    return prepare_pictures(source, tmp_path / "data" / "pets", val_fraction=0.5)
 
 
 @pytest.fixture

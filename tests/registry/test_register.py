@@ -15,7 +15,6 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.data.prepare import prepare
 from catdog.inference.parity import Answer
 from catdog.registry import register, versions
 from catdog.registry.register import Released
@@ -25,6 +24,7 @@ from catdog.tracking.run import start_run
 from catdog.training.judge import Trained
 from tests.conftest import tiny_picture
 from tests.faults.conftest import NOTHING_FOUND, QuickProof
+from tests.sources import prepare_pictures
 
 CARD = "# A card"
 CONFIG = TrainConfig(
@@ -87,9 +87,9 @@ def learned(tmp_path_factory) -> Iterator[Shop]:
             (home / "raw" / name).mkdir(parents=True)
             for number in range(10):
                 tiny_picture(name, number).save(home / "raw" / name / f"{number}.jpg")
-        prepared = prepare(Path("raw"), Path("data/pets"), origin="here", val_fraction=0.4, seed=0)
+        prepared = prepare_pictures(Path("raw"), Path("data/pets"), val_fraction=0.4)
         with start_run("x") as run:
-            fitted = trained.train(CONFIG, prepared, run)
+            fitted = train_and_judge(CONFIG, prepared, run)
         yield Shop(home, prepared, fitted, run)
     mlflow.set_tracking_uri(None)
 

@@ -9,7 +9,6 @@ import pytest
 from catdog import CLASSES
 from catdog.data.dataset import PreparedDataset
 from catdog.data.images import load
-from catdog.data.prepare import prepare
 from catdog.evaluation.audit import Issue
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import estimates, metrics_of, score
@@ -21,6 +20,7 @@ from catdog.reporting.report import digits, render
 from catdog.training.judge import Evidence, Judgement, judge, seen_in_training
 from catdog.training.loop import Epoch, Fit
 from tests.conftest import tiny_classifier, tiny_picture
+from tests.sources import prepare_pictures
 
 
 def _features(classifier: Classifier, prepared: PreparedDataset, split: str) -> np.ndarray:
@@ -47,10 +47,10 @@ def prepared(tmp_path_factory) -> PreparedDataset:
     known += [f"test/dog.{number}.jpg,{'old' if number % 2 else 'new'}" for number in range(50, 54)]
     (folder / "raw" / "metadata.csv").write_text("\n".join(["file_name,camera", *known]))
     options = {"origin": "here", "val_fraction": 0.4, "seed": 0}
-    whole = prepare(folder / "raw", folder / "whole", **options)
+    whole = prepare_pictures(folder / "raw", folder / "whole", **options)
     gone = folder / "exclude.txt"
     gone.write_text(whole.rows("validation")[0]["sha256"] + "\n")
-    return prepare(folder / "raw", folder / "data", exclude=str(gone), **options)
+    return prepare_pictures(folder / "raw", folder / "data", exclude=str(gone), **options)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_without_labelled_tests_there_is_nothing_of_them(prepared, judged, tmp_p
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(4):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
-    bare = prepare(tmp_path / "raw", tmp_path / "data", origin="", val_fraction=0.5, seed=0)
+    bare = prepare_pictures(tmp_path / "raw", tmp_path / "data", val_fraction=0.5)
     features = tuple(_features(classifier, bare, split) for split in ("training", "validation"))
     found = find(
         bare,

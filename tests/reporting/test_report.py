@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import fields, replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from catdog.data.exclusion import Named, read_exclusion
+from catdog.data.ingest import SourcePicture
+from catdog.data.split import Exclusion
 from catdog.reporting import report as reports
 from catdog.reporting.page import thumbnail
 from catdog.reporting.report import (
@@ -300,10 +302,13 @@ def test_a_line_to_leave_out_names_the_photo_in_any_split_and_is_one_line(tmp_pa
     suspect = Suspect("a\u2028b #1\n.jpg", "wrong_label", 0.9, "", JPEG, digest="fedcba98" * 8)
     exclude = tmp_path / "exclude.txt"
     exclude.write_text(suspect.line + "\n", encoding="utf-8")
-    exclusion = read_exclusion(str(exclude))
+    exclusion = Exclusion.read(str(exclude))
     assert exclusion.lines == ("fedcba98fedcba98",)
-    moved = Named("validation/cat/a.jpg", (), "fedcba98" * 8)
-    assert exclusion.choose([moved, Named("b.jpg", (), "0" * 64)]) == ({moved.path}, [])
+    moved, other = (
+        SourcePicture(name, Path(), "cat", "validation", digest * 8, 1, 1, path=name)
+        for name, digest in (("validation/cat/a.jpg", "fedcba98"), ("b.jpg", "0" * 8))
+    )
+    assert exclusion.choose([moved, other]) == ({moved.path}, [])
 
 
 def test_every_tick_box_stands_in_a_label_that_names_the_file(text):
@@ -522,7 +527,7 @@ def test_ticked_photos_make_a_list_that_the_exclude_reader_understands(shown, tm
     written = shown.find_element("id", "exclude-list").get_property("value")
     assert "2 photos are ticked." in shown.find_element("id", "exclude-told").text
     (tmp_path / "exclude.txt").write_text(written, encoding="utf-8")
-    exclusion = read_exclusion(str(tmp_path / "exclude.txt"))
+    exclusion = Exclusion.read(str(tmp_path / "exclude.txt"))
     assert exclusion.lines == ("0123456789abcdef", "training/dog/4.jpg")
     boxes[0].click()
     assert shown.find_element("id", "exclude-list").get_property("value") == (

@@ -13,12 +13,12 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.config import MainConfig, SweepConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.data.prepare import prepare
 from catdog.sweep import sweep, trials
 from catdog.sweep.storage import open_storage
 from catdog.sweep.study import open_study
 from catdog.tracking import resume
 from tests.conftest import heard, tiny_picture
+from tests.sources import prepare_pictures
 
 CONFIG = SweepConfig(
     data_dir="data",
@@ -47,9 +47,7 @@ def prepared(tmp_path) -> PreparedDataset:
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(8):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
-    return prepare(
-        tmp_path / "raw", tmp_path / "data" / "pets", origin="here", val_fraction=0.25, seed=0
-    )
+    return prepare_pictures(tmp_path / "raw", tmp_path / "data" / "pets", val_fraction=0.25)
 
 
 @pytest.fixture

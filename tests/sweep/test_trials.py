@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from catdog import CatdogError
 from catdog.config import HeadConfig, SweepConfig
 from catdog.data.dataset import Picture, PreparedDataset
-from catdog.data.prepare import prepare
 from catdog.models.engine import pick_engine
 from catdog.models.network import Head, build_network
 from catdog.sweep import trials
@@ -22,6 +21,7 @@ from catdog.tracking import nested
 from catdog.training.features import open_cache
 from catdog.training.loop import seed_everything
 from tests.conftest import heard, tiny_picture
+from tests.sources import prepare_pictures
 
 CONFIG = SweepConfig(
     data_dir="data", epochs=4, most_views=2, backbone="test_resnet", weights="none", device="cpu"
@@ -41,9 +41,7 @@ def prepared(tmp_path) -> PreparedDataset:
         (tmp_path / "raw" / name).mkdir(parents=True)
         for number in range(12):
             tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
-    return prepare(
-        tmp_path / "raw", tmp_path / "data" / "pets", origin="here", val_fraction=0.25, seed=0
-    )
+    return prepare_pictures(tmp_path / "raw", tmp_path / "data" / "pets", val_fraction=0.25)
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from torch import nn
 
 from catdog import CatdogError
 from catdog.config import TrainConfig
-from catdog.data.prepare import prepare
 from catdog.models.engine import torch_engine
 from catdog.training import features, stages
 from catdog.training.checkpoint import Checkpoint, CheckpointFolder
 from catdog.training.early_stopping import EarlyStopping
 from catdog.training.loop import Epoch, Fit, Loaders, fit, seed_everything
 from catdog.training.optim import make_optimizer, make_train_step
+from tests.sources import prepare_pictures
 from tests.training.ranks_child import epochs_of, learn
 from tests.training.test_loop import Line, Separable
 
@@ -55,7 +55,7 @@ def _cut_after(count: int, patch: pytest.MonkeyPatch) -> None:
 def config(tmp_path, draw_folder, monkeypatch) -> TrainConfig:
     """Of a training on 24 tiny pictures, with features by PyTorch, which needs no export."""
     pictures = draw_folder(tmp_path / "pets", 12)
-    prepare(pictures, tmp_path / "data" / "pets", origin="pets", val_fraction=0.2, seed=0)
+    prepare_pictures(pictures, tmp_path / "data" / "pets", val_fraction=0.2)
     monkeypatch.setattr(features, "pick_engine", lambda network, **_cores: torch_engine(network))
     monkeypatch.setattr(features, "neither_folder", lambda *_: sorted(pictures.glob("cat/*")))
     common = {"batch_size": 4, "patience": 9, "backbone": "test_resnet", "weights": "none"}

@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 
 from catdog import CatdogError
 from catdog.config import TrainConfig
-from catdog.data.prepare import prepare
 from catdog.parallel import cores
 from catdog.training import distributed
 from tests.conftest import child_environment, tiny_picture
@@ -54,9 +53,7 @@ def pictures(tmp_path) -> Path:
         path = tmp_path / "pets" / name / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         tiny_picture(name, number).save(path)
-    prepared = prepare(
-        tmp_path / "pets", tmp_path / "data" / "pets", origin="here", val_fraction=0.29, seed=0
-    )
+    prepared = prepare_pictures(tmp_path / "pets", tmp_path / "data" / "pets", val_fraction=0.29)
     assert sum(prepared.counts["training"].values()) == 25
     return tmp_path / "data"
 

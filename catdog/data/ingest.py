@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -29,8 +28,8 @@ LeftOut = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Item:
-    """One readable picture: where it was, where its bytes wait, and what is known of it.
+class SourcePicture:
+    """One readable picture of a source: where it was, where its bytes wait, what is known of it.
 
     `path` is where it belongs in the prepared folder, once its split is settled.
     """
@@ -46,12 +45,16 @@ class Item:
 
 
 @dataclass
-class Gathered:
-    """What became of a source: pictures to sort, files left out, tables of properties."""
+class Contents:
+    """What a source holds: readable pictures, files left out, and tables of metadata."""
 
-    items: list[Item] = field(default_factory=list)
+    pictures: list[SourcePicture] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     tables: list[Member] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        """The names of all pictures, readable or not."""
+        return [picture.source for picture in self.pictures] + [name for name, _ in self.left_out]
 
 
 def fingerprint(source: Path) -> str:
@@ -60,7 +63,8 @@ def fingerprint(source: Path) -> str:
         return sha256_of(source)
     listing = sorted(
         (path.relative_to(source).as_posix(), status.st_size, status.st_mtime_ns)
-        for path in _files_below(source)
+        for path in source.rglob("*")
+        if path.is_file()
         for status in [path.stat()]
     )
     return hashlib.sha256(repr(listing).encode("utf-8", "backslashreplace")).hexdigest()
@@ -78,35 +82,42 @@ def find_classes(source: Path) -> Classes:
     return found
 
 
-def gather(source: Path, staging: Path, classes: Classes) -> Gathered:
+def ingest(source: Path, staging: Path, classes: Classes) -> Contents:
     """Copy every readable picture below `staging`, checking as many at once as there are cores.
 
-    Pictures without a label are gathered from a folder named `test` alone.
+    Pictures without a label are taken from a folder named `test` alone.
 
     Raises:
         CatdogError: the source can't be read.
     """
-    gathered = Gathered()
-    waiting: deque[Future[Item | LeftOut]] = deque()
+    contents = Contents()
+    waiting: deque[Future[SourcePicture | LeftOut]] = deque()
     cores = os.cpu_count() or 1
+
+    def take_first() -> None:
+        result = waiting.popleft().result()
+        if isinstance(result, SourcePicture):
+            contents.pictures.append(result)
+        else:
+            contents.left_out.append(result)
+
     with ThreadPoolExecutor(cores) as pool:
-        for number, picture in enumerate(members(source)):
-            if is_table_name(picture[0]):
-                gathered.tables.append(picture)
+        for number, member in enumerate(members(source)):
+            if is_table_name(member[0]):
+                contents.tables.append(member)
                 continue
-            target = staging / f"{number}"
-            waiting.append(pool.submit(_check_and_copy, picture, target, classes))
+            waiting.append(pool.submit(_check_and_copy, member, staging / f"{number}", classes))
             if len(waiting) > 8 * cores:  # pictures in memory at once
-                _sort_in(waiting.popleft().result(), gathered)
+                take_first()
             if number and number % 5_000 == 0:
                 logger.info(f"Checked {number:,} pictures")
         while waiting:
-            _sort_in(waiting.popleft().result(), gathered)
-    return gathered
+            take_first()
+    return contents
 
 
-def _check_and_copy(picture: Member, target: Path, classes: Classes) -> Item | LeftOut:
-    name, content = picture
+def _check_and_copy(member: Member, target: Path, classes: Classes) -> SourcePicture | LeftOut:
+    name, content = member
     label, split = label_of(name, classes), _split_of(name)
     if not label and split != TEST:
         return name, f"neither {classes[0]} nor {classes[1]} in its folder's or its own name"
@@ -116,25 +127,14 @@ def _check_and_copy(picture: Member, target: Path, classes: Classes) -> Item | L
         return name, str(error)
     target.write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
-    return Item(name, target, label, split, sha256, width, height)
-
-
-def _sort_in(result: Item | LeftOut, gathered: Gathered) -> None:
-    if isinstance(result, Item):
-        gathered.items.append(result)
-    else:
-        gathered.left_out.append(result)
+    return SourcePicture(name, target, label, split, sha256, width, height)
 
 
 def _split_of(name: str) -> str:
-    """The split that the nearest telling folder or archive names; "" when none does."""
+    """The split that the nearest folder or archive with such a name says; "" when none does."""
     for part in reversed(PurePosixPath(name).parts[:-1]):
         stem = part.lower().split(".")[0] if is_archive_name(part) else part.lower()
         for split, words in SPLIT_WORDS.items():
             if stem in words:
                 return split
     return ""
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
