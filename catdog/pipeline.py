@@ -72,7 +72,7 @@ def train_and_register(
 
 
 def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
-    """Features → the head → maybe the backbone: in all processes alike, from the last checkpoint."""
+    """Features → the head → maybe the backbone; goes on from the run's newest checkpoint."""
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     logger.info(f"Device: {device_name}")

@@ -66,8 +66,7 @@ def test_epochs_and_seeds_differ_in_order_and_augmentation(folder):
 def test_the_parts_of_all_ranks_are_the_batch_and_weigh_as_much(folder, world_size):
     whole = list(_batches(folder).epoch(1))  # 4, 4 and 2 pictures: a part may be empty
     ranks = [
-        list(_batches(folder, share=Share(rank, world_size)).epoch(1))
-        for rank in range(world_size)
+        list(_batches(folder, share=Share(rank, world_size)).epoch(1)) for rank in range(world_size)
     ]
     for (pictures, labels, _), *parts in zip(whole, *ranks, strict=True):
         learned = [part for part in parts if part[2]]

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, trained
+from catdog import CatdogError
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.inference.parity import Answer
@@ -25,6 +25,7 @@ from catdog.training.judge import Trained
 from tests.conftest import tiny_picture
 from tests.faults.conftest import NOTHING_FOUND, QuickProof
 from tests.sources import prepare_pictures
+from tests.test_pipeline import train_and_judge
 
 CARD = "# A card"
 CONFIG = TrainConfig(

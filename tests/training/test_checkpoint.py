@@ -93,9 +93,7 @@ def _fit(folder: Path, *, epochs: int = 4) -> tuple[nn.Module, Fit]:
     step = make_train_step(model, optimizer, nn.BCEWithLogitsLoss())
     loaders = Loaders(points, points.pairs)
     told: list[Epoch] = []
-    fitted = stages._train(
-        checkpoint, loaders, step, epochs, CheckpointFolder(folder), told.append
-    )
+    fitted = stages._train(checkpoint, loaders, step, epochs, CheckpointFolder(folder), told.append)
     assert list(fitted.epochs[len(fitted.epochs) - len(told) :]) == told
     return model, fitted
 

@@ -26,6 +26,7 @@ from catdog.config import TrainConfig
 from catdog.parallel import cores
 from catdog.training import distributed
 from tests.conftest import child_environment, tiny_picture
+from tests.sources import prepare_pictures
 from tests.training.ranks_child import epochs_of, learn
 
 TINY = TrainConfig(
@@ -83,7 +84,10 @@ def _assert_as_alone(config: TrainConfig, target: Path, pictures: Path) -> None:
     (target.parent / "alone").mkdir()
     network, fit, found = learn(config, target.parent / "alone")
     assert found == 0
-    losses = [[(one["train"]["loss"], one["val"]["loss"]) for one in epochs] for epochs in (told["epochs"], epochs_of(fit))]
+    losses = [
+        [(one["train"]["loss"], one["val"]["loss"]) for one in epochs]
+        for epochs in (told["epochs"], epochs_of(fit))
+    ]
     assert torch.allclose(*map(torch.tensor, losses), atol=1e-4)
     together = load_file(target)
     assert together.keys() == network.state_dict().keys()
