@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from catdog import CatdogError
 from catdog.data import loaders
+from catdog.data.images import UnreadableImageError
 from catdog.data.loaders import EvaluationBatches, LabelledFolder, PictureBatches, Share
 from catdog.data.transforms import Preprocessing, evaluation_transform
 
@@ -95,7 +96,20 @@ def test_more_ranks_than_pictures_leave_some_nothing_to_evaluate(folder):
     assert list(EvaluationBatches(dataset, batch_size=4, device=CPU, share=share)) == []
 
 
-def test_a_folder_without_a_class_is_told(folder):
-    (folder / "dog").rename(folder / "wolf")
-    with pytest.raises(CatdogError, match="needs pictures in both cat/ and dog/"):
-        LabelledFolder(folder)
+def test_a_class_without_pictures_is_named(tmp_path, draw_folder):
+    draw_folder(tmp_path, 1)
+    (tmp_path / "dog" / "0.jpg").unlink()
+    with pytest.raises(CatdogError, match=r"needs pictures in both cat/ and dog/"):
+        LabelledFolder(tmp_path)
+    (tmp_path / "dog").rmdir()
+    with pytest.raises(CatdogError, match="no folder dog"):
+        LabelledFolder(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_while_training_is_named(folder, monkeypatch, workers):
+    monkeypatch.setattr(loaders, "pick_workers", lambda _device: workers)
+    batches = _batches(folder)
+    (folder / "cat" / "0.jpg").unlink()
+    with pytest.raises(UnreadableImageError, match=r"0\.jpg: No such file"):
+        list(batches.epoch(1))

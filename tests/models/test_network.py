@@ -14,7 +14,8 @@ from catdog.models.network import (
     check_backbone,
     empty_network,
 )
-from catdog.training.loop import make_optimizer, make_train_step, seed_everything
+from catdog.training.loop import seed_everything
+from catdog.training.optim import make_optimizer, make_train_step
 
 TINY = "test_resnet"
 """timm's own tiny backbone for tests: 0.5 million weights."""

@@ -15,7 +15,7 @@ def _texts(figure) -> list[str]:
 def _epoch(number: int, loss: float) -> Epoch:
     labels, logits = np.array([0, 1]), np.array([-loss, loss])
     scores = score(labels, logits)
-    return Epoch(number, scores, scores, labels, logits, 0.001, 1.0, 100.0, is_best=number == 2)
+    return Epoch(number, scores, scores, 0.001, 1.0, 100.0, is_best=number == 2)
 
 
 def test_a_confusion_figure_shows_counts_and_shares_of_each_true_class():

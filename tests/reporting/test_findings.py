@@ -157,7 +157,7 @@ def test_the_report_shows_the_wrong_answer_with_its_reasons(prepared, judged):
     classifier, judgement, findings = judged
     scores = score(judgement.labels, judgement.logits)
     other = score(judgement.labels, -judgement.logits)  # by another engine, say
-    epoch = Epoch(1, other, other, judgement.labels, judgement.logits, 0.1, 1.0, 10.0, True)
+    epoch = Epoch(1, other, other, 0.1, 1.0, 10.0, True)
     page = as_report(
         findings,
         title="pets version 7",

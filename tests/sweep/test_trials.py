@@ -18,7 +18,7 @@ from catdog.sweep.storage import open_storage
 from catdog.sweep.study import Trial, open_study
 from catdog.sweep.trials import BEST_EPOCH, EPOCHS, TROUBLE, Ground, split_off, view_counts
 from catdog.tracking import nested
-from catdog.training.features import open_cache
+from catdog.training.feature_cache import open_cache
 from catdog.training.loop import seed_everything
 from tests.conftest import heard, tiny_picture
 from tests.sources import prepare_pictures
