@@ -47,7 +47,7 @@ def measure(archive: Path, count: int, scratch: Path) -> dict[str, float]:
     pictures = _multiply(archive, count, scratch)
     network = build_network("tf_efficientnet_lite0")
     engine = pick_engine(network, print, cores=os.cpu_count() or 1)
-    cache = open_cache(scratch, network, engine)
+    cache = open_cache(scratch, network)
     before = _peak_mb()
     start = time.perf_counter()
     features, _ = extract(pictures, network, engine, cache)

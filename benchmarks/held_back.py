@@ -74,7 +74,7 @@ def _features(archive: Path, network: Network) -> tuple[Features, np.ndarray, Fe
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
         pictures = prepared.pictures("training", "validation")
-        cache = open_cache(Path(scratch), network, engine)
+        cache = open_cache(Path(scratch), network)
         features, _ = extract(pictures, network, engine, cache)
     transform = evaluation_transform(network.preprocessing)
     shown = [transform(to_tensor(content)) for _, content in neither_pictures()]
@@ -100,11 +100,12 @@ def _hold_back(
     classifier, judgement = judge(
         network, engine, about, evidence, keep=TrainConfig.keep_share, learned=()
     )
-    logits = classifier.head.logits(features[held])
+    told = classifier.head(torch.from_numpy(features[held]))
+    logits, familiarity = (column.numpy() for column in told)
     return Held(
         logits,
         logits / classifier.about.temperature,
-        classifier.familiarity.score(features[held]),
+        familiarity,
         judgement.others,
     )
 

@@ -26,9 +26,7 @@ from catdog.data.dataset import PreparedDataset
 from catdog.data.prepare import prepare
 from catdog.data.sources import Source
 from catdog.inference.classifier import Classifier
-from catdog.inference.inputs import find_photos
-from catdog.inference.predict import answer_photos
-from catdog.inference.prediction import Options
+from catdog.inference.inputs import Photo, find_photos
 from catdog.registry.versions import fetch
 from catdog.tracking import store
 from catdog.tracking.run import start_run
@@ -85,7 +83,7 @@ def _stages(
             extract(pictures, classifier.network(), classifier.engine, cache)
 
     def predicting() -> None:
-        for _ in answer_photos(classifier, find_photos(names), Options()):
+        for _ in classifier.stream(find_photos(names), Photo.read):
             pass
 
     return {"feature pass": feature_pass, "predict": predicting}

@@ -13,9 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from catdog.inference import predict
-from catdog.inference.inputs import find_photos
-from catdog.inference.prediction import Options
+from catdog.inference.inputs import Photo, find_photos
 from catdog.registry.load import load_classifier
 from catdog.serving import scoring
 from catdog.serving.spark import spark_session
@@ -26,7 +24,7 @@ ROUNDS = 3
 def predicting(classifier, folder: Path) -> float:
     """Pictures a second of the way that predict.py takes."""
     began = time.monotonic()
-    answers = predict.answer_photos(classifier, find_photos([str(folder)]), Options())
+    answers = classifier.stream(find_photos([str(folder)]), Photo.read)
     count = sum(1 for _ in answers)
     return count / (time.monotonic() - began)
 

@@ -45,9 +45,24 @@ def run(
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(
+            f"error: the memory is too small for this ({str(error).splitlines()[0][:120]}): lower "
+            "batch_size, name a smaller backbone, or use device=cpu.",
+            file=sys.stderr,
+        )
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had no memory left; told by what PyTorch says, to start without it."""
+    signs = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return any(sign in str(error) for sign in signs)
 
 
 @contextlib.contextmanager

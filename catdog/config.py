@@ -230,7 +230,7 @@ class EvaluateConfig:
         "models:/catdog/Production"
     )
     format: Annotated[Literal["text", "json"], Help(help="of the answer")] = "text"
-    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    device: Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")] = "auto"
     batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 32
 
 
@@ -269,7 +269,7 @@ class PredictConfig:
     ] = 0.5
     tta: Annotated[YesNo, Help(help="answers from the picture and its mirror image")] = "no"
     data_dir: Annotated[str, Help(help="where prepared pictures are kept")] = "data"
-    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    device: Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")] = "auto"
     batch_size: Annotated[
         int, Range(0, 65_536), Help(help="pictures at once; 0: what suits the device")
     ] = 0
@@ -328,7 +328,7 @@ class AppConfig:
     open: Annotated[Literal["yes", "no"], Help(help="whether to open the page in the browser")] = (
         "yes"
     )
-    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    device: Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")] = "auto"
 
 
 @dataclass(frozen=True)
@@ -345,7 +345,7 @@ class ServeConfig:
     max_body_mb: Annotated[
         int, Range(1, 500), Help(help="largest request, in megabytes; a photo takes 4/3 of its own")
     ] = 50
-    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
+    device: Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")] = "auto"
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def _log_judgement(run: Run, trained: Trained, dataset: PreparedDataset) -> None
     run.log_confusion(confusion, figures.confusion_figure(confusion, title, dataset.classes))
     paths = [picture.path.relative_to(dataset.folder).as_posix() for picture in trained.validation]
     answers = [
-        to_prediction(seen, classifier.about) for seen in seen_in_training(classifier, judgement)
+        to_prediction(*seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
     run.log_predictions(paths, judgement.labels, judgement.logits, answers, dataset.classes)
     plot = figures.reliability_figure(judgement, dataset.classes)

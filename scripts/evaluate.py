@@ -18,8 +18,8 @@ def main(config: EvaluateConfig) -> int:
 
     classifier = load_classifier(config.model_uri, device=config.device)
     found = evaluate_folder(classifier, Path(config.data), batch_size=config.batch_size)
-    for row in found.unreadable:
-        logger.info(f"left out {row.path}: {row.error}")
+    for path, reason in found.unreadable.items():
+        logger.info(f"left out {path}: {reason}")
     if found.learned:
         logger.info(
             f"{found.learned:,} of these {found.scores.count:,} pictures were learned from by this "

@@ -18,8 +18,8 @@ def main(config: MainConfig) -> int:
     from catdog.data.dataset import PreparedDataset
     from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.models.network import check_backbone
     from catdog.tracking import resume
     from catdog.training import distributed
 

@@ -13,35 +13,29 @@ logger = logging.getLogger("catdog")
 def main(config: PredictConfig) -> int:
     """Write a row for each photo; status 1 when one of them could not be read."""
     from catdog.inference import output, predict
-    from catdog.inference.inputs import find_photos
+    from catdog.inference.inputs import Photo, find_photos
     from catdog.inference.prediction import Options
-    from catdog.inference.sorting import Sorter, refuse_inside
     from catdog.registry import load
 
     classifier = load.load_classifier(config.model_uri, device=config.device)
-    names = config.images
+    classes, names = classifier.about.classes, config.images
     if names == ("auto",):
         names = (str(predict.test_photos(classifier, Path(config.data_dir))),)
-    photos = find_photos(names)
+    sorted_, explained = Path(config.sort_into), Path(config.explain)
     sorting, explaining = config.sort_into != "none", config.explain != "none"
+    photos = find_photos(names, keep=sorting or explaining)
     options = Options(config.reject == "yes", config.threshold, config.tta == "yes")
-    answered = predict.answer_photos(
-        classifier,
-        photos,
-        options,
-        batch_size=config.batch_size or None,
-        keep=sorting or explaining,
-    )
+    answers = classifier.stream(photos, Photo.read, options, batch_size=config.batch_size or None)
     if sorting:
-        answered = Sorter(Path(config.sort_into), names, classifier.about.classes).watch(answered)
+        predict.refuse_inside(sorted_, names, flag="sort_into")
+        answers = predict.sort(answers, sorted_, classes)
     if explaining:
-        refuse_inside(Path(config.explain), names, flag="explain")
-        answered = predict.explain(classifier, answered, Path(config.explain))
-    rows = (output.to_row(answer.photo.name, answer.prediction) for answer in answered)
+        predict.refuse_inside(explained, names, flag="explain")
+        answers = predict.explain(answers, explained, classifier)
     try:
         with output.open_output(config.output) as stream:
-            shown = output.with_progress(rows, output=config.output)
-            tally = output.write_rows(shown, stream, config.format, classifier.about.classes)
+            shown = output.with_progress(answers, output=config.output)
+            tally = output.write_answers(shown, stream, config.format, classes)
     except BrokenPipeError:
         return output.PIPE_CLOSED
     logger.info(f"{tally} by {config.model_uri}")

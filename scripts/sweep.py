@@ -15,8 +15,8 @@ def main(config: SweepConfig) -> int:
     from catdog.data.dataset import PreparedDataset
     from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.models.network import check_backbone
     from catdog.sweep import sweep
     from catdog.tracking import resume
 

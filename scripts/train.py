@@ -14,8 +14,8 @@ def main(config: TrainConfig) -> int:
     from catdog import pipeline
     from catdog.data.dataset import load_dataset
     from catdog.data.sources import locate
+    from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.models.network import check_backbone
     from catdog.tracking import resume
     from catdog.training import distributed
 

@@ -96,8 +96,8 @@ def tiny_classifier() -> Classifier:
 
     from catdog.data.images import to_tensor
     from catdog.data.transforms import evaluation_transform
-    from catdog.evaluation.novelty import Familiarity
-    from catdog.inference.classifier import Classifier, HeadWeights
+    from catdog.evaluation.novelty import NoveltyDetector
+    from catdog.inference.classifier import Classifier, ScoringHead
     from catdog.inference.prediction import About
     from catdog.models.engine import pick_engine
     from catdog.models.network import build_network
@@ -115,13 +115,11 @@ def tiny_classifier() -> Classifier:
     with torch.no_grad():
         network.head.linear.weight.copy_(torch.from_numpy(fitted.coef_))
         network.head.linear.bias.copy_(torch.from_numpy(fitted.intercept_))
-    head = HeadWeights(
-        network.head.linear.weight.detach().double().numpy()[0],
-        float(network.head.linear.bias.detach()),
-    )
     about = About("test_resnet", "pets", "sample:seed=0", 3, 0.75, 1.5, 0.01)
-    familiarity = Familiarity.fit(features[::2], features[1::2])
-    return Classifier(about, network.preprocessing, engine, head, familiarity, network.eval)
+    known = torch.from_numpy(features)
+    novelty = NoveltyDetector.fit(known[::2], known[1::2])
+    head = ScoringHead(network.head.linear.weight[0], network.head.linear.bias, novelty)
+    return Classifier(about, network.preprocessing, engine, head, network.eval)
 
 
 @pytest.fixture(autouse=True)

@@ -35,15 +35,15 @@ class ColourClassifier:
     def predict(self, contents: Sequence[bytes], options: Any = None) -> list[Prediction]:
         return [self._predict(content, options or Options()) for content in contents]
 
-    def logits(self, contents: Sequence[bytes]) -> list[float | UnreadableImageError]:
-        answers = []
-        for content in contents:
+    def logits(
+        self, items: Iterable[Any], read: Callable, **_: Any
+    ) -> Iterator[tuple[Any, float | UnreadableImageError | OSError]]:
+        for item in items:
             try:
-                red, _, blue = _mean(content)
-                answers.append((blue - red) / 20)
-            except UnreadableImageError as error:
-                answers.append(error)
-        return answers
+                red, _, blue = _mean(read(item))
+                yield item, (blue - red) / 20
+            except (UnreadableImageError, OSError) as error:
+                yield item, error
 
     def stream(
         self,

@@ -25,13 +25,18 @@ LOG_ASPECT = math.log(4 / 3)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone expects of a picture: sizes in pixels, mean and std per channel."""
+    """What a backbone expects of a picture: sizes in pixels, mean and std per channel.
+
+    `crop_mode` is timm's word for how a picture that is not square becomes so: "center" cuts off
+    what is too long, "squash" leaves its proportions, "border" fills it up with the mean colour.
+    """
 
     resize_px: int
     crop_px: int
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop_mode: str = "center"  # of models that were saved before there was another
 
     def to_dict(self) -> dict[str, Any]:
         """The value as plain JSON types."""
@@ -54,14 +59,31 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
 
 def evaluation_steps(preprocessing: Preprocessing) -> tuple[Transform, Transform]:
     """The two steps of `evaluation_transform`: resize the whole picture, cut out its centre."""
-    return (
-        v2.Resize(
-            preprocessing.resize_px,
-            interpolation=InterpolationMode(preprocessing.interpolation),
-            antialias=True,
-        ),
-        v2.CenterCrop(preprocessing.crop_px),
+    side = preprocessing.resize_px
+    resize: Transform = v2.Resize(
+        [side, side] if preprocessing.crop_mode == "squash" else side,
+        interpolation=InterpolationMode(preprocessing.interpolation),
+        antialias=True,
     )
+    if preprocessing.crop_mode == "border":
+        resize = functools.partial(_bordered, preprocessing)
+    return resize, v2.CenterCrop(preprocessing.crop_px)
+
+
+def _bordered(preprocessing: Preprocessing, image: Tensor) -> Tensor:
+    """The picture with its longer side `resize_px` long, amid its backbone's mean colour."""
+    height, width = image.shape[-2:]
+    share = preprocessing.resize_px / max(height, width)
+    image = v2.functional.resize(
+        image,
+        [max(1, round(height * share)), max(1, round(width * share))],
+        interpolation=InterpolationMode(preprocessing.interpolation),
+        antialias=True,
+    )
+    lacking = [max(0, preprocessing.crop_px - have) for have in image.shape[-2:]]
+    top, left = lacking[0] // 2, lacking[1] // 2
+    colour = [float(round(255 * mean)) for mean in preprocessing.mean]
+    return v2.functional.pad(image, [left, top, lacking[1] - left, lacking[0] - top], fill=colour)
 
 
 def training_transform(preprocessing: Preprocessing) -> Transform:
@@ -101,13 +123,3 @@ def augmented(image: Tensor, preprocessing: Preprocessing, rng: Random) -> Tenso
     image = v2.functional.adjust_brightness(image, rng.uniform(0.8, 1.2))
     image = v2.functional.adjust_contrast(image, rng.uniform(0.8, 1.2))
     return v2.functional.adjust_saturation(image, rng.uniform(0.8, 1.2))
-
-
-def normalisation(preprocessing: Preprocessing) -> Transform:
-    """From `(N, 3, S, S) uint8` to the same shape in float32, as the backbone was trained."""
-    return v2.Compose(
-        [
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(preprocessing.mean, preprocessing.std),
-        ]
-    )

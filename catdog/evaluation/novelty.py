@@ -9,16 +9,11 @@ task is cats and dogs, how much of its belief lies on the classes of cats and do
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-
-Features = NDArray[np.float32]
-Scores = NDArray[np.float64]
-Real = TypeVar("Real", np.float32, np.float64)
+from torch import Tensor, nn
 
 NEIGHBOURS = 5
 REFERENCES = 2_000
@@ -37,150 +32,157 @@ NARROWEST = 1e-3
 """The smallest standard deviation that a part of the raw score is divided by."""
 
 
-@dataclass(frozen=True)
-class PetClassifier:
-    """The layer of ImageNet's 1,000 classes: weight `(1000, D)`, bias `(1000,)`.
+class ImageNetBelief(nn.Module):
+    """Features → the log of the share of ImageNet's belief that lies on cats and dogs.
 
-    `pets` says which of the classes are those that the task is about, `(1000,) bool`.
+    Weight `(1000, D)` and bias `(1000,)` are those of the layer of ImageNet's 1,000 classes, and
+    `pets` says which of the classes the task is about, `(1000,) bool`. The weight is rounded to
+    half precision, in which it is saved.
     """
 
-    weight: Features
-    bias: NDArray[np.float32]
-    pets: NDArray[np.bool_]
+    weight: Tensor
+    bias: Tensor
+    pets: Tensor
 
-    def belief(self, features: Features) -> Scores:
-        """The log of the share of ImageNet's belief that lies on `pets`, `(N,)`."""
-        logits = (product(features, self.weight.T) + self.bias).astype(np.float64)
-        pets: Scores = np.logaddexp.reduce(logits[:, self.pets], axis=1)
-        everything: Scores = np.logaddexp.reduce(logits, axis=1)
-        return pets - everything
+    def __init__(self, weight: Tensor, bias: Tensor, pets: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.half().float())
+        self.register_buffer("bias", bias.float())
+        self.register_buffer("pets", pets.bool())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `(N, D) float32` → `(N,) float64`."""
+        logits = (features @ self.weight.T + self.bias).double()
+        on_pets = logits.masked_fill(~self.pets, -torch.inf)
+        return on_pets.logsumexp(1) - logits.logsumexp(1)
 
 
-@dataclass(frozen=True)
-class Familiarity:
+class NoveltyDetector(nn.Module):
     """Features → familiarity in [0, 1): the share of validation photos that are less familiar.
 
-    Attributes:
-        references: training features of length 1, `(R, D)`, rounded to half precision, in which
-            they are saved.
-        pets: ImageNet's classifier, for a task that it knows.
-        centre: mean of each part of the raw score on validation photos.
-        spread: its standard deviation.
-        levels: quantiles of the raw score of validation photos, ascending.
+    One module in training, in the saved model and in the graph of an export. Its buffers:
+    `references` are training features of length 1, `(R, D)`, rounded to half precision, in which
+    they are saved; `centre` and `spread` are mean and standard deviation of each part of the raw
+    score on validation photos, `(parts,) float64`; `levels` are the quantiles of the raw score of
+    validation photos, ascending, `(L,) float64`.
     """
 
-    references: Features
-    pets: PetClassifier | None
-    centre: tuple[float, ...]
-    spread: tuple[float, ...]
-    levels: Scores
+    references: Tensor
+    centre: Tensor
+    spread: Tensor
+    levels: Tensor
+
+    def __init__(
+        self,
+        references: Tensor,
+        imagenet: ImageNetBelief | None,
+        *,
+        centre: Tensor,
+        spread: Tensor,
+        levels: Tensor,
+    ) -> None:
+        """`imagenet` is for a task that ImageNet knows."""
+        super().__init__()
+        self.imagenet = imagenet
+        self.register_buffer("references", references.half().float())
+        for name, value in (("centre", centre), ("spread", spread), ("levels", levels)):
+            self.register_buffer(name, value.double())
 
     @classmethod
     def fit(
         cls,
-        training: Features,
-        validation: Features,
-        pets: PetClassifier | None = None,
+        training: Tensor,
+        validation: Tensor,
+        imagenet: ImageNetBelief | None = None,
         *,
         seed: int = 0,
     ) -> Self:
         """Learn from training features `(N, D)` what is near, from validation ones how near."""
         chosen = np.random.default_rng(seed).permutation(len(training))[:REFERENCES]
-        references = _halved(_unit(training[np.sort(chosen)]))
-        parts = _parts(validation, references, pets)
-        centre, spread = parts.mean(1), np.maximum(parts.std(1), NARROWEST)
-        raw = _raw(parts, centre, spread)
-        levels = _ascending(np.quantile(raw, np.linspace(0, 1, min(LEVELS, len(raw)))))
-        return cls(references, pets, tuple(centre.tolist()), tuple(spread.tolist()), levels)
+        references = _unit(training[torch.from_numpy(np.sort(chosen))])
+        nothing = torch.zeros(1)
+        detector = cls(references, imagenet, centre=nothing, spread=nothing + 1, levels=nothing)
+        parts = detector._parts(validation)
+        detector.centre = parts.mean(0)
+        detector.spread = parts.std(0, correction=0).clamp(min=NARROWEST)
+        raw = detector.raw(validation)
+        shares = torch.linspace(0, 1, min(LEVELS, len(raw)), dtype=torch.float64)
+        detector.levels = _ascending(raw.quantile(shares))
+        return detector
 
-    def raw(self, features: Features) -> Scores:
-        """The score `(N,)` before it is compared with validation photos: larger is nearer."""
-        parts = _parts(features, self.references, self.pets)
-        return _raw(parts, np.array(self.centre), np.array(self.spread))
-
-    def score(self, features: Features) -> Scores:
-        """The familiarity `(N,)` of features `(N, D)`.
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `(N, D) float32` → familiarity `(N,) float64`.
 
         Below all validation photos it goes on falling, so that what is farther away always
         has less of it.
         """
         raw = self.raw(features)
-        count = len(self.levels)
-        shares = np.arange(1, count + 1) / (count + 1)
-        beyond = np.minimum(raw - self.levels[0], 0.0)
-        familiarity: Scores = np.interp(raw, self.levels, shares) * np.exp(beyond)
-        return familiarity
+        return self._share_below(raw) * (raw - self.levels[0]).clamp(max=0).exp()
 
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything that `from_arrays` needs."""
-        arrays: dict[str, NDArray[Any]] = {
-            "familiarity.references": self.references.astype(np.float16),
-            "familiarity.centre": np.array(self.centre),
-            "familiarity.spread": np.array(self.spread),
+    def raw(self, features: Tensor) -> Tensor:
+        """The score `(N,)` before it is compared with validation photos: larger is nearer."""
+        return ((self._parts(features) - self.centre) / self.spread).mean(1)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything that `from_tensors` needs."""
+        tensors = {
+            "familiarity.references": self.references.half(),
+            "familiarity.centre": self.centre,
+            "familiarity.spread": self.spread,
             "familiarity.levels": self.levels,
         }
-        if self.pets is not None:
-            arrays["familiarity.pets.weight"] = self.pets.weight.astype(np.float16)
-            arrays["familiarity.pets.bias"] = self.pets.bias
-            arrays["familiarity.pets.classes"] = self.pets.pets.astype(np.uint8)
-        return arrays
+        if self.imagenet is not None:
+            tensors["familiarity.pets.weight"] = self.imagenet.weight.half()
+            tensors["familiarity.pets.bias"] = self.imagenet.bias
+            tensors["familiarity.pets.classes"] = self.imagenet.pets.to(torch.uint8)
+        return tensors
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The familiarity that `to_arrays` gave.
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The detector that `to_tensors` gave.
 
         Raises:
-            KeyError: an array is missing.
+            KeyError: a tensor is missing.
         """
-        pets = None
-        if "familiarity.pets.weight" in arrays:
-            pets = PetClassifier(
-                arrays["familiarity.pets.weight"].astype(np.float32),
-                arrays["familiarity.pets.bias"],
-                arrays["familiarity.pets.classes"].astype(bool),
+        imagenet = None
+        if "familiarity.pets.weight" in tensors:
+            imagenet = ImageNetBelief(
+                *(tensors[f"familiarity.pets.{name}"] for name in ("weight", "bias", "classes"))
             )
         return cls(
-            arrays["familiarity.references"].astype(np.float32),
-            pets,
-            tuple(arrays["familiarity.centre"].tolist()),
-            tuple(arrays["familiarity.spread"].tolist()),
-            arrays["familiarity.levels"],
+            tensors["familiarity.references"],
+            imagenet,
+            centre=tensors["familiarity.centre"],
+            spread=tensors["familiarity.spread"],
+            levels=tensors["familiarity.levels"],
         )
 
+    def _parts(self, features: Tensor) -> Tensor:
+        """What the raw score is made of, `(N, parts)`."""
+        likeness = _unit(features) @ self.references.T
+        nearest = likeness.topk(min(NEIGHBOURS, len(self.references)), dim=1).values
+        parts = [nearest.double().mean(1)]
+        if self.imagenet is not None:
+            parts.append(self.imagenet(features))
+        return torch.stack(parts, dim=1)
 
-def _ascending(levels: Scores) -> Scores:
+    def _share_below(self, raw: Tensor) -> Tensor:
+        """The share of validation photos of a lower raw score, interpolated between the levels."""
+        count = len(self.levels)
+        if count == 1:
+            return torch.full_like(raw, 0.5)
+        # Not `searchsorted`, which ONNX does not have.
+        lower = ((raw[:, None] >= self.levels).sum(1) - 1).clamp(0, count - 2)
+        below, above = self.levels[lower], self.levels[lower + 1]
+        inside = ((raw - below) / (above - below).clamp(min=1e-12)).clamp(0, 1)
+        return (lower + 1 + inside) / (count + 1)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return nn.functional.normalize(features, eps=1e-12)
+
+
+def _ascending(levels: Tensor) -> Tensor:
     """The levels, raised where they lie nearer to the one before than `STEEPEST` allows."""
-    ramp = np.arange(len(levels)) / (STEEPEST * (len(levels) + 1))
-    return np.maximum.accumulate(levels - ramp) + ramp
-
-
-def product(one: NDArray[Real], other: NDArray[Real]) -> NDArray[Real]:
-    """The product of two matrices, by PyTorch, which keeps to one core where it is told to.
-
-    NumPy would use all of them in each of the threads that answer, and take half as long again.
-    """
-    found: NDArray[Real] = (torch.from_numpy(one) @ torch.from_numpy(other)).numpy()
-    return found
-
-
-def _unit(features: Features) -> Features:
-    unit: Features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    return unit
-
-
-def _halved(features: Features) -> Features:
-    return features.astype(np.float16).astype(np.float32)
-
-
-def _parts(features: Features, references: Features, pets: PetClassifier | None) -> Scores:
-    """What the raw score is made of, `(parts, N)`."""
-    likeness = product(_unit(features), references.T)
-    count = min(NEIGHBOURS, likeness.shape[1])
-    nearest = np.partition(likeness, -count, axis=1)[:, -count:].mean(1)
-    parts = [nearest] if pets is None else [nearest, pets.belief(features)]
-    return np.stack(parts).astype(np.float64)
-
-
-def _raw(parts: Scores, centre: Scores, spread: Scores) -> Scores:
-    raw: Scores = ((parts - centre[:, None]) / spread[:, None]).mean(0)
-    return raw
+    ramp = torch.arange(len(levels), dtype=torch.float64) / (STEEPEST * (len(levels) + 1))
+    return (levels - ramp).cummax(0).values + ramp

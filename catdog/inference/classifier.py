@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from threading import Semaphore
@@ -21,21 +21,27 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from catdog import CatdogError, Classes
 from catdog.data.classes import as_outside
 from catdog.data.images import UnreadableImageError, to_tensor
 from catdog.data.transforms import Preprocessing, evaluation_transform
-from catdog.evaluation.novelty import Familiarity, product
+from catdog.evaluation.novelty import NoveltyDetector
 from catdog.files import sha256_of
-from catdog.inference.prediction import FORMAT, About, Options, Prediction, Seen, to_prediction
+from catdog.inference.prediction import (
+    FORMAT,
+    About,
+    Options,
+    Prediction,
+    to_prediction,
+    unanswered,
+)
 from catdog.models.device import pick_device
 from catdog.models.engine import (
     TOLERANCE,
     Engine,
-    Features,
     Portable,
     fastest,
     largest_difference,
@@ -56,18 +62,34 @@ CARD_FILE = "model_card.md"
 
 Item = TypeVar("Item")
 Failure = UnreadableImageError | OSError
+Seen = tuple[float, float]
+"""What the model makes of a photo before it is put into words: calibrated logit, familiarity."""
 
 
-@dataclass(frozen=True)
-class HeadWeights:
-    """The one neuron on top of the features: weight `(D,)` and bias, in double precision."""
+class ScoringHead(nn.Module):
+    """Features → logit and familiarity: all that comes after the backbone, in double precision.
 
-    weight: NDArray[np.float64]
-    bias: float
+    The same module is judged in training, answers in the saved model, and is part of the graph
+    of an export. `weight` `(D,)` and `bias` `(1,)` are those of the one trained neuron.
+    """
 
-    def logits(self, features: Features) -> NDArray[np.float64]:
-        """Features `(N, D)` → logits `(N,)`."""
-        return product(features.astype(np.float64), self.weight) + self.bias
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, novelty: NoveltyDetector) -> None:
+        super().__init__()
+        # On the CPU first: MPS has no double precision.
+        self.register_buffer("weight", weight.detach().cpu().double())
+        self.register_buffer("bias", bias.detach().cpu().double())
+        self.novelty = novelty
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features `(N, D) float32` → logits `(N,) float64`, not yet calibrated."""
+        return features.double() @ self.weight + self.bias
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(N, D) float32` → what `logits` gives, and familiarity `(N,) float64`."""
+        return self.logits(features), self.novelty(features)
 
 
 class Classifier:
@@ -78,8 +100,7 @@ class Classifier:
         about: About,
         preprocessing: Preprocessing,
         engine: Engine,
-        head: HeadWeights,
-        familiarity: Familiarity,
+        head: ScoringHead,
         network: Callable[[], Network],
         learned: NDArray[np.uint64] | None = None,
     ) -> None:
@@ -88,8 +109,7 @@ class Classifier:
         `learned` are the sorted `photo_keys` of the photos it learned from, where known.
         """
         self.about, self.preprocessing, self.engine = about, preprocessing, engine
-        self.head, self.familiarity, self.network = head, familiarity, network
-        self.learned = learned
+        self.head, self.network, self.learned = head, network, learned
         self._transform = evaluation_transform(preprocessing)
         self._free = Semaphore(engine.callers)
 
@@ -122,20 +142,24 @@ class Classifier:
             batch_size: pictures at once; without, what the engine likes.
         """
         for item, seen in self._see(items, read, tta=options.tta, batch_size=batch_size):
-            if isinstance(seen, Seen):
-                yield item, to_prediction(seen, self.about, options)
+            if isinstance(seen, tuple):
+                yield item, to_prediction(*seen, self.about, options)
             else:
-                yield item, _failed(seen)
+                yield item, unanswered(reason_of(seen))
 
-    def logits(self, contents: Iterable[bytes]) -> list[float | Failure]:
-        """For each picture file its calibrated logit, or the error that reading it gave.
+    def logits(
+        self,
+        items: Iterable[Item],
+        read: Callable[[Item], bytes],
+        *,
+        batch_size: int | None = None,
+    ) -> Iterator[tuple[Item, float | Failure]]:
+        """For each picture its calibrated logit, or the error that reading it gave.
 
-        The files are taken only a few ahead of those that are computed.
+        Arguments are those of `stream`.
         """
-        return [
-            seen.logit if isinstance(seen, Seen) else seen
-            for _, seen in self._see(contents, bytes, tta=False, batch_size=None)
-        ]
+        for item, seen in self._see(items, read, tta=False, batch_size=batch_size):
+            yield item, seen[0] if isinstance(seen, tuple) else seen
 
     def learned_from(self, sha256s: Iterable[str]) -> NDArray[np.bool_] | None:
         """Of each photo, by its digest, whether it was learned from; None where not known."""
@@ -145,22 +169,16 @@ class Classifier:
 
     def save(self, folder: Path) -> str:
         """Write the model into `folder`, which is made; return its digest, in hex."""
-        from safetensors.torch import save_file as save_tensors
-
         folder.mkdir(parents=True, exist_ok=True)
-        network = self.network()
-        weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        save_tensors(weights, folder / WEIGHTS_FILE)
-        arrays = {"head.weight": self.head.weight, "head.bias": np.array([self.head.bias])}
-        arrays |= self.familiarity.to_arrays()
+        save_file(_to_save(self.network().state_dict()), folder / WEIGHTS_FILE)
+        arrays = {"head.weight": self.head.weight, "head.bias": self.head.bias}
+        arrays |= self.head.novelty.to_tensors()
         if self.learned is not None:
-            arrays["learned"] = self.learned
+            arrays["learned"] = torch.from_numpy(self.learned)
         if self.engine.portable is not None:
             (folder / BACKBONE_FILE).write_bytes(self.engine.portable.onnx)
-            arrays["engine.expected"] = self.engine.portable.expected
-        save_file(
-            {name: np.ascontiguousarray(a) for name, a in arrays.items()}, folder / ARRAYS_FILE
-        )
+            arrays["engine.expected"] = torch.from_numpy(self.engine.portable.expected)
+        save_file(_to_save(arrays), folder / ARRAYS_FILE)
         described = asdict(self.about) | {
             "preprocessing": self.preprocessing.to_dict(),
             "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
@@ -176,7 +194,7 @@ class Classifier:
             CatdogError: a file is missing, damaged or changed, the format is of a newer catdog,
                 or the device is not there.
         """
-        where, _ = pick_device(device)
+        pick_device(device)
         try:
             described = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
             _check_format(described, folder)
@@ -185,11 +203,13 @@ class Classifier:
             about = About(**{**described, "classes": tuple(described["classes"])})
             arrays = load_file(folder / ARRAYS_FILE)
             network = functools.cache(lambda: _load_network(folder, about, preprocessing))
-            head = HeadWeights(
-                arrays["head.weight"].astype(np.float64), float(arrays["head.bias"][0])
-            )
-            familiarity = Familiarity.from_arrays(arrays)
-            portable = _portable(folder, arrays, preprocessing)
+            novelty = NoveltyDetector.from_tensors(arrays)
+            head = ScoringHead(arrays["head.weight"], arrays["head.bias"], novelty)
+            portable = None
+            if "engine.expected" in arrays:
+                onnx = (folder / BACKBONE_FILE).read_bytes()
+                expected = arrays["engine.expected"].numpy()
+                portable = Portable(onnx, expected, preprocessing.crop_px)
         except CatdogError:
             raise
         except Exception as error:  # a damaged file shows in as many ways as there are parsers
@@ -197,9 +217,9 @@ class Classifier:
                 f"{folder} does not hold a whole catdog model ({error}): "
                 "name a version of the registry, or a folder that catdog saved."
             ) from error
-        engine = _engine(portable, network, where)
-        learned = arrays.get("learned")
-        return cls(about, preprocessing, engine, head, familiarity, network, learned)
+        engine = _engine(portable, network, device)
+        learned = arrays["learned"].numpy() if "learned" in arrays else None
+        return cls(about, preprocessing, engine, head, network, learned)
 
     def _see(
         self,
@@ -227,12 +247,13 @@ class Classifier:
 
     def _compute(self, pictures: Tensor, *, tta: bool) -> list[Seen]:
         with self._free:
-            features = self.engine.compute(pictures)
-            mirrored = self.engine.compute(pictures.flip(-1)) if tta else features
-        logits = (self.head.logits(features) + self.head.logits(mirrored)) / 2
-        logits /= self.about.temperature
-        familiarity = self.familiarity.score(features)
-        return [Seen(*pair) for pair in zip(logits.tolist(), familiarity.tolist(), strict=True)]
+            features = torch.from_numpy(self.engine.compute(pictures))
+            mirrored = torch.from_numpy(self.engine.compute(pictures.flip(-1))) if tta else None
+        logits, familiarity = self.head(features)
+        if mirrored is not None:
+            logits = (logits + self.head.logits(mirrored)) / 2
+        logits = logits / self.about.temperature
+        return list(zip(logits.tolist(), familiarity.tolist(), strict=True))
 
 
 def photo_keys(sha256s: Iterable[str]) -> NDArray[np.uint64]:
@@ -304,20 +325,24 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     return ServedClassifier(Classifier.load(Path(path), device=device))
 
 
-def _engine(
-    portable: Portable | None,
-    network: Callable[[], Network],
-    device: torch.device,
-) -> Engine:
-    """The engine that answers on `device` as the training process did."""
-    cores = os.cpu_count() or 1
-    if device.type != "cpu":
-        engine = torch_engine(network().to(device))
-        if portable is None or largest_difference(portable, engine) <= TOLERANCE:
-            return engine
-        logger.info(f"{device.type} is not used: its features differ from those of the training.")
-    found = fastest(portable, cores=cores) if portable is not None else None
-    return found or torch_engine(network().cpu())
+def _engine(portable: Portable | None, network: Callable[[], Network], asked: str) -> Engine:
+    """The engine that answers on the device that was asked for as the training process did.
+
+    `auto` is the CPU where the backbone is portable: starting a GPU takes seconds, and decoding
+    the photos bounds what it could save. It is to be asked for by name.
+    """
+    cores, (device, _) = os.cpu_count() or 1, pick_device(asked)
+    wanted = asked != "auto" and device.type != "cpu"
+    engine = fastest(portable, cores=cores) if portable is not None and not wanted else None
+    if engine is not None:
+        return engine
+    engine = torch_engine(network().to(device), portable)
+    if portable is None or device.type == "cpu":
+        return engine
+    if largest_difference(portable, engine) <= TOLERANCE:
+        return engine
+    logger.info(f"{device.type} is not used: its features differ from those of the training.")
+    return fastest(portable, cores=cores) or torch_engine(network().cpu(), portable)
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -326,10 +351,14 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _failed(error: Failure) -> Prediction:
-    nan = float("nan")
-    reason = error.strerror if isinstance(error, OSError) else None
-    return Prediction("", nan, nan, nan, error=reason or str(error) or type(error).__name__)
+def reason_of(error: Failure) -> str:
+    """Why a photo could not be read, in words for people."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or str(error) or type(error).__name__
+
+
+def _to_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _check_format(described: Mapping[str, Any], folder: Path) -> None:
@@ -349,20 +378,9 @@ def _check_files(digests: Mapping[str, str], folder: Path) -> None:
             )
 
 
-def _portable(
-    folder: Path, arrays: Mapping[str, NDArray[Any]], preprocessing: Preprocessing
-) -> Portable | None:
-    if "engine.expected" not in arrays:
-        return None
-    onnx = (folder / BACKBONE_FILE).read_bytes()
-    return Portable(onnx, arrays["engine.expected"], preprocessing.crop_px)
-
-
 def _load_network(folder: Path, about: About, preprocessing: Preprocessing) -> Network:
-    from safetensors.torch import load_file as load_tensors
-
     from catdog.models.network import empty_network
 
     network = empty_network(about.backbone, preprocessing)
-    network.load_state_dict(load_tensors(folder / WEIGHTS_FILE))
+    network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return network.eval()

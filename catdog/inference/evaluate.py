@@ -1,26 +1,80 @@
-"""A classifier and a folder that somebody has labelled → how good it is there, and where worse."""
+"""A classifier and photos that somebody has labelled → how good it is there, and where worse."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from catdog import CatdogError, Classes
+from catdog import CatdogError
 from catdog.data import images
 from catdog.data.archive import tables_in
-from catdog.data.images import UnreadableImageError
 from catdog.data.loaders import LabelledFolder
-from catdog.data.metadata import Metadata, log_unmatched, read_metadata
+from catdog.data.metadata import log_unmatched, read_metadata
+from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
-from catdog.inference.classifier import Classifier
-from catdog.inference.output import Row
+from catdog.inference.classifier import Classifier, reason_of
+
+
+@dataclass
+class LabelledPhoto:
+    """A photo and its label; `sha256` and `size`, (width, height), are known once it was read."""
+
+    path: Path
+    label: int
+    sha256: str = ""
+    size: tuple[int, int] = (0, 0)
+
+    def read(self) -> bytes:
+        """The photo's bytes.
+
+        Raises:
+            OSError: the file can't be read.
+            UnreadableImageError: it is no picture.
+        """
+        content = self.path.read_bytes()
+        self.sha256, self.size = hashlib.sha256(content).hexdigest(), images.upright_size(content)
+        return content
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a classifier says of labelled photos.
+
+    Attributes:
+        photos: those that could be read, N of them, in order.
+        logits: calibrated, `(N,)`.
+        unreadable: why not, by the path of each other photo.
+    """
+
+    photos: list[LabelledPhoto]
+    logits: Logits
+    unreadable: dict[Path, str]
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of the photos, `(N,)`."""
+        return np.array([photo.label for photo in self.photos])
+
+
+def score_photos(
+    classifier: Classifier, photos: Iterable[LabelledPhoto], *, batch_size: int | None = None
+) -> Scored:
+    """What the classifier says of each photo; each is read once, and none is held."""
+    read, logits, unreadable = [], [], {}
+    answers = classifier.logits(photos, LabelledPhoto.read, batch_size=batch_size)
+    for photo, logit in answers:
+        if isinstance(logit, float):
+            read.append(photo)
+            logits.append(logit)
+        else:
+            unreadable[photo.path] = reason_of(logit)
+    return Scored(read, np.array(logits), unreadable)
 
 
 @dataclass(frozen=True)
@@ -31,7 +85,7 @@ class Evaluation:
         scores: the few numbers of an epoch.
         metrics: all of them by MLflow's names, with the ends of their 95 % intervals.
         slices: photos with something in common; the first row is all of them.
-        unreadable: a row for each picture that was left out.
+        unreadable: why, by the path of each picture that was left out.
         learned: how many of the others the model learned from, which flatters it; None where
             the model does not know.
     """
@@ -39,7 +93,7 @@ class Evaluation:
     scores: Scores
     metrics: dict[str, float]
     slices: list[SliceScore]
-    unreadable: list[Row]
+    unreadable: dict[Path, str]
     learned: int | None = None
 
     def to_dict(self) -> dict[str, object]:
@@ -64,6 +118,16 @@ class Evaluation:
             yield f"{row.label:{width}}  {row.count:6,}  {row.errors:6,}    {share}{told}"
 
 
+def labelled_photos(classifier: Classifier, folder: Path) -> list[LabelledPhoto]:
+    """The photos in a folder with one for each class in it.
+
+    Raises:
+        CatdogError: a class has no folder or no picture.
+    """
+    samples = LabelledFolder(folder, classes=classifier.about.classes).samples
+    return [LabelledPhoto(Path(path), label) for path, label in samples]
+
+
 def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 32) -> Evaluation:
     """Score the classifier on a folder with one for each class in it, which is only read.
 
@@ -73,80 +137,30 @@ def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 3
         CatdogError: a class has no folder or no picture, none can be read, or the
             metadata.csv can't be used.
     """
-    classes = classifier.about.classes
-    samples = LabelledFolder(folder, classes=classes).samples
-    properties = read_metadata(tables_in(folder))
-    log_unmatched(properties, (_within(folder, path) for path, _ in samples))
-    read, unreadable = _answered(classifier, samples, batch_size=batch_size)
-    if not read:
-        raise CatdogError(f"no picture in {folder} can be read: {unreadable[0].error}")
-    labels, logits = np.array([one.label for one in read]), np.array([one.logit for one in read])
-    rows = [_as_in_manifest(one, classes, folder, properties) for one in read]
-    slices = make_slices(rows, look_at_all([Path(one.path) for one in read]))
+    photos = labelled_photos(classifier, folder)
+    metadata = read_metadata(tables_in(folder))
+    names = {photo.path: photo.path.relative_to(folder).as_posix() for photo in photos}
+    log_unmatched(metadata, names.values())
+    scored = score_photos(classifier, photos, batch_size=batch_size)
+    if not scored.photos:
+        reason = next(iter(scored.unreadable.values()))
+        raise CatdogError(f"no picture in {folder} can be read: {reason}")
+    rows = []
+    for photo in scored.photos:  # what a manifest would say, as far as slices ask for it
+        own = dict(zip(metadata.columns, metadata.of(names[photo.path]), strict=True))
+        width, height = map(str, photo.size)
+        label = classifier.about.classes[photo.label]
+        rows.append({"label": label, "width": width, "height": height} | own)
+    slices = make_slices(rows, look_at_all([photo.path for photo in scored.photos]))
+    labels, logits = scored.labels, scored.logits
+    known = classifier.learned_from(photo.sha256 for photo in scored.photos)
     return Evaluation(
         score(labels, logits),
         metrics_of(labels, logits),
         slice_table(slices, labels, logits),
-        unreadable,
-        _learned_count(classifier, read),
+        scored.unreadable,
+        None if known is None else int(known.sum()),
     )
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """A picture, its answer, and what its bytes told while they were at hand."""
-
-    path: str
-    label: int
-    logit: float
-    sha256: str
-    size: tuple[int, int]
-
-
-def _learned_count(classifier: Classifier, read: Sequence[_Answered]) -> int | None:
-    known = classifier.learned_from(one.sha256 for one in read)
-    return None if known is None else int(known.sum())
-
-
-def _answered(
-    classifier: Classifier, samples: Sequence[tuple[str, int]], *, batch_size: int
-) -> tuple[list[_Answered], list[Row]]:
-    """What is known of each picture that can be read, and a row for each other."""
-    read: list[_Answered] = []
-    unreadable: list[Row] = []
-    waiting = iter(samples)
-    while batch := list(islice(waiting, batch_size)):
-        contents = [_read(path) for path, _ in batch]
-        logits = iter(classifier.logits([c for c in contents if isinstance(c, bytes)]))
-        for (path, label), content in zip(batch, contents, strict=True):
-            if not isinstance(content, bytes):
-                unreadable.append(_failed(path, content))
-                continue
-            logit = next(logits)
-            if isinstance(logit, float):
-                digest, size = hashlib.sha256(content).hexdigest(), images.upright_size(content)
-                read.append(_Answered(path, label, logit, digest, size))
-            else:
-                unreadable.append(_failed(path, logit))
-    return read, unreadable
-
-
-def _as_in_manifest(
-    one: _Answered, classes: Classes, folder: Path, properties: Metadata
-) -> dict[str, str]:
-    """What a manifest would say of the picture, as far as slices ask for it."""
-    width, height = one.size
-    known = properties.of(_within(folder, one.path))
-    return {
-        "label": classes[one.label],
-        "width": str(width),
-        "height": str(height),
-        **dict(zip(properties.columns, known, strict=True)),
-    }
-
-
-def _within(folder: Path, path: str) -> str:
-    return Path(path).relative_to(folder).as_posix()
 
 
 def _number(name: str, value: float) -> str:
@@ -157,15 +171,3 @@ def _number(name: str, value: float) -> str:
 def _interval(name: str, metrics: Mapping[str, float]) -> str:
     ends = (metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high"))
     return "" if None in ends else f"  {ends[0]:.4f} to {ends[1]:.4f}"
-
-
-def _read(path: str) -> bytes | OSError:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        return error
-
-
-def _failed(path: str, error: OSError | UnreadableImageError) -> Row:
-    reason = error.strerror if isinstance(error, OSError) else None
-    return Row(path, None, None, None, None, reason or str(error))

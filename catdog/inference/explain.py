@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import math
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +28,7 @@ from catdog.models.network import Network
 from catdog.parallel import ONE_CORE_EACH
 
 if TYPE_CHECKING:
-    from catdog.models.network import Backbone
+    from catdog.models.backbone import Backbone
 
 Heat = NDArray[np.float32]
 
@@ -38,21 +37,6 @@ SHADE = 0.45
 """How bright the margin stays that the model does not look at."""
 
 CAPTION_PX = 22
-
-
-def save(classifier: Classifier, content: bytes, prediction: Prediction, target: Path) -> None:
-    """Write the photo with its heat map and its answer to `target`.
-
-    Raises:
-        UnreadableImageError: `content` is not a picture.
-        CatdogError: the backbone has no map of features, or `target` can't be written.
-    """
-    drawn = draw(classifier, content, prediction)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(target)
-    except (OSError, ValueError) as error:
-        raise CatdogError(f"{target} can't be written: {error}. Name another folder.") from error
 
 
 def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:

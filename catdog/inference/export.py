@@ -14,7 +14,6 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +22,7 @@ from catdog.data.classes import probability_name
 from catdog.data.images import MAX_ASPECT, to_tensor
 from catdog.data.ood_images import neither_pictures
 from catdog.data.transforms import evaluation_transform
-from catdog.evaluation.novelty import NEIGHBOURS, Familiarity, PetClassifier
-from catdog.inference.classifier import CARD_FILE, Classifier
+from catdog.inference.classifier import CARD_FILE, Classifier, ScoringHead
 from catdog.inference.parity import Answer, Parity, compare
 from catdog.models.network import Network
 
@@ -115,68 +113,17 @@ def _example_of(folder: Path) -> ModuleType:
     return module
 
 
-class Answers(nn.Module):
-    """Pixels `(N, 3, S, S) uint8` → `p_dog`, say, and familiarity, each `(N,) float32`.
+class WholeModel(nn.Module):
+    """Pixels `(N, 3, S, S) uint8` → `p_dog`, say, and familiarity, each `(N,) float32`."""
 
-    It is one graph that repeats in PyTorch what `HeadWeights` and `Familiarity` do in NumPy, since
-    ONNX is made from PyTorch; `catdog.registry.proof` compares the two in every run.
-    """
-
-    def __init__(self, network: Network, classifier: Classifier) -> None:
+    def __init__(self, network: Network, head: ScoringHead, temperature: float) -> None:
         super().__init__()
-        self.network = network
-        self.temperature = classifier.about.temperature
-        self.familiarity = _Familiarity(classifier.familiarity)
+        self.network, self.head, self.temperature = network, head, temperature
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        features = self.network.features(images)
-        logits = self.network.head(features) / self.temperature
-        return logits.sigmoid(), self.familiarity(features)
-
-
-class _Familiarity(nn.Module):
-    def __init__(self, familiarity: Familiarity) -> None:
-        super().__init__()
-        self.references = torch.from_numpy(familiarity.references)
-        self.levels = torch.from_numpy(familiarity.levels.astype(np.float32))
-        self.centre = torch.tensor(familiarity.centre)
-        self.spread = torch.tensor(familiarity.spread)
-        self.belief = None if familiarity.pets is None else _Belief(familiarity.pets)
-
-    def forward(self, features: Tensor) -> Tensor:
-        parts = torch.stack(self._parts(features))
-        raw = ((parts - self.centre[:, None]) / self.spread[:, None]).mean(0)
-        return self._share_below(raw) * (raw - self.levels[0]).clamp(max=0).exp()
-
-    def _parts(self, features: Tensor) -> list[Tensor]:
-        unit = features / features.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        count = min(NEIGHBOURS, len(self.references))
-        parts = [(unit @ self.references.T).topk(count, dim=1).values.mean(1)]
-        if self.belief is not None:
-            parts.append(self.belief(features))
-        return parts
-
-    def _share_below(self, raw: Tensor) -> Tensor:
-        count = len(self.levels)
-        if count == 1:
-            return torch.full_like(raw, 0.5)
-        passed = (raw[:, None] >= self.levels[None]).sum(1)
-        lower = (passed - 1).clamp(0, count - 2)
-        below, above = self.levels[lower], self.levels[lower + 1]
-        inside = ((raw - below) / (above - below).clamp(min=1e-12)).clamp(0, 1)
-        return (lower + 1 + inside) / (count + 1)
-
-
-class _Belief(nn.Module):
-    def __init__(self, pets: PetClassifier) -> None:
-        super().__init__()
-        self.weight, self.bias = torch.from_numpy(pets.weight), torch.from_numpy(pets.bias)
-        self.inside = torch.from_numpy(np.flatnonzero(pets.pets))
-
-    def forward(self, features: Tensor) -> Tensor:
-        logits = features @ self.weight.T + self.bias
-        return logits[:, self.inside].logsumexp(1) - logits.logsumexp(1)
+        logits, familiarity = self.head(self.network.features(images))
+        return (logits / self.temperature).sigmoid().float(), familiarity.float()
 
 
 def _write_onnx(classifier: Classifier, path: Path) -> None:
@@ -189,7 +136,7 @@ def _write_onnx(classifier: Classifier, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                Answers(network.cpu(), classifier).eval(),
+                WholeModel(network.cpu(), classifier.head, classifier.about.temperature).eval(),
                 (example,),
                 str(path),
                 input_names=names[:1],

@@ -14,26 +14,38 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from time import monotonic
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from catdog import CatdogError
+from catdog import CatdogError, __version__
 from catdog.data.images import MAX_BYTES, UnreadableImageError, is_image_name, too_large
 from catdog.files import portable
 
 STDIN = "-"
 READ_BYTES = 65_536
 
+MAX_DOWNLOAD_BYTES = 50_000_000
+DEADLINE_S = 30.0
+"""For what an address holds; and for each silence of the server before it."""
+MAX_REDIRECTS = 3
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Photo:
-    """A photo to be read: `name` is its path or address, as answers show it.
+    """A photo to be read.
 
-    `trouble` says why it can't be read, where that is known before.
+    Attributes:
+        name: its path or address, as answers show it.
+        trouble: why it can't be read, where that is known before.
+        keep: whether `read` leaves the bytes in `content`, for who shall not read it again.
+        content: the bytes, once they were read and kept.
     """
 
     name: str
     trouble: str = ""
+    keep: bool = False
+    content: bytes = b""
 
     @property
     def file_name(self) -> str:
@@ -52,13 +64,10 @@ class Photo:
         """
         if self.trouble:
             raise UnreadableImageError(self.trouble)
-        if is_url(self.name):
-            from catdog.inference import urls  # requests, for an address alone
-
-            return urls.fetch(self.name)
-        if (size := Path(self.name).stat().st_size) > MAX_BYTES:
-            raise UnreadableImageError(too_large(size))
-        return Path(self.name).read_bytes()
+        content = fetch(self.name) if is_url(self.name) else _read_file(Path(self.name))
+        if self.keep:
+            self.content = content
+        return content
 
 
 def is_url(name: str) -> bool:
@@ -66,21 +75,81 @@ def is_url(name: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) is not None
 
 
-def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Iterator[Photo]:
+def find_photos(
+    names: Sequence[str], *, stdin: BinaryIO | None = None, keep: bool = False
+) -> Iterator[Photo]:
     """The photos that the names stand for, in order.
 
     A name is a file, a folder (with all below it), a glob, an http(s) address, or "-" for
     paths and addresses on stdin: one a line, or separated by NUL where there is one. A file
     that is named itself is tried whatever its suffix, and also when it is missing: reading
-    it then fails, and the others are labelled all the same.
+    it then fails, and the others are labelled all the same. With `keep`, each photo keeps its
+    bytes when it is read.
 
     Raises:
         CatdogError: before the first photo, when a folder or a glob holds none.
     """
-    for name in names:
-        if name != STDIN and not is_url(name) and not _holds_photo(_as_path(name)):
-            raise CatdogError(f"{name} holds no picture: name a folder, file or glob that does.")
-    return chain.from_iterable(_named(name, stdin) for name in names)
+    found = chain.from_iterable([_named(name, stdin) for name in names])
+    return (_keeping(photo) for photo in found) if keep else found
+
+
+def fetch(url: str) -> bytes:
+    """The bytes behind an http or https address, after at most `MAX_REDIRECTS` redirects.
+
+    Raises:
+        UnreadableImageError: another scheme, an answer other than 200, more than
+            `MAX_DOWNLOAD_BYTES`, longer than `DEADLINE_S`, or a broken connection.
+    """
+    import requests  # for an address alone
+    from urllib3.exceptions import HTTPError
+
+    end = monotonic() + DEADLINE_S
+    headers = {"User-Agent": f"catdog/{__version__}", "Accept": "image/*"}
+    headers["Accept-Encoding"] = "identity"
+    content = bytearray()
+    try:
+        with requests.Session() as session:
+            session.max_redirects = MAX_REDIRECTS
+            with session.get(url, headers=headers, timeout=DEADLINE_S, stream=True) as response:
+                if response.status_code != 200:
+                    told = f"the server answered {response.status_code} {response.reason}"
+                    raise UnreadableImageError(told.rstrip())
+                # Not iter_content: it waits until a piece is full, and a slow server's never is.
+                while piece := response.raw.read1(READ_BYTES, decode_content=True):
+                    content += piece
+                    if len(content) > MAX_DOWNLOAD_BYTES:
+                        raise UnreadableImageError(f"larger than {MAX_DOWNLOAD_BYTES:,} bytes")
+                    if monotonic() > end:
+                        raise TimeoutError
+    except requests.exceptions.InvalidSchema as error:
+        raise UnreadableImageError("only http and https addresses are read") from error
+    except requests.TooManyRedirects as error:
+        told = f"the server redirected more than {MAX_REDIRECTS} times"
+        raise UnreadableImageError(told) from error
+    except ValueError as error:
+        raise UnreadableImageError(f"the address can't be understood: {error}") from error
+    except (OSError, HTTPError) as error:
+        raise UnreadableImageError(_why_broken(error)) from error
+    return bytes(content)
+
+
+def _why_broken(error: BaseException) -> str:
+    while error.__context__ is not None:  # what the system said, below the words of two packages
+        error = error.__context__
+    if isinstance(error, TimeoutError):
+        return f"the server took longer than {DEADLINE_S:g} seconds"
+    return f"no connection: {getattr(error, 'strerror', None) or error}"
+
+
+def _read_file(path: Path) -> bytes:
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise UnreadableImageError(too_large(size))
+    return path.read_bytes()
+
+
+def _keeping(photo: Photo) -> Photo:
+    photo.keep = True
+    return photo
 
 
 def _named(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:
@@ -88,7 +157,11 @@ def _named(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:
         return (_listed(line) for line in _lines(stdin or sys.stdin.buffer))
     if is_url(name):
         return iter([Photo(name)])
-    return _photos(_as_path(name))
+    photos = _photos(_as_path(name))
+    first = next(photos, None)
+    if first is None:
+        raise CatdogError(f"{name} holds no picture: name a folder, file or glob that does.")
+    return chain([first], photos)
 
 
 def _listed(name: str) -> Photo:
@@ -101,54 +174,18 @@ def _as_path(name: str) -> Path:
 
 
 def _photos(path: Path) -> Iterator[Photo]:
-    if _is_folder(path):
+    try:
+        is_folder, is_file = path.is_dir(), path.exists()
+    except OSError:  # a name too long for a file: reading it says so
+        is_folder, is_file = False, True
+    if is_folder:
         yield from _walk(path)
-    elif _is_glob(path):
-        matches = [match for match in glob.iglob(str(path), recursive=True) if _is_file(match)]
-        yield from map(Photo, sorted(map(str, map(Path, matches)), key=_natural_path))
+    elif glob.has_magic(str(path)) and not is_file:
+        matches = map(Path, glob.iglob(str(path), recursive=True))
+        files = [str(match) for match in matches if match.is_file()]
+        yield from map(Photo, sorted(files, key=_natural_path))
     else:
         yield Photo(str(path))
-
-
-def _holds_photo(path: Path) -> bool:
-    if _is_folder(path):
-        return _has_photo(path)
-    if _is_glob(path):
-        return any(map(_is_file, glob.iglob(str(path), recursive=True)))
-    return True
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name too long for a file: reading it says so
-        return False
-
-
-def _is_glob(path: Path) -> bool:
-    try:
-        return glob.has_magic(str(path)) and not path.exists()
-    except OSError:
-        return False
-
-
-def _is_file(name: str) -> bool:
-    return Path(name).is_file()
-
-
-def _has_photo(folder: Path) -> bool:
-    """Whether a photo is found below; also true where a folder can't be searched, to be told."""
-    waiting = [folder]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            for name, is_folder in _scan(directory):
-                if not is_folder:
-                    return True
-                waiting.append(directory / name)
-        except OSError:
-            return True
-    return False
 
 
 def _walk(folder: Path) -> Iterator[Photo]:
@@ -214,7 +251,9 @@ def _natural_path(name: str) -> tuple[str, str, str]:
 def _lines(stream: BinaryIO) -> Iterator[str]:
     """The entries of a list as they come: lines, or from the first NUL on what NULs part."""
     separator, rest = b"\n", b""
-    for block in _blocks(stream):
+    # read1 gives what is there: the first answer must not wait for the last name.
+    read = getattr(stream, "read1", stream.read)
+    while block := read(READ_BYTES):
         rest += block
         if b"\0" in rest:
             separator = b"\0"
@@ -228,9 +267,3 @@ def _entries(pieces: Iterable[bytes], separator: bytes) -> Iterator[str]:
         entry = piece.removesuffix(b"\r") if separator == b"\n" else piece
         if entry.strip():
             yield os.fsdecode(entry)
-
-
-def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    # read1 gives what is there: the first answer must not wait for the last name.
-    read = getattr(stream, "read1", stream.read)
-    return iter(lambda: read(READ_BYTES), b"")

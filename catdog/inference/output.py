@@ -14,17 +14,17 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TextIO
 
 from tqdm import tqdm
 
 from catdog import CLASSES, NEITHER, CatdogError, Classes
-from catdog.data.classes import as_outside, probability_name
+from catdog.data.classes import probability_name
 from catdog.files import atomic_write
 from catdog.inference.inputs import Photo
-from catdog.inference.prediction import Prediction
+from catdog.inference.prediction import Prediction, unanswered
 
 logger = logging.getLogger(__name__)
 
@@ -38,30 +38,20 @@ KAGGLE_LIMITS = (0.005, 0.995)
 mistake costs 5.3 and each right answer 0.005, as much as one mistake in a thousand."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A photo, the prediction for it and, where they were asked to be kept, its bytes."""
-
-    photo: Photo
-    prediction: Prediction
-    content: bytes = b""
+Answered = tuple[Photo, Prediction]
+"""A photo, and the answer for it."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """An answer as it is written: None stands for what there is not, as after an `error`."""
-
-    path: str
-    label: str | None
-    confidence: float | None
-    p_positive: float | None
-    familiarity: float | None
-    error: str | None
-
-
-def columns(classes: Classes) -> tuple[str, ...]:
-    """What the fields of a row are called in what is written."""
-    return tuple(as_outside({described.name: None for described in fields(Row)}, classes))
+def record(name: str, prediction: Prediction, classes: Classes) -> dict[str, str | float | None]:
+    """What is written of a photo, by column; None is what there is not, as after an `error`."""
+    return {
+        "path": name,
+        "label": prediction.label or None,
+        "confidence": _number(prediction.confidence),
+        probability_name(classes): _number(prediction.p_positive),
+        "familiarity": _number(prediction.familiarity),
+        "error": _on_one_line(prediction.error) or None,
+    }
 
 
 def labels_of(classes: Classes) -> tuple[str, ...]:
@@ -78,36 +68,25 @@ class Tally:
     failed: int = 0
     labels: Counter[str] = field(default_factory=Counter)
 
-    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The same rows, counted as they pass."""
-        for row in rows:
+    def watch(self, answers: Iterable[Answered]) -> Iterator[Answered]:
+        """The same answers, counted as they pass."""
+        for photo, prediction in answers:
             self.total += 1
-            self.failed += row.error is not None
-            if row.label is not None:
-                self.labels[row.label] += 1
-            yield row
+            if prediction.error:
+                self.failed += 1
+            else:
+                self.labels[prediction.label] += 1
+            yield photo, prediction
 
     def __str__(self) -> str:
         each = ", ".join(f"{self.labels[label]} {label}" for label in labels_of(self.classes))
         return f"{self.total - self.failed} of {self.total} photos labelled ({each})"
 
 
-def to_row(name: str, prediction: Prediction) -> Row:
-    """The row for the photo of that name."""
-    return Row(
-        path=name,
-        label=prediction.label or None,
-        confidence=_number(prediction.confidence),
-        p_positive=_number(prediction.p_positive),
-        familiarity=_number(prediction.familiarity),
-        error=" ".join(prediction.error.split()) or None,
-    )
-
-
-def write_rows(
-    rows: Iterable[Row], stream: TextIO, form: Form, classes: Classes = CLASSES
+def write_answers(
+    answers: Iterable[Answered], stream: TextIO, form: Form, classes: Classes = CLASSES
 ) -> Tally:
-    """Write rows in one of the forms, each as it comes; return their tally.
+    """Write answers in one of the forms, each as it comes; return their tally.
 
     The probability of class 1 is called after it, `p_dog` say. "kaggle" is a submission: the
     number that is the file's name, and the probability of class 1.
@@ -116,17 +95,17 @@ def write_rows(
         CatdogError: a photo can't be part of a submission.
     """
     tally = Tally(classes)
-    WRITERS[form](tally.watch(rows), stream, classes)
+    WRITERS[form](tally.watch(answers), stream, classes)
     return tally
 
 
-def with_progress(rows: Iterable[Row], *, output: str) -> Iterable[Row]:
-    """The same rows, and a bar on stderr that counts them.
+def with_progress(answers: Iterable[Answered], *, output: str) -> Iterable[Answered]:
+    """The same answers, and a bar on stderr that counts them.
 
     No bar where stderr is not a terminal, nor where the answers themselves appear on one.
     """
     shown_already = output == "-" and sys.stdout.isatty()
-    return tqdm(rows, unit=" photos", leave=False, disable=True if shown_already else None)
+    return tqdm(answers, unit=" photos", leave=False, disable=True if shown_already else None)
 
 
 @contextlib.contextmanager
@@ -177,64 +156,72 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _write_text(rows: Iterable[Row], stream: TextIO, classes: Classes) -> None:
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _write_text(answers: Iterable[Answered], stream: TextIO, classes: Classes) -> None:
     column = probability_name(classes)
     label, number = max(map(len, labels_of(classes))), max(6, len(column))
     line = f"{{:{label}}}  {{:>10}}  {{:>{number}}}  {{:>11}}  {{}}\n".format
     stream.write(line("label", "confidence", column, "familiarity", "path"))
-    for row in rows:
-        name = _on_one_line(row.path)
-        if row.error is not None:
-            stream.write(line("-", "-", "-", "-", f"{name}: {row.error}"))
-        else:
-            numbers = (_shown(row.confidence, ".1%"), _shown(row.p_positive, ".4f"))
-            stream.write(line(row.label, *numbers, _shown(row.familiarity, ".3f"), name))
+    for photo, one in answers:
+        numbers = (
+            _shown(one.confidence, ".1%"),
+            _shown(one.p_positive, ".4f"),
+            _shown(one.familiarity, ".3f"),
+        )
+        trouble = f": {_on_one_line(one.error)}" if one.error else ""
+        stream.write(line(one.label or "-", *numbers, _printable(photo.name) + trouble))
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _shown(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
-def _on_one_line(name: str) -> str:
+def _printable(name: str) -> str:
     # A file's name may hold line ends, or codes that a terminal would obey.
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
 
 
-def _write_json(rows: Iterable[Row], stream: TextIO, classes: Classes) -> None:
+def _write_json(answers: Iterable[Answered], stream: TextIO, classes: Classes) -> None:
     separator = "[\n"
-    for row in rows:
-        stream.write(separator + _json(row, classes))
+    for photo, prediction in answers:
+        stream.write(separator + _json(photo, prediction, classes))
         separator = ",\n"
     stream.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def _write_jsonl(rows: Iterable[Row], stream: TextIO, classes: Classes) -> None:
-    for row in rows:
-        stream.write(_json(row, classes) + "\n")
+def _write_jsonl(answers: Iterable[Answered], stream: TextIO, classes: Classes) -> None:
+    for photo, prediction in answers:
+        stream.write(_json(photo, prediction, classes) + "\n")
 
 
-def _json(row: Row, classes: Classes) -> str:
-    return json.dumps(as_outside(asdict(row), classes), ensure_ascii=False)
+def _json(photo: Photo, prediction: Prediction, classes: Classes) -> str:
+    return json.dumps(record(photo.name, prediction, classes), ensure_ascii=False)
 
 
-def _write_csv(rows: Iterable[Row], stream: TextIO, classes: Classes) -> None:
-    writer = csv.DictWriter(stream, columns(classes), lineterminator="\n")
+def _write_csv(answers: Iterable[Answered], stream: TextIO, classes: Classes) -> None:
+    columns = list(record("", unanswered(""), classes))
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(as_outside(asdict(row), classes) for row in rows)
+    writer.writerows(record(photo.name, prediction, classes) for photo, prediction in answers)
 
 
-def _write_kaggle(rows: Iterable[Row], stream: TextIO, _classes: Classes) -> None:
+def _write_kaggle(answers: Iterable[Answered], stream: TextIO, _classes: Classes) -> None:
     stream.write("id,label\n")
     ids: set[int] = set()  # as many as the competition has, and no more
-    for row in rows:
-        number = _kaggle_id(row.path)
+    low, high = KAGGLE_LIMITS
+    for photo, prediction in answers:
+        number = _kaggle_id(photo.name)
         if number in ids:
-            raise CatdogError(f"a submission has each id once, and {row.path} is the second.")
+            raise CatdogError(f"a submission has each id once, and {photo.name} is the second.")
         ids.add(number)
-        if row.p_positive is None:
-            logger.info(f"{row.path}: {row.error}; it gets 0.5, as a submission must have each id")
-        low, high = KAGGLE_LIMITS
-        label = 0.5 if row.p_positive is None else min(max(row.p_positive, low), high)
+        label = min(max(prediction.p_positive, low), high)
+        if prediction.error:
+            label = 0.5
+            told = _on_one_line(prediction.error)
+            logger.info(f"{photo.name}: {told}; it gets 0.5, as a submission must have each id")
         stream.write(f"{number},{label:.6f}\n")
 
 
@@ -248,7 +235,7 @@ def _kaggle_id(path: str) -> int:
     return int(stem)
 
 
-WRITERS: dict[Form, Callable[[Iterable[Row], TextIO, Classes], None]] = {
+WRITERS: dict[Form, Callable[[Iterable[Answered], TextIO, Classes], None]] = {
     "text": _write_text,
     "json": _write_json,
     "jsonl": _write_jsonl,

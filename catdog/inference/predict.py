@@ -1,19 +1,25 @@
-"""A model's name and photos → answers, one after the other."""
+"""What becomes of answered photos besides a row of output: sorted copies, and explanations.
+
+Each function hands its answers on, one after the other, so that they can be put in a row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
-from catdog import CatdogError
+from catdog import CatdogError, Classes
 from catdog.data.dataset import load_dataset
 from catdog.data.images import is_image_name
 from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import Photo
-from catdog.inference.output import Answer
-from catdog.inference.prediction import Options
-from catdog.inference.sorting import free_names, short_name
+from catdog.inference.output import Answered, labels_of
+
+NAME_BYTES, SUFFIX_CHARACTERS = 200, 20
+"""File systems take 255 bytes; some are left for what we add to a name."""
 
 
 def test_photos(classifier: Classifier, data_dir: Path) -> Path:
@@ -28,58 +34,121 @@ def test_photos(classifier: Classifier, data_dir: Path) -> Path:
     return folder
 
 
-def answer_photos(
-    classifier: Classifier,
-    photos: Iterable[Photo],
-    options: Options,
-    *,
-    batch_size: int | None = None,
-    keep: bool = False,
-) -> Iterator[Answer]:
-    """The answers in the order of the photos, which are read shortly before their turn.
+def refuse_inside(target: Path, sources: Sequence[str], *, flag: str) -> None:
+    """Raise CatdogError when what is written to `target` would be found among the photos.
 
-    A photo that can't be read gives a prediction with `error`. With `keep`, an answer holds
-    the bytes it was given for, so that no photo is read twice.
+    It would be labelled as well, and to leave it out might leave out photos of the user's.
     """
-    opened = (_Opened(photo, keep) for photo in photos)
-    answered = classifier.stream(opened, _Opened.read, options, batch_size=batch_size)
-    for item, prediction in answered:
-        yield Answer(item.photo, prediction, item.content)
+    place = target.expanduser().resolve()
+    for source in sources:
+        folder = Path(source).expanduser()
+        if folder.is_dir() and place.is_relative_to(folder.resolve()):
+            raise CatdogError(
+                f"{flag}={target} lies inside {folder}, whose photos are being labelled: "
+                "what is written would be labelled, too. Name a folder outside of it."
+            )
 
 
-def explain(classifier: Classifier, answers: Iterable[Answer], folder: Path) -> Iterator[Answer]:
-    """The same answers, each handed on after a picture of its reasons was saved in `folder`.
+def sort(answers: Iterable[Answered], target: Path, classes: Classes) -> Iterator[Answered]:
+    """The same answers, each handed on after its photo was copied into a folder for its label.
 
-    The picture of `1.jpg` is `1.png`, or `1-2.png` where that is taken.
+    Moves nothing and overwrites nothing. A copy keeps its photo's name. Where a photo of that
+    name lies already, it is the same and nothing is done, or another and the copy is called -2,
+    -3 and so on. The photos must have kept their bytes.
+
+    Raises:
+        CatdogError: at once when a folder can't be made, later when a copy can't be written.
+    """
+    target = target.expanduser()
+    with _trouble_told("sort_into", target):
+        for label in labels_of(classes):
+            (target / label).mkdir(parents=True, exist_ok=True)
+    return _sorted(answers, target)
+
+
+def _sorted(answers: Iterable[Answered], target: Path) -> Iterator[Answered]:
+    for photo, prediction in answers:
+        if not prediction.error:
+            name = _short_name(photo.file_name)
+            with _trouble_told("sort_into", target):
+                for free in _free_names(target / prediction.label / name):
+                    if _holds(free, photo.content) or _put(free, photo):
+                        break
+        yield photo, prediction
+
+
+def explain(
+    answers: Iterable[Answered], target: Path, classifier: Classifier
+) -> Iterator[Answered]:
+    """The same answers, each handed on after a picture of its reasons was saved in `target`.
+
+    The picture of `1.jpg` is `1.png`, or `1-2.png` where that is taken. The photos must have
+    kept their bytes.
 
     Raises:
         CatdogError: the folder or a picture can't be written.
     """
     from catdog.inference import explain as drawing
 
-    folder = folder.expanduser()
+    target = target.expanduser()
+    with _trouble_told("explain", target):
+        target.mkdir(parents=True, exist_ok=True)
+    for photo, prediction in answers:
+        if not prediction.error:
+            path = target / f"{Path(_short_name(photo.file_name)).stem}.png"
+            free = next(name for name in _free_names(path) if not name.exists())
+            drawn = drawing.draw(classifier, photo.content, prediction)
+            with _trouble_told("explain", target):
+                drawn.save(free)
+        yield photo, prediction
+
+
+@contextlib.contextmanager
+def _trouble_told(flag: str, target: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for answer in answers:
-            if not answer.prediction.error:
-                path = folder / f"{Path(short_name(answer.photo.file_name)).stem}.png"
-                target = next(free for free in free_names(path) if not free.exists())
-                drawing.save(classifier, answer.content, answer.prediction, target)
-            yield answer
+        yield
     except OSError as error:
         raise CatdogError(
-            f"explain={folder} can't be written: {error.strerror or error}. Name another folder."
+            f"{flag}={target} can't be written: {error.strerror or error}. Name another folder."
         ) from error
 
 
-@dataclass
-class _Opened:
-    photo: Photo
-    keep: bool
-    content: bytes = b""
+def _short_name(name: str) -> str:
+    """The name, cut in its middle where it is too long for a file system."""
+    path = Path(name)
+    stem, suffix = path.stem, path.suffix[:SUFFIX_CHARACTERS]
+    while len(os.fsencode(stem + suffix)) > NAME_BYTES:
+        stem = stem[:-1]
+    return stem + suffix
 
-    def read(self) -> bytes:
-        content = self.photo.read()
-        if self.keep:
-            self.content = content
-        return content
+
+def _free_names(path: Path) -> Iterator[Path]:
+    """The path itself, then with -2, -3 and so on before its suffix: without end."""
+    yield path
+    for number in count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def _put(target: Path, photo: Photo) -> bool:
+    """Write the photo to `target`, whole or not at all; False when the name is taken."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        # Renaming alone would replace what another program put there a moment ago.
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    try:
+        part.write_bytes(photo.content)
+        with contextlib.suppress(FileNotFoundError):  # it is an address, or was deleted since
+            taken = Path(photo.name).stat()
+            os.utime(part, ns=(taken.st_atime_ns, taken.st_mtime_ns))
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        target.unlink()
+        raise
+    return True

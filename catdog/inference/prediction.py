@@ -33,14 +33,6 @@ class About:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the model makes of a photo before it is put into words; the logit is calibrated."""
-
-    logit: float
-    familiarity: float
-
-
-@dataclass(frozen=True)
 class Options:
     """How to answer.
 
@@ -72,14 +64,22 @@ class Prediction:
     error: str = ""
 
 
-def to_prediction(seen: Seen, about: About, options: Options = Options()) -> Prediction:
-    """The answer that a logit and a familiarity stand for."""
-    p_positive = float(probability(seen.logit))
-    if options.reject and seen.familiarity < about.reject_below:
-        return Prediction(NEITHER, float("nan"), p_positive, seen.familiarity)
+def to_prediction(
+    logit: float, familiarity: float, about: About, options: Options = Options()
+) -> Prediction:
+    """The answer that a calibrated logit and a familiarity stand for."""
+    p_positive = float(probability(logit))
+    if options.reject and familiarity < about.reject_below:
+        return Prediction(NEITHER, float("nan"), p_positive, familiarity)
     label = int(p_positive > options.threshold)
     confidence = p_positive if label else 1.0 - p_positive
-    return Prediction(about.classes[label], confidence, p_positive, seen.familiarity)
+    return Prediction(about.classes[label], confidence, p_positive, familiarity)
+
+
+def unanswered(error: str) -> Prediction:
+    """The answer for a photo that could not be read."""
+    nan = float("nan")
+    return Prediction("", nan, nan, nan, error)
 
 
 def says_positive(prediction: Prediction, classes: Classes) -> bool:

@@ -1,4 +1,4 @@
 """What computes features: a frozen pretrained backbone, and the engine that runs it.
 
-In reading order: device, network, engine.
+In reading order: device, backbone, network, engine.
 """

@@ -1,15 +1,17 @@
-"""The frozen backbone at the speed of the device: pictures in, features out.
+"""The frozen backbone at the speed of the device: pictures in, float32 features out.
 
 On a CPU that is OpenVINO, some eight times as fast as PyTorch's eager mode, else ONNX
 Runtime; either is used only when its features agree with PyTorch's. On a GPU it is PyTorch.
 
-What the engines of a CPU run is a `Portable`: the same bytes compute the features that the
-head learns from, travel in the registered model, and compute there.
+There is one precision, float32, for what the head learns from, what is judged and what is
+served: so each picture is computed once, and a model answers elsewhere as it did here. What the
+engines of a CPU run is a `Portable`; it is made on every device and travels with the model.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
 import logging
@@ -43,7 +45,7 @@ class Portable:
     """A frozen backbone that runs without its Python code.
 
     `onnx` takes `images`, `(N, 3, S, S) uint8`, and gives `features`, `(N, D) float32`;
-    `expected`, `(CHECKED, D)`, is what PyTorch gives for `noise(size_px)`.
+    `expected`, `(CHECKED, D)`, is what PyTorch gives on a CPU for `noise(size_px)`.
     """
 
     onnx: bytes
@@ -63,21 +65,17 @@ class Engine:
     compute: Callable[[Tensor], Features]
     callers: int
     batch: int
-    precision: str = "float32"
     portable: Portable | None = None
 
 
 def pick_engine(network: Network, *, cores: int) -> Engine:
     """The fastest engine for the device that `network` is on, checked on one batch."""
-    device = next(network.parameters()).device
-    if device.type == "cuda":
-        return cuda_engine(network)
-    if device.type == "cpu":
-        engine = _portable_engine(network, cores)
-        if engine is not None:
+    portable = export(network)
+    if next(network.parameters()).device.type == "cpu":
+        if portable is not None and (engine := fastest(portable, cores=cores)):
             return engine
         logger.info("Features are computed by PyTorch, which takes several times as long.")
-    return torch_engine(network)
+    return torch_engine(network, portable)
 
 
 def fastest(portable: Portable, *, cores: int) -> Engine | None:
@@ -104,16 +102,13 @@ def openvino_engine(portable: Portable, *, cores: int) -> Engine:
     core = _openvino()
     model = core.read_model(portable.onnx)
     model.reshape([1, 3, portable.size_px, portable.size_px])
-    compiled = core.compile_model(
-        model,
-        "CPU",
-        {
-            # Left to itself it computes in bfloat16 where the processor can.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "NUM_STREAMS": cores,
-            "INFERENCE_NUM_THREADS": cores,
-        },
-    )
+    # Left to itself it computes in bfloat16 where the processor can.
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": cores,
+        "INFERENCE_NUM_THREADS": cores,
+    }
+    compiled = core.compile_model(model, "CPU", settings)
     requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(cores):
         requests.put(compiled.create_infer_request())
@@ -122,7 +117,10 @@ def openvino_engine(portable: Portable, *, cores: int) -> Engine:
         request = requests.get()
         try:
             # The output belongs to the request, which writes its next answer over it.
-            rows = [request.infer([image], share_inputs=True)[0].copy() for image in _ones(images)]
+            rows = [
+                request.infer([image[None]], share_inputs=True)[0].copy()
+                for image in images.contiguous().numpy()
+            ]
         finally:
             requests.put(request)
         return np.concatenate(rows)
@@ -143,10 +141,10 @@ def _openvino() -> Any:
 
 
 def onnx_engine(portable: Portable, *, cores: int) -> Engine:
-    """The backbone in ONNX Runtime, one thread for each call, a call for each core.
+    """The backbone in ONNX Runtime, for a processor or a graph that OpenVINO does not take.
 
-    Several single-threaded calls side by side beat one call on all cores (121 against 88
-    pictures a second on two cores), and decoding fits between them.
+    Several single-threaded calls side by side beat one call on all cores, and decoding fits
+    between them.
     """
     import onnxruntime
 
@@ -164,32 +162,19 @@ def onnx_engine(portable: Portable, *, cores: int) -> Engine:
     return Engine("onnxruntime", compute, callers=cores, batch=8, portable=portable)
 
 
-def torch_engine(network: Network) -> Engine:
-    """The backbone in PyTorch as it stands, on whatever device it is, in single precision."""
+def torch_engine(network: Network, portable: Portable | None = None) -> Engine:
+    """The backbone in PyTorch as it stands, on whatever device it is."""
     device = next(network.parameters()).device
 
     def compute(images: Tensor) -> Features:
-        # A GPU would round the factors of convolutions to ten bits, and answer otherwise.
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            return network.features(images.to(device)).float().cpu().numpy()
-
-    return Engine(f"pytorch-{device.type}", compute, callers=1, batch=32)
-
-
-def cuda_engine(network: Network) -> Engine:
-    """The backbone in bfloat16 on the GPU, fed from pinned memory.
-
-    For the features that the head learns from; what is evaluated and served is computed in
-    float32, so that the answers are those of a CPU.
-    """
-    device = next(network.parameters()).device
-
-    def compute(images: Tensor) -> Features:
-        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16):
-            features = network.features(images.pin_memory().to(device, non_blocking=True))
+        images = images.pin_memory() if device.type == "cuda" else images
+        with torch.inference_mode():
+            features = network.features(images.to(device, non_blocking=True))
             return features.float().cpu().numpy()
 
-    return Engine("pytorch-cuda-bf16", compute, callers=2, batch=256, precision="bfloat16")
+    # Two callers keep a GPU busy: one's pictures are on their way while the other's are computed.
+    callers, batch = (2, 64) if device.type == "cuda" else (1, 32)
+    return Engine(f"pytorch-{device.type}", compute, callers, batch, portable)
 
 
 def largest_difference(portable: Portable, engine: Engine) -> float:
@@ -204,34 +189,25 @@ def noise(size_px: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def export(network: Network) -> Portable:
-    """The backbone of `network` as it stands, in ONNX, with what PyTorch says to check it by.
+def export(network: Network) -> Portable | None:
+    """The backbone of `network` in ONNX, with what a CPU says to check it by.
 
-    Raises:
-        Exception: whatever the exporter stumbles on.
+    None, with a line that says why, for a backbone that ONNX can't hold.
     """
+    if next(network.parameters()).device.type != "cpu":
+        network = copy.deepcopy(network).cpu()
     size_px = network.preprocessing.crop_px
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        expected = network.features(noise(size_px).to(device)).cpu().numpy()
-    return Portable(_to_onnx(network, size_px), expected, size_px)
-
-
-def _portable_engine(network: Network, cores: int) -> Engine | None:
     try:
-        portable = export(network)
+        onnx = _to_onnx(_Backbone(network).eval(), size_px)
     except Exception as error:  # the exporter knows as many ways to fail as there are models
         logger.info(f"ONNX can't hold this backbone ({_first_line(error)}).")
         return None
-    return fastest(portable, cores=cores)
+    with torch.inference_mode():
+        return Portable(onnx, network.features(noise(size_px)).numpy(), size_px)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-
-
-def _ones(images: Tensor) -> list[NDArray[np.uint8]]:
-    return [image[None] for image in images.contiguous().numpy()]
 
 
 class _Backbone(nn.Module):
@@ -245,16 +221,14 @@ class _Backbone(nn.Module):
         return self.network.features(images)
 
 
-def _to_onnx(network: Network, size_px: int) -> bytes:
-    device = next(network.parameters()).device
-    example = torch.zeros(2, 3, size_px, size_px, dtype=torch.uint8, device=device)
+def _to_onnx(module: nn.Module, size_px: int) -> bytes:
+    example = torch.zeros(2, 3, size_px, size_px, dtype=torch.uint8)
     stream = io.BytesIO()
-    silent = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(silent):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         # The newer exporter takes 13 s where this one takes 0.6 s, for the same speed after.
         torch.onnx.export(
-            _Backbone(network).eval(),
+            module,
             (example,),
             stream,  # type: ignore[arg-type]  # the older exporter takes a stream, too
             input_names=["images"],

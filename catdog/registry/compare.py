@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
@@ -93,8 +94,9 @@ def sit(
         CatdogError: a picture is gone, or the cache can't be written.
     """
     network = classifier.network()
-    cache = open_cache(data_dir, network, classifier.engine)
-    logits = classifier.head.logits(extract(pictures, network, classifier.engine, cache)[0][0])
+    cache = open_cache(data_dir, network)
+    features, _ = extract(pictures, network, classifier.engine, cache)
+    logits = classifier.head.logits(torch.from_numpy(features[0])).numpy()
     labels = np.array([picture.label for picture in pictures])
     learned = classifier.learned_from(picture.sha256 for picture in pictures)
     if own and learned is None:

@@ -56,6 +56,8 @@ class FreshProcess:
                 "MLFLOW_TRACKING_URI": self._tracking_uri,
                 "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
                 "MLFLOW_DISABLE_TELEMETRY": "true",
+                # It proves that the version loads anywhere, and leaves the GPU to the training.
+                "CUDA_VISIBLE_DEVICES": "",
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

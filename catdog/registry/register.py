@@ -175,7 +175,7 @@ def _prove(
     classifier = trained.classifier
     seen = seen_in_training(classifier, trained.judgement)
     answers = {
-        picture: to_prediction(one, classifier.about)
+        picture: to_prediction(*one, classifier.about)
         for picture, one in zip(trained.validation, seen, strict=True)
     }
     expected = [Answer(answers[one].p_positive, answers[one].familiarity) for one in sample]

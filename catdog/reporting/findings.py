@@ -145,7 +145,7 @@ def audit(
     rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
     pictures = prepared.pictures(TRAINING, VALIDATION)
     engine = pick_engine(network, cores=os.cpu_count() or 1)
-    features, computed = extract(pictures, network, engine, open_cache(data_dir, network, engine))
+    features, computed = extract(pictures, network, engine, open_cache(data_dir, network))
     logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
     return find_issues(
         [row["path"] for row in rows],
@@ -192,8 +192,8 @@ def _raw_metrics(
 def _scored(
     prepared: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = (prepared.folder / row["path"] for row in rows)
-    logits = classifier.logits(photo.read_bytes() for photo in photos)
+    photos = [prepared.folder / row["path"] for row in rows]
+    logits = [logit for _, logit in classifier.logits(photos, Path.read_bytes)]
     unreadable = [
         row["path"] for row, logit in zip(rows, logits, strict=True) if not isinstance(logit, float)
     ]

@@ -29,7 +29,7 @@ from catdog.evaluation.metrics import (
 from catdog.evaluation.slices import SliceScore, worst_slice
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
-from catdog.inference.prediction import Seen, to_prediction
+from catdog.inference.prediction import to_prediction
 from catdog.reporting import report
 from catdog.reporting.findings import PREFIX, RAW_PREFIX, TEST_PREFIX, Findings
 from catdog.training.judge import Judgement
@@ -253,8 +253,7 @@ def _mistake(
     photo: Path, folder: Path, label: int, classifier: Classifier, logit: float, familiarity: float
 ) -> report.Mistake:
     content = photo.read_bytes()
-    seen = Seen(logit / classifier.about.temperature, familiarity)
-    answer = to_prediction(seen, classifier.about)
+    answer = to_prediction(logit / classifier.about.temperature, familiarity, classifier.about)
     drawn = explain.as_jpeg(explain.warm(classifier, content, answer))
     return report.Mistake(
         path=photo.relative_to(folder).as_posix(),

@@ -79,7 +79,7 @@ def prepare_ground(config: SweepConfig, prepared: PreparedDataset) -> Ground:
     start = time.perf_counter()
     # What a process computes, the others beside it then find.
     with FileLock(Path(config.data_dir) / "sweep.lock"):
-        cache = open_cache(Path(config.data_dir), network, engine)
+        cache = open_cache(Path(config.data_dir), network)
         features, computed = extract(pictures, network, engine, cache, views=config.most_views)
     logger.info(
         f"Features: {computed:,} computed by {engine.name} and "

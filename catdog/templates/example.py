@@ -30,16 +30,28 @@ def classify(path: str | Path) -> dict[str, str | float]:
 
 
 def prepare(photo: Image.Image) -> np.ndarray:
-    """Resize the shorter side, cut out the centre: `(3, S, S) uint8`."""
+    """Resize as `crop_mode` says, cut out the centre: `(3, S, S) uint8`."""
     if photo.mode.startswith("I"):  # 16 bits a pixel
         photo = photo.convert("I").point(lambda value: value / 256).convert("L")
     photo = photo.convert("RGBA")  # what is transparent lies over white
     photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
     longest = WANTED["max_aspect"] * min(photo.size)
     photo = centre(photo, min(photo.width, longest), min(photo.height, longest))
-    short = min(photo.size)
-    size = [int(WANTED["resize_px"] * side / short) for side in photo.size]
+    side, mode = WANTED["resize_px"], WANTED["crop_mode"]
+    if mode == "squash":
+        size = [side, side]
+    elif mode == "border":
+        size = [max(1, round(side * edge / max(photo.size))) for edge in photo.size]
+    else:
+        size = [int(side * edge / min(photo.size)) for edge in photo.size]
     photo = photo.resize(size, getattr(Image.Resampling, WANTED["interpolation"].upper()))
+    if mode == "border":
+        colour = tuple(round(255 * mean) for mean in WANTED["mean"])
+        square = Image.new("RGB", [max(edge, WANTED["crop_px"]) for edge in size], colour)
+        square.paste(
+            photo, ((square.width - photo.width) // 2, (square.height - photo.height) // 2)
+        )
+        photo = square
     return np.asarray(centre(photo, WANTED["crop_px"], WANTED["crop_px"])).transpose(2, 0, 1)
 
 

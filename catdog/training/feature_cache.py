@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from catdog import CatdogError
 from catdog.files import delete_folder
-from catdog.models.engine import Engine, Features
+from catdog.models.engine import Features
 from catdog.models.network import Network
 
 RECIPE = 1
@@ -112,11 +112,11 @@ def _read_shard(keys: Path, stored: Path) -> tuple[NDArray[np.uint8], int] | Non
     return (known, features.shape[1]) if whole else None
 
 
-def open_cache(data_dir: Path, network: Network, engine: Engine) -> FeatureCache:
-    """The cache for this backbone, its weights, its preprocessing and this precision."""
+def open_cache(data_dir: Path, network: Network) -> FeatureCache:
+    """The cache for this backbone, its weights and its preprocessing; its features are float32."""
     known_by = hashlib.sha256()
     known_by.update(json.dumps(network.preprocessing.to_dict(), sort_keys=True).encode())
-    known_by.update(f"{RECIPE} {engine.precision}".encode())
+    known_by.update(f"{RECIPE} float32".encode())
     for name, tensor in network.backbone.state_dict().items():
         known_by.update(name.encode())
         known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())

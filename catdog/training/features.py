@@ -86,7 +86,7 @@ def extract_features(
     """
     start = time.perf_counter()
     engine = pick_engine(network, cores=cores())
-    cache = open_cache(data_dir, network, engine)
+    cache = open_cache(data_dir, network)
     train, val = dataset.pictures(TRAINING), dataset.pictures(VALIDATION)
     others = neither_folder(data_dir, dataset.classes)
     computed = _compute_shares([(val, 1), (train, views)], network, engine, cache)

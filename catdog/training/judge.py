@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn import metrics
 
 from catdog.config import TrainConfig
@@ -28,11 +29,12 @@ from catdog.evaluation.calibration import (
 )
 from catdog.evaluation.metrics import Scores as EpochScores
 from catdog.evaluation.metrics import metrics_of, score
-from catdog.evaluation.novelty import Familiarity, PetClassifier, Scores
-from catdog.inference.classifier import Classifier, HeadWeights, photo_keys
-from catdog.inference.prediction import About, Seen
+from catdog.evaluation.novelty import ImageNetBelief, NoveltyDetector
+from catdog.inference.classifier import Classifier, ScoringHead, photo_keys
+from catdog.inference.prediction import About
+from catdog.models.backbone import licence_of
 from catdog.models.engine import Engine, Features
-from catdog.models.network import Network, licence_of
+from catdog.models.network import Network
 from catdog.training.features import FeatureSet
 from catdog.training.loop import Epoch, Fit
 
@@ -53,8 +55,8 @@ class Judgement:
     labels: Labels
     logits: Logits
     calibrated: Logits
-    familiarity: Scores
-    others: Scores
+    familiarity: NDArray[np.float64]
+    others: NDArray[np.float64]
     kept_share: float
 
     @property
@@ -209,12 +211,12 @@ def judge(
         keep: the share of validation photos that shall not be called neither.
         learned: the sha256 of each photo that was learned from.
     """
-    head = HeadWeights(
-        network.head.linear.weight.detach().double().cpu().numpy()[0],
-        float(network.head.linear.bias.detach()),
+    training, validation, others = map(
+        torch.from_numpy, (evidence.training, evidence.validation, evidence.others)
     )
-    logits = head.logits(evidence.validation)
-    familiarity = Familiarity.fit(evidence.training, evidence.validation, _pets(network))
+    novelty = NoveltyDetector.fit(training, validation, _imagenet_belief(network))
+    head = ScoringHead(network.head.linear.weight[0], network.head.linear.bias, novelty)
+    logits = head.logits(validation).numpy()
     about = replace(
         about,
         temperature=fit_temperature(evidence.labels, logits),
@@ -225,7 +227,6 @@ def judge(
         network.preprocessing,
         engine,
         head,
-        familiarity,
         network.eval,
         np.unique(photo_keys(learned)),
     )
@@ -233,18 +234,17 @@ def judge(
         evidence.labels,
         logits,
         cross_fitted(evidence.labels, logits),
-        familiarity.score(evidence.validation),
-        familiarity.score(evidence.others),
-        _kept_share(familiarity.raw(evidence.validation), keep),
+        novelty(validation).numpy(),
+        novelty(others).numpy(),
+        _kept_share(novelty.raw(validation).numpy(), keep),
     )
     return classifier, judgement
 
 
-def seen_in_training(classifier: Classifier, judgement: Judgement) -> list[Seen]:
-    """What the classifier makes of each validation photo, from the features of the training."""
+def seen_in_training(classifier: Classifier, judgement: Judgement) -> list[tuple[float, float]]:
+    """The calibrated logit and the familiarity of each validation photo, as in training."""
     logits = judgement.logits / classifier.about.temperature
-    pairs = zip(logits.tolist(), judgement.familiarity.tolist(), strict=True)
-    return [Seen(*pair) for pair in pairs]
+    return list(zip(logits.tolist(), judgement.familiarity.tolist(), strict=True))
 
 
 def spread(pictures: list[Picture], count: int) -> list[Picture]:
@@ -255,7 +255,7 @@ def spread(pictures: list[Picture], count: int) -> list[Picture]:
     return [pictures[place] for place in places]
 
 
-def _kept_share(raw: Scores, keep: float) -> float:
+def _kept_share(raw: NDArray[np.float64], keep: float) -> float:
     """The share of photos above the threshold that the other folds would set, cross-fitted."""
     fold = np.arange(len(raw)) % FOLDS
     kept = [
@@ -266,11 +266,9 @@ def _kept_share(raw: Scores, keep: float) -> float:
     return float(np.mean(np.concatenate(kept))) if kept else 1.0
 
 
-def _pets(network: Network) -> PetClassifier | None:
+def _imagenet_belief(network: Network) -> ImageNetBelief | None:
     layer = network.imagenet
     learned = any(weight.requires_grad for weight in network.backbone.parameters())
     if layer is None or learned:  # it was trained for features that are no more
         return None
-    # Half precision halves what it takes in the saved model, and tells the same.
-    weight = layer.weight.to(torch.float16).float().numpy()
-    return PetClassifier(weight, layer.bias.float().numpy(), layer.pets.numpy())
+    return ImageNetBelief(layer.weight, layer.bias, layer.pets)

@@ -1,121 +1,139 @@
 from __future__ import annotations
 
-import numpy as np
+import io
+
+import onnxruntime
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from catdog.evaluation.novelty import REFERENCES, STEEPEST, Familiarity, PetClassifier
+from catdog.evaluation.novelty import REFERENCES, STEEPEST, ImageNetBelief, NoveltyDetector
 
 WIDTH = 8
 
 
-def _cloud(seed: int, count: int, where: float = 1.0) -> np.ndarray:
+def _cloud(seed: int, count: int, where: float = 1.0) -> Tensor:
     """Features around one direction, `where` of it, `(count, WIDTH) float32`."""
-    rng = np.random.default_rng(seed)
-    features = rng.normal(0, 0.2, (count, WIDTH))
+    features = torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed)) / 5
     features[:, 0] += where
-    return features.astype(np.float32)
+    return features
 
 
-def _pets(seed: int = 3) -> PetClassifier:
-    rng = np.random.default_rng(seed)
-    weight = rng.normal(0, 1, (1000, WIDTH)).astype(np.float16).astype(np.float32)
-    return PetClassifier(weight, rng.normal(0, 1, 1000).astype(np.float32), np.arange(1000) < 100)
+def _belief(seed: int = 3) -> ImageNetBelief:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(1000, WIDTH, generator=generator)
+    bias = torch.randn(1000, generator=generator)
+    return ImageNetBelief(weight, bias, torch.arange(1000) < 100)
 
 
 FITTED = {
-    "neighbours alone": Familiarity.fit(_cloud(0, 60), _cloud(1, 40)),
-    "with ImageNet's classes": Familiarity.fit(_cloud(0, 60), _cloud(1, 40), _pets()),
-    "one validation photo": Familiarity.fit(_cloud(0, 60), _cloud(1, 1)),
-    "two training photos": Familiarity.fit(_cloud(0, 2), _cloud(1, 40)),
+    "neighbours alone": NoveltyDetector.fit(_cloud(0, 60), _cloud(1, 40)),
+    "with ImageNet's classes": NoveltyDetector.fit(_cloud(0, 60), _cloud(1, 40), _belief()),
+    "one validation photo": NoveltyDetector.fit(_cloud(0, 60), _cloud(1, 1)),
+    "two training photos": NoveltyDetector.fit(_cloud(0, 2), _cloud(1, 40)),
 }
 
 
 @pytest.fixture(params=FITTED.values(), ids=FITTED.keys())
-def fitted(request) -> Familiarity:
+def fitted(request) -> NoveltyDetector:
     return request.param
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(sorted(FITTED)), st.integers(0, 10_000), st.floats(-3, 3))
 def test_familiarity_is_a_share_that_grows_with_the_raw_score(which, seed, where):
     fitted, features = FITTED[which], _cloud(seed, 30, where)
-    raw, score = fitted.raw(features), fitted.score(features)
-    assert score.shape == (30,)
-    assert ((score >= 0) & (score < 1)).all()
-    order = np.argsort(raw)
-    assert (np.diff(score[order]) >= 0).all()
+    raw, familiarity = fitted.raw(features), fitted(features)
+    assert familiarity.shape == (30,)
+    assert ((familiarity >= 0) & (familiarity < 1)).all()
+    assert (familiarity[raw.argsort()].diff() >= 0).all()
 
 
 def test_familiarity_is_the_share_of_validation_photos_that_are_less_familiar():
     validation = _cloud(1, 99)
-    fitted = Familiarity.fit(_cloud(0, 60), validation)
+    fitted = NoveltyDetector.fit(_cloud(0, 60), validation)
     raw = fitted.raw(validation)
-    less = (raw[:, None] > raw[None]).mean(1)
-    assert fitted.score(validation) == pytest.approx(less, abs=0.03)
+    less = (raw[:, None] > raw[None]).double().mean(1)
+    assert fitted(validation).tolist() == pytest.approx(less.tolist(), abs=0.03)
 
 
 def test_beyond_all_validation_photos_what_is_farther_has_less_of_it():
     fitted = FITTED["neighbours alone"]
-    angles = np.linspace(1.2, 3.0, 12)
-    features = np.zeros((12, WIDTH), np.float32)
-    features[:, 0], features[:, 1] = np.cos(angles), np.sin(angles)
-    raw, score = fitted.raw(features), fitted.score(features)
+    angles = torch.linspace(1.2, 3.0, 12)
+    features = torch.zeros(12, WIDTH)
+    features[:, 0], features[:, 1] = angles.cos(), angles.sin()
+    raw, familiarity = fitted.raw(features), fitted(features)
     assert (raw < fitted.levels[0]).all()
-    assert (np.diff(score) < 0).all()
-    assert score[0] < 1 / len(fitted.levels)
+    assert (familiarity.diff() < 0).all()
+    assert familiarity[0] < 1 / len(fitted.levels)
 
 
 def test_features_as_long_as_one_likes_are_equally_familiar():
-    fitted = FITTED["neighbours alone"]
-    features = _cloud(5, 10)
-    assert fitted.score(features * 100) == pytest.approx(fitted.score(features), abs=1e-3)
-    assert np.isfinite(fitted.score(np.zeros((1, WIDTH), np.float32))).all()
+    fitted, features = FITTED["neighbours alone"], _cloud(5, 10)
+    assert torch.allclose(fitted(features * 100), fitted(features), atol=1e-3)
+    assert fitted(torch.zeros(1, WIDTH)).isfinite().all()
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10_000))
+def test_belief_is_the_log_of_the_share_of_the_probability_on_pets(seed):
+    belief, features = _belief(seed), _cloud(seed, 4)
+    shares = (features @ belief.weight.T + belief.bias).double().softmax(1)
+    assert torch.allclose(belief(features), shares[:, :100].sum(1).log(), atol=1e-4)
+    assert (belief(features) <= 0).all()
 
 
 def test_what_imagenet_takes_for_no_pet_is_less_familiar():
-    pets = _pets()
-    fitted = Familiarity.fit(_cloud(0, 60), _cloud(1, 40), pets)
-    features = _cloud(2, 10)
-    strange = PetClassifier(pets.weight, pets.bias - 20 * pets.pets, pets.pets)
-    other = Familiarity(fitted.references, strange, fitted.centre, fitted.spread, fitted.levels)
-    assert (other.score(features) < fitted.score(features)).all()
+    belief, features = _belief(), _cloud(2, 10)
+    told = NoveltyDetector.fit(_cloud(0, 60), _cloud(1, 40), belief)
+    before = told(features)
+    belief.bias -= 20 * belief.pets
+    assert (told(features) < before).all()
 
 
-@given(st.integers(0, 10_000))
-def test_belief_is_the_log_of_the_share_of_the_probability_on_pets(seed):
-    pets, features = _pets(seed), _cloud(seed, 4)
-    logits = features.astype(np.float64) @ pets.weight.T.astype(np.float64) + pets.bias
-    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert pets.belief(features) == pytest.approx(np.log(shares[:, :100].sum(1)), abs=1e-4)
-    assert (pets.belief(features) <= 0).all()
-
-
-def test_it_survives_a_round_trip_through_arrays_to_the_last_bit(fitted):
-    twin = Familiarity.from_arrays(fitted.to_arrays())
+def test_it_survives_a_round_trip_through_tensors_to_the_last_bit(fitted):
+    twin = NoveltyDetector.from_tensors(fitted.to_tensors())
     features = _cloud(7, 30, 0.3)
-    assert np.array_equal(twin.score(features), fitted.score(features))
+    assert torch.equal(twin(features), fitted(features))
 
 
 @pytest.mark.parametrize("missing", ["references", "centre", "levels", "pets.bias"])
-def test_a_missing_array_is_an_error(missing):
-    arrays = FITTED["with ImageNet's classes"].to_arrays()
-    del arrays[f"familiarity.{missing}"]
+def test_a_missing_tensor_is_an_error(missing):
+    tensors = FITTED["with ImageNet's classes"].to_tensors()
+    del tensors[f"familiarity.{missing}"]
     with pytest.raises(KeyError, match=missing):
-        Familiarity.from_arrays(arrays)
+        NoveltyDetector.from_tensors(tensors)
+
+
+@pytest.mark.filterwarnings("ignore")  # what the exporter says of itself
+def test_as_an_onnx_graph_it_says_the_same(fitted):
+    stream = io.BytesIO()
+    torch.onnx.export(
+        fitted,
+        (_cloud(0, 2),),
+        stream,
+        input_names=["features"],
+        dynamic_axes={"features": {0: "count"}},
+        dynamo=False,
+    )
+    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
+    features = torch.cat([_cloud(8, 20), _cloud(9, 20, -0.5)])
+    (found,) = session.run(None, {"features": features.numpy()})
+    assert found == pytest.approx(fitted(features).numpy(), abs=1e-4)
 
 
 def test_no_more_training_features_are_kept_than_need_be_and_always_the_same():
     training, validation = _cloud(0, REFERENCES + 50), _cloud(1, 20)
-    first, second = (Familiarity.fit(training, validation) for _ in range(2))
+    first, second = (NoveltyDetector.fit(training, validation) for _ in range(2))
     assert first.references.shape == (REFERENCES, WIDTH)
-    assert np.array_equal(first.references, second.references)
+    assert torch.equal(first.references, second.references)
 
 
+@settings(max_examples=20)
 @given(st.integers(2, 30), st.integers(1, 5))
 def test_the_same_photo_twice_makes_no_jump_that_rounding_could_decide(count, times):
-    validation = np.repeat(_cloud(1, count), times, axis=0)
-    fitted = Familiarity.fit(_cloud(0, 30), validation)
-    steps = np.diff(fitted.levels)
+    validation = _cloud(1, count).repeat_interleave(times, 0)
+    steps = NoveltyDetector.fit(_cloud(0, 30), validation).levels.diff()
     assert (steps * (len(validation) + 1) * STEEPEST > 1 - 1e-6).all()

@@ -10,9 +10,6 @@ from catdog import CatdogError
 from catdog.config import EvaluateConfig
 from catdog.evaluation.metrics import wilson
 from catdog.inference.evaluate import Evaluation, evaluate_folder
-from catdog.inference.inputs import find_photos
-from catdog.inference.predict import answer_photos
-from catdog.inference.prediction import Options
 from scripts import evaluate as script
 from tests.conftest import tiny_picture
 from tests.fake_classifier import ColourClassifier
@@ -28,37 +25,28 @@ def labelled(tmp_path, draw_folder) -> Path:
     return folder
 
 
-def _evaluate(folder: Path, **options: object) -> Evaluation:
-    return evaluate_folder(ColourClassifier(), folder, **options)
+def _evaluate(folder: Path) -> Evaluation:
+    return evaluate_folder(ColourClassifier(), folder)
 
 
-def test_a_labelled_folder_is_scored_with_the_answers_that_predict_gives(labelled):
-    found = _evaluate(labelled, batch_size=3)
-    photos = find_photos([str(labelled)])
-    answers = [
-        answer
-        for answer in answer_photos(ColourClassifier(), photos, Options())
-        if not answer.prediction.error
-    ]
-    right = [Path(a.photo.name).parent.name == a.prediction.label for a in answers]
-    assert found.scores.count == len(right) == 11
-    assert found.scores.accuracy == sum(right) / 11 == pytest.approx(10 / 11)
-    assert [(Path(row.path).name, row.error) for row in found.unreadable] == [
-        ("broken.jpg", "the file is empty"),
-        ("gone.jpg", "No such file or directory"),
-    ]
-
-
-def test_metrics_come_with_their_intervals(labelled):
-    metrics = _evaluate(labelled).metrics
+def test_a_labelled_folder_is_scored_with_intervals_and_left_as_it_is(labelled):
+    before = sorted(labelled.rglob("*"))
+    found = _evaluate(labelled)
+    assert (found.scores.count, found.scores.accuracy) == (11, pytest.approx(10 / 11))
+    assert {path.name: reason for path, reason in found.unreadable.items()} == {
+        "broken.jpg": "the file is empty",
+        "gone.jpg": "No such file or directory",
+    }
+    metrics = found.metrics
     ends = metrics["accuracy_score_ci_low"], metrics["accuracy_score_ci_high"]
     assert ends == wilson(10, 11)
     assert metrics["roc_auc_ci_low"] <= metrics["roc_auc"] <= metrics["roc_auc_ci_high"]
+    assert sorted(labelled.rglob("*")) == before
 
 
 def test_photos_that_the_model_learned_from_are_counted(labelled):
     classifier = ColourClassifier()
-    known = next((labelled / "cat").glob("0.jpg"))
+    known = labelled / "cat" / "0.jpg"
     classifier.learned = frozenset([hashlib.sha256(known.read_bytes()).hexdigest()])
     found = evaluate_folder(classifier, labelled)
     assert found.learned == found.to_dict()["learned_count"] == 1
@@ -109,9 +97,3 @@ def test_the_script_prints_intervals_and_slices(said, labelled, monkeypatch, cap
         assert f"accuracy_score           0.9091  {low:.4f} to {high:.4f}\n" in shown.out
         assert "example_count            11\n" in shown.out
         assert "\nclass: cat" in shown.out
-
-
-def test_the_folder_is_left_as_it_is(labelled):
-    before = sorted(labelled.rglob("*"))
-    assert evaluate_folder(ColourClassifier(), labelled)
-    assert sorted(labelled.rglob("*")) == before

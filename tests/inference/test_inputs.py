@@ -1,20 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-import subprocess
-import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from catdog import CatdogError
 from catdog.data.images import UnreadableImageError
 from catdog.inference import inputs
-from catdog.inference.inputs import Photo, find_photos
-from tests.conftest import ROOT, encoded, tiny_picture
+from catdog.inference.inputs import Photo, fetch, find_photos, is_url
+from tests.conftest import encoded, tiny_picture
 
 
 def _draw(folder: Path, *names: str) -> None:
@@ -41,13 +42,6 @@ def test_folders_are_searched_to_the_bottom_in_the_order_people_number_photos(tm
         *("2.jpg", "10.jpg", "IMG_9.jpg", "IMG_10.jpg"),
         *("album 9/1.jpg", "album 10/1.jpg", "deep/er/1.jpg"),
     ]
-
-
-@given(st.lists(st.integers(0, 10**12), unique=True))
-def test_numbers_in_names_are_sorted_as_numbers(numbers):
-    names = [f"photo{number}.jpg" for number in numbers]
-    inputs._sort(names)
-    assert names == [f"photo{number}.jpg" for number in sorted(numbers)]
 
 
 def test_files_folders_and_globs_can_be_mixed(tmp_path):
@@ -112,8 +106,9 @@ def test_only_the_directory_whose_turn_it_is_has_been_listed(tmp_path, monkeypat
     listed = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
-    assert next(found).name == str(tmp_path / "0" / "1.jpg")
-    assert len(listed) == 2
+    for number in range(3):
+        assert next(found).name == str(tmp_path / f"{number}" / "1.jpg")
+    assert len(listed) == 2  # the first was listed to see that there is a photo
 
 
 @pytest.mark.parametrize(
@@ -130,14 +125,6 @@ def test_a_list_on_stdin_is_parted_by_lines_or_by_nul(content, names):
     assert _listed(content) == names
 
 
-@settings(max_examples=50)
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)))
-def test_every_name_survives_a_list_parted_by_nul(names):
-    names = [name for name in names if name.strip(" \t\r\n\v\f")]
-    content = b"".join(name.encode() + b"\0" for name in names)
-    assert list(inputs._lines(io.BytesIO(content))) == names
-
-
 def test_a_name_that_is_no_text_is_found_on_stdin_and_in_folders(tmp_path):
     raw = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
     Path(os.fsdecode(raw)).write_bytes(b"bytes")
@@ -146,18 +133,13 @@ def test_a_name_that_is_no_text_is_found_on_stdin_and_in_folders(tmp_path):
     assert listed.read() == found.read() == b"bytes"
 
 
-def test_the_first_name_of_a_pipe_does_not_wait_for_the_last(tmp_path):
-    code = (
-        "from catdog.inference.inputs import find_photos\n"
-        "for photo in find_photos(['-']): print(photo.name, flush=True)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as program:
-        for name in (b"a.jpg\n", b"b.jpg\n"):
-            program.stdin.write(name)
-            program.stdin.flush()
-            assert program.stdout.readline() == name
+def test_the_first_name_of_a_pipe_does_not_wait_for_the_last():
+    reading, writing = os.pipe()
+    with open(reading, "rb") as stdin, open(writing, "wb", buffering=0) as names:  # noqa: PTH123
+        photos = find_photos(["-"], stdin=stdin)
+        for name in ("a.jpg", "b.jpg"):
+            names.write(f"{name}\n".encode())
+            assert next(photos).name == name
 
 
 def test_a_folder_in_a_list_is_an_error_and_not_searched_again(tmp_path):
@@ -165,6 +147,14 @@ def test_a_folder_in_a_list_is_an_error_and_not_searched_again(tmp_path):
     (photo,) = find_photos(["-"], stdin=io.BytesIO(str(tmp_path).encode()))
     with pytest.raises(IsADirectoryError):
         photo.read()
+
+
+def test_a_photo_keeps_its_bytes_only_for_those_who_ask(tmp_path):
+    _draw(tmp_path, "1.jpg")
+    for keep in (False, True):
+        (photo,) = find_photos([str(tmp_path)], keep=keep)
+        content = photo.read()
+        assert photo.content == (content if keep else b"")
 
 
 @pytest.mark.parametrize(
@@ -182,3 +172,132 @@ def test_a_folder_in_a_list_is_an_error_and_not_searched_again(tmp_path):
 )
 def test_every_photo_has_a_name_that_a_file_can_have(name, file_name):
     assert Photo(name).file_name == file_name
+
+
+PHOTO = encoded(tiny_picture("dog", 1))
+
+
+class Pages(BaseHTTPRequestHandler):
+    """What a friendly, a careless and a hostile server answer, by path."""
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        getattr(self, path.strip("/").split("/")[0], self.missing)(query)
+
+    def photo(self, _):
+        self._send(PHOTO)
+
+    def chunked(self, _):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for start in range(0, len(PHOTO), 100):
+            piece = PHOTO[start : start + 100]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def missing(self, _):
+        self.send_error(404, "Not Found")
+
+    def endless(self, _):
+        self.send_response(200)
+        self.end_headers()
+        self._drip(b"x" * 10_000, pause=0)
+
+    def short(self, _):
+        self._send(PHOTO[:100], length=len(PHOTO))
+
+    def slow(self, _):
+        self.send_response(200)
+        self.end_headers()
+        self._drip(b"x", pause=0.05)
+
+    def silent(self, _):
+        time.sleep(2)
+
+    def to(self, target):
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.end_headers()
+
+    def count(self, left):
+        self.to(f"/count?{int(left) - 1}" if left != "0" else "/photo")
+
+    def _send(self, body: bytes, length: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _drip(self, drop: bytes, pause: float) -> None:
+        with contextlib.suppress(OSError):  # it hung up
+            for _ in range(400):
+                self.wfile.write(drop)
+                time.sleep(pause)
+
+    def log_message(self, *_):
+        return
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as started:
+        thread = threading.Thread(target=started.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{started.server_port}"
+        started.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "path", ["/photo", "/photo?size=9#part", "/chunked", "/to?/photo", "/count?2"]
+)
+def test_a_photo_arrives_as_it_is(server, path):
+    assert fetch(server + path) == PHOTO
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nothing", "the server answered 404 Not Found"),
+        ("/short", "no connection: IncompleteRead"),
+        ("/count?3", "redirected more than 3 times"),
+        ("/to?file:///etc/passwd", "only http and https addresses are read"),
+        ("/to?http://[::1/", "the address can't be understood"),
+    ],
+)
+def test_each_failure_is_one_sentence(server, path, reason):
+    with pytest.raises(UnreadableImageError, match=reason):
+        fetch(server + path)
+
+
+def test_an_answer_without_end_is_cut_off_at_the_bound(server, monkeypatch):
+    monkeypatch.setattr(inputs, "MAX_DOWNLOAD_BYTES", 200_000)
+    with pytest.raises(UnreadableImageError, match="larger than 200,000 bytes"):
+        fetch(f"{server}/endless")
+
+
+@pytest.mark.parametrize("path", ["/slow", "/silent"])
+def test_a_slow_server_is_left_at_the_deadline(server, monkeypatch, path):
+    monkeypatch.setattr(inputs, "DEADLINE_S", 0.4)
+    started = time.monotonic()
+    with pytest.raises(UnreadableImageError, match=r"took longer than 0\.4 seconds"):
+        fetch(server + path)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.org/a.jpg", "gopher://x/"])
+def test_other_schemes_are_refused(url):
+    assert is_url(url)
+    with pytest.raises(UnreadableImageError, match="only http and https"):
+        fetch(url)
+
+
+def test_an_address_without_a_server_is_told():
+    with pytest.raises(UnreadableImageError, match=r"can't be understood: .*No host"):
+        fetch("http:///a.jpg")
+
+
+def test_a_port_that_nobody_listens_on_is_told():
+    with pytest.raises(UnreadableImageError, match="no connection: Connection refused"):
+        fetch("http://127.0.0.1:9/")

@@ -12,20 +12,21 @@ from pathlib import Path
 import pytest
 
 from catdog import CLASSES, CatdogError
-from catdog.inference import output as answers
-from catdog.inference.output import Row, columns, open_output, to_row, write_rows
-from catdog.inference.prediction import Prediction
+from catdog.inference import output
+from catdog.inference.inputs import Photo
+from catdog.inference.output import Answered, open_output, record, write_answers
+from catdog.inference.prediction import Prediction, unanswered
 from tests.conftest import ROOT
-from tests.fake_classifier import failed
 
-GOOD = to_row("1.jpg", Prediction("dog", 0.9, 0.9, 0.25))
-BAD = to_row("2.jpg", failed("the file is empty"))
-STRANGE = to_row("3.jpg", Prediction("neither", 0.6, 0.4, 0.0))
+SURE = Prediction("dog", 0.9, 0.9, 0.25)
+GOOD = Photo("1.jpg"), SURE
+BAD = Photo("2.jpg"), unanswered("the file is empty")
+STRANGE = Photo("3.jpg"), Prediction("neither", nan, 0.4, 0.0)
 
 
-def _written(form: str, *rows: Row) -> str:
+def _written(form: str, *answers: Answered) -> str:
     stream = io.StringIO()
-    write_rows(rows, stream, form)
+    write_answers(answers, stream, form)
     return stream.getvalue()
 
 
@@ -35,67 +36,61 @@ def test_json_lines_and_csv_hold_the_same_fields():
         good | {"error": None},
         dict.fromkeys(good) | {"path": "2.jpg", "error": "the file is empty"},
     ]
+    assert [record(photo.name, one, CLASSES) for photo, one in (GOOD, BAD)] == expected
     assert json.loads(_written("json", GOOD, BAD)) == expected
     assert [json.loads(line) for line in _written("jsonl", GOOD, BAD).splitlines()] == expected
     read = list(csv.DictReader(io.StringIO(_written("csv", GOOD, BAD))))
-    assert tuple(read[0]) == columns(CLASSES) == tuple(expected[0])
-    assert (read[0]["label"], read[0]["p_dog"], read[0]["error"]) == ("dog", "0.9", "")
-    assert (read[1]["label"], read[1]["familiarity"], read[1]["error"]) == ("", "", BAD.error)
+    assert list(read[0]) == list(expected[0])
+    assert list(read[0].values()) == ["1.jpg", "dog", "0.9", "0.9", "0.25", ""]
+    assert list(read[1].values()) == ["2.jpg", "", "", "", "", "the file is empty"]
 
 
-@pytest.mark.parametrize("rows", [(), (GOOD,), (GOOD, BAD)])
-def test_json_is_one_valid_list_however_many_rows(rows):
-    assert len(json.loads(_written("json", *rows))) == len(rows)
+@pytest.mark.parametrize("answers", [(), (GOOD,), (GOOD, BAD)])
+def test_json_is_one_valid_list_however_many_answers(answers):
+    assert len(json.loads(_written("json", *answers))) == len(answers)
 
 
 def test_the_table_for_people_is_aligned_and_shows_trouble():
     header, good, bad, strange = _written("text", GOOD, BAD, STRANGE).splitlines()
     assert header.split() == ["label", "confidence", "p_dog", "familiarity", "path"]
     assert good.split() == ["dog", "90.0%", "0.9000", "0.250", "1.jpg"]
-    assert strange.split() == ["neither", "60.0%", "0.4000", "0.000", "3.jpg"]
-    assert bad.endswith("2.jpg: the file is empty")
+    assert strange.split() == ["neither", "-", "0.4000", "0.000", "3.jpg"]
+    assert bad.split() == ["-", "-", "-", "-", "2.jpg:", "the", "file", "is", "empty"]
     starts = {line.index(word) for line, word in [(header, "path"), (good, "1.j"), (bad, "2.j")]}
     assert len(starts) == 1
 
 
-def test_a_model_that_knows_no_familiarity_shows_a_dash():
-    row = to_row("1.jpg", Prediction("dog", 0.9, 0.9, nan))
-    assert row.familiarity is None
-    assert _written("text", row).splitlines()[1].split() == ["dog", "90.0%", "0.9000", "-", "1.jpg"]
-
-
 def test_no_name_and_no_error_can_break_the_table_or_command_the_terminal():
-    row = to_row("a\n\x1b[31mb.jpg", failed("first\n  second"))
-    (_, line) = _written("text", row).splitlines()
+    evil = Photo("a\n\x1b[31mb.jpg"), unanswered("first\n  second")
+    (_, line) = _written("text", evil).splitlines()
     assert line.endswith(r"a\n\x1b[31mb.jpg: first second")
-    assert json.loads(_written("jsonl", row))["path"] == "a\n\x1b[31mb.jpg"
+    assert json.loads(_written("jsonl", evil))["path"] == "a\n\x1b[31mb.jpg"
 
 
-def test_rows_are_counted_by_label_and_trouble():
-    tally = write_rows([GOOD, BAD, STRANGE, GOOD], io.StringIO(), "csv")
+def test_answers_are_counted_by_label_and_trouble():
+    tally = write_answers([GOOD, BAD, STRANGE, GOOD], io.StringIO(), "csv")
     assert (tally.total, tally.failed) == (4, 1)
     assert str(tally) == "3 of 4 photos labelled (0 cat, 2 dog, 1 neither)"
 
 
-def test_each_row_is_written_before_the_next_is_asked_for():
+@pytest.mark.parametrize(("form", "first"), [("text", 1), ("jsonl", 0), ("csv", 1), ("kaggle", 1)])
+def test_each_answer_is_written_before_the_next_is_asked_for(form, first):
     stream, seen = io.StringIO(), []
 
-    def rows():
+    def answers():
         for number in range(3):
             seen.append(stream.getvalue().count("\n"))
-            yield to_row(f"{number}.jpg", Prediction("dog", 0.9, 0.9, 0.25))
+            yield Photo(f"{number}.jpg"), SURE
 
-    for form, first in [("text", 1), ("jsonl", 0), ("csv", 1), ("kaggle", 1)]:
-        stream.seek(0), stream.truncate(), seen.clear()
-        write_rows(rows(), stream, form)
-        assert seen == [first, first + 1, first + 2], form
+    write_answers(answers(), stream, form)
+    assert seen == [first, first + 1, first + 2]
 
 
 def test_a_submission_holds_each_id_with_a_probability_that_is_never_sure(said):
     sure = [
-        to_row("test/12.jpg", Prediction("dog", 1.0, 1.0, 1.0)),
-        to_row("test/007.jpg", Prediction("cat", 1.0, 0.0, 1.0)),
-        to_row("test/3.jpg", Prediction("neither", 0.6, 0.75, 0.0)),
+        (Photo("test/12.jpg"), Prediction("dog", 1.0, 1.0, 1.0)),
+        (Photo("test/007.jpg"), Prediction("cat", 1.0, 0.0, 1.0)),
+        (Photo("test/3.jpg"), Prediction("neither", nan, 0.75, 0.0)),
     ]
     assert _written("kaggle", *sure, BAD).splitlines() == [
         *("id,label", "12,0.995000", "7,0.005000", "3,0.750000", "2,0.500000"),
@@ -107,12 +102,12 @@ def test_a_submission_holds_each_id_with_a_probability_that_is_never_sure(said):
 @pytest.mark.parametrize("name", ["photo.jpg", "1-2.jpg", "-1.jpg", "٣.jpg"])
 def test_a_photo_without_a_number_can_not_be_submitted(name):
     with pytest.raises(CatdogError, match=r"can't be in a Kaggle submission"):
-        _written("kaggle", to_row(name, Prediction("dog", 0.9, 0.9, 0.25)))
+        _written("kaggle", (Photo(name), SURE))
 
 
 def test_an_id_that_comes_twice_is_refused():
     with pytest.raises(CatdogError, match=r"each id once, and b/1\.jpg is the second"):
-        _written("kaggle", GOOD, to_row("b/1.jpg", Prediction("dog", 0.9, 0.9, 0.25)))
+        _written("kaggle", GOOD, (Photo("b/1.jpg"), SURE))
 
 
 def test_an_output_file_is_replaced_only_when_the_answer_is_whole(tmp_path):
@@ -143,49 +138,47 @@ def test_an_output_in_a_missing_folder_is_one_sentence(tmp_path):
 def test_a_name_that_is_no_text_is_written_and_read_back_from_json(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
     with open_output(str(tmp_path / "answer.json")) as stream:
-        write_rows([to_row(name, Prediction("dog", 0.9, 0.9, 0.25))], stream, "json")
+        write_answers([(Photo(name), SURE)], stream, "json")
     (row,) = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
     assert row["path"] == name
 
 
-def _printing(rows: int, **options) -> subprocess.Popen:
+def test_a_full_disk_behind_standard_output_is_one_sentence(monkeypatch):
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with (
+        pytest.raises(CatdogError, match="the answer can't be written: No space left"),
+        open_output("-") as stream,
+    ):
+        write_answers([GOOD], stream, "csv")
+
+
+def test_a_reader_who_has_had_enough_ends_the_program_quietly():
     code = (
-        "import sys\n"
-        "from catdog import CLASSES, CatdogError; from catdog.inference import output\n"
-        f"rows = (output.Row(str(n), 'dog', .9, .9, .5, None) for n in range({rows}))\n"
+        "import sys; from catdog.inference import output, prediction; from catdog.inference.inputs "
+        "import Photo\n"
+        "one = prediction.Prediction('dog', .9, .9, .5)\n"
+        "answers = ((Photo(str(number)), one) for number in range(100_000))\n"
         "try:\n"
-        "    with output.open_output('-') as stream: output.write_rows(rows, stream, 'csv')\n"
+        "    with output.open_output('-') as stream: output.write_answers(answers, stream, 'csv')\n"
         "except BrokenPipeError: sys.exit(output.PIPE_CLOSED)\n"
-        "except CatdogError as error: sys.exit(f'error: {error}')\n"
     )
-    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=buffered,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-@pytest.mark.parametrize("rows", [3, 100_000])
-def test_a_reader_who_has_had_enough_ends_the_program_quietly(rows):
     readable, writable = os.pipe()
     os.close(readable)
-    with _printing(rows, stdout=writable) as program:
-        os.close(writable)
-        assert program.stderr.read() == ""
-    assert program.returncode == answers.PIPE_CLOSED == 141
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
-def test_a_full_disk_behind_standard_output_is_one_sentence():
-    with (
-        Path("/dev/full").open("w", encoding="utf-8") as full,
-        _printing(3, stdout=full) as program,
-    ):
-        assert "error: the answer can't be written: No space left" in program.stderr.read()
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        stdout=writable,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writable)
+    assert (ended.returncode, ended.stderr) == (output.PIPE_CLOSED, b"")
+    assert output.PIPE_CLOSED == 141
 
 
 class _Terminal(io.StringIO):
@@ -194,7 +187,7 @@ class _Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("stderr", "stdout", "output", "shown"),
+    ("stderr", "stdout", "target", "shown"),
     [
         (_Terminal, io.StringIO, "-", True),
         (_Terminal, _Terminal, "answers.csv", True),
@@ -203,10 +196,10 @@ class _Terminal(io.StringIO):
     ],
 )
 def test_progress_is_for_a_terminal_that_does_not_show_the_answers(
-    monkeypatch, stderr, stdout, output, shown
+    monkeypatch, stderr, stdout, target, shown
 ):
     monkeypatch.setattr(sys, "stderr", stderr())
     monkeypatch.setattr(sys, "stdout", stdout())
-    assert list(answers.with_progress([GOOD, BAD], output=output)) == [GOOD, BAD]
+    assert list(output.with_progress([GOOD, BAD], output=target)) == [GOOD, BAD]
     assert ("photos" in sys.stderr.getvalue()) == shown
     assert sys.stdout.getvalue() == ""

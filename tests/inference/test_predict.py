@@ -5,27 +5,30 @@ import json
 import os
 import subprocess
 import sys
-import types
+from collections.abc import Iterable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from math import nan
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from PIL import Image
 
-from catdog import cli
+from catdog import CLASSES, CatdogError, cli
 from catdog.config import PredictConfig
 from catdog.inference import predict
 from catdog.inference.inputs import Photo, find_photos
-from catdog.inference.output import PIPE_CLOSED, to_row, write_rows
-from catdog.inference.predict import answer_photos
-from catdog.inference.prediction import Options, Prediction
-from catdog.inference.sorting import Sorter
+from catdog.inference.output import PIPE_CLOSED, Answered, write_answers
+from catdog.inference.prediction import Prediction, unanswered
 from catdog.registry import load
 from scripts import predict as script
-from tests.conftest import ROOT, encoded, tiny_classifier, tiny_picture
+from tests.conftest import child_environment, encoded, tiny_picture
 from tests.fake_classifier import ColourClassifier
+
+CAT = Prediction("cat", 0.9, 0.1, 0.5)
+DOG = Prediction("dog", 0.9, 0.9, 0.5)
+NEITHER = Prediction("neither", nan, 0.5, 0.0)
 
 
 def _draw(folder: Path, **pictures: str) -> None:
@@ -37,44 +40,108 @@ def _draw(folder: Path, **pictures: str) -> None:
         (folder / f"{name.strip('_')}.jpg").write_bytes(encoded(picture))
 
 
-def _answers(classifier, folder: Path, **options) -> list[predict.Answer]:
-    return list(answer_photos(classifier, find_photos([str(folder)]), Options(), **options))
+def _sort(target: Path, answers: Iterable[Answered]) -> list[str]:
+    answers = list(answers)
+    assert list(predict.sort(answers, target, CLASSES)) == answers
+    return sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
 
 
-def test_what_can_not_be_read_gives_an_error_and_the_others_are_labelled(tmp_path):
-    _draw(tmp_path, _1="cat", _4="dog")
-    (tmp_path / "2.jpg").write_bytes(b"")
-    (tmp_path / "3.jpg").write_text("<html>not found</html>")
-    names = [str(tmp_path / f"{number}.jpg") for number in range(1, 6)]  # there is no fifth
-    answers = list(answer_photos(ColourClassifier(), find_photos(names), Options(), batch_size=2))
-    assert [answer.photo.name for answer in answers] == names
-    assert [answer.prediction.label for answer in answers] == ["cat", "", "", "dog", ""]
-    assert [answer.prediction.error for answer in answers] == [
-        *("", "the file is empty", "not a picture in a format that can be read", ""),
-        "No such file or directory",
-    ]
+def test_photos_are_copied_into_the_folder_of_their_label(tmp_path):
+    source = tmp_path / "a.jpg"
+    source.write_bytes(b"cat")
+    os.utime(source, (1_000_000, 1_000_000))
+    found = _sort(
+        tmp_path / "sorted",
+        [
+            (Photo(str(source), content=b"cat"), CAT),
+            (Photo("https://example.org/b%20c.jpg?size=9", content=b"dog"), DOG),
+            (Photo("x.jpg", content=b"house"), NEITHER),
+            (Photo("broken.jpg"), unanswered("the file is empty")),
+            (Photo(f"https://example.org/{'é' * 200}.jpg", content=b"long"), CAT),
+        ],
+    )
+    assert found == ["cat/a.jpg", f"cat/{'é' * 98}.jpg", "dog/b c.jpg", "neither/x.jpg"]
+    copy = tmp_path / "sorted" / "cat" / "a.jpg"
+    assert copy.read_bytes() == source.read_bytes() == b"cat"
+    assert copy.stat().st_mtime == 1_000_000
 
 
-def test_bytes_are_kept_only_for_those_who_ask(tmp_path):
-    _draw(tmp_path, _1="cat")
-    (plain,) = _answers(ColourClassifier(), tmp_path)
-    (kept,) = _answers(ColourClassifier(), tmp_path, keep=True)
-    assert plain.content == b""
-    assert kept.content == (tmp_path / "1.jpg").read_bytes()
+def test_another_photo_of_the_same_name_gets_a_number_and_the_same_photo_nothing(tmp_path):
+    contents = [b"one", b"two", b"one", b"three"]
+    answers = [(Photo(f"{n}/1.jpg", content=one), CAT) for n, one in enumerate(contents)]
+    expected = ["cat/1-2.jpg", "cat/1-3.jpg", "cat/1.jpg"]
+    assert _sort(tmp_path, answers) == expected
+    assert _sort(tmp_path, answers) == expected
+    assert [(tmp_path / name).read_bytes() for name in expected] == [b"two", b"three", b"one"]
+
+
+def test_what_lies_there_is_never_overwritten_even_when_it_appears_meanwhile(tmp_path, monkeypatch):
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(b"mine")
+    (folder / "2.jpg").symlink_to(folder / "nowhere")
+    # As if the check had come a moment before the file.
+    monkeypatch.setattr(predict, "_holds", lambda *_: False)
+    answers = [(Photo(name, content=b"x"), CAT) for name in ("1.jpg", "2.jpg")]
+    assert _sort(tmp_path, answers) == ["cat/1-2.jpg", "cat/1.jpg", "cat/2-2.jpg"]
+    assert (folder / "1.jpg").read_bytes() == b"mine"
+    assert (folder / "2.jpg").is_symlink()
+
+
+def test_a_copy_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CatdogError, match=r"sort_into=.* No space left on device"):
+        _sort(tmp_path, [(Photo("1.jpg", content=b"x"), CAT)])
+    assert list((tmp_path / "cat").iterdir()) == []
+
+
+def test_a_folder_that_can_not_be_made_is_told_before_any_answer(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CatdogError, match=r"sort_into=.* can't be written"):
+        predict.sort(iter(()), tmp_path / "file" / "sorted", CLASSES)
+
+
+@pytest.mark.parametrize("inside", [".", "sorted", "a/../b/sorted"])
+def test_a_target_inside_a_folder_that_is_labelled_is_refused(tmp_path, inside):
+    source = tmp_path / "holiday"
+    (source / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(source)
+    for named in (source, tmp_path / "link"):
+        with pytest.raises(CatdogError, match=r"lies inside .*Name a folder outside"):
+            predict.refuse_inside(source / inside, ["photo.jpg", str(named)], flag="explain")
+    predict.refuse_inside(tmp_path / "holiday-sorted", [str(source), "*.jpg", "-"], flag="explain")
+
+
+def test_each_answer_is_explained_beside_it_and_no_picture_is_overwritten(
+    tmp_path, classifier, draw_folder
+):
+    draw_folder(tmp_path, 1)
+    (tmp_path / "cat" / "3.jpg").write_bytes(b"")
+    photos = find_photos([str(tmp_path / "cat"), str(tmp_path / "dog")], keep=True)
+    answers = classifier.stream(photos, Photo.read)
+    explained = list(predict.explain(answers, tmp_path / "why", classifier))
+    assert [bool(answer.error) for _, answer in explained] == [False, True, False]
+    drawn = sorted(path.name for path in (tmp_path / "why").iterdir())
+    assert drawn == ["0-2.png", "0.png"]
+    with pytest.raises(CatdogError, match=r"explain=.* can't be written: .*Name another folder"):
+        list(predict.explain(explained, tmp_path / "cat" / "0.jpg", classifier))
 
 
 class _Instant(ColourClassifier):
     def _predict(self, *_) -> Prediction:
-        return Prediction("cat", 0.9, 0.1, 0.5)
+        return CAT
 
 
 def test_of_twenty_thousand_photos_only_a_window_is_held(tmp_path, monkeypatch):
     taken = written = ahead = 0
 
-    def names():
+    def photos():
         nonlocal taken
         for taken in range(1, 20_001):
-            yield Photo(f"{taken}.jpg")
+            yield Photo(f"{taken}.jpg", keep=True)
 
     class Output(io.StringIO):
         def write(self, _):
@@ -83,42 +150,11 @@ def test_of_twenty_thousand_photos_only_a_window_is_held(tmp_path, monkeypatch):
             ahead = max(ahead, taken - written)
 
     monkeypatch.setattr(Photo, "read", lambda _: b"the same")
-    answers = answer_photos(_Instant(window=16), names(), Options(), keep=True)
-    sorter = Sorter(tmp_path, ())
-    monkeypatch.setattr(sorter, "_copy", lambda _: None)
-    rows = (to_row(answer.photo.name, answer.prediction) for answer in sorter.watch(answers))
-    assert write_rows(rows, Output(), "jsonl").total == taken == written == 20_000
+    monkeypatch.setattr(predict, "_put", lambda *_: True)
+    answers = _Instant(window=16).stream(photos(), Photo.read)
+    sorted_ = predict.sort(answers, tmp_path, CLASSES)
+    assert write_answers(sorted_, Output(), "jsonl").total == taken == written == 20_000
     assert ahead <= 16
-
-
-def test_nothing_is_read_before_the_first_answer_is_asked_for():
-    def names():
-        raise AssertionError("read too early")
-        yield
-
-    answer_photos(ColourClassifier(), names(), Options())
-
-
-def test_each_answer_is_explained_beside_it_and_no_picture_is_overwritten(tmp_path, monkeypatch):
-    _draw(tmp_path / "a", _1="cat", _2="dog")
-    _draw(tmp_path / "b", _1="dog")
-    (tmp_path / "b" / "3.jpg").write_bytes(b"")
-    saved = []
-
-    def save(classifier, content, prediction, target):
-        saved.append((target.name, prediction.label))
-        target.write_bytes(content)
-
-    monkeypatch.setitem(sys.modules, "catdog.inference.explain", types.SimpleNamespace(save=save))
-    monkeypatch.setattr(
-        "catdog.inference.explain", sys.modules["catdog.inference.explain"], raising=False
-    )
-    classifier = ColourClassifier()
-    found = find_photos([str(tmp_path / "a"), str(tmp_path / "b")])
-    answers = answer_photos(classifier, found, Options(), keep=True)
-    explained = list(predict.explain(classifier, answers, tmp_path / "why"))
-    assert [answer.prediction.label for answer in explained] == ["cat", "dog", "dog", ""]
-    assert saved == [("1.png", "cat"), ("2.png", "dog"), ("1-2.png", "dog")]
 
 
 @pytest.fixture
@@ -146,12 +182,18 @@ def test_answers_go_to_stdout_and_the_count_to_stderr(tmp_path, labelled, capsys
     ]
 
 
-def test_a_photo_that_can_not_be_read_gives_status_1(tmp_path, labelled, capsys):
+def test_a_photo_that_can_not_be_read_gives_status_1_and_the_others_are_labelled(
+    tmp_path, labelled, capsys
+):
     _draw(tmp_path, _1="cat")
-    assert _run(str(tmp_path / "1.jpg"), str(tmp_path / "gone.jpg")) == 1
+    (tmp_path / "2.jpg").write_text("<html>not found</html>")
+    assert _run(str(tmp_path), str(tmp_path / "gone.jpg"), "--batch-size", "1") == 1
     shown = capsys.readouterr()
-    assert shown.out.splitlines()[2].endswith("gone.jpg: No such file or directory")
-    assert "1 of 2 photos labelled" in shown.err
+    good, bad, gone = shown.out.splitlines()[1:]
+    assert good.startswith("cat ")
+    assert bad.endswith("2.jpg: not a picture in a format that can be read")
+    assert gone.endswith("gone.jpg: No such file or directory")
+    assert "1 of 3 photos labelled" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -159,7 +201,6 @@ def test_a_photo_that_can_not_be_read_gives_status_1(tmp_path, labelled, capsys)
     [
         ((), "neither"),
         (("--no-reject",), "cat"),
-        (("--no_reject",), "cat"),
         (("--reject", "no"), "cat"),
         (("--no-reject", "--threshold", "0.2"), "dog"),
     ],
@@ -171,9 +212,7 @@ def test_flags_say_how_to_answer(tmp_path, labelled, capsys, flags, label):
     assert row["label"] == label
 
 
-@pytest.mark.parametrize(
-    ("flags", "tta"), [((), False), (("--tta",), True), (("--tta", "no"), False)]
-)
+@pytest.mark.parametrize(("flags", "tta"), [((), False), (("--tta",), True)])
 def test_the_mirror_image_is_asked_when_it_should_be(tmp_path, labelled, monkeypatch, flags, tta):
     _draw(tmp_path, _1="cat")
     seen = []
@@ -241,47 +280,27 @@ def test_a_reader_who_has_gone_gives_the_status_of_a_broken_pipe(
     def gone(*_):
         raise BrokenPipeError
 
-    monkeypatch.setattr("catdog.inference.output.write_rows", gone)
+    monkeypatch.setattr("catdog.inference.output.write_answers", gone)
     with capfd.disabled(), Path("stdout").open("w", encoding="utf-8") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         assert _run(str(tmp_path)) == PIPE_CLOSED
     assert capfd.readouterr().err == ""
 
 
-def test_a_saved_folder_can_be_named_in_place_of_a_registered_model(tmp_path):
-    classifier = tiny_classifier()
+def test_labelling_a_photo_imports_nothing_that_only_training_needs(tmp_path, classifier):
     classifier.save(tmp_path / "model")
-    loaded = load.load_classifier(str(tmp_path / "model"), device="cpu")
-    assert loaded.about == classifier.about
-
-
-def test_the_real_classifier_answers_photos_as_it_answers_their_bytes(tmp_path):
-    classifier = tiny_classifier()
-    contents = {f"{seed}.jpg": encoded(tiny_picture("cat", seed)) for seed in range(20)}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "20.jpg").write_bytes(b"")
-    photos = find_photos([str(tmp_path)])
-    answers = list(answer_photos(classifier, photos, Options(), batch_size=3))
-    expected = [classifier.predict([content])[0].label for content in contents.values()]
-    assert [answer.prediction.label for answer in answers] == [*expected, ""]
-    assert answers[-1].prediction.error == "the file is empty"
-
-
-def test_labelling_a_photo_imports_nothing_that_only_training_needs(tmp_path):
-    tiny_classifier().save(tmp_path / "model")
     (tmp_path / "a.jpg").write_bytes(encoded(tiny_picture("cat", 1)))
     code = (
         "import sys; from scripts import predict; from catdog import cli\n"
         "from catdog.config import PredictConfig\n"
         "arguments = ['--model-uri', sys.argv[1], sys.argv[2]]\n"
         "status = cli.run(predict.main, PredictConfig, arguments)\n"
-        "heavy = {'mlflow', 'timm', 'sklearn', 'scipy', 'matplotlib', 'pandas', 'gradio'}\n"
-        "print(status, sorted(heavy & set(sys.modules)))\n"
+        "heavy = {'mlflow', 'timm', 'sklearn', 'scipy', 'matplotlib', 'pandas', 'requests'}\n"
+        "ours = {f'catdog.{room}' for room in ('training', 'tracking', 'reporting')}\n"
+        "print(status, sorted((heavy | ours) & set(sys.modules)))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command_line = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "a.jpg")]
     ended = subprocess.run(
-        command_line, env=environment, capture_output=True, text=True, check=False
+        command_line, env=child_environment(), capture_output=True, text=True, check=False
     )
     assert ended.stdout.splitlines()[-1] == "0 []", ended.stderr

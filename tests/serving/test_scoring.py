@@ -19,7 +19,7 @@ from pyftpdlib.servers import ThreadedFTPServer
 
 from catdog import CLASSES, CatdogError
 from catdog.config import ScoreConfig
-from catdog.inference.output import columns, to_row
+from catdog.inference.output import record
 from catdog.registry import history, upload, versions
 from catdog.registry.promotion import Candidate
 from catdog.serving import scoring
@@ -115,12 +115,11 @@ def test_the_answers_are_those_of_the_classifier_and_bad_files_are_errors(
     paths = [path for path in sorted(pictures.rglob("*.*")) if path.suffix.lower() != ".txt"]
     answers = classifier.predict([path.read_bytes() for path in paths])
     expected = pd.DataFrame(
-        [to_row(str(path), answer) for path, answer in zip(paths, answers, strict=True)]
+        [record(str(path), answer, CLASSES) for path, answer in zip(paths, answers, strict=True)]
     )
-    expected.columns = columns(CLASSES)
     expected = expected.set_index("path").sort_index()
     pd.testing.assert_frame_equal(
-        table[list(columns(CLASSES)[1:])], expected, check_dtype=False, rtol=0, atol=1e-5
+        table[list(expected.columns)], expected, check_dtype=False, rtol=0, atol=1e-5
     )
     assert scored.labels == Counter(expected["label"].dropna())
     assert (scored.failed, scored.added) == (2, 15)

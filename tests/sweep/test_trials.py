@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from catdog import CatdogError
 from catdog.config import HeadConfig, SweepConfig
 from catdog.data.dataset import Picture, PreparedDataset
-from catdog.models.engine import pick_engine
 from catdog.models.network import Head, build_network
 from catdog.sweep import trials
 from catdog.sweep.storage import open_storage
@@ -102,7 +101,7 @@ def test_trials_see_no_validation_picture_and_features_are_computed_once(said, p
     assert seen == {one.sha256 for one in prepared.pictures("training")}
     seed_everything(CONFIG.seed)
     network = build_network(CONFIG.backbone, weights=CONFIG.weights)
-    cache = open_cache(Path("data"), network, pick_engine(network, cores=1))
+    cache = open_cache(Path("data"), network)
     assert not any(one.key(0) in cache for one in prepared.pictures("validation"))
     assert all(one.key(1) in cache for one in prepared.pictures("training"))
     assert ground.learn.shape[:2] == (2, len(ground.learn_pictures))

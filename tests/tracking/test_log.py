@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog.data.dataset import Prepared
+from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.metrics import score
 from catdog.inference.prediction import Prediction
 from catdog.reporting import figures
@@ -80,14 +80,14 @@ def test_the_kept_epoch_is_logged_under_names_of_its_own():
     assert run.data.tags["early_stopped"] == "true"
 
 
-def _prepared(folder: Path, **fields: object) -> Prepared:
+def _prepared(folder: Path, **fields: object) -> PreparedDataset:
     folder.mkdir()
     folder.joinpath("manifest.csv").write_text(
         "path,label,split,sha256,width,height,camera\n"
         "training/cat/1.jpg,cat,training,aa,4,3,01\n"
         "validation/dog/2.jpg,dog,validation,bb,4,3,\n"
     )
-    return Prepared(folder, "/x/pets.zip", "a" * 64, "b" * 64, {}, 0, **fields)
+    return PreparedDataset(folder, "/x/pets.zip", "a" * 64, "b" * 64, {}, 0, **fields)
 
 
 def test_the_data_sets_carry_our_digests(tmp_path):

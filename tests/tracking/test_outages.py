@@ -193,7 +193,7 @@ with start_run("x") as run:
         run.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
         run.set_tags({"step": str(step)})
         mlflow.MlflowClient().set_registered_model_tag(f"model-{sys.argv[2]}", "step", str(step))
-    assert run._outbox().empty
+    assert run._outbox.empty
 """
 
 

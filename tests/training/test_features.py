@@ -69,11 +69,11 @@ def _digest(path: Path) -> str:
 
 @pytest.fixture
 def cache(tmp_path, network, counting) -> FeatureCache:
-    return open_cache(tmp_path / "data", network, counting.engine)
+    return open_cache(tmp_path / "data", network)
 
 
 def _again(tmp_path, network, counting) -> FeatureCache:
-    return open_cache(tmp_path / "data", network, counting.engine)
+    return open_cache(tmp_path / "data", network)
 
 
 def test_view_0_is_the_feature_of_the_picture_as_evaluation_sees_it(
@@ -126,26 +126,24 @@ def test_augmented_views_differ_from_each_other_and_stay_the_same(
     first, _ = extract(pictures, network, counting.engine, cache, views=3)
     assert not np.allclose(first[0], first[1])
     assert not np.allclose(first[1], first[2])
-    other = open_cache(tmp_path / "elsewhere", network, counting.engine)
+    other = open_cache(tmp_path / "elsewhere", network)
     second, _ = extract(pictures, network, counting.engine, other, views=3)
     assert np.allclose(first, second, atol=1e-5)
 
 
-def test_other_weights_preprocessing_or_precision_have_a_cache_of_their_own(tmp_path, network):
-    engine = torch_engine(network)
+def test_other_weights_or_preprocessing_have_a_cache_of_their_own(tmp_path, network):
     seed_everything(1)
     other = build_network("test_resnet", weights="none").eval()
     narrow = build_network("test_resnet", weights="none").eval()
     narrow.backbone.load_state_dict(network.backbone.state_dict())
     narrow.preprocessing = dataclasses.replace(network.preprocessing, resize_px=200)
     folders = {
-        open_cache(tmp_path, network, engine).folder,
-        open_cache(tmp_path, other, engine).folder,
-        open_cache(tmp_path, narrow, engine).folder,
-        open_cache(tmp_path, network, dataclasses.replace(engine, precision="bfloat16")).folder,
+        open_cache(tmp_path, network).folder,
+        open_cache(tmp_path, other).folder,
+        open_cache(tmp_path, narrow).folder,
     }
-    assert len(folders) == 4
-    assert open_cache(tmp_path, network, engine).folder in folders
+    assert len(folders) == 3
+    assert open_cache(tmp_path, network).folder in folders
 
 
 @pytest.mark.parametrize("suffix", ["keys", "features"])
@@ -215,7 +213,7 @@ def test_a_kill_loses_one_shard_at_most_and_never_the_others(
 ):
     monkeypatch.setattr(features, "SHARD_ROWS", 4)
     counting = _Counting(network, batch=2)
-    cache = open_cache(tmp_path / "data", network, counting.engine)
+    cache = open_cache(tmp_path / "data", network)
 
     computed_in_order = features.in_order
 

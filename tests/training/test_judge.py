@@ -16,7 +16,7 @@ from catdog.data.dataset import Picture
 from catdog.data.images import load
 from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.calibration import cross_fitted, log_loss, probability
-from catdog.evaluation.novelty import Familiarity
+from catdog.evaluation.novelty import NoveltyDetector
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.engine import torch_engine
@@ -102,7 +102,7 @@ def test_the_classifier_answers_as_it_was_judged(judged):
     seen = seen_in_training(judged.classifier, judged.judgement)
     contents = [picture.path.read_bytes() for picture in judged.sample.validation]
     for one, answer in zip(seen, judged.classifier.predict(contents), strict=True):
-        expected = to_prediction(one, judged.classifier.about)
+        expected = to_prediction(*one, judged.classifier.about)
         assert answer.label == expected.label
         assert answer.p_positive == pytest.approx(expected.p_positive, abs=1e-5)
         assert answer.familiarity == pytest.approx(expected.familiarity, abs=1e-4)
@@ -156,11 +156,11 @@ def test_imagenets_classes_have_a_say_and_are_saved_to_the_last_bit(network, sam
         knowing = _judge(network, sample)
     finally:
         network.imagenet = None
-    familiarity = knowing.classifier.familiarity
-    assert familiarity.pets.pets.sum() == 118 + 5
+    novelty = knowing.classifier.head.novelty
+    assert novelty.imagenet.pets.sum() == 118 + 5
     assert not np.allclose(knowing.judgement.familiarity, judged.judgement.familiarity)
-    twin = Familiarity.from_arrays(familiarity.to_arrays())
-    assert np.array_equal(twin.pets.weight, familiarity.pets.weight)
+    twin = NoveltyDetector.from_tensors(novelty.to_tensors())
+    assert torch.equal(twin.imagenet.weight, novelty.imagenet.weight)
 
 
 @given(st.integers(0, 60), st.integers(2, 30))

