@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 from PIL import Image, ImageOps
 
+from catdog import CLASSES
 from catdog.config import PrepareConfig
 from catdog.data import images
 from catdog.data.dataset import TRAINING, VALIDATION, Picture, PreparedDataset, load_dataset
@@ -120,11 +121,15 @@ def _twins(photos: Photos, options: Options, compute: Compute, scratch: Path) ->
     pictures = list(_planted(photos, planted, scratch))
     looks = photos.looks + look_at_all([picture.path for picture in pictures])
     features = np.concatenate([photos.features, compute(pictures)])
-    paths = [str(number) for number in range(count + len(planted))]
     labels = np.append(photos.labels, [picture.label for picture in pictures])
     held = np.append(photos.held, np.ones(len(planted), dtype=bool))
+    rows = [
+        {"path": str(number), "label": CLASSES[label], "sha256": str(number)}
+        | {"split": VALIDATION if is_held else TRAINING}
+        for number, (label, is_held) in enumerate(zip(labels, held, strict=True))
+    ]
     start = time.perf_counter()
-    issues = find_issues(paths, labels, held, features, looks, digests=paths)
+    issues = find_issues(rows, features, looks)
     seconds = time.perf_counter() - start
     pairs = {(int(i.path), int(i.detail)) for i in issues if i.issue == NEAR_DUPLICATE}
     right = {(place, count + number) for number, (_, place) in enumerate(planted)}
@@ -136,7 +141,7 @@ def _twins(photos: Photos, options: Options, compute: Compute, scratch: Path) ->
         f"| nothing: held back pictures that are called a twin of another photo "
         f"| {len(false)} of {int(held.sum())} | {len(false) / held.sum():.2%} |"
     )
-    print(f"\nAll issues of {len(paths):,} pictures with features and looks: {seconds:.1f} s")
+    print(f"\nAll issues of {len(rows):,} pictures with features and looks: {seconds:.1f} s")
 
 
 def _planted(

@@ -27,7 +27,7 @@ from catdog.data.prepare import prepare
 from catdog.data.sources import Source
 from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.calibration import expected_calibration_error, log_loss, probability
-from catdog.evaluation.metrics import wilson
+from catdog.evaluation.intervals import wilson
 from catdog.inference.prediction import About
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import Network, build_network

@@ -215,8 +215,8 @@ class SweepConfig(FixedConfig, PrepareConfig):
     storage: Annotated[
         str,
         Help(
-            help="of the study: auto (sweeps.db in data_dir), a database's URL for several "
-            "machines, or a file on a disk that they share"
+            help="of the study: auto (sweeps.db in data_dir), or a database's URL, which several "
+            "machines may share"
         ),
     ] = "auto"
 

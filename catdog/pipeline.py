@@ -25,7 +25,7 @@ from catdog.registry.register import register, save
 from catdog.registry.versions import ModelVersion
 from catdog.reporting import figures
 from catdog.reporting.model_card import facts_of, model_card
-from catdog.reporting.summary import report_findings, tell
+from catdog.reporting.summary import report_findings, summarize
 from catdog.tracking import store
 from catdog.tracking.log import Run
 from catdog.tracking.resume import MODEL, NONE
@@ -67,7 +67,7 @@ def train_and_register(
         with run.registering():
             released = register(config, dataset, trained, saved, fresh, run)
     findings = report_findings(config, dataset, trained, released, run)
-    tell(released, trained, findings, run)
+    summarize(released, trained, findings, run)
     return released.version
 
 

@@ -14,7 +14,7 @@ def main(config: AuditConfig) -> int:
     """Write the list of issues, and print how many there are and the first of each kind."""
     from catdog.data.dataset import load_dataset
     from catdog.data.sources import locate
-    from catdog.evaluation.audit import AUDIT, summary, write_issues
+    from catdog.evaluation.audit import AUDIT, summary_lines, write_issues
     from catdog.models.device import pick_device
     from catdog.models.network import build_network
     from catdog.reporting.findings import audit
@@ -27,7 +27,7 @@ def main(config: AuditConfig) -> int:
     network = build_network(config.backbone, weights=config.weights).to(device)
     issues = audit(prepared, network, data_dir, seed=config.seed)
     write_issues(output, issues)
-    for line in summary(issues):
+    for line in summary_lines(issues):
         print(line)
     logger.info(
         f"Wrote {output}. Write the paths that shall go into exclude.txt, one in a line, "

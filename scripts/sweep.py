@@ -12,12 +12,12 @@ logger = logging.getLogger("catdog")
 
 def main(config: SweepConfig) -> int:
     """From a data set's name to the best of many trials, registered."""
+    from catdog import sweep
     from catdog.data.dataset import PreparedDataset
     from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.sweep import sweep
     from catdog.tracking import resume
 
     config = resume.as_begun(config, "sweep")

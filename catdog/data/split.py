@@ -18,9 +18,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import one, other
-from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION
+from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, Picture
 from catdog.data.ingest import LeftOut, SourcePicture
 from catdog.files import alike, normal, portable
 
@@ -191,7 +194,7 @@ def choose_split(
     held_back = {
         sha256
         for sizes in copies.values()
-        for sha256 in _choose_validation(sizes, val_fraction, seed)
+        for sha256 in _choose_by_content(sizes, val_fraction, seed)
     }
     return [
         picture
@@ -201,14 +204,34 @@ def choose_split(
     ]
 
 
-def _choose_validation(sizes: Counter[str], val_fraction: float, seed: int) -> set[str]:
-    """Choose digests for validation whose copies make up `val_fraction` of all copies.
+def split_off(pictures: Sequence[Picture], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which pictures of each class are set aside, about `fraction` of them, `(N,)`.
+
+    Contents and the seed decide: copies stand on one side, and order and names do not matter.
+
+    Raises:
+        CatdogError: a class has too few different pictures for both sides.
+    """
+    chosen: set[str] = set()
+    for label in (0, 1):
+        sizes = Counter(picture.sha256 for picture in pictures if picture.label == label)
+        if len(sizes) < 2:
+            raise CatdogError(
+                "a sweep needs at least two different training pictures of each class, one to "
+                "learn from and one to judge trials on: add pictures."
+            )
+        chosen |= _choose_by_content(sizes, fraction, seed)
+    return np.array([picture.sha256 in chosen for picture in pictures])
+
+
+def _choose_by_content(sizes: Counter[str], fraction: float, seed: int) -> set[str]:
+    """Choose digests whose copies, of which `sizes` tells, make up `fraction` of all copies.
 
     At least one digest is chosen and at least one is left. The order comes from a hash of
     seed and content, so that neither names nor the order of files matter.
     """
     order = sorted(sizes, key=lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).digest())
-    target = max(1, round(sizes.total() * val_fraction))
+    target = max(1, round(sizes.total() * fraction))
     chosen: set[str] = set()
     count = 0
     for sha256 in order[:-1]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import one
+from catdog.data.dataset import VALIDATION
 from catdog.evaluation.calibration import Labels, Probabilities
 from catdog.evaluation.slices import Look
 from catdog.files import atomic_write
@@ -35,7 +36,7 @@ WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = KINDS = (
     "near_duplicate",
     "unlike_others",
 )
-TOLD = {
+DETAILS = {
     WRONG_LABEL: "looks like {}",
     NEAR_DUPLICATE: "repeats {}",
     UNLIKE_OTHERS: "least unlike {}",
@@ -85,37 +86,34 @@ class Issue:
 
 
 def find_issues(
-    paths: Sequence[str],
-    labels: Labels,
-    validation: NDArray[np.bool_],
+    rows: Sequence[Mapping[str, str]],
     features: Features,
     looks: Sequence[Look],
     *,
-    digests: Sequence[str],
     classes: Classes = CLASSES,
     seed: int = 0,
 ) -> list[Issue]:
     """The issues of N labelled pictures, by kind and the surest of each kind first.
 
     Args:
-        paths: of the pictures, as in the manifest.
-        labels: `(N,)`, 0 = cat and 1 = dog.
-        validation: `(N,)`, whether a picture is held back.
+        rows: of a manifest, N of them.
         features: `(N, D) float32`, of the plain view.
-        looks: as `catdog.evaluation.slices.look_at_all` gives them.
-        digests: sha256 of the pictures.
-        classes: what they are called.
+        looks: N, as `catdog.evaluation.slices.look_at_all` gives them.
+        classes: what the pictures show.
         seed: of the folds.
     """
+    paths = [row["path"] for row in rows]
+    labels = np.array([classes.index(row["label"]) for row in rows])
+    validation = np.array([row["split"] == VALIDATION for row in rows])
     other = other_label_probability(features, labels, seed=seed)
     issues = [
         *_wrong_labels(paths, labels, other, classes),
-        *_near_duplicates(paths, twins(features, looks, validation)),
-        *_unlike_others(paths, *oddness(features)),
+        *_near_duplicates(paths, near_duplicates(features, looks, validation)),
+        *_unlike_others(paths, *outlier_scores(features)),
     ]
-    by_path = dict(zip(paths, digests, strict=True))
+    digests = {row["path"]: row["sha256"] for row in rows}
     known = (
-        replace(issue, sha256=by_path[issue.path], other_sha256=by_path.get(issue.detail, ""))
+        replace(issue, sha256=digests[issue.path], other_sha256=digests.get(issue.detail, ""))
         for issue in issues
     )
     return sorted(known, key=lambda issue: (KINDS.index(issue.issue), -issue.score, issue.path))
@@ -142,7 +140,7 @@ def other_label_probability(features: Features, labels: Labels, *, seed: int = 0
     return others
 
 
-def twins(
+def near_duplicates(
     features: Features, looks: Sequence[Look], validation: NDArray[np.bool_]
 ) -> list[tuple[int, int, float]]:
     """Pairs of a training and a validation picture that show the same photo.
@@ -172,7 +170,7 @@ def twins(
     return found
 
 
-def oddness(features: Features) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def outlier_scores(features: Features) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """How far each picture is from its nearest neighbours, and which one is the nearest.
 
     Returns:
@@ -212,19 +210,19 @@ def write_issues(path: Path, issues: Iterable[Issue]) -> None:
         ) from error
 
 
-def summary(issues: Sequence[Issue], *, first: int = 10) -> Iterable[str]:
+def summary_lines(issues: Sequence[Issue], *, first: int = 10) -> Iterable[str]:
     """Lines for people: how many issues of each kind, and the first of them."""
     counts = Counter(issue.issue for issue in issues)
     for kind in KINDS:
         yield f"{kind}: {counts[kind]:,}"
         for issue in [issue for issue in issues if issue.issue == kind][:first]:
-            yield f"  {issue.score:.2f}  {issue.path}  {told(issue)}"
+            yield f"  {issue.score:.2f}  {issue.path}  {explained(issue)}"
 
 
-def told(issue: Issue) -> str:
+def explained(issue: Issue) -> str:
     """What the issue's detail means: "looks like a dog"."""
     detail = one(issue.detail) if issue.issue == WRONG_LABEL else issue.detail
-    return TOLD[issue.issue].format(detail)
+    return DETAILS[issue.issue].format(detail)
 
 
 def _wrong_labels(

@@ -24,13 +24,16 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often photos of a bin are dogs, beside how often they were said to be, and how many.
+    """Photos binned by their probability of a dog; each array is `(bins with a photo in them,)`.
 
-    Each array is `(bins with a photo in them,)`.
+    Attributes:
+        predicted: the mean probability of a dog in a bin.
+        observed: the share of dogs in it.
+        count: how many photos are in it.
     """
 
-    said: NDArray[np.float64]
-    seen: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    observed: NDArray[np.float64]
     count: NDArray[np.int64]
 
 
@@ -127,7 +130,7 @@ def reliability(labels: Labels, p_positive: Probabilities, *, bins: int = 10) ->
     """Photos binned by the probability of a dog, for a reliability plot."""
     places = np.minimum((p_positive * bins).astype(np.int64), bins - 1)
     count = np.bincount(places, minlength=bins)
-    there = count > 0
-    said = np.bincount(places, weights=p_positive, minlength=bins)[there] / count[there]
-    seen = np.bincount(places, weights=labels, minlength=bins)[there] / count[there]
-    return Reliability(said, seen, count[there])
+    held = count > 0
+    predicted = np.bincount(places, weights=p_positive, minlength=bins)[held] / count[held]
+    observed = np.bincount(places, weights=labels, minlength=bins)[held] / count[held]
+    return Reliability(predicted, observed, count[held])

@@ -6,7 +6,6 @@ two accuracies whose intervals overlap. Pure.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from catdog.evaluation.calibration import Labels, Logits, log_losses, predicted_labels
-from catdog.evaluation.intervals import REPLICATES, resamples
-from catdog.evaluation.metrics import wilson
+from catdog.evaluation.intervals import REPLICATES, newcombe, resamples
 
 SURE = 0.05
 """Chance of a difference like this between equals below which it is called sure."""
@@ -123,44 +121,6 @@ def mcnemar(fixed: int, broken: int) -> float:
     if fixed + broken == 0:
         return 1.0
     return float(binomtest(fixed, fixed + broken).pvalue)
-
-
-def newcombe(both: int, first: int, second: int, neither: int) -> tuple[float, float]:
-    """The 95 % interval of the difference of two shares of the same things.
-
-    Args:
-        both: how many have both properties.
-        first: how many have the first alone.
-        second: how many have the second alone.
-        neither: how many have none.
-
-    >>> [round(end, 3) for end in newcombe(90, 6, 2, 2)]
-    [-0.023, 0.109]
-    """
-    count = both + first + second + neither
-    one, other = both + first, both + second
-    (low_1, high_1), (low_2, high_2) = wilson(one, count), wilson(other, count)
-    share_1, share_2 = one / count, other / count
-    phi = _correlation(both, first, second, neither)
-    down = _combined(share_1 - low_1, high_2 - share_2, phi)
-    up = _combined(high_1 - share_1, share_2 - low_2, phi)
-    difference = share_1 - share_2
-    return difference - down, difference + up
-
-
-def _combined(one: float, other: float, phi: float) -> float:
-    return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
-
-
-def _correlation(both: int, first: int, second: int, neither: int) -> float:
-    """The phi coefficient, with Newcombe's correction for continuity."""
-    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
-    if margins == 0:
-        return 0.0
-    excess: float = both * neither - first * second
-    if excess > 0:
-        excess = max(0.0, excess - (both + first + second + neither) / 2)
-    return excess / math.sqrt(margins)
 
 
 def _bootstrap_mean(

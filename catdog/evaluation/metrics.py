@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn import metrics
 
 from catdog import CLASSES, Classes
@@ -25,7 +23,7 @@ from catdog.evaluation.calibration import (
     predicted_labels,
     probability,
 )
-from catdog.evaluation.intervals import REPLICATES, bootstrap
+from catdog.evaluation.intervals import REPLICATES, bootstrap, wilson
 
 
 @dataclass(frozen=True)
@@ -183,16 +181,6 @@ def class_rows(
     ]
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of which `right` in `count` were seen.
-
-    >>> [round(end, 3) for end in wilson(98, 100)]
-    [0.93, 0.994]
-    """
-    interval = binomtest(right, count).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 @dataclass(frozen=True)
 class Promise:
     """The threshold that keeps the promise "miss at most this share of one class".
@@ -259,10 +247,10 @@ def _promise(
     p_positive = np.concatenate([cats, dogs])
     if keeps_dogs:
         first = dogs[allowed]
-        threshold = _shortest(np.max(p_positive, initial=0.0, where=p_positive < first), first)
+        threshold = _rounded(np.max(p_positive, initial=0.0, where=p_positive < first), first)
     else:
         last = cats[-1 - allowed]
-        threshold = _shortest(last, np.min(p_positive, initial=1.0, where=p_positive > last))
+        threshold = _rounded(last, np.min(p_positive, initial=1.0, where=p_positive > last))
     dogs_missed, cats_missed = int(np.sum(dogs <= threshold)), int(np.sum(cats > threshold))
     missed, mistaken = (dogs_missed, cats_missed) if keeps_dogs else (cats_missed, dogs_missed)
     return Promise(
@@ -283,13 +271,14 @@ def _allowed(at_most: float, count: int) -> int:
     return min(math.floor(at_most * count + 1e-9), count - 1)
 
 
-def _shortest(low: float, high: float) -> float:
-    """The number from `low` up to below `high` that has the fewest digits behind the point.
+def _rounded(low: float, high: float) -> float:
+    """`low`, rounded up to as few digits as keep it below `high`.
 
-    All of them divide the photos alike, so what people read is what was counted.
+    Every number between the two divides the photos alike: what people read is what was counted.
     """
     for digits in range(2, 17):
-        found = float(Decimal(float(low)).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+        scale = 10.0**digits
+        found = math.ceil(low * scale) / scale
         if low <= found < high:
             return found
     return float(low)

@@ -23,7 +23,7 @@ from catdog import CatdogError
 from catdog.data import images
 from catdog.data.metadata import OWN_COLUMNS
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
-from catdog.evaluation.metrics import wilson
+from catdog.evaluation.intervals import wilson
 
 LOOK_PX = 64
 """Shorter side of what is decoded for a look: enough to tell blurred from sharp."""
@@ -161,14 +161,13 @@ def slice_table(slices: Iterable[Slice], labels: Labels, logits: Logits) -> list
     return [whole, *(_compared(row, whole, len(rows)) for row in rows)]
 
 
-def worst_slice(table: Iterable[SliceScore], *, at_least: int = AT_LEAST) -> SliceScore | None:
-    """The slice with the lowest accuracy; None when none is below that of all pictures.
+def worst_slice(table: Sequence[SliceScore], *, at_least: int = AT_LEAST) -> SliceScore | None:
+    """The slice with the lowest accuracy; None when none is below the first row, all pictures.
 
     One that is surely worse comes before all that may be chance. Slices of fewer than
     `at_least` pictures don't count.
     """
-    whole, *rows = table
-    worse = [row for row in rows if row.count >= at_least and row.accuracy < whole.accuracy]
+    worse = [row for row in table[1:] if row.count >= at_least and row.accuracy < table[0].accuracy]
     return min(
         worse, key=lambda row: (not row.surely_worse, row.accuracy, -row.count), default=None
     )

@@ -1,7 +1,7 @@
 """What a trained model's owner should know: how good, where worse, and what is wrong with the data.
 
-In: the judgement of a run, its pictures and their features. Out: `Findings`. Reads pictures to
-look at them; writes nothing.
+In: what training left, its pictures and their features. Out: `Findings`. Reads pictures to look at
+them; writes nothing.
 """
 
 from __future__ import annotations
@@ -14,28 +14,42 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL.Image import Image
 
 from catdog import CatdogError
 from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset
 from catdog.evaluation.audit import Issue, find_issues
-from catdog.evaluation.calibration import Labels, Logits
-from catdog.evaluation.metrics import (
-    Promise,
-    class_rows,
-    metrics_of,
-    promises,
-)
+from catdog.evaluation.calibration import Labels, Logits, predicted_labels
+from catdog.evaluation.metrics import Promise, class_rows, metrics_of, promises
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
+from catdog.inference import explain
 from catdog.inference.classifier import Classifier
-from catdog.models.engine import Features, pick_engine
+from catdog.inference.prediction import to_prediction
+from catdog.models.engine import pick_engine
 from catdog.models.network import Network
 from catdog.training.feature_cache import open_cache
 from catdog.training.features import extract
-from catdog.training.judge import Judgement
+from catdog.training.judge import Judgement, Trained, seen_in_training
 
 logger = logging.getLogger(__name__)
 
 PREFIX, RAW_PREFIX, TEST_PREFIX = "val_", "val_raw_", "test_"
+WORST_ERRORS = 16
+THUMBNAIL_PX = 160
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A validation photo that is answered wrong.
+
+    `path` and `label` are as in the manifest; `heat_map` is the photo, small, and warm where the
+    model looked.
+    """
+
+    path: str
+    label: str
+    p_positive: float
+    heat_map: Image
 
 
 @dataclass(frozen=True)
@@ -49,19 +63,24 @@ class Findings:
         classes: precision, recall, f1 and support of each class.
         promises: thresholds that keep the promise to miss at most a share of a class.
         slices: how photos with something in common do; the first row is all of them.
-        worst: the slice with the lowest accuracy, and whether that may be chance.
         issues: what is wrong with the data, the surest of each kind first.
         test_slices: as `slices`, of labelled test photos; empty where there are none.
+        mistakes: the surest of the wrong answers, the surest first.
     """
 
-    metrics: dict[str, float]
-    others: dict[str, float]
-    classes: list[dict[str, str | float]]
-    promises: list[Promise]
-    slices: list[SliceScore]
-    worst: SliceScore | None
-    issues: list[Issue]
-    test_slices: list[SliceScore] = field(default_factory=list)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    others: Mapping[str, float] = field(default_factory=dict)
+    classes: Sequence[dict[str, str | float]] = ()
+    promises: Sequence[Promise] = ()
+    slices: Sequence[SliceScore] = ()
+    issues: Sequence[Issue] = ()
+    test_slices: Sequence[SliceScore] = ()
+    mistakes: Sequence[Mistake] = ()
+
+    @property
+    def worst(self) -> SliceScore | None:
+        """The slice with the lowest accuracy, which says whether that may be chance."""
+        return worst_slice(self.slices)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What is listed, by the name of its file; a table of nothing keeps its columns."""
@@ -79,58 +98,36 @@ def _table(kind: type, rows: Sequence[Promise | SliceScore | Issue]) -> pd.DataF
     return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(kind)])
 
 
-def find(
-    prepared: PreparedDataset,
-    classifier: Classifier,
-    judgement: Judgement,
-    metrics: Mapping[str, float],
-    features: tuple[Features, Features],
-    *,
-    seed: int,
-) -> Findings:
+def find(prepared: PreparedDataset, trained: Trained, *, seed: int) -> Findings:
     """All findings about a judged classifier and the data it was made of.
 
     Args:
         prepared: the pictures.
-        classifier: answers for those that the judgement is not about.
-        judgement: of the validation photos.
-        metrics: of the same, by name.
-        features: of the training and the validation pictures, `(N, D)`, in the manifest's order,
-            by a backbone that has not learned from their labels.
+        trained: the classifier, its judgement of the validation photos, and the features of all
+            labelled pictures, in the manifest's order.
         seed: of what is drawn at random.
 
     Raises:
         CatdogError: a picture can't be read any more.
     """
-    rows = {split: prepared.rows(split) for split in (TRAINING, VALIDATION)}
-    both = [*rows[TRAINING], *rows[VALIDATION]]
-    looks = look_at_all([prepared.folder / row["path"] for row in both])
-    held = make_slices(rows[VALIDATION], looks[len(rows[TRAINING]) :])
-    table = slice_table(held, judgement.labels, judgement.calibrated)
-    issues = find_issues(
-        [row["path"] for row in both],
-        np.array([prepared.classes.index(row["label"]) for row in both]),
-        np.array([row["split"] == VALIDATION for row in both]),
-        np.concatenate(features),
-        looks,
-        digests=[row["sha256"] for row in both],
-        classes=prepared.classes,
-        seed=seed,
-    )
+    classifier, judgement = trained.classifier, trained.judgement
+    training, validation = prepared.rows(TRAINING), prepared.rows(VALIDATION)
+    rows = training + validation
+    looks = look_at_all([prepared.folder / row["path"] for row in rows])
+    slices = make_slices(validation, looks[len(training) :])
     on_test, test_slices = _on_test(prepared, classifier, seed=seed)
+    served = judgement.logits / classifier.about.temperature
     return Findings(
-        dict(metrics),
-        on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
-        class_rows(judgement.labels, judgement.calibrated, prepared.classes),
-        promises(
-            judgement.labels,
-            judgement.logits / classifier.about.temperature,
-            classes=prepared.classes,
+        metrics=trained.metrics,
+        others=on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
+        classes=class_rows(judgement.labels, judgement.calibrated, prepared.classes),
+        promises=promises(judgement.labels, served, classes=prepared.classes),
+        slices=slice_table(slices, judgement.labels, judgement.calibrated),
+        issues=find_issues(
+            rows, np.concatenate(trained.pretrained), looks, classes=prepared.classes, seed=seed
         ),
-        table,
-        worst_slice(table),
-        issues,
-        test_slices,
+        test_slices=test_slices,
+        mistakes=_mistakes(prepared, classifier, judgement),
     )
 
 
@@ -147,16 +144,8 @@ def audit(
     engine = pick_engine(network, cores=os.cpu_count() or 1)
     features, computed = extract(pictures, network, engine, open_cache(data_dir, network))
     logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
-    return find_issues(
-        [row["path"] for row in rows],
-        np.array([picture.label for picture in pictures]),
-        np.array([row["split"] == VALIDATION for row in rows]),
-        features[0],
-        look_at_all([picture.path for picture in pictures]),
-        digests=[picture.sha256 for picture in pictures],
-        classes=prepared.classes,
-        seed=seed,
-    )
+    looks = look_at_all([picture.path for picture in pictures])
+    return find_issues(rows, features[0], looks, classes=prepared.classes, seed=seed)
 
 
 def _on_test(
@@ -204,3 +193,20 @@ def _scored(
         )
     labels = np.array([prepared.classes.index(row["label"]) for row in rows])
     return labels, np.array(logits)
+
+
+def _mistakes(
+    prepared: PreparedDataset, classifier: Classifier, judgement: Judgement
+) -> list[Mistake]:
+    """The surest wrong answers, each with the reason for it."""
+    rows, answers = prepared.rows(VALIDATION), seen_in_training(classifier, judgement)
+    wrong = np.flatnonzero(predicted_labels(judgement.logits) != judgement.labels)
+    mistakes = []
+    for place in wrong[np.argsort(-np.abs(judgement.logits[wrong]))][:WORST_ERRORS].tolist():
+        row, (logit, familiarity) = rows[place], answers[place]
+        answer = to_prediction(logit, familiarity, classifier.about)
+        photo = (prepared.folder / row["path"]).read_bytes()
+        heat_map = explain.warm(classifier, photo, answer)
+        heat_map.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        mistakes.append(Mistake(row["path"], row["label"], answer.p_positive, heat_map))
+    return mistakes

@@ -1,243 +1,46 @@
-"""What a run found out → one HTML file that opens anywhere, without a network.
+"""What is known of a run → one HTML file that opens anywhere, without a network.
 
-In: a `Report` of plain numbers, arrays, strings and JPEG bytes, each part of it optional.
-Out: the page, from templates/report.html.j2. Pure: no files, no model, no MLflow.
+In: findings, what training left, and where the version went. Out: the page, which
+templates/report.html.j2 lays out. Reads pictures to show them; writes nothing.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import math
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from numpy.typing import NDArray
+from PIL import Image
 
-from catdog import CLASSES, Classes
+from catdog.data import images
 from catdog.data.classes import one, other, probability_name
-from catdog.reporting import charts
+from catdog.data.dataset import EXCLUDED, TRAINING, VALIDATION, PreparedDataset
+from catdog.evaluation import audit
+from catdog.evaluation.calibration import predicted_labels, probability
+from catdog.evaluation.comparison import Paired
+from catdog.evaluation.metrics import confusion_counts, estimates
+from catdog.evaluation.slices import worst_slice
+from catdog.registry.compare import Contest
+from catdog.registry.register import Released
+from catdog.reporting import plots
+from catdog.reporting.findings import PREFIX, RAW_PREFIX, TEST_PREFIX, THUMBNAIL_PX, Findings
+from catdog.reporting.plots import Chart, to_svg
+from catdog.training.judge import Trained
 
 MOST_PICTURES = 48
 """In one contact sheet; the rest stands in the run's tables. Keeps the page below 3 MB."""
 MOST_NAMES = 200
 """Of files listed by name."""
-ISSUES = ("wrong_label", "near_duplicate", "unlike_others")
-"""What the audit looks for, in the order of the page."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A number with its 95 % interval, beside that of others; shown as a share if `percent`.
-
-    What is not known is nan or None.
-    """
-
-    name: str
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    baseline: float | None = None
-    production: float | None = None
-    production_low: float = math.nan
-    production_high: float = math.nan
-    percent: bool = True
-    higher_is_better: bool = True
-
-
-@dataclass(frozen=True)
-class Learning:
-    """Numbers of epoch 1 and on; `kept` is the epoch whose weights were kept."""
-
-    train_loss: Sequence[float]
-    val_loss: Sequence[float]
-    train_accuracy: Sequence[float]
-    val_accuracy: Sequence[float]
-    kept: int
-    baseline_loss: float | None = None
-    baseline_accuracy: float | None = None
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """`(N,)` labels, 0 = cat and 1 = dog, both present, and a score of dog for each photo."""
-
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    baseline: NDArray[np.float64] | None = None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """`(N,)` labels, and probabilities of class 1 as trained and after calibration.
-
-        That divides the logit by `temperature`. `changes` lists what that did to ECE, Brier score
-    and log-loss: name, before, after.
-    """
-
-    labels: NDArray[np.int64]
-    before: NDArray[np.float64]
-    after: NDArray[np.float64] | None = None
-    temperature: float = 1.0
-    changes: Sequence[tuple[str, float, float]] = ()
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """What it costs to miss at most a share of one class.
-
-    Where the probability is above `threshold` a photo is called a dog. `missed` of `total` photos
-    of `label` are missed, and `taken` of the `others` are taken for it.
-    """
-
-    label: str
-    at_most: float
-    threshold: float
-    missed: int
-    total: int
-    taken: int
-    others: int
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Photos with something in common, and the share of them that is labelled right."""
-
-    name: str
-    count: int
-    errors: int
-    accuracy: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Slices:
-    """All slices; `worst` is the name of the one with the lowest accuracy, "" for none.
-
-    `verdict` says whether it is worse indeed.
-    """
-
-    rows: Sequence[Slice]
-    overall: float
-    worst: str = ""
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
-class OnTest:
-    """How the model does on `count` labelled test photos."""
-
-    count: int
-    metrics: Sequence[Metric]
-    slices: Slices | None = None
-
-
-@dataclass(frozen=True)
-class Familiarity:
-    """How familiar validation photos and pictures of something else look; more is more so.
-
-    Neither is empty. What lies below `threshold` is answered with "neither".
-    """
-
-    known: NDArray[np.float64]
-    strangers: NDArray[np.float64]
-    threshold: float
-    auroc: float
-    scale: str = "familiarity"
-
-    @property
-    def told(self) -> float:
-        """The share of strangers that is recognised as such."""
-        return float(np.mean(np.asarray(self.strangers) < self.threshold))
-
-    @property
-    def lost(self) -> float:
-        """The share of validation photos that is taken for strangers."""
-        return float(np.mean(np.asarray(self.known) < self.threshold))
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A photo that is labelled wrong; `heat_map` shows where the model looked, if known."""
-
-    path: str
-    label: str
-    p_positive: float
-    thumbnail: bytes
-    heat_map: bytes = b""
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A photo that the audit points at; `score` in 0..1, 1 = surest.
-
-    `issue` is a key of `ISSUES`, `detail` says what is suspected; a near-duplicate has a
-    `twin`. The digests are sha256 in hex.
-    """
-
-    path: str
-    issue: str
-    score: float
-    detail: str
-    thumbnail: bytes
-    twin: str = ""
-    twin_thumbnail: bytes = b""
-    digest: str = ""
-    twin_digest: str = ""
-
-    @property
-    def line(self) -> str:
-        """What leaves the photo out when it stands in an exclude file."""
-        return _exclude_line(self.path, self.digest)
-
-    @property
-    def twin_line(self) -> str:
-        """What leaves its twin out."""
-        return _exclude_line(self.twin, self.twin_digest)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The surest suspects first; `found` says how many there are of each issue."""
-
-    suspects: Sequence[Suspect]
-    found: Mapping[str, int] = field(default_factory=dict)
-
-    def sheets(self) -> list[tuple[str, list[Suspect], int]]:
-        """Of each issue that was found: its key, the suspects to show, how many there are."""
-        by_issue = {
-            issue: [suspect for suspect in self.suspects if suspect.issue == issue]
-            for issue in ISSUES
-        }
-        return [
-            (issue, suspects[:MOST_PICTURES], max(len(suspects), self.found.get(issue, 0)))
-            for issue, suspects in by_issue.items()
-            if suspects
-        ]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which pictures were used. `counts` holds, by split, the pictures of each class.
-
-    `quarantined` holds a path and a reason each, `excluded` paths.
-    """
-
-    name: str
-    origin: str
-    counts: Mapping[str, Mapping[str, int]]
-    digest: str = ""
-    validation_digest: str = ""
-    quarantined: Sequence[tuple[str, str]] = ()
-    excluded: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A line to type, and what it is good for."""
 
     purpose: str
@@ -245,59 +48,92 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Report:
-    """All that the page may show. A part that is None or empty is left out.
+class RunDetails:
+    """What the page says of a run beside its results.
 
-    `classes` are what the labels mean, `verdict` says the result in a sentence, `about` which run
-    and when, `champion` how the model compares with the one in Production before it, `raw` the
-    figures with the excluded photos. `confusion` is `(2, 2)`: row = truth, column = prediction,
-    cat before dog.
+    Attributes:
+        identity: which run it is, when it began, and from which commit.
+        parameters: by name.
+        versions: of the software that it used.
+        reproduce: what to type to train the same again.
+        use: what to type to use the version.
     """
 
-    title: str
-    classes: Classes = CLASSES
-    verdict: str = ""
-    about: str = ""
-    metrics: Sequence[Metric] = ()
-    raw: str = ""
-    production: str = "Production"
-    champion: str = ""
-    confusion: NDArray[np.int64] | None = None
-    ranking: Ranking | None = None
-    thresholds: Sequence[Threshold] = ()
-    calibration: Calibration | None = None
-    slices: Slices | None = None
-    test: OnTest | None = None
-    familiarity: Familiarity | None = None
-    mistakes: Sequence[Mistake] = ()
-    audit: Audit | None = None
-    learning: Learning | None = None
-    data: Data | None = None
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    reproduce: Sequence[Command] = ()
-    use: Sequence[Command] = ()
-
-    def has(self, name: str) -> bool:
-        """Whether the part has something to show."""
-        part = getattr(self, name)
-        return len(part) > 0 if isinstance(part, Sized) else part is not None
+    identity: str
+    parameters: Mapping[str, object]
+    versions: Mapping[str, str]
+    reproduce: Sequence[Command]
+    use: Sequence[Command]
 
 
-def render(report: Report) -> str:
-    """The report as one HTML file that needs no other; the same report gives the same text."""
+def render(
+    prepared: PreparedDataset,
+    trained: Trained,
+    released: Released,
+    findings: Findings,
+    details: RunDetails,
+) -> str:
+    """The report as one HTML file that needs no other; the same input gives the same text.
+
+    Raises:
+        OSError: a picture is gone.
+        UnreadableImageError: a picture can't be read any more.
+    """
+    judgement, version, decision = trained.judgement, released.version, released.decision
+    untrained = _untrained(trained)
+    result = f"version {version.version} went to {decision.stage}: {decision.reason}"
+    excluded = [
+        row["path"]
+        for split in (TRAINING, VALIDATION)
+        for row in prepared.rows(f"{EXCLUDED}-{split}")
+    ]
     page = _template().render(
-        report=report,
-        charts=charts,
-        classes=report.classes,
-        probability=probability_name(report.classes),
-        share=share,
-        number=number,
-        most_pictures=MOST_PICTURES,
-        most_names=MOST_NAMES,
+        title=f"{version.name} version {version.version}",
+        verdict=_verdict(findings, untrained, len(judgement.labels), result),
+        whence=_whence(prepared, trained, findings, details),
+        prepared=prepared,
+        excluded=excluded,
+        trained=trained,
+        confusion=confusion_counts(judgement.labels, predicted_labels(judgement.logits)).matrix,
+        measured=judgement.metrics(trained.classifier.about),
+        refused=float(np.mean(judgement.familiarity < trained.classifier.about.reject_below)),
+        untrained=untrained,
+        production=released.contest.metrics,
+        production_head=_production_head(released.contest, len(judgement.labels)),
+        comparison=comparison(released.contest),
+        findings=findings,
+        raw=with_excluded(findings.others),
+        charts=_charts(trained, findings),
+        details=details,
+        classes=prepared.classes,
+        probability=probability_name(prepared.classes),
+        thumbnail=lambda path: thumbnail((prepared.folder / path).read_bytes()),
     )
     # A name that is not UTF-8 reaches us with surrogates, which no file can hold.
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def comparison(contest: Contest) -> str:
+    """How this version compares with the one in Production, in a sentence; "" where none is."""
+    if contest.champion is None:
+        return ""
+    version = contest.champion.version
+    if isinstance(contest.evidence, Paired):
+        where = f"Against version {version} in Production, on photos that neither learned from: "
+        return f"{where}{contest.evidence.told()}."
+    return f"Not compared with version {version} in Production: {contest.evidence}."
+
+
+def with_excluded(others: Mapping[str, float]) -> str:
+    """Figures with the excluded photos among the others, in a sentence; "" without any."""
+    key = f"{RAW_PREFIX}accuracy_score"
+    if key not in others:
+        return ""
+    accuracy, low, high = (share(others[f"{key}{end}"]) for end in ("", "_ci_low", "_ci_high"))
+    return (
+        f"With the excluded photos, {others[f'{RAW_PREFIX}example_count']:,.0f} in all: accuracy "
+        f"{accuracy} ({low} to {high}), log-loss {others[f'{RAW_PREFIX}log_loss']:.4f}."
+    )
 
 
 def share(value: float | None) -> str:
@@ -322,29 +158,142 @@ def digits(value: float) -> str:
     return np.format_float_positional(value, trim="-")
 
 
+def exclude_line(path: str, digest: str) -> str:
+    """What leaves a photo out of the next training when it stands in an exclude file."""
+    # The digest names the photo wherever another split would put it. A path may hold a
+    # line break, and what followed it would be a line of its own.
+    return f"{digest[:16]}  # {' '.join(path.split())}"
+
+
+def thumbnail(content: bytes, px: int = THUMBNAIL_PX) -> Image.Image:
+    """A small copy of a picture: upright, at most `px` pixels wide and high.
+
+    Raises:
+        UnreadableImageError: the bytes don't decode.
+    """
+    picture = images.decode(content)
+    picture.thumbnail((px, px), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return picture
+
+
+SHOWN_METRICS = {
+    "accuracy_score": share,
+    "precision_score": share,
+    "recall_score": share,
+    "f1_score": share,
+    "roc_auc": number,
+    "precision_recall_auc": number,
+    "log_loss": number,
+    "brier_score": number,
+    "matthews_corrcoef": number,
+}
+"""In the tables of metrics, in this order, and how they are written."""
+
+
+def _untrained(trained: Trained) -> dict[str, float]:
+    """What is reached with nothing trained, by the name of the metric; empty if not known."""
+    if trained.baseline_logits is not None:
+        return estimates(trained.judgement.labels, trained.baseline_logits)
+    if trained.baseline is None:
+        return {}
+    scores = trained.baseline
+    return {
+        "accuracy_score": scores.accuracy,
+        "log_loss": scores.loss,
+        "roc_auc": scores.roc_auc,
+    }
+
+
+def _verdict(findings: Findings, untrained: Mapping[str, float], photos: int, decision: str) -> str:
+    """The result in a sentence, with what became of the model."""
+    key = f"{PREFIX}accuracy_score"
+    accuracy, low, high = (findings.metrics[f"{key}{end}"] for end in ("", "_ci_low", "_ci_high"))
+    sentence = (
+        f"Right on {share(accuracy)} of {photos:,} held back photos "
+        f"(95 % sure: {share(low)} to {share(high)})"
+    )
+    if "accuracy_score" in untrained:
+        gap = accuracy - untrained["accuracy_score"]
+        than = "better than" if gap > 0 else "worse than" if gap < 0 else "as good as"
+        level = share(untrained["accuracy_score"])
+        sentence += f", {than} ImageNet's classes untrained ({level})"
+    return f"{sentence}; {decision.rstrip('.')}."
+
+
+def _whence(
+    prepared: PreparedDataset, trained: Trained, findings: Findings, details: RunDetails
+) -> str:
+    """Which run it is, in a line."""
+    epochs = f"kept epoch {trained.best.number} of {len(trained.fit.epochs)}"
+    parts = [f"{prepared.folder.name}, {epochs}"]
+    on_test = findings.others.get(f"{TEST_PREFIX}accuracy_score")
+    if on_test is not None:
+        parts.append(f"{share(on_test)} right on test photos")
+    return "; ".join([*parts, details.identity])
+
+
+def _production_head(contest: Contest, total: int) -> str:
+    """The head of the column of the version in Production."""
+    if contest.champion is None:
+        return ""
+    some = "" if contest.count == total else f", {contest.count} of {total} photos"
+    return f"Production (version {contest.champion.version}{some})"
+
+
+def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:
+    """The charts of the page by section; none where there is nothing to show."""
+    judgement, about = trained.judgement, trained.classifier.about
+    ranked = (judgement.labels, judgement.logits, trained.baseline_logits, about.classes)
+    before, after = probability(judgement.logits), judgement.p_positive
+    known, others = judgement.familiarity, judgement.others
+    epochs = (trained.fit.epochs, trained.best.number, trained.baseline)
+    charts: dict[str, list[Chart]] = {
+        "ranking": [],
+        "slices": [],
+        "test_slices": [],
+        "calibration": [
+            to_svg(plots.draw_reliability, judgement.labels, before, after, about.classes)
+        ],
+        "familiarity": [to_svg(plots.draw_familiarity, known, others, about.reject_below)],
+        "learning": [
+            to_svg(plots.draw_learning_curve, measure, *epochs) for measure in ("loss", "accuracy")
+        ],
+    }
+    if len(np.unique(judgement.labels)) == 2:
+        draws = (plots.draw_roc_curve, plots.draw_precision_recall_curve)
+        charts["ranking"] = [to_svg(draw, *ranked) for draw in draws]
+    for name, table in (("slices", findings.slices), ("test_slices", findings.test_slices)):
+        if table[1:]:
+            charts[name] = [to_svg(plots.draw_slices, table, size=plots.slices_size(table))]
+    return charts
+
+
 @cache
 def _template() -> Template:
     pages = Environment(
-        loader=PackageLoader("catdog"),
+        loader=PackageLoader("catdog.reporting"),
         autoescape=True,  # a file's name may be anything
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     pages.filters |= {"share": share, "number": number, "digits": digits, "count": "{:,}".format}
-    pages.filters |= {"one": one, "other": other}
-    pages.filters |= {"jpeg": _data_uri, "sha256": _sha256}
+    pages.filters |= {"one": one, "other": other, "exclude_line": exclude_line}
+    pages.filters |= {"sha256": _sha256, "jpeg": _jpeg_uri, "svg": partial(_data_uri, "svg+xml")}
+    pages.filters |= {"worst": worst_slice, "explained": audit.explained}
+    pages.globals["SHOWN_METRICS"] = SHOWN_METRICS
+    pages.globals |= {"MOST_PICTURES": MOST_PICTURES, "MOST_NAMES": MOST_NAMES}
     return pages.get_template("report.html.j2")
 
 
-def _exclude_line(path: str, digest: str) -> str:
-    # The digest names the photo wherever another split would put it. A path may hold a
-    # line break, and what followed it would be a line of its own.
-    return f"{digest[:16]}  # {' '.join(path.split())}" if digest else path
+def _jpeg_uri(picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=75, optimize=True)
+    return _data_uri("jpeg", stream.getvalue())
 
 
-def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _sha256(script: str) -> str:

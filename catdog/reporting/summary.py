@@ -1,4 +1,4 @@
-"""What the owner of a run is told of it: the report, its description, what to type next."""
+"""What the owner of a run reads first: its report, its description, and what to type next."""
 
 from __future__ import annotations
 
@@ -14,17 +14,12 @@ from catdog import AUTO
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.classes import both, probability_name
 from catdog.data.dataset import PreparedDataset
-from catdog.data.images import decode
-from catdog.evaluation.comparison import Paired
 from catdog.registry import versions
-from catdog.registry.compare import Contest
-from catdog.registry.promotion import NO_STAGE, PRODUCTION, Decision
+from catdog.registry.promotion import NO_STAGE, PRODUCTION
 from catdog.registry.register import Released
-from catdog.registry.versions import ModelVersion
 from catdog.reporting import figures
 from catdog.reporting.findings import Findings, find
-from catdog.reporting.page import as_report, raw_figures
-from catdog.reporting.report import Command, render
+from catdog.reporting.report import Command, RunDetails, render, with_excluded
 from catdog.tracking import provenance, store
 from catdog.tracking.log import Run
 from catdog.training.judge import Trained
@@ -47,79 +42,85 @@ def report_findings(
     Raises:
         CatdogError: a picture can't be read any more.
     """
-    version, decision = released.version, released.decision
-    findings = find(
-        prepared,
-        trained.classifier,
-        trained.judgement,
-        trained.metrics,
-        trained.pretrained,
-        seed=config.seed,
-    )
-    page = as_report(
-        findings,
-        title=f"{version.name} version {version.version}",
-        prepared=prepared,
-        classifier=trained.classifier,
-        judgement=trained.judgement,
-        fit=trained.fit,
-        baseline=trained.baseline,
-        baseline_logits=trained.baseline_logits,
-        production=released.contest.metrics,
-        production_is=_served(released.contest, len(trained.validation)),
-        champion=_told(released.contest),
-        decision=f"version {version.version} went to {decision.stage}: {decision.reason}",
+    findings = find(prepared, trained, seed=config.seed)
+    details = RunDetails(
+        identity=run.identity(),
         parameters=_settings(config, prepared),
         versions=provenance.versions(),
-        reproduce=_reproduce(config, prepared),
-        use=_use(version, decision),
-        run=run.identity(),
+        reproduce=commands_to_reproduce(config, prepared),
+        use=commands_to_use(released),
     )
-    run.log_findings(findings.others, findings.tables(), _worst_slice(findings), render(page))
-    if page.mistakes:
-        shown = [np.asarray(decode(one.heat_map)) for one in page.mistakes]
+    page = render(prepared, trained, released, findings, details)
+    worst = findings.worst
+    slice_ = f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
+    run.log_findings(findings.others, findings.tables(), slice_, page)
+    if findings.mistakes:
+        shown = [np.asarray(mistake.heat_map) for mistake in findings.mistakes]
         column = probability_name(prepared.classes)
-        captions = [f"{one.label}, {column} {one.p_positive:.2f}" for one in page.mistakes]
+        captions = [f"{it.label}, {column} {it.p_positive:.2f}" for it in findings.mistakes]
         # The UI shows a thumbnail, in which a row of eight would be a line.
         grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
         run.log_image(grid, "worst_errors")
-    counts, worst = Counter(issue.issue for issue in findings.issues), findings.worst
+    counts = Counter(issue.issue for issue in findings.issues)
     logger.info(
-        "Worst slice: "
-        f"{f'{worst.group}, {worst.name} ({worst.verdict})' if worst else 'none is worse'}; "
-        f"in the data: {counts['wrong_label']} doubtful labels, "
+        f"Worst slice: {slice_ or 'none is worse'}; in the data: "
+        f"{counts['wrong_label']} doubtful labels, "
         f"{counts['near_duplicate']} near-duplicates across the split, "
         f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"
     )
     return findings
 
 
-def _worst_slice(findings: Findings) -> str:
-    """The slice with the lowest accuracy, as a tag says it; "" where none is worse."""
-    worst = findings.worst
-    return f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
+def summarize(released: Released, trained: Trained, findings: Findings, run: Run) -> None:
+    """Tag and describe the run, and log what was registered and what to type next."""
+    version, decision = released.version, released.decision
+    name = f"{version.name} version {version.version}"
+    run.set_tags(
+        {
+            "registered_version": version.version,
+            "stage": decision.stage,
+            "stage_reason": decision.told,
+            "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
+        }
+    )
+    run.describe(describe(released, trained, findings))
+    if decision.stage == NO_STAGE:
+        logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
+        logger.info(f"Compare runs:  {store.ui_hint()}")
+        return
+    logger.info(f"Registered {name} in {decision.stage}: {decision.told}.")
+    logger.info(f"Compare runs:  {store.ui_hint()}")
+    logger.info(f"Label photos:  python scripts/predict.py --model-uri {_uri(released)}")
 
 
-def _told(contest: Contest) -> str:
-    """How this version compares with the one in Production, in a sentence; "" where none is."""
-    if contest.champion is None:
-        return ""
-    version = contest.champion.version
-    if isinstance(contest.evidence, Paired):
-        told = f"Against version {version} in Production, on photos that neither learned from: "
-        return f"{told}{contest.evidence.told()}."
-    return f"Not compared with version {version} in Production: {contest.evidence}."
+def describe(released: Released, trained: Trained, findings: Findings) -> str:
+    """What the MLflow UI shows on top of the run, in Markdown."""
+    version, decision = released.version, released.decision
+    metrics, uri = trained.metrics, _uri(released)
+    named = {"accuracy": "accuracy_score", "ROC AUC": "roc_auc", "log-loss": "log_loss"}
+    table = "".join(
+        f"| {name} | {metrics[f'val_{key}']:.4f} | "
+        f"{metrics[f'val_{key}_ci_low']:.4f} to {metrics[f'val_{key}_ci_high']:.4f} |\n"
+        for name, key in named.items()
+        if f"val_{key}_ci_low" in metrics
+    )
+    paragraphs = [
+        f"**{version.name} version {version.version}** went to **{decision.stage}**: "
+        f"{decision.told}.",
+        f"It tells {both(trained.classifier.about.classes)} apart.",
+        f"Kept epoch {trained.best.number} of {len(trained.fit.epochs)}; on "
+        f"{len(trained.validation):,} held back photos, calibrated:",
+        f"| metric | value | 95 % |\n|---|---|---|\n{table}",
+        with_excluded(findings.others),
+        "- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
+        f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
+        f"{_line_to_promote(released)}"
+        f"- Export: `python scripts/export.py --model-uri {uri} --to DIR`\n",
+    ]
+    return "\n\n".join(paragraph.rstrip("\n") for paragraph in paragraphs if paragraph) + "\n"
 
 
-def _served(contest: Contest, total: int) -> str:
-    """The head of the column of the version in Production."""
-    if contest.champion is None:
-        return ""
-    some = "" if contest.count == total else f", {contest.count} of {total} photos"
-    return f"Production (version {contest.champion.version}{some})"
-
-
-def _reproduce(config: TrainConfig, prepared: PreparedDataset) -> list[Command]:
+def commands_to_reproduce(config: TrainConfig, prepared: PreparedDataset) -> list[Command]:
     """The lines that train the same again: one, unless data and head had seeds of their own."""
     values = _settings(config, prepared)
     if config.seed == prepared.seed:
@@ -129,6 +130,20 @@ def _reproduce(config: TrainConfig, prepared: PreparedDataset) -> list[Command]:
         Command("Get the same pictures", _line(DownloadConfig, as_prepared, "download")),
         Command("Sort them the same way", _line(PrepareConfig, as_prepared, "prepare")),
         Command("Train the same again", _line(TrainConfig, values, "train")),
+    ]
+
+
+def commands_to_use(released: Released) -> list[Command]:
+    """The lines that use the version; none where it does not answer as its training did."""
+    version, decision = released.version, released.decision
+    if decision.stage == NO_STAGE:
+        return []
+    uri = f"models:/{version.name}/{version.version}"
+    label = "Label photos" if decision.stage == PRODUCTION else "Label photos with this version"
+    return [
+        Command(label, f"python scripts/predict.py --model-uri {_uri(released)}"),
+        Command("Export it", f"python scripts/export.py --model-uri {uri} --to exported"),
+        Command("Serve it", f"python scripts/serve.py --model-uri {uri}"),
     ]
 
 
@@ -150,90 +165,16 @@ def _line(step: type[DataConfig], values: Mapping[str, object], name: str = "") 
     return f"mlflow run .{entry} --env-manager=local{given}"
 
 
-def _use(version: ModelVersion, decision: Decision) -> list[Command]:
-    if decision.stage == NO_STAGE:
-        return []  # it does not answer as its training did: nobody should use it
-    uri = f"models:/{version.name}/{version.version}"
-    lines = [
-        Command("Label photos with this version", f"python scripts/predict.py --model-uri {uri}"),
-        Command("Export it", f"python scripts/export.py --model-uri {uri} --to exported"),
-        Command("Serve it", f"python scripts/serve.py --model-uri {uri}"),
-    ]
-    if decision.stage != PRODUCTION:
-        return lines
-    current = f"models:/{version.name}/{PRODUCTION}"
-    return [
-        Command("Label photos", f"python scripts/predict.py --model-uri {current}"),
-        *lines[1:],
-    ]
-
-
-def tell(released: Released, trained: Trained, findings: Findings, run: Run) -> None:
-    """Tag and describe the run, and say what was registered and what to type next."""
+def _uri(released: Released) -> str:
+    """How the version is named: by number where it does not serve, as Staging may hold many."""
     version, decision = released.version, released.decision
-    name = f"{version.name} version {version.version}"
-    # By number where it does not serve: Staging may hold many, and means the newest.
     shown = PRODUCTION if decision.stage == PRODUCTION else version.version
-    uri = f"models:/{version.name}/{shown}"
-    run.set_tags(
-        {
-            "registered_version": version.version,
-            "stage": decision.stage,
-            "stage_reason": decision.told,
-            "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
-        }
-    )
-    run.describe(_description(name, uri, released, trained, findings))
-    if decision.stage == NO_STAGE:
-        logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
-        logger.info(f"Compare runs:  {store.ui_hint()}")
-        return
-    logger.info(f"Registered {name} in {decision.stage}: {decision.told}.")
-    logger.info(f"Compare runs:  {store.ui_hint()}")
-    logger.info(f"Label photos:  python scripts/predict.py --model-uri {uri}")
+    return f"models:/{version.name}/{shown}"
 
 
-def _description(
-    name: str, uri: str, released: Released, trained: Trained, findings: Findings
-) -> str:
-    """What the MLflow UI shows on top of the run, in Markdown."""
-    version, decision = released.version, released.decision
-    metrics, best = trained.metrics, trained.best
-    rows = [
-        (
-            told,
-            metrics.get(f"val_{key}"),
-            metrics.get(f"val_{key}_ci_low"),
-            metrics.get(f"val_{key}_ci_high"),
-        )
-        for told, key in (
-            ("accuracy", "accuracy_score"),
-            ("ROC AUC", "roc_auc"),
-            ("log-loss", "log_loss"),
-        )
-    ]
-    table = "\n".join(
-        f"| {told} | {value:.4f} | {low:.4f} to {high:.4f} |"
-        for told, value, low, high in rows
-        if None not in (value, low, high)
-    )
-    raw = "".join(f"{line}\n\n" for line in [raw_figures(findings.others)] if line)
-    return (
-        f"**{name}** went to **{decision.stage}**: {decision.told}.\n\n"
-        f"It tells {both(trained.classifier.about.classes)} apart.\n\n"
-        f"Kept epoch {best.number} of {len(trained.fit.epochs)}; on {len(trained.validation):,} "
-        f"held back photos, calibrated:\n\n"
-        f"| metric | value | 95 % |\n|---|---|---|\n{table}\n\n"
-        f"{raw}"
-        f"- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
-        f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
-        f"{_promote(version, decision)}"
-        f"- Export: `python scripts/export.py --model-uri {uri} --to DIR`\n"
-    )
-
-
-def _promote(version: ModelVersion, decision: Decision) -> str:
+def _line_to_promote(released: Released) -> str:
     """The line of the description that says how to change who serves."""
+    version, decision = released.version, released.decision
     command = versions.promoting(version.name)
     if decision.stage == PRODUCTION:
         return f"- Go back to the version before: `{command} --rollback`\n"

@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pytest
 
 from catdog.config import MainConfig, ScoreConfig, SweepConfig
-from catdog.sweep.sweep import SEARCHED
+from catdog.sweep import SEARCHED
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

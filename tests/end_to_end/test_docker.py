@@ -98,4 +98,8 @@ def test_mlflow_makes_a_kubernetes_job_of_the_template(monkeypatch):
     assert container["image"] == "image@sha256:0"
     assert container["env"] == [{"name": "A", "value": "b"}]
     assert "{set by MLflow}" not in json.dumps(job)
-    assert job["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    pod = job["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    shared = next(volume for volume in pod["volumes"] if volume["name"] == "shm")
+    assert shared["emptyDir"]["medium"] == "Memory"
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from catdog import CatdogError
+from catdog import CLASSES, CatdogError
 from catdog.config import AuditConfig
 from catdog.evaluation.audit import (
     Issue,
     find_issues,
-    oddness,
+    near_duplicates,
     other_label_probability,
-    summary,
-    twins,
+    outlier_scores,
+    summary_lines,
     write_issues,
 )
 from catdog.evaluation.slices import look_at
@@ -83,7 +83,7 @@ def test_twins_across_the_split_are_found_and_nothing_else(drawn, change):
     validation = np.arange(len(contents)) >= 16  # eight others, and the twins of the first
     features, _ = _features(len(contents))
     features[24:] = features[:8] + 0.1
-    found = twins(features, [look_at(content) for content in contents], validation)
+    found = near_duplicates(features, [look_at(content) for content in contents], validation)
     assert {(ours, theirs) for ours, theirs, _ in found} == {(n, 24 + n) for n in range(8)}
     assert all(0.93 <= alike <= 1 for _, _, alike in found)
 
@@ -95,35 +95,38 @@ def test_pictures_that_look_alike_but_mean_something_else_are_no_twins(drawn):
     correlation = np.corrcoef(look.thumbnail.ravel(), other.thumbnail.ravel())[0, 1]
     assert 0.93 < correlation < 0.97
     features = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    assert twins(features, [look, other], np.array([False, True])) == []
-    assert len(twins(features[:1].repeat(2, axis=0), [look, other], np.array([False, True]))) == 1
+    assert near_duplicates(features, [look, other], np.array([False, True])) == []
+    assert (
+        len(near_duplicates(features[:1].repeat(2, axis=0), [look, other], np.array([False, True])))
+        == 1
+    )
 
 
 def test_a_copy_that_is_surely_the_same_needs_no_features_to_agree(drawn):
     tiny = ImageOps.mirror(drawn[0]).resize((drawn[0].width // 3, drawn[0].height // 3))
     looks = [look_at(encoded(drawn[0])), look_at(encoded(tiny, quality=30))]
     features = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    assert len(twins(features, looks, np.array([False, True]))) == 1
+    assert len(near_duplicates(features, looks, np.array([False, True]))) == 1
 
 
 def test_empty_pictures_are_nobodys_twins():
     look = look_at(encoded(Image.new("RGB", (40, 40), "white")))
     features = np.ones((2, 4), dtype=np.float32)
-    assert twins(features, [look, look], np.array([True, False])) == []
+    assert near_duplicates(features, [look, look], np.array([True, False])) == []
 
 
 def test_twins_on_one_side_are_no_leak(drawn):
     look = look_at(encoded(drawn[0]))
     features = np.ones((2, 4), dtype=np.float32)
     for validation in ([True, True], [False, False]):
-        assert twins(features, [look, look], np.array(validation)) == []
+        assert near_duplicates(features, [look, look], np.array(validation)) == []
 
 
 def test_a_picture_unlike_all_others_is_odd():
     rng = np.random.default_rng(0)
     features = (rng.normal(size=(200, 16)) * 0.3 + 1).astype(np.float32)
     features[17] = -features[17]
-    odd, nearest = oddness(features)
+    odd, nearest = outlier_scores(features)
     assert odd.argmax() == 17
     assert odd[17] > 10
     assert 17 not in nearest
@@ -131,7 +134,7 @@ def test_a_picture_unlike_all_others_is_odd():
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_pictures_are_no_error(count):
-    odd, nearest = oddness(np.ones((count, 3), dtype=np.float32))
+    odd, nearest = outlier_scores(np.ones((count, 3), dtype=np.float32))
     assert odd.tolist() == [0] * count
     assert len(nearest) == count
 
@@ -144,14 +147,12 @@ def test_issues_name_the_picture_and_what_to_do(drawn):
     features[24] = features[2]
     features[7] = features[7] * 0.1 + 9 * (np.arange(640) == 639)
     labels[4] ^= 1
-    issues = find_issues(
-        [f"p{n}" for n in range(25)],
-        labels,
-        np.arange(25) >= 16,
-        features,
-        [look_at(content) for content in contents],
-        digests=[f"d{n}" for n in range(25)],
-    )
+    rows = [
+        {"path": f"p{n}", "label": CLASSES[label], "sha256": f"d{n}"}
+        | {"split": "validation" if n >= 16 else "training"}
+        for n, label in enumerate(labels)
+    ]
+    issues = find_issues(rows, features, [look_at(content) for content in contents])
     found = {(issue.issue, issue.path): issue for issue in issues}
     assert found["wrong_label", "p4"].detail == "cat"
     assert found["near_duplicate", "p2"].detail == "p24"
@@ -187,7 +188,7 @@ def test_the_list_of_issues_is_a_csv(tmp_path):
 
 def test_the_summary_counts_every_kind_and_shows_the_first():
     issues = [Issue(f"{n}.jpg", "wrong_label", 0.9, "dog") for n in range(12)]
-    lines = list(summary(issues, first=10))
+    lines = list(summary_lines(issues, first=10))
     assert lines[0] == "wrong_label: 12"
     assert lines[1] == "  0.90  0.jpg  looks like a dog"
     assert lines[-2:] == ["near_duplicate: 0", "unlike_others: 0"]

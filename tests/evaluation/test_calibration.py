@@ -125,5 +125,5 @@ def test_reliability_counts_every_photo_once(p_dog, random):
     found = reliability(labels, p_dog)
     assert (found.count > 0).all()
     assert found.count.sum() == len(p_dog)
-    assert found.said @ found.count == pytest.approx(p_dog.sum())
-    assert found.seen @ found.count == pytest.approx(labels.sum())
+    assert found.predicted @ found.count == pytest.approx(p_dog.sum())
+    assert found.observed @ found.count == pytest.approx(labels.sum())

@@ -8,32 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from catdog.evaluation.comparison import compare_answers, mcnemar, newcombe
+from catdog.evaluation.comparison import compare_answers, mcnemar
 
 LABELS = np.repeat([0, 1], 100)
 SIGNS = np.where(LABELS == 1, 1.0, -1.0)
-cells = st.integers(0, 60)
-
-
-def test_the_interval_is_the_one_that_newcombe_published():
-    # Statistics in Medicine 17 (1998), 2635: 36, 12, 2 and 0 pairs, method 10.
-    assert newcombe(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
-
-
-@given(both=cells, first=cells, second=cells, neither=cells)
-def test_an_interval_holds_the_difference_and_turns_with_it(both, first, second, neither):
-    count = both + first + second + neither
-    if count == 0:
-        return
-    low, high = newcombe(both, first, second, neither)
-    assert -1 - 1e-9 <= low <= (first - second) / count + 1e-9
-    assert (first - second) / count - 1e-9 <= high <= 1 + 1e-9
-    assert newcombe(both, second, first, neither) == pytest.approx((-high, -low), abs=1e-9)
-
-
-def test_photos_that_no_two_answers_differ_on_leave_the_difference_unsure():
-    low, high = newcombe(100, 0, 0, 0)
-    assert low < -0.01 < 0.01 < high
 
 
 @given(fixed=st.integers(0, 40), broken=st.integers(0, 40))

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from catdog.evaluation.intervals import CHUNK, bootstrap, resamples, weighted_metrics
+from catdog.evaluation.intervals import (
+    CHUNK,
+    bootstrap,
+    newcombe,
+    resamples,
+    weighted_metrics,
+    wilson,
+)
+
+cells = st.integers(0, 60)
 
 
 @given(
@@ -49,3 +58,30 @@ def test_a_mean_is_resampled_with_its_own_pictures():
     drawn = bootstrap(labels, logits, means, seed=0, replicates=20)
     assert drawn["log_loss"] == pytest.approx(np.full(20, 5.5))
     assert all(values.shape == (20,) for values in drawn.values())
+
+
+def test_wilson_stays_inside_even_without_an_error():
+    low, high = wilson(400, 400)
+    assert high == 1
+    assert low == pytest.approx(400 / (400 + 1.959964**2))
+
+
+def test_the_interval_is_the_one_that_newcombe_published():
+    # Statistics in Medicine 17 (1998), 2635: 36, 12, 2 and 0 pairs, method 10.
+    assert newcombe(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
+@given(both=cells, first=cells, second=cells, neither=cells)
+def test_an_interval_holds_the_difference_and_turns_with_it(both, first, second, neither):
+    count = both + first + second + neither
+    if count == 0:
+        return
+    low, high = newcombe(both, first, second, neither)
+    assert -1 - 1e-9 <= low <= (first - second) / count + 1e-9
+    assert (first - second) / count - 1e-9 <= high <= 1 + 1e-9
+    assert newcombe(both, second, first, neither) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_photos_that_no_two_answers_differ_on_leave_the_difference_unsure():
+    low, high = newcombe(100, 0, 0, 0)
+    assert low < -0.01 < 0.01 < high

@@ -18,7 +18,6 @@ from catdog.evaluation.metrics import (
     metrics_of,
     promises,
     score,
-    wilson,
 )
 
 INTERVALS = (
@@ -206,12 +205,6 @@ def test_nineteen_of_twenty_intervals_hold_the_true_value():
         for name in INTERVALS:
             held[name] += found[f"{name}_ci_low"] <= truth[name] <= found[f"{name}_ci_high"]
     assert all(count >= 86 for count in held.values()), held
-
-
-def test_wilson_stays_inside_even_without_an_error():
-    low, high = wilson(400, 400)
-    assert high == 1
-    assert low == pytest.approx(400 / (400 + 1.959964**2))
 
 
 def test_rows_and_promises_name_the_classes_of_another_pair():

@@ -26,7 +26,7 @@ from tests.conftest import child_environment, tiny_classifier
 TINY = ("--backbone", "test_resnet", "--weights", "none", "--epochs", "2")
 """A training that takes seconds."""
 
-NOTHING_FOUND = Findings({}, {}, [], [], [], None, [])
+NOTHING_FOUND = Findings()
 
 
 RUN = """

@@ -14,10 +14,9 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from catdog import pipeline
+from catdog import pipeline, sweep
 from catdog.inference import inputs
 from catdog.registry import history, versions
-from catdog.sweep import storage, trials
 from catdog.training import loop
 from tests.faults.conftest import TINY, QuickProof
 
@@ -145,14 +144,13 @@ def test_a_loss_that_never_was_a_number_ends_the_run(run, shop, monkeypatch):
 def test_a_sweeps_database_that_breaks_is_told_and_the_same_command_goes_on(
     run, where, tmp_path, trains_quickly, monkeypatch
 ):
-    monkeypatch.setattr(storage, "HEARTBEAT_S", 1)
-    monkeypatch.setattr(storage, "DEAD_AFTER_S", 2)
+    monkeypatch.setattr(sweep, "HEARTBEAT_S", 1)
     database = tmp_path / "data" / "sweeps.db"
     whole: list[bytes] = []
-    real = trials.learn
+    real = sweep.fit
 
-    def breaking(*rest: object) -> object:
-        fitted = real(*rest)
+    def breaking(*rest: object, **options: object) -> object:
+        fitted = real(*rest, **options)
         whole.append(database.read_bytes())
         if len(whole) == 2:
             database.write_bytes(b"no database" * 1000)
@@ -160,7 +158,7 @@ def test_a_sweeps_database_that_breaks_is_told_and_the_same_command_goes_on(
 
     arguments = (*where, *TINY, "--trials", "3", "--most_views", "1", "--promote", "never")
     with monkeypatch.context() as patch:
-        patch.setattr(trials, "learn", breaking)
+        patch.setattr(sweep, "fit", breaking)
         ended = run("sweep", *arguments)
     assert ended.status == 2
     assert ended.sentence.startswith(f"storage=sqlite:///{database} does not answer (file is not")

@@ -8,7 +8,7 @@ import pytest
 
 from catdog import CatdogError
 from catdog.config import EvaluateConfig
-from catdog.evaluation.metrics import wilson
+from catdog.evaluation.intervals import wilson
 from catdog.inference.evaluate import Evaluation, evaluate_folder
 from scripts import evaluate as script
 from tests.conftest import tiny_picture

@@ -19,6 +19,7 @@ from catdog.inference.parity import Answer
 from catdog.registry import register, versions
 from catdog.registry.register import Released
 from catdog.reporting import summary
+from catdog.reporting.report import comparison
 from catdog.tracking.log import Run
 from catdog.tracking.run import start_run
 from catdog.training.judge import Trained
@@ -155,7 +156,7 @@ def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(said, shop, p
     assert "registered_version" in shop.tags()
     assert any(line.startswith("REJECTED: pets version 1 was reg") for line in said)
     assert not any("predict.py" in line for line in said)
-    assert summary._use(released.version, released.decision) == []
+    assert summary.commands_to_use(released) == []
 
 
 def test_a_rejected_version_leaves_the_champion_alone(champion, shop):
@@ -181,8 +182,9 @@ def test_an_equal_challenger_goes_to_staging_with_the_counts_that_say_why(champi
     assert "of 8 photos only 4 of a cat and 4 of a dog" in released.decision.told
     assert str(released.contest.champion.version) == champion
     assert not [name for name in metrics if name.startswith("vs_champion_")]
-    told = summary._told(released.contest)
-    assert told.startswith("Not compared with version 1 in Production: of 8 photos only")
+    assert comparison(released.contest).startswith(
+        "Not compared with version 1 in Production: of 8 photos only"
+    )
 
 
 def test_what_is_told_names_stage_figures_and_the_next_command(said, shop):
@@ -234,4 +236,4 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch
 
 
 def _tell(shop: Shop, released: Released) -> None:
-    summary.tell(released, shop.trained, NOTHING_FOUND, shop.run)
+    summary.summarize(released, shop.trained, NOTHING_FOUND, shop.run)

@@ -1,0 +1,348 @@
+"""A search of the head's parameters by Optuna, then a training with the best, in one MLflow run.
+
+Trials learn from one part of the training pictures and are judged on the rest of them, from
+features that are computed once. The study is in a database: the same command goes on with it, and
+several machines share it by its URL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+from filelock import FileLock
+from optuna import Study, Trial, TrialPruned
+from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from torch import nn
+
+from catdog import AUTO, CatdogError
+from catdog.config import HeadConfig, MainConfig, SweepConfig
+from catdog.data.dataset import PreparedDataset
+from catdog.data.split import split_off
+from catdog.files import sha256_of
+from catdog.models.device import pick_device
+from catdog.models.engine import pick_engine
+from catdog.models.network import build_network
+from catdog.parallel import ONE_CORE_EACH, cores
+from catdog.pipeline import train_and_register
+from catdog.reporting.figures import study_figures
+from catdog.tracking.delivery import without_password
+from catdog.tracking.log import Run
+from catdog.tracking.nested import log_nested
+from catdog.tracking.run import status_of
+from catdog.training.early_stopping import EarlyStopping
+from catdog.training.feature_cache import open_cache
+from catdog.training.features import FeatureBatches, extract, labels_of
+from catdog.training.loop import Epoch, Loaders, fit, seed_everything
+from catdog.training.optim import make_optimizer, make_train_step
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+"""Raised when a trial of the same parameters would give another value, or others are searched."""
+
+SEARCHED = "learning_rate", "weight_decay", "batch_size", "views"
+DECISIVE = "seed", "epochs", "patience", "min_delta", "backbone", "search_fraction", "most_views"
+"""Parameters that decide what a trial gives, besides the pictures and the weights."""
+
+WHERE_AND_HOW = (
+    *("dataset", "classes", "val_fraction", "exclude"),  # the pictures are known by their digest
+    *("data_dir", "device", "resume", "storage"),
+)
+"""Parameters that decide neither a trial nor what is trained and registered in the end."""
+
+HEARTBEAT_S = 30  # after twice as long a silence a trial is tried again
+LOCK = "sweep.lock"  # for what processes that share a data folder do one after the other
+FINISHED = TrialState.COMPLETE, TrialState.PRUNED
+
+TrainHead = Callable[[HeadConfig, Callable[[Epoch], None]], float]
+"""Trains a head with these parameters, and tells of each epoch; the loss of the best one."""
+
+
+def sweep_and_register(config: SweepConfig, prepared: PreparedDataset, run: Run) -> None:
+    """Run the trials that are missing in the study, train with the best, and register.
+
+    All of it in one MLflow run. The same parameters and pictures mean the same study,
+    wherever its processes are; the first of them that is done trains with the best.
+
+    Raises:
+        CatdogError: a parameter does not fit, the storage can't be opened or fails, the data has
+            gone, or the registry refuses.
+    """
+    name, storage = study_name(config, prepared), _url(config)
+    study = open_study(storage, name, Path(config.data_dir))
+    run.set_tags({"study": name})
+    own = {key: getattr(config, key) for key in ("trials", "most_views", "search_fraction")}
+    run.log_params(own | {"storage": shown(config.storage)})
+    with storage_trouble_is_told(storage):
+        found = len(study.get_trials(deepcopy=False, states=FINISHED))
+        logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
+        if found < config.trials:
+            run_trials(config, study, run, prepare_trials(config, prepared))
+    train_with_best(config, prepared, study, run)
+
+
+def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
+    """The name that a sweep of these pictures and parameters has on every machine."""
+    weights = Path(config.weights)
+    decisive = {key: getattr(config, key) for key in DECISIVE} | {
+        "format": FORMAT,
+        "pictures": prepared.digest,
+        "weights": sha256_of(weights) if weights.is_file() else config.weights,
+    }
+    return re.sub(r"[^\w.-]", "_", prepared.folder.name) + f"-{_digest(decisive)}"
+
+
+def open_study(storage: str, name: str, data_dir: Path) -> Study:
+    """The study of this name in the database at the URL `storage`, made where there is none.
+
+    Raises:
+        CatdogError: the storage can't be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line for each trial is ours
+    # Two processes that make the tables at once get into each other's way.
+    with storage_trouble_is_told(storage), FileLock(data_dir / LOCK):
+        try:
+            # How long SQLite waits while another process writes; others have no such setting.
+            options = {"timeout": 60} if make_url(storage).get_backend_name() == "sqlite" else {}
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                database = RDBStorage(
+                    storage,
+                    engine_kwargs={"connect_args": options},
+                    heartbeat_interval=HEARTBEAT_S,
+                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=3),
+                )
+        except (RuntimeError, ValueError) as error:  # of another program, or no URL at all
+            raise StorageInternalError(str(error)) from error
+        return optuna.create_study(
+            storage=database,
+            study_name=name,
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=3),
+        )
+
+
+def shown(storage: str) -> str:
+    """A storage as people may see it: no password, and no query, which may hold one."""
+    return without_password(storage).partition("?")[0]
+
+
+@contextlib.contextmanager
+def storage_trouble_is_told(storage: str) -> Iterator[None]:
+    """Raise what a study's database gives as one sentence.
+
+    Raises:
+        CatdogError: it can't be opened, does not answer, or is damaged.
+    """
+    try:
+        yield
+    except CatdogError:
+        raise
+    except Exception as error:
+        # When the storage fails, Optuna may end with an error of its own making above it.
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, OptunaError | SQLAlchemyError | ImportError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        # What the driver says, without the statement and its values.
+        told = str(getattr(cause.__cause__ or cause, "orig", None) or cause).partition("\n")[0]
+        raise CatdogError(
+            f"storage={shown(storage)} does not answer ({told}): give the URL of a database that "
+            "can be reached and is whole, as sqlite:///sweeps.db or postgresql://USER@HOST/NAME. "
+            "The same command goes on with the trials that are there."
+        ) from error
+
+
+def prepare_trials(config: SweepConfig, prepared: PreparedDataset) -> TrainHead:
+    """Compute the features of all views of the training pictures, or find them in the cache.
+
+    Returns:
+        What trains a head of its own, as training would, on the part to learn from, judged on the
+        search part. It raises a CatdogError when its first epoch diverges.
+
+    Raises:
+        CatdogError: a picture is gone, or the cache can't be written.
+    """
+    prepared.check()
+    device, _ = pick_device(config.device)
+    seed_everything(config.seed)  # as training does: a trial begins with the same weights
+    network = build_network(config.backbone, weights=config.weights).to(device)
+    pictures = prepared.pictures("training")
+    search = split_off(pictures, config.search_fraction, config.seed)
+    learn, judged = list(compress(pictures, ~search)), list(compress(pictures, search))
+    engine = pick_engine(network, cores=cores())
+    # What a process computes, the others beside it then find.
+    with FileLock(Path(config.data_dir) / LOCK):
+        cache = open_cache(Path(config.data_dir), network)
+        features, computed = extract(pictures, network, engine, cache, views=config.most_views)
+    logger.info(
+        f"Features: {computed:,} computed by {engine.name}, the others found; trials learn from "
+        f"{len(learn):,} pictures and are judged on {len(judged):,}"
+    )
+    val_batches = [(torch.from_numpy(features[0, search]), labels_of(judged))]
+
+    def train_head(head: HeadConfig, on_epoch: Callable[[Epoch], None]) -> float:
+        model, own = copy.deepcopy(network.head).cpu(), features[: head.views, ~search]
+        train_batches = FeatureBatches(own, learn, batch_size=head.batch_size, seed=config.seed)
+        optimizer = make_optimizer((model, head.learning_rate), weight_decay=head.weight_decay)
+        stopping = EarlyStopping(config.patience, config.min_delta)
+        with ONE_CORE_EACH:
+            fit(
+                model,
+                Loaders(train_batches, val_batches),
+                make_train_step(model, optimizer, nn.BCEWithLogitsLoss()),
+                epochs=range(1, config.epochs + 1),
+                stopping=stopping,
+                on_epoch=on_epoch,
+            )
+        return stopping.best_loss
+
+    return train_head
+
+
+def run_trials(config: SweepConfig, study: Study, run: Run, train_head: TrainHead) -> None:
+    """Run the trials that are missing, or fewer where other processes run some of them."""
+    begun = *FINISHED, TrialState.RUNNING, TrialState.WAITING
+    if not study.get_trials(deepcopy=False, states=begun):
+        usual = HeadConfig()  # the first trial is what training does by itself
+        study.enqueue_trial({name: getattr(usual, name) for name in SEARCHED})
+
+    def objective(trial: Trial) -> float:
+        # With one seed for all, two processes would draw the same, and one that goes on again.
+        (seed,) = np.random.SeedSequence([config.seed, trial.number]).generate_state(1)
+        study.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
+        return run_trial(trial, run, config.most_views, train_head)
+
+    missing = config.trials - len(study.get_trials(deepcopy=False, states=FINISHED))
+    enough = optuna.study.MaxTrialsCallback(config.trials, states=FINISHED)
+    study.optimize(objective, n_trials=missing, callbacks=[enough])
+
+
+def run_trial(trial: Trial, run: Run, most_views: int, train_head: TrainHead) -> float:
+    """The log-loss on the search part in the best epoch; logged as a run below `run`.
+
+    Raises:
+        TrialPruned: others are better by now, or it diverged.
+        OptunaError: the study's storage fails.
+    """
+    views = {1 << power for power in range(most_views.bit_length())} | {most_views}
+    head = HeadConfig(
+        learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
+        weight_decay=trial.suggest_float("weight_decay", 1e-4, 1.0, log=True),
+        batch_size=trial.suggest_categorical("batch_size", (16, 32, 64, 128, 256)),
+        views=trial.suggest_categorical("views", sorted(views)),
+    )
+    epochs: list[Epoch] = []
+
+    def on_epoch(epoch: Epoch) -> None:
+        epochs.append(epoch)
+        trial.report(epoch.val.loss, epoch.number)
+        if trial.should_prune():
+            raise TrialPruned
+
+    loss = None
+    with contextlib.suppress(TrialPruned, CatdogError):  # the second says that it diverged
+        loss = train_head(head, on_epoch)
+    _log_trial(trial, run, epochs, "PRUNED" if loss is None else "COMPLETE")
+    if loss is None:
+        raise TrialPruned
+    return loss
+
+
+def _log_trial(trial: Trial, run: Run, epochs: Sequence[Epoch], state: str) -> None:
+    """Log a run of the trial below `run`, and say what came of it."""
+    best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
+    scores = [{"search_loss": e.val.loss, "search_accuracy": e.val.accuracy} for e in epochs]
+    whole = {f"best_{name}": v for name, v in scores[best.number - 1].items()} if best else {}
+    steps = [{"train_loss": e.train.loss, **of} for e, of in zip(epochs, scores, strict=True)]
+    began, number = trial.datetime_start or datetime.now(), str(trial.number)
+    tags = {"mlflow.runName": f"trial {number}", "trial": number, "trial_state": state}
+    log_nested(
+        run,
+        tags | {"study": trial.study.study_name},
+        trial.params,
+        [whole | ({"best_epoch": best.number} if best else {}), *steps],
+        began=began,
+        status="FINISHED" if state == "COMPLETE" else "KILLED",
+    )
+    logger.info(
+        f"trial {number:>3}: {f'search loss {best.val.loss:.4f}' if best else 'diverged'}, "
+        f"{len(epochs)} epochs{', pruned' if state == 'PRUNED' else ''}, "
+        f"{(datetime.now() - began).total_seconds():.1f} s ({_in_words(trial.params)})"
+    )
+
+
+def train_with_best(config: SweepConfig, prepared: PreparedDataset, study: Study, run: Run) -> None:
+    """Train with the best parameters and register, unless another run of this sweep does.
+
+    Raises:
+        CatdogError: no trial came to its end, the storage fails, or the registry refuses.
+    """
+    own, decisive = run.id, {**asdict(config), "classes": prepared.classes}
+    done = f"best-{_digest({k: v for k, v in decisive.items() if k not in WHERE_AND_HOW})}"
+    with storage_trouble_is_told(_url(config)), FileLock(Path(config.data_dir) / LOCK):
+        by, version = study.user_attrs.get(done, (own, ""))
+        if by != own and not version and status_of(by) != "RUNNING":
+            by = own  # the other was cut
+        study.set_user_attr(done, (by, version))
+    if by == own and not version:
+        registered = train_and_register(_best(config, study, run), prepared, run)
+        assert registered is not None  # a sweep is a process alone
+        version = f"{registered.name} version {registered.version}"
+        with storage_trouble_is_told(_url(config)):
+            study.set_user_attr(done, (own, version))
+    elif by != own and status_of(by):
+        run.set_tags({"mlflow.parentRunId": by})
+    did = f"has registered {version}" if version else "trains with the best"
+    logger.info(f"Of this sweep MLflow run {by} {did}.")
+
+
+def _best(config: SweepConfig, study: Study, run: Run) -> MainConfig:
+    """The parameters of the best trial, beside what the sweep leaves as it is; logs the study."""
+    with storage_trouble_is_told(_url(config)):
+        trials = study.get_trials(deepcopy=False, states=FINISHED)
+        ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        if not ended:
+            raise CatdogError("no trial came to its end: give more of them, with trials=...")
+        best = study.best_trial
+        figures = study_figures(study) if len(ended) > 1 else {}
+    logger.info(f"Best of {len(trials):,} trials: {best.number}, {_in_words(best.params)}")
+    counts = {"trials_finished": len(trials), "trials_pruned": len(trials) - len(ended)}
+    run.log_metrics(counts | {"best_search_loss": best.value or 0.0})
+    run.set_tags({"best_trial": str(best.number)})
+    for name, figure in figures.items():
+        run.log_figure(figure, f"{name}.png")
+    names = {field.name for field in fields(MainConfig)}
+    fixed = {key: value for key, value in asdict(config).items() if key in names}
+    return MainConfig(**fixed, **best.params)
+
+
+def _in_words(params: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in params.items())
+
+
+def _url(config: SweepConfig) -> str:
+    home = Path(config.data_dir).resolve()
+    return f"sqlite:///{home / 'sweeps.db'}" if config.storage == AUTO else config.storage
+
+
+def _digest(decisive: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]

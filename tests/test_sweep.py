@@ -1,0 +1,487 @@
+"""A sweep from its first trial to the registered version, cut, extended and shared."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
+
+from catdog import CatdogError, sweep
+from catdog.config import HeadConfig, MainConfig, SweepConfig
+from catdog.data.dataset import Picture, PreparedDataset
+from catdog.data.split import split_off
+from catdog.tracking import resume
+from catdog.tracking import run as tracking
+from tests.conftest import heard, tiny_picture
+from tests.mlflow_server import postgres
+from tests.sources import prepare_pictures
+
+CONFIG = SweepConfig(
+    data_dir="data",
+    trials=4,
+    epochs=2,
+    most_views=2,
+    backbone="test_resnet",
+    weights="none",
+    device="cpu",
+    promote="never",
+)
+
+
+@dataclass(frozen=True)
+class Version:
+    name: str
+    version: str
+
+
+@pytest.fixture
+def prepared(tmp_path) -> PreparedDataset:
+    for name in ("cat", "dog"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for number in range(8):
+            tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
+    return prepare_pictures(tmp_path / "raw", tmp_path / "data" / "pets", val_fraction=0.25)
+
+
+@pytest.fixture
+def registered(monkeypatch, tracking_store) -> list[tuple[str, MainConfig]]:
+    """The runs that trained with the best, and with which parameters, in place of doing it."""
+    done: list[tuple[str, MainConfig]] = []
+
+    def train_and_register(config, prepared, run) -> Version:
+        done.append((run.id, config))
+        return Version(config.registered_model_name, str(len(done)))
+
+    monkeypatch.setattr(sweep, "train_and_register", train_and_register)
+    return done
+
+
+def _sweep(prepared: PreparedDataset, **options: object) -> tuple[Run, list[str]]:
+    config = replace(CONFIG, **options)
+    with (
+        heard() as said,
+        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, run),
+    ):
+        sweep.sweep_and_register(config, prepared, run)
+    return MlflowClient().get_run(run.id), said
+
+
+def _trials_below(run: Run) -> list[Run]:
+    below = f"tags.trial != '' and tags.mlflow.parentRunId = '{run.info.run_id}'"
+    found = MlflowClient().search_runs([run.info.experiment_id], below)
+    assert all(one.info.end_time for one in found)
+    return sorted(found, key=lambda one: int(one.data.tags["trial"]))
+
+
+def _numbers(run: Run) -> list[int]:
+    return [int(one.data.tags["trial"]) for one in _trials_below(run)]
+
+
+def _study(name: str = "s", storage: str = "sqlite:///sweeps.db") -> optuna.Study:
+    return sweep.open_study(storage, name, Path())
+
+
+def _cut(monkeypatch, *, after: int) -> None:
+    """Let Ctrl-C come in a later trial."""
+    whole, begun = sweep.fit, []
+
+    def fit(*arguments: object, **options: object) -> object:
+        begun.append(arguments)
+        if len(begun) == after + 1:
+            raise KeyboardInterrupt
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(sweep, "fit", fit)
+
+
+# --- A whole sweep -------------------------------------------------------------------
+
+
+def test_the_best_of_all_trials_is_trained_with_and_registered(prepared, registered):
+    run, said = _sweep(prepared)
+    best = _study(run.data.tags["study"], "sqlite:///data/sweeps.db").best_trial
+    ((run_id, chosen),) = registered
+    assert run_id == run.info.run_id
+    assert {name: getattr(chosen, name) for name in best.params} == best.params
+    assert (chosen.epochs, chosen.promote, chosen.seed) == (2, "never", 0)
+    assert run.data.tags["best_trial"] == str(best.number)
+    assert run.data.metrics["best_search_loss"] == best.value
+    assert run.data.metrics["trials_finished"] == 4
+    assert run.data.params["trials"] == "4"
+    logged = {one.path for one in MlflowClient().list_artifacts(run_id)}
+    assert logged >= {"parallel_coordinates.png", "parameter_importances.png"}
+    assert said[-1] == f"Of this sweep MLflow run {run_id} has registered catdog version 1."
+
+
+def test_each_trial_has_a_run_of_its_own_below_and_the_first_is_what_training_does(
+    prepared, registered
+):
+    run, _ = _sweep(prepared, trials=2)
+    first, second = _trials_below(run)
+    usual = {name: str(getattr(MainConfig(), name)) for name in sweep.SEARCHED}
+    assert first.data.params == usual != second.data.params
+    assert (first.info.run_name, first.info.status) == ("trial 0", "FINISHED")
+    assert first.info.end_time > first.info.start_time > run.info.start_time
+    client = MlflowClient()
+    history = client.get_metric_history(first.info.run_id, "search_loss")
+    assert [metric.step for metric in history] == [1, 2]
+    best = first.data.metrics["best_search_loss"]
+    assert best == min(metric.value for metric in history)
+    assert history[int(first.data.metrics["best_epoch"]) - 1].value == best
+    assert {"train_loss", "search_accuracy"} <= first.data.metrics.keys()
+
+
+def test_trials_see_no_validation_picture_and_features_are_computed_once(
+    prepared, registered, monkeypatch
+):
+    seen: list[set[str]] = []
+    whole = sweep.as_batches
+
+    def as_batches(features, pictures, *rest, **options):
+        seen.append({picture.sha256 for picture in pictures})
+        return whole(features, pictures, *rest, **options)
+
+    monkeypatch.setattr(sweep, "as_batches", as_batches)
+    _, said = _sweep(prepared, trials=1)
+    searched, learned = seen
+    assert not searched & learned
+    training = prepared.pictures("training")
+    assert searched | learned == {picture.sha256 for picture in training}
+    assert f"Features: {2 * len(training)} computed by" in "\n".join(said)
+    _, said = _sweep(prepared, trials=2)
+    assert "Features: 0 computed by" in "\n".join(said)
+
+
+def test_a_sweep_that_is_finished_registers_nothing_again_and_may_be_extended(prepared, registered):
+    _sweep(prepared, trials=2)
+    _, said = _sweep(prepared, trials=2)
+    assert len(registered) == 1
+    assert said[-1].endswith("has registered catdog version 1.")
+    run, said = _sweep(prepared, trials=3)
+    assert _numbers(run) == [2]
+    assert [run_id for run_id, _ in registered][1:] == [run.info.run_id]
+    other = {"trials": 3, "registered_model_name": "other", "unfreeze": "1"}
+    run, said = _sweep(prepared, **other)
+    assert {key: getattr(registered[2][1], key) for key in ("unfreeze",)} == {"unfreeze": "1"}
+    assert _numbers(run) == []
+    assert said[-1].endswith("has registered other version 3.")
+
+
+def test_a_sweep_that_was_cut_goes_on_as_the_same_run(prepared, registered, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _cut(patch, after=2)
+        _sweep(prepared)
+    run, said = _sweep(prepared)
+    everything = MlflowClient().search_runs([run.info.experiment_id])
+    assert sum("trial" not in one.data.tags for one in everything) == 1
+    assert run.info.status == "FINISHED"
+    assert sum(line.startswith("trial") for line in said) == 2
+    assert _numbers(run) == [0, 1, 3, 4]
+
+
+def test_where_training_with_the_best_fails_the_next_run_does_it(prepared, registered, monkeypatch):
+    def refuses(*_: object, **__: object) -> None:
+        raise CatdogError("the registry refuses")
+
+    with monkeypatch.context() as patch, pytest.raises(CatdogError, match="the registry refuses"):
+        patch.setattr(sweep, "train_and_register", refuses)
+        _sweep(prepared)
+    run, said = _sweep(prepared)
+    assert [run_id for run_id, _ in registered] == [run.info.run_id]
+    assert not any(line.startswith("trial") for line in said)
+
+
+def test_what_another_run_trains_or_has_trained_is_left_to_it(prepared, registered, monkeypatch):
+    other = MlflowClient().create_run("0").info.run_id
+    key = "best-of-this"
+    monkeypatch.setattr(sweep, "_digest", lambda _: "of-this")
+    study = _study("pets-of-this", "sqlite:///data/sweeps.db")
+    study.set_user_attr(key, (other, ""))
+    run, said = _sweep(prepared, trials=1)
+    assert said[-1] == f"Of this sweep MLflow run {other} trains with the best."
+    assert run.data.tags["mlflow.parentRunId"] == other
+    assert registered == []
+    MlflowClient().set_terminated(other, "KILLED")
+    run, _ = _sweep(prepared, trials=1)
+    assert [run_id for run_id, _ in registered] == [run.info.run_id]
+
+
+# Those of the pictures, by the digest of what was prepared.
+OF_THE_PICTURES = {"dataset", "classes", "val_fraction", "exclude"}
+WHERE_AND_HOW = {"data_dir", "device", "resume", "storage"}
+
+
+def test_what_trials_rest_on_decides_the_studys_name(prepared, tmp_path):
+    name = sweep.study_name(CONFIG, prepared)
+    assert name.startswith("pets-")
+    for same in ({"promote": "auto"}, {"trials": 9}, {"storage": "x"}, {"device": "auto"}):
+        assert sweep.study_name(replace(CONFIG, **same), prepared) == name
+    for other in ({"seed": 1}, {"epochs": 9}, {"most_views": 4}, {"backbone": "resnet18"}):
+        assert sweep.study_name(replace(CONFIG, **other), prepared) != name
+    assert sweep.study_name(CONFIG, replace(prepared, digest="other")) != name
+    (tmp_path / "one.pth").write_bytes(b"1")
+    (tmp_path / "two.pth").write_bytes(b"1")
+    by_file = [
+        sweep.study_name(replace(CONFIG, weights=str(tmp_path / file)), prepared)
+        for file in ("one.pth", "two.pth")
+    ]
+    assert by_file[0] == by_file[1] != name
+    odd = prepared.folder.with_name("Ada's pets")
+    assert sweep.study_name(CONFIG, replace(prepared, folder=odd)).startswith("Ada_s_pets-")
+
+
+@given(
+    contents=st.lists(st.integers(0, 30), max_size=80),
+    fraction=st.floats(0.01, 0.9),
+    seed=st.integers(0, 9),
+)
+def test_both_parts_have_both_classes_and_copies_stand_on_one_side(contents, fraction, seed):
+    contents += [96, 97, 97, 98, 99]  # the label is a matter of the content; each class has two
+    pictures = [Picture(Path("x"), content % 2, f"{content:064d}") for content in contents]
+    search = split_off(pictures, fraction, seed)
+    sides = [{pictures[i] for i in np.flatnonzero(side)} for side in (search, ~search)]
+    assert not sides[0] & sides[1]
+    assert all({picture.label for picture in side} == {0, 1} for side in sides)
+    turned = split_off(pictures[::-1], fraction, seed)
+    assert list(turned[::-1]) == list(search)
+
+
+def test_too_few_pictures_are_told():
+    pictures = [
+        Picture(Path("x"), label, sha256) for label, sha256 in ((0, "a"), (0, "b"), (1, "c"))
+    ]
+    with pytest.raises(CatdogError, match="at least two different training pictures of each"):
+        split_off([*pictures, pictures[-1]], 0.5, 0)
+
+
+# --- The study, with a training that only says a loss --------------------------------
+
+
+@dataclass(frozen=True)
+class Scores:
+    loss: float
+    accuracy: float = 0.5
+
+
+@dataclass(frozen=True)
+class Epoch:
+    number: int
+    val: Scores
+    train: Scores = Scores(0.5)
+    is_best: bool = True
+
+
+@dataclass(frozen=True)
+class Fit:
+    best: Epoch
+
+
+def _train(head: HeadConfig, on_epoch, *, epochs: int = 2) -> Fit:
+    """A training whose loss is its learning rate."""
+    for number in range(1, epochs + 1):
+        on_epoch(Epoch(number, Scores(head.learning_rate)))
+    return Fit(Epoch(epochs, Scores(head.learning_rate)))
+
+
+@pytest.fixture
+def logged(monkeypatch) -> list[tuple]:
+    """What MLflow is told of trials, in place of telling it."""
+    told: list[tuple] = []
+    monkeypatch.setattr(sweep, "log_nested", lambda *rest, **options: told.append((rest, options)))
+    return told
+
+
+def _run(study: optuna.Study, trials: int, train=_train, *, seed: int = 0, run=None) -> list[float]:
+    """Run trials until there are as many; the learning rates of all."""
+    sweep.run_trials(replace(CONFIG, trials=trials, seed=seed), study, run, train)
+    return [trial.params["learning_rate"] for trial in study.get_trials(states=sweep.FINISHED)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A PostgreSQL server."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite:///sweeps.db", pytest.param("postgresql", marks=pytest.mark.slow)])
+def storage(request) -> str:
+    return request.getfixturevalue("server") if "post" in request.param else request.param
+
+
+def _in_processes(*targets) -> list[multiprocessing.Process]:
+    forked = multiprocessing.get_context("fork")  # a new one would spend its time with imports
+    processes = [forked.Process(target=target) for target in targets]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def test_two_processes_share_the_trials(storage, logged):
+    def work() -> None:
+        _run(_study("shared", storage), 12, lambda *rest: time.sleep(0.1) or _train(*rest))
+
+    for process in _in_processes(work, work):
+        process.join(60)
+        assert process.exitcode == 0
+    study = _study("shared", storage)
+    rates = _run(study, 12)
+    assert 12 <= len(rates) <= 13  # both may begin the last one
+    assert len(set(rates)) == len(rates)
+
+
+def test_the_trial_of_a_killed_process_is_run_again(storage, logged, monkeypatch):
+    monkeypatch.setattr(sweep, "HEARTBEAT_S", 1)
+    begun = multiprocessing.get_context("fork").Event()
+
+    def hang(*_: object) -> None:
+        begun.set()
+        time.sleep(60)
+
+    (process,) = _in_processes(lambda: _run(_study("killed", storage), 2, hang))
+    assert begun.wait(30)
+    process.kill()
+    process.join()
+    time.sleep(4)
+    study = _study("killed", storage)
+    _run(study, 2)
+    usual = HeadConfig().learning_rate
+    assert [(trial.state, trial.params.get("learning_rate")) for trial in study.trials][:2] == [
+        (TrialState.FAIL, usual),
+        (TrialState.COMPLETE, usual),
+    ]
+
+
+def test_the_seed_decides_what_is_tried_and_nothing_is_drawn_twice(logged):
+    whole = _run(_study("whole"), 12)
+    _run(_study("cut"), 4)
+    assert _run(_study("cut"), 12) == whole
+    assert len(set(whole)) == 12
+    assert not set(_run(_study("other"), 3, seed=1)[1:]) & set(whole)
+
+
+def test_what_is_worse_than_half_of_the_others_is_pruned_in_its_third_epoch(logged):
+    study, losses = _study(), iter([0.1] * 8 + [1.0] * 2)
+
+    def train(head, on_epoch) -> Fit:
+        loss = next(losses)
+        return _train(replace(head, learning_rate=loss), on_epoch, epochs=5)
+
+    _run(study, 10, train)
+    pruned = study.get_trials(states=[TrialState.PRUNED])
+    assert [trial.number for trial in pruned] == [8, 9]
+    assert all(list(trial.intermediate_values) == [1, 2, 3] for trial in pruned)
+    assert [options["status"] for _, options in logged] == ["FINISHED"] * 8 + ["KILLED"] * 2
+
+
+def test_a_trial_that_diverges_is_pruned_and_where_all_do_it_is_told(said, logged):
+    def diverges(*_: object) -> Fit:
+        raise CatdogError("training diverged in epoch 1")
+
+    study = _study()
+    _run(study, 2, diverges)
+    assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
+    assert said[0].startswith("trial   0: diverged, 0 epochs, pruned")
+    with pytest.raises(CatdogError, match="no trial came to its end"):
+        sweep._best(CONFIG, study, None)
+
+
+def test_an_error_ends_the_sweep_and_its_trial_is_missing(logged):
+    def fails(*_: object) -> Fit:
+        raise MemoryError
+
+    study = _study()
+    with pytest.raises(MemoryError):
+        _run(study, 1, fails)
+    assert _run(study, 1) == [HeadConfig().learning_rate]
+
+
+def test_views_double():
+    for most, counts in ((1, (1,)), (4, (1, 2, 4)), (6, (1, 2, 4, 6))):
+        study = optuna.create_study()
+        trial = study.ask()
+        with pytest.raises(AttributeError):
+            sweep.run_trial(trial, None, most, lambda *_: None)
+        assert trial.distributions["views"].choices == counts
+
+
+# --- The storage ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("postgresql://ada:Zq7@db/sweeps", "postgresql://ada:***@db/sweeps"),
+        ("postgresql://:Zq7@db/sweeps", "postgresql://:***@db/sweeps"),
+        ("postgresql://ada@db/sweeps?sslmode=require&password=Zq7", "postgresql://ada@db/sweeps"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dada%3BPWD%3DZq7", "mssql+pyodbc:///"),
+        ("auto", "auto"),
+    ],
+)
+def test_a_storage_is_shown_without_its_password(where, told):
+    assert sweep.shown(where) == told
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("nosuch://ada:Zq7@host/db", "Can't load plugin"),
+        ("my-db://ada:Zq7@db/sweeps", "Could not parse"),
+        ("sweep.log", "Could not parse"),
+        ("sqlite:////proc/no/sweeps.db", "unable to open"),
+        ("sqlite:///damaged.db", "file is not a database"),
+        ("sqlite:///mlflow.db", "no longer compatible"),
+        ("postgresql+psycopg2://ada:Zq7@127.0.0.1:1/db", "connection to server"),
+    ],
+)
+def test_a_storage_that_can_not_be_opened_is_one_sentence(where, reason, tracking_store):
+    Path("damaged.db").write_text("no database\n", encoding="utf-8")
+    with pytest.raises(CatdogError, match=rf"^storage=\S+ does not answer \(.*{reason}") as caught:
+        _study("s", where)
+    assert "\n" not in str(caught.value)
+    assert "Zq7" not in str(caught.value)
+
+
+def test_a_storage_that_fails_in_a_trial_is_told_as_what_it_is(logged):
+    def breaks(head, on_epoch) -> Fit:
+        Path("sweeps.db").write_bytes(b"no database" * 1000)
+        return _train(head, on_epoch)
+
+    study = _study()
+    with (
+        pytest.raises(CatdogError, match=r"sweeps.db does not answer \(file is not a database\)"),
+        sweep.storage_trouble_is_told("sqlite:///sweeps.db"),
+    ):
+        _run(study, 1, breaks)
+
+
+def test_errors_of_others_are_theirs():
+    with pytest.raises(KeyError), sweep.storage_trouble_is_told("x"):
+        raise KeyError
+    with pytest.raises(CatdogError, match=r"^gone$"), sweep.storage_trouble_is_told("x"):
+        raise CatdogError("gone") from OperationalError("", {}, sqlite3.OperationalError("locked"))
+
+
+def test_a_trial_that_mlflow_does_not_take_is_told_and_nothing_more(tracking_store, monkeypatch):
+    def away(*_: object, **__: object) -> None:
+        raise mlflow.MlflowException("away") from ConnectionError("nobody listens")
+
+    with heard() as said, tracking.start_run("x") as run:
+        monkeypatch.setattr(MlflowClient, "create_run", away)
+        _run(_study(), 1, run=run)
+    assert said[0] == "trial 0 is missing in MLflow (nobody listens)"
+    assert said[1].startswith("trial   0: search loss")
