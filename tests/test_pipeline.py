@@ -74,7 +74,7 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
     known = classes == "cat,dog"
     assert trained.classifier.about.classes == tuple(classes.split(","))
     assert (trained.baseline is not None) is known
-    assert (trained.classifier.familiarity.pets is not None) is known
+    assert (trained.classifier.head.novelty.imagenet is not None) is known
 
 
 @pytest.mark.parametrize("views", [0, 2])

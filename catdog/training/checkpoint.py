@@ -103,6 +103,7 @@ class CheckpointFolder:
         number = len(checkpoint.epochs)
         part = self._folder / f".checkpoint-{number}"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as stream:
                 torch.save(checkpoint.state_dict(), stream)
             sync(part)
