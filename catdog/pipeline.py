@@ -28,7 +28,8 @@ from catdog.reporting.model_card import facts_of, model_card
 from catdog.reporting.summary import report_findings, summarize
 from catdog.tracking import store
 from catdog.tracking.log import Run
-from catdog.tracking.resume import MODEL, NONE
+from catdog.tracking.resume import NONE
+from catdog.tracking.run import MODEL
 from catdog.training import distributed
 from catdog.training.checkpoint import CheckpointFolder
 from catdog.training.features import extract_features

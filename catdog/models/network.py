@@ -92,8 +92,7 @@ class Network(nn.Module):
         """`(N, 3, S, S) uint8` → logits `(N,) float32`; the head computes in full precision."""
         with mixed_precision(images.device):
             features = self.features(images)
-        with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.head(features)
+        logits: Tensor = self.head(features)
         return logits
 
     def train(self, mode: bool = True) -> Self:

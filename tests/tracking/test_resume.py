@@ -19,7 +19,6 @@ from catdog.config import MainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.tracking import resume as runs
 from catdog.tracking import run as tracking
-from catdog.tracking.notes import resuming
 from catdog.tracking.resume import RunFolder, as_begun, clear_runs, open_run
 from tests.conftest import ROOT, heard
 
@@ -188,7 +187,7 @@ def test_a_run_that_failed_after_it_learned_can_go_on(said):
     ):
         (run.folder / "checkpoint-1-0.pt").touch()
         raise CatdogError("no registry")
-    assert said == [f"Once that is mended, go on: {resuming(run.folder)}"]
+    assert said == [f"Once that is mended, go on: {run.resume_command}"]
     assert tracking.status_of(run.id) == "FAILED"
     assert _resumed(run.id)[0] == run.id
 
