@@ -24,7 +24,7 @@ from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, save
 from catdog.registry.versions import ModelVersion
 from catdog.reporting import figures
-from catdog.reporting.model_card import facts_of, model_card
+from catdog.reporting.model_card import model_card
 from catdog.reporting.summary import report_findings, summarize
 from catdog.tracking import store
 from catdog.tracking.log import Run
@@ -63,7 +63,7 @@ def train_and_register(
         trained = judge_as_served(learned, dataset, config)
         _log_fit(run, trained)
         _log_judgement(run, trained, dataset)
-        card = model_card(trained.classifier.about, facts_of(config, dataset, trained))
+        card = model_card(config.registered_model_name, dataset, trained)
         saved = save(trained, card, run.folder / MODEL)  # before a server is asked
         with run.registering():
             released = register(config, dataset, trained, saved, fresh, run)
