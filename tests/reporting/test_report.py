@@ -327,12 +327,9 @@ def test_long_lists_of_files_are_cut(draw_page, prepared, monkeypatch):
     assert "and 4,800 more" in text
 
 
-def test_a_share_is_never_rounded_to_all_or_nothing():
+def test_a_share_is_never_rounded_to_all_or_nothing_and_what_is_not_known_is_a_dash():
     shown = [share(value).replace("\xa0", " ") for value in (0, 1, 0.9875, 0.9999, 0.0001)]
     assert shown == ["0.0 %", "100.0 %", "98.8 %", "> 99.9 %", "< 0.1 %"]
-
-
-def test_what_is_not_known_is_a_dash():
     assert [share(None), share(math.nan), number(None), number(math.inf)] == ["–"] * 4
 
 
