@@ -12,17 +12,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
 from catdog import FAILED, INTERRUPTED, CatdogError
-from catdog.config import DataConfig, Range, Words, YesNo
+from catdog.config import DataConfig, Pattern, Range, YesNo
 from catdog.data.classes import read_classes
 
 Config = TypeVar("Config")
-Limit = TypeVar("Limit", Range, Words)
 
 
 def run(
@@ -105,8 +103,7 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     config = tyro.cli(
         config_class, args=arguments, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
     )
-    check_ranges(config)
-    check_words(config)
+    _check(config)
     if isinstance(config, DataConfig):
         read_classes(config.classes)
     return config
@@ -121,20 +118,20 @@ def _with_values(config_class: type, argv: Sequence[str]) -> list[str]:
     """
     hints = get_type_hints(config_class)
     switches = {name for name, hint in hints.items() if hint == YesNo}
-    flagless = {name for name, hint in hints.items() if get_origin(hint) is tuple}
-    words, result = list(argv), []
-    last: list[str] = []
+    words, result, last = list(argv), list[str](), list[str]()
     while words and words[0] != "--":
         word = words.pop(0)
-        name, following = _flag_name(word), words[0] if words else "--"
-        if name in switches and following not in get_args(YesNo):
+        name = _flag_name(word)
+        if name in switches and (not words or words[0] not in get_args(YesNo)):
             result.append(f"--{name}=yes")
         elif name.removeprefix("no_") in switches - {name}:
             result.append(f"--{name.removeprefix('no_')}=no")
-        elif name in flagless and words and not _is_flag(following, hints):
-            last = ["--", words.pop(0)]
-        elif name in hints and words and not _is_flag(following, hints):
-            result.append(f"--{name}={words.pop(0)}")
+        elif name in hints and words and not _is_flag(words[0], hints):
+            value = words.pop(0)
+            if get_origin(hints[name]) is tuple:
+                last = ["--", value]
+            else:
+                result.append(f"--{name}={value}")
         else:
             result.append(word)
     return [*result, *last, *words]
@@ -150,37 +147,17 @@ def _is_flag(word: str, names: Container[str]) -> bool:
     return name in names or name.removeprefix("no_") in names or word in ("-h", "--help")
 
 
-def check_ranges(config: Any) -> None:
-    """Raise CatdogError when a number of `config` lies outside the range declared for it."""
-    for name, limits in _ranges(type(config)).items():
+def _check(config: Any) -> None:
+    """Raise CatdogError when a value of `config` is not what its field's type allows."""
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
-        if not limits.low <= value <= limits.high:
-            raise CatdogError(
-                f"{name}={value} is out of range: "
-                f"give a number from {limits.low:g} to {limits.high:g}, as in -P {name}=... "
-                f"or --{name} ..."
-            )
-
-
-def check_words(config: Any) -> None:
-    """Raise CatdogError when a text of `config` is not what is declared for it."""
-    for name, words in _declared(type(config), Words).items():
-        value = getattr(config, name)
-        if not re.fullmatch(words.pattern, value):
-            raise CatdogError(
-                f"{name}={value} is no name: use {words.told}, as in -P {name}=catdog"
-            )
-
-
-def _ranges(config_class: type) -> dict[str, Range]:
-    return _declared(config_class, Range)
-
-
-def _declared(config_class: type, kind: type[Limit]) -> dict[str, Limit]:
-    hints = get_type_hints(config_class, include_extras=True)
-    return {
-        field.name: extra
-        for field in fields(config_class)
-        for extra in getattr(hints[field.name], "__metadata__", ())
-        if isinstance(extra, kind)
-    }
+        for allowed in getattr(hint, "__metadata__", ()):
+            if isinstance(allowed, Range) and not allowed.low <= value <= allowed.high:
+                raise CatdogError(
+                    f"{name}={value} is out of range: give a number from {allowed.low:g} to "
+                    f"{allowed.high:g}, as in -P {name}=... or --{name} ..."
+                )
+            if isinstance(allowed, Pattern) and not re.fullmatch(allowed.regex, value):
+                raise CatdogError(
+                    f"{name}={value} is no name: use {allowed.words}, as in -P {name}=catdog"
+                )

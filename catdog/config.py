@@ -1,8 +1,9 @@
 """Every parameter, declared once: field = command-line flag = `-P` name = MLflow parameter.
 
-Each dataclass below is what one entry point of MLproject accepts; `catdog.arguments` reads it
-from a command line. Nothing here imports more than the parser, so that a wrong flag is answered
-at once.
+Each dataclass is what one entry point of MLproject accepts; `catdog.cli` reads it from a command
+line. A field's type says which values are allowed; the text below it, or in its type where several
+share that, is what `--help` says. Nothing here imports more than the parser, so that a wrong flag
+is answered at once.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import tyro
 
 from catdog import AUTO
 
-Help = tyro.conf.arg
-
 
 @dataclass(frozen=True)
 class Range:
@@ -26,49 +25,60 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Words:
-    """What a text may be: all of it matches `pattern`, which `told` says in words."""
+class Pattern:
+    """What a text may be: all of it matches `regex`, which `words` says in words."""
 
-    pattern: str
-    told: str
+    regex: str
+    words: str
 
 
-MODEL_NAME = Words(
-    r"\w([\w .()+-]*[\w)+])?",
-    "letters, digits, spaces and . _ - + ( ), with a letter or a digit in front",
-)
+YesNo = Literal["yes", "no"]
+Format = Literal["text", "json", "jsonl", "csv", "kaggle"]
+Promote = Literal["auto", "never", "always"]
+
+Fraction = Annotated[float, Range(0.01, 0.9)]
+Rate = Annotated[float, Range(1e-8, 10)]
+Count = Annotated[int, Range(1, 10_000)]
+BatchSize = Annotated[int, Range(1, 65_536)]
+Port = Annotated[int, Range(0, 65_535)]
+ModelName = Annotated[
+    str,
+    Pattern(
+        r"\w([\w .()+-]*[\w)+])?",
+        "letters, digits, spaces and . _ - + ( ), with a letter or a digit in front",
+    ),
+]
 """A name in the registry becomes part of a URI and of a question to the store."""
 
+Help = tyro.conf.arg
 Device = Literal["auto", "cuda", "mps", "cpu"]
-Promote = Literal["auto", "never", "always"]
-Format = Literal["text", "json", "jsonl", "csv", "kaggle"]
-YesNo = Literal["yes", "no"]
+TrainingDevice = Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")]
+ServingDevice = Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")]
+DataDir = Annotated[str, Help(help="folder for downloads, prepared pictures and features")]
+ModelUri = Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")]
+Host = Annotated[str, Help(help="address to listen at; any but 127.0.0.1 lets others in")]
+Margin = Annotated[
+    float,
+    Range(0, 1),
+    Help(help="how much less accurate, as a share, it may look for better probabilities"),
+]
+
+PRODUCTION = "models:/catdog/Production"
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which pictures, and where prepared ones are kept."""
 
-    dataset: Annotated[
-        str,
-        Help(
-            help="auto (Kaggle with a token, else the drawn sample), kaggle, "
-            "kaggle:OWNER/NAME, sample, or the path of an archive or a folder"
-        ),
-    ] = "auto"
-    classes: Annotated[
-        str,
-        Help(
-            help="NEGATIVE,POSITIVE, as ant,bee: what is told apart; auto: cat,dog, or what the "
-            "two folders of the data set are called"
-        ),
-    ] = AUTO
-    data_dir: Annotated[str, Help(help="folder for downloads and prepared pictures")] = "data"
-    seed: Annotated[
-        int,
-        Range(0, 2**31 - 1),
-        Help(help="of the drawn sample, the split, the head's first weights and the shuffling"),
-    ] = 0
+    dataset: str = "auto"
+    """auto (Kaggle with a token, else the drawn sample), kaggle, kaggle:OWNER/NAME, sample,
+    or the path of an archive or a folder"""
+    classes: str = AUTO
+    """NEGATIVE,POSITIVE, as ant,bee: what is told apart;
+    auto: cat,dog, or what the two folders of the data set are called"""
+    data_dir: DataDir = "data"
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    """of the drawn sample, the split, the head's first weights and the shuffling"""
 
 
 @dataclass(frozen=True)
@@ -80,109 +90,79 @@ class DownloadConfig(DataConfig):
 class PrepareConfig(DataConfig):
     """Unpack, check and sort the pictures into training/, validation/ and test/."""
 
-    val_fraction: Annotated[
-        float,
-        Range(0.01, 0.9),
-        Help(help="share of each class held back for validation"),
-    ] = 0.2
-    exclude: Annotated[
-        str,
-        Help(
-            help="file with a path or sha256 digest in each line, of pictures to leave out; or none"
-        ),
-    ] = "none"
+    val_fraction: Fraction = 0.2
+    """share of each class held back for validation"""
+    exclude: str = "none"
+    """file with a path or sha256 digest in each line, of pictures to leave out; or none"""
 
 
 @dataclass(frozen=True)
-class HeadConfig(DataConfig):
-    """What a sweep searches."""
+class ModelConfig:
+    """The backbone that features come from, and what it runs on."""
 
-    views: Annotated[
-        int,
-        Range(0, 1_000),
-        Help(
-            help="views of each picture whose features are computed, once: the plain one, then "
-            "augmented ones; 0: a new augmentation, and the backbone, in every epoch"
-        ),
-    ] = 1
-    batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures in an optimizer step")] = 32
-    learning_rate: Annotated[float, Range(1e-8, 10), Help(help="of the optimizer (AdamW)")] = 0.002
-    weight_decay: Annotated[float, Range(0, 10), Help(help="of the optimizer (AdamW)")] = 0.01
+    backbone: str = "tf_efficientnet_lite0"
+    """name of a timm model, resnet18 say"""
+    weights: str = "pretrained"
+    """pretrained, none (random), or a file of the backbone's weights"""
+    device: TrainingDevice = "auto"
 
 
 @dataclass(frozen=True)
-class FixedConfig(DataConfig):
-    """What a sweep leaves as it is."""
+class OptimConfig:
+    """How the head learns from features; what a sweep searches."""
 
-    epochs: Annotated[
-        int, Range(1, 10_000), Help(help="passes over the training pictures, at most")
-    ] = 10
-    patience: Annotated[
-        int,
-        Range(1, 10_000),
-        Help(help="epochs without a better validation loss before training stops"),
-    ] = 3
-    min_delta: Annotated[
-        float,
-        Range(0, 10),
-        Help(help="by how much the validation loss must fall to count as better"),
-    ] = 0.0
-    unfreeze: Annotated[
-        str,
-        Help(
-            help="fine-tune the backbone after the head: none, all, or how many of its last blocks"
-        ),
-    ] = "none"
-    finetune_epochs: Annotated[int, Range(1, 10_000), Help(help="of fine-tuning, at most")] = 5
-    finetune_rate: Annotated[
-        float, Range(1e-8, 10), Help(help="learning rate of the backbone while it is fine-tuned")
-    ] = 0.0001
-    keep_share: Annotated[
-        float,
-        Range(0.5, 1.0),
-        Help(help="share of validation photos not to be called neither; 1: no photo ever is"),
-    ] = 0.99
-    backbone: Annotated[str, Help(help="name of a timm model, resnet18 say")] = (
-        "tf_efficientnet_lite0"
-    )
-    weights: Annotated[
-        str,
-        Help(help="pretrained, none (random), or a file of the backbone's weights"),
-    ] = "pretrained"
-    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
-    resume: Annotated[
-        str,
-        Help(
-            help="id of a run that was cut and shall go on; auto: the latest one of the same "
-            "parameters and pictures, else a new one; or none"
-        ),
-    ] = "none"
-    registered_model_name: Annotated[str, MODEL_NAME, Help(help="name in the model registry")] = (
-        "catdog"
-    )
-    promote: Annotated[
-        Promote,
-        Help(
-            help="who may take the place in Production: auto, who is surely better on the same "
-            "photos; never; always"
-        ),
-    ] = "auto"
-    promote_margin: Annotated[
-        float,
-        Range(0, 1),
-        Help(help="how much less accurate, as a share, it may look for better probabilities"),
-    ] = 0.005
+    views: Annotated[int, Range(0, 1_000)] = 1
+    """views of each picture whose features are computed, once: the plain one, then augmented ones;
+    0: a new augmentation, and the backbone, in every epoch"""
+    batch_size: BatchSize = 32
+    """pictures in an optimizer step"""
+    learning_rate: Rate = 0.002
+    """of the optimizer (AdamW)"""
+    weight_decay: Annotated[float, Range(0, 10)] = 0.01
+    """of the optimizer (AdamW)"""
 
 
 @dataclass(frozen=True)
-class TrainConfig(FixedConfig, HeadConfig):
+class StoppingConfig:
+    """How long is trained, and whether the backbone is fine-tuned after the head."""
+
+    epochs: Count = 10
+    """passes over the training pictures, at most"""
+    patience: Count = 3
+    """epochs without a better validation loss before training stops"""
+    min_delta: Annotated[float, Range(0, 10)] = 0.0
+    """by how much the validation loss must fall to count as better"""
+    unfreeze: str = "none"
+    """fine-tune the backbone after the head: none, all, or how many of its last blocks"""
+    finetune_epochs: Count = 5
+    """of fine-tuning, at most"""
+    finetune_rate: Rate = 0.0001
+    """learning rate of the backbone while it is fine-tuned"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run in MLflow, and what becomes of its model."""
+
+    keep_share: Annotated[float, Range(0.5, 1.0)] = 0.99
+    """share of validation photos not to be called neither; 1: no photo ever is"""
+    resume: str = "none"
+    """id of a run that was cut and shall go on;
+    auto: the latest one of the same parameters and pictures, else a new one; or none"""
+    registered_model_name: ModelName = "catdog"
+    """name in the model registry"""
+    promote: Promote = "auto"
+    """who may take the place in Production:
+    auto, who is surely better on the same photos; never; always"""
+    promote_margin: Margin = 0.005
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig, StoppingConfig, OptimConfig, ModelConfig, DataConfig):
     """Train the head on the frozen backbone, and register the best model."""
 
-    processes: Annotated[
-        int,
-        Range(1, 1024),
-        Help(help="how many train together on this machine, with a GPU each where it has them"),
-    ] = 1
+    processes: Annotated[int, Range(1, 1024)] = 1
+    """how many train together on this machine, with a GPU each where it has them"""
 
 
 @dataclass(frozen=True)
@@ -191,161 +171,115 @@ class MainConfig(TrainConfig, PrepareConfig):
 
 
 @dataclass(frozen=True)
-class SweepConfig(FixedConfig, PrepareConfig):
+class SweepConfig(RunConfig, StoppingConfig, ModelConfig, PrepareConfig):
     """Search the head's parameters in many short trials, then train with the best and register."""
 
-    resume: Annotated[
-        str,
-        Help(
-            help="id of a sweep's run that was cut; auto: the latest one of the same parameters "
-            "and pictures, else a new one; or none"
-        ),
-    ] = "auto"
-    trials: Annotated[int, Range(1, 100_000), Help(help="that the study shall have in all")] = 50
-    most_views: Annotated[
-        int,
-        Range(1, 1_000),
-        Help(help="the most views that a trial may learn from; the features of all are computed"),
-    ] = 4
-    search_fraction: Annotated[
-        float,
-        Range(0.01, 0.9),
-        Help(help="share of each class of the training pictures that trials are judged on"),
-    ] = 0.25
-    storage: Annotated[
-        str,
-        Help(
-            help="of the study: auto (sweeps.db in data_dir), or a database's URL, which several "
-            "machines may share"
-        ),
-    ] = "auto"
+    resume: str = "auto"
+    """id of a sweep's run that was cut;
+    auto: the latest one of the same parameters and pictures, else a new one; or none"""
+    trials: Annotated[int, Range(1, 100_000)] = 50
+    """that the study shall have in all"""
+    most_views: Annotated[int, Range(1, 1_000)] = 4
+    """the most views that a trial may learn from; the features of all are computed"""
+    search_fraction: Fraction = 0.25
+    """share of each class of the training pictures that trials are judged on"""
+    storage: str = "auto"
+    """of the study: auto (sweeps.db in data_dir), or a database's URL, which several machines
+    may share"""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Score a registered model on a labelled folder, DIR/cat and DIR/dog for its classes."""
 
-    data: Annotated[str, Help(help="folder with a sub-folder of pictures for each class")]
-    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
-        "models:/catdog/Production"
-    )
-    format: Annotated[Literal["text", "json"], Help(help="of the answer")] = "text"
-    device: Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")] = "auto"
-    batch_size: Annotated[int, Range(1, 65_536), Help(help="pictures at once")] = 32
+    data: str
+    """folder with a sub-folder of pictures for each class"""
+    model_uri: ModelUri = PRODUCTION
+    format: Literal["text", "json"] = "text"
+    """of the answer"""
+    device: ServingDevice = "auto"
+    batch_size: BatchSize = 32
+    """pictures at once"""
 
 
 @dataclass(frozen=True)
 class PredictConfig:
     """Label new photos with a registered model."""
 
-    images: Annotated[
-        tuple[str, ...],
-        tyro.conf.Positional,
-        Help(
-            help="files, folders, globs, http(s) addresses, or - for a list on stdin; auto: the "
-            "test pictures of the model's data set"
-        ),
-    ] = ("auto",)
-    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
-        "models:/catdog/Production"
-    )
-    format: Annotated[
-        Format, Help(help="of the answer: a table for people, for programs, a Kaggle submission")
-    ] = "text"
-    output: Annotated[str, Help(help="file for the answer; - is the terminal")] = "-"
-    sort_into: Annotated[
-        str,
-        Help(help="folder to copy photos to, into one for each answer (cat/, neither/); or none"),
-    ] = "none"
-    explain: Annotated[
-        str, Help(help="folder for pictures of what each answer rests on; or none")
-    ] = "none"
-    reject: Annotated[
-        YesNo,
-        Help(help="answer neither where a photo looks like nothing known; no: --no-reject"),
-    ] = "yes"
-    threshold: Annotated[
-        float, Range(0, 1), Help(help="p_dog above which a photo is labelled dog, for any classes")
-    ] = 0.5
-    tta: Annotated[YesNo, Help(help="answers from the picture and its mirror image")] = "no"
-    data_dir: Annotated[str, Help(help="where prepared pictures are kept")] = "data"
-    device: Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")] = "auto"
-    batch_size: Annotated[
-        int, Range(0, 65_536), Help(help="pictures at once; 0: what suits the device")
-    ] = 0
+    images: Annotated[tuple[str, ...], tyro.conf.Positional] = ("auto",)
+    """files, folders, globs, http(s) addresses, or - for a list on stdin;
+    auto: the test pictures of the model's data set"""
+    model_uri: ModelUri = PRODUCTION
+    format: Format = "text"
+    """of the answer: a table for people, for programs, a Kaggle submission"""
+    output: str = "-"
+    """file for the answer; - is the terminal"""
+    sort_into: str = "none"
+    """folder to copy photos to, into one for each answer (cat/, neither/); or none"""
+    explain: str = "none"
+    """folder for pictures of what each answer rests on; or none"""
+    reject: YesNo = "yes"
+    """answer neither where a photo looks like nothing known; no: --no-reject"""
+    threshold: Annotated[float, Range(0, 1)] = 0.5
+    """p_dog above which a photo is labelled dog, for any classes"""
+    tta: YesNo = "no"
+    """answers from the picture and its mirror image"""
+    data_dir: DataDir = "data"
+    device: ServingDevice = "auto"
+    batch_size: Annotated[int, Range(0, 65_536)] = 0
+    """pictures at once; 0: what suits the device"""
 
 
 @dataclass(frozen=True)
-class AuditConfig(DataConfig):
+class AuditConfig(ModelConfig, DataConfig):
     """Look for wrong labels, near-duplicates and odd pictures in a prepared data set."""
 
-    backbone: Annotated[str, Help(help="name of a timm model, resnet18 say")] = (
-        "tf_efficientnet_lite0"
-    )
-    weights: Annotated[
-        str,
-        Help(help="pretrained, none (random), or a file of the backbone's weights"),
-    ] = "pretrained"
-    device: Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")] = "auto"
-    output: Annotated[
-        str, Help(help="file for the list of issues; auto: audit.csv beside the manifest")
-    ] = "auto"
+    output: str = "auto"
+    """file for the list of issues; auto: audit.csv beside the manifest"""
 
 
 @dataclass(frozen=True)
 class ExportConfig:
     """Write a registered model as a folder for ONNX Runtime, without catdog and PyTorch."""
 
-    to: Annotated[str, Help(help="new folder for model.onnx, preprocessing.json and an example")]
-    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
-        "models:/catdog/Production"
-    )
+    to: str
+    """new folder for model.onnx, preprocessing.json and an example"""
+    model_uri: ModelUri = PRODUCTION
 
 
 @dataclass(frozen=True)
 class ClearCacheConfig:
     """Delete cached features, and runs that were cut, that have not been used for a while."""
 
-    data_dir: Annotated[str, Help(help="folder for downloads and prepared pictures")] = "data"
-    days: Annotated[
-        float, Range(0, 36_500), Help(help="keep what was used in this many days; 0: nothing")
-    ] = 30.0
+    data_dir: DataDir = "data"
+    days: Annotated[float, Range(0, 36_500)] = 30.0
+    """keep what was used in this many days; 0: nothing"""
 
 
 @dataclass(frozen=True)
 class AppConfig:
     """Label photos on a web page, on this machine alone."""
 
-    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
-        "models:/catdog/Production"
-    )
-    host: Annotated[str, Help(help="address to listen at; any but 127.0.0.1 lets others in")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[
-        int, Range(0, 65_535), Help(help="to listen at; where it is taken, a free one")
-    ] = 7860
-    open: Annotated[Literal["yes", "no"], Help(help="whether to open the page in the browser")] = (
-        "yes"
-    )
-    device: Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")] = "auto"
+    model_uri: ModelUri = PRODUCTION
+    host: Host = "127.0.0.1"
+    port: Port = 7860
+    """to listen at; where it is taken, a free one"""
+    open: YesNo = "yes"
+    """whether to open the page in the browser"""
+    device: ServingDevice = "auto"
 
 
 @dataclass(frozen=True)
 class ServeConfig:
     """Answer over HTTP, as `mlflow models serve` does, and run no code of the model."""
 
-    model_uri: Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")] = (
-        "models:/catdog/Production"
-    )
-    host: Annotated[str, Help(help="address to listen at; any but 127.0.0.1 lets others in")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Range(0, 65_535), Help(help="to listen at; 0: a free one")] = 5001
-    max_body_mb: Annotated[
-        int, Range(1, 500), Help(help="largest request, in megabytes; a photo takes 4/3 of its own")
-    ] = 50
-    device: Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")] = "auto"
+    model_uri: ModelUri = PRODUCTION
+    host: Host = "127.0.0.1"
+    port: Port = 5001
+    """to listen at; 0: a free one"""
+    max_body_mb: Annotated[int, Range(1, 500)] = 50
+    """largest request, in megabytes; a photo takes 4/3 of its own"""
+    device: ServingDevice = "auto"
 
 
 @dataclass(frozen=True)
@@ -356,40 +290,36 @@ class PromoteConfig:
     compared with the one that is, on photos that neither learned from.
     """
 
-    name: Annotated[str, MODEL_NAME, Help(help="of the registered model")] = "catdog"
-    version: Annotated[
-        str, Help(help="of the challenger; latest: the newest that is not in Production")
-    ] = "latest"
-    to: Annotated[str, Help(help="version to promote without a comparison; or none")] = "none"
-    because: Annotated[str, Help(help="why, for --to and --rollback; kept in the history")] = ""
-    rollback: Annotated[YesNo, Help(help="promote the version that served before")] = "no"
-    history: Annotated[
-        YesNo, Help(help="list who served since when, by whom, from which run, and why")
-    ] = "no"
-    dry_run: Annotated[YesNo, Help(help="say what would be done, and do nothing")] = "no"
-    margin: Annotated[
-        float,
-        Range(0, 1),
-        Help(help="how much less accurate, as a share, it may look for better probabilities"),
-    ] = 0.005
-    dataset: Annotated[
-        str, Help(help="prepared data set to compare on; auto: the challenger's own")
-    ] = "auto"
-    data: Annotated[
-        str, Help(help="labelled folder to compare on instead, DIR/cat and DIR/dog say; or none")
-    ] = "none"
-    data_dir: Annotated[str, Help(help="where prepared pictures and features are kept")] = "data"
+    name: ModelName = "catdog"
+    """of the registered model"""
+    version: str = "latest"
+    """of the challenger; latest: the newest that is not in Production"""
+    to: str = "none"
+    """version to promote without a comparison; or none"""
+    because: str = ""
+    """why, for --to and --rollback; kept in the history"""
+    rollback: YesNo = "no"
+    """promote the version that served before"""
+    history: YesNo = "no"
+    """list who served since when, by whom, from which run, and why"""
+    dry_run: YesNo = "no"
+    """say what would be done, and do nothing"""
+    margin: Margin = 0.005
+    dataset: str = "auto"
+    """prepared data set to compare on; auto: the challenger's own"""
+    data: str = "none"
+    """labelled folder to compare on instead, DIR/cat and DIR/dog say; or none"""
+    data_dir: DataDir = "data"
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
     """Label any number of pictures with Spark, on this machine or on many."""
 
-    input: Annotated[str, Help(help="folder of pictures, or its URI for Spark, as s3a://...")]
-    output: Annotated[str, Help(help="folder of a Parquet table that answers are added to")]
-    model_uri: Annotated[str, Help(help="of the registry (models:/...), or of a run")] = (
-        "models:/catdog/Production"
-    )
-    master: Annotated[
-        str, Help(help="of Spark: local[2] for two workers here, or the address of a cluster")
-    ] = "local[2]"
+    input: str
+    """folder of pictures, or its URI for Spark, as s3a://..."""
+    output: str
+    """folder of a Parquet table that answers are added to"""
+    model_uri: Annotated[str, Help(help="of the registry (models:/...), or of a run")] = PRODUCTION
+    master: str = "local[2]"
+    """of Spark: local[2] for two workers here, or the address of a cluster"""

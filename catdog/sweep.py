@@ -31,7 +31,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from catdog import AUTO, CatdogError
-from catdog.config import HeadConfig, MainConfig, SweepConfig
+from catdog.config import MainConfig, OptimConfig, SweepConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.split import split_off
 from catdog.files import sha256_of
@@ -41,11 +41,11 @@ from catdog.models.network import build_network
 from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.pipeline import train_and_register
 from catdog.reporting.figures import study_figures
-from catdog.tracking.delivery import without_password
 from catdog.tracking.log import Run
 from catdog.tracking.nested import log_nested
 from catdog.tracking.resume import RunFolder
 from catdog.tracking.run import status_of
+from catdog.tracking.store import without_password
 from catdog.training.features import as_batches, extract, open_cache
 from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
 from catdog.training.stages import progress
@@ -70,7 +70,7 @@ HEARTBEAT_S = 30  # after twice as long a silence a trial is tried again
 LOCK = "sweep.lock"  # for what processes that share a data folder do one after the other
 FINISHED = TrialState.COMPLETE, TrialState.PRUNED
 
-TrainHead = Callable[[HeadConfig, Callable[[Epoch], None]], Fit]
+TrainHead = Callable[[OptimConfig, Callable[[Epoch], None]], Fit]
 """Trains a head with these parameters, and tells of each epoch."""
 
 
@@ -201,7 +201,7 @@ def prepare_trials(config: SweepConfig, prepared: PreparedDataset) -> TrainHead:
     )
     val_batches = as_batches(features[:1, search], judged, device, batch_size=4096, seed=None)
 
-    def train_head(head: HeadConfig, on_epoch: Callable[[Epoch], None]) -> Fit:
+    def train_head(head: OptimConfig, on_epoch: Callable[[Epoch], None]) -> Fit:
         model, own = copy.deepcopy(network.head), features[: head.views, ~search]
         with ONE_CORE_EACH:
             return fit(
@@ -223,7 +223,7 @@ def run_trials(config: SweepConfig, study: Study, run: Run, train_head: TrainHea
     """Run the trials that are missing, or fewer where other processes run some of them."""
     begun = *FINISHED, TrialState.RUNNING, TrialState.WAITING
     if not study.get_trials(deepcopy=False, states=begun):
-        usual = HeadConfig()  # the first trial is what training does by itself
+        usual = OptimConfig()  # the first trial is what training does by itself
         study.enqueue_trial({name: getattr(usual, name) for name in SEARCHED})
 
     def objective(trial: Trial) -> float:
@@ -245,7 +245,7 @@ def run_trial(trial: Trial, run: Run, most_views: int, train_head: TrainHead) ->
         OptunaError: the study's storage fails.
     """
     views = {1 << power for power in range(most_views.bit_length())} | {most_views}
-    head = HeadConfig(
+    head = OptimConfig(
         learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
         weight_decay=trial.suggest_float("weight_decay", 1e-4, 1.0, log=True),
         batch_size=trial.suggest_categorical("batch_size", (16, 32, 64, 128, 256)),

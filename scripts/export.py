@@ -13,14 +13,13 @@ logger = logging.getLogger("catdog")
 def main(config: ExportConfig) -> int:
     """Export, compare the export's answers with the model's, and print the folder."""
     from catdog.inference.classifier import Classifier
-    from catdog.inference.export import card_of, check, export
     from catdog.registry.versions import fetch
+    from catdog.serving.export import card_of, check, export
 
     folder = fetch(config.model_uri)
     classifier = Classifier.load(folder, device="cpu")
     exported = export(classifier, Path(config.to), card=card_of(folder))
-    proof = check(classifier, exported)
-    graph, example = proof.differences["onnx"], proof.differences["example"]
+    graph, example = check(classifier, exported)
     logger.info(f"The export answers alike to within {graph:.1e} on the same pixels,")
     logger.info(f"and its example, which resizes with Pillow, to within {example:.1e}")
     logger.info(f"Try it:  python {exported / 'example.py'} PHOTO")

@@ -23,9 +23,11 @@ def main(config: PredictConfig) -> int:
         names = (str(predict.test_photos(classifier, Path(config.data_dir))),)
     sorted_, explained = Path(config.sort_into), Path(config.explain)
     sorting, explaining = config.sort_into != "none", config.explain != "none"
-    photos = find_photos(names, keep=sorting or explaining)
+    read = Photo.keep if sorting or explaining else Photo.read
     options = Options(config.reject == "yes", config.threshold, config.tta == "yes")
-    answers = classifier.stream(photos, Photo.read, options, batch_size=config.batch_size or None)
+    answers = classifier.stream(
+        find_photos(names), read, options, batch_size=config.batch_size or None
+    )
     if sorting:
         predict.refuse_inside(sorted_, names, flag="sort_into")
         answers = predict.sort(answers, sorted_, classes)

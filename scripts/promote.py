@@ -21,11 +21,10 @@ def main(config: PromoteConfig) -> int:
         if not events:
             raise CatdogError(f"the registry knows of no promotion of {config.name!r}.")
         print(history_table(events))
-        cut = history.unfinished(config.name)
-        if cut:
+        if named := history.unfinished(config.name):
             logger.info(
-                f"The last promotion, of version {cut.version}, is not what serves now: it was "
-                "cut, or the stage was moved by hand. promote.py --to VERSION settles it."
+                f"Version {named.version} has the alias of the champion, and does not serve: a "
+                "promotion was cut, or moved by hand. promote.py --to VERSION settles it."
             )
         return 0
     outcome = promote(config)

@@ -97,7 +97,8 @@ def tiny_classifier() -> Classifier:
     from catdog.data.images import to_tensor
     from catdog.data.transforms import evaluation_transform
     from catdog.evaluation.novelty import NoveltyDetector
-    from catdog.inference.classifier import Classifier, ScoringHead
+    from catdog.inference.classifier import Classifier
+    from catdog.inference.head import ScoringHead
     from catdog.inference.prediction import About
     from catdog.models.engine import pick_engine
     from catdog.models.network import build_network
@@ -120,6 +121,12 @@ def tiny_classifier() -> Classifier:
     novelty = NoveltyDetector.fit(known[::2], known[1::2])
     head = ScoringHead(network.head.linear.weight[0], network.head.linear.bias, novelty)
     return Classifier(about, network.preprocessing, engine, head, network.eval)
+
+
+@pytest.fixture(scope="session")
+def classifier() -> Classifier:
+    """A tiny classifier for all tests that ask; not to be changed."""
+    return tiny_classifier()
 
 
 @pytest.fixture(autouse=True)

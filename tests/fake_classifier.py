@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from math import nan
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +13,7 @@ import numpy as np
 from catdog import CLASSES
 from catdog.data import images
 from catdog.data.images import UnreadableImageError
-from catdog.inference.prediction import Options, Prediction
-
-
-def failed(reason: str) -> Prediction:
-    return Prediction("", nan, nan, nan, reason)
+from catdog.inference.prediction import Options, Prediction, unanswered
 
 
 class ColourClassifier:
@@ -37,13 +32,9 @@ class ColourClassifier:
 
     def logits(
         self, items: Iterable[Any], read: Callable, **_: Any
-    ) -> Iterator[tuple[Any, float | UnreadableImageError | OSError]]:
-        for item in items:
-            try:
-                red, _, blue = _mean(read(item))
-                yield item, (blue - red) / 20
-            except (UnreadableImageError, OSError) as error:
-                yield item, error
+    ) -> Iterator[tuple[Any, float | str]]:
+        for item, answer in self.stream(items, read, Options(reject=False)):
+            yield item, answer.error or float(np.log(answer.p_positive / (1 - answer.p_positive)))
 
     def stream(
         self,
@@ -66,15 +57,15 @@ class ColourClassifier:
         try:
             return self._predict(read(item), options)
         except OSError as error:
-            return failed(error.strerror or str(error))
+            return unanswered(error.strerror or str(error))
         except UnreadableImageError as error:
-            return failed(str(error))
+            return unanswered(str(error))
 
     def _predict(self, content: bytes, options: Options) -> Prediction:
         try:
             red, green, blue = _mean(content)
         except UnreadableImageError as error:
-            return failed(str(error))
+            return unanswered(str(error))
         p_dog = float(1 / (1 + np.exp((red - blue) / 20)))
         if options.reject and green > max(red, blue):
             return Prediction("neither", 0.9, p_dog, 0.0)

@@ -7,25 +7,30 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from catdog import cli
-from catdog.config import ClearCacheConfig
-from tests.conftest import ROOT, child_environment
+from catdog import CatdogError, cli
+from catdog.cli import parse
+from catdog.config import ClearCacheConfig, EvaluateConfig, MainConfig, PredictConfig, PromoteConfig
+from scripts import prepare
+from tests.conftest import ROOT
 
 
 def test_a_name_that_the_output_can_not_write_is_written_with_escapes(tmp_path, draw_folder):
     name = os.fsdecode(b"caf\xe9")
     draw_folder(tmp_path / "pets")
-    command = [sys.executable, str(ROOT / "scripts" / "prepare.py")]
-    ended = subprocess.run(
-        [*command, "--dataset", "pets", "--data-dir", name],
-        env=child_environment(PYTHONIOENCODING="utf-8"),
-        capture_output=True,
-        check=False,
+    printed = subprocess.check_output(
+        [
+            sys.executable,
+            str(ROOT / "scripts" / "prepare.py"),
+            "--dataset=pets",
+            "--data_dir",
+            name,
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
     )
-    assert ended.returncode == 0, ended.stderr
-    printed = ended.stdout.decode().rstrip()
-    assert printed.encode("ascii").decode("unicode_escape") == f"{name}{os.sep}pets"
+    assert printed.rstrip().decode("unicode_escape") == f"{name}{os.sep}pets"
 
 
 @pytest.mark.parametrize(
@@ -68,3 +73,84 @@ def test_what_is_logged_is_plain_lines_on_stderr_of_rank_0_alone(monkeypatch, ca
     assert capsys.readouterr() == ("", shown)
     logging.getLogger("catdog").info("nobody listens now")
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_the_user_can_put_right_is_one_sentence_and_status_2(tmp_path, capsys):
+    (tmp_path / "pets.zip").write_bytes(b"<html>sign in</html>")
+    assert cli.run(prepare.main, prepare.PrepareConfig, ["--dataset", "pets.zip"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: pets.zip is not a whole zip or tar archive")
+    assert shown.err.count("\n") == 1
+
+
+def test_flags_may_be_spelled_with_underscores_or_hyphens():
+    assert parse(MainConfig, ["--batch_size", "8"]) == parse(MainConfig, ["--batch-size", "8"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("val_fraction", "1.0"), ("learning_rate", "nan"), ("patience", "-1"), ("batch_size", "0")],
+)
+def test_a_number_out_of_range_is_refused_by_name_with_its_range(flag, value):
+    with pytest.raises(CatdogError, match=rf"{flag}=.* is out of range: give a number from"):
+        parse(MainConfig, [f"--{flag}={value}"])
+
+
+@given(epochs=st.integers(-(10**6), 10**6))
+def test_a_value_is_taken_exactly_when_it_is_in_range(epochs):
+    if 1 <= epochs <= 10_000:
+        assert parse(MainConfig, ["--epochs", str(epochs)]).epochs == epochs
+    else:
+        with pytest.raises(CatdogError, match="from 1 to 10000"):
+            parse(MainConfig, ["--epochs", str(epochs)])
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "-x", "models:/a", "a b "])
+def test_a_name_that_the_registry_would_misread_is_refused(name):
+    with pytest.raises(CatdogError, match="is no name: use letters, digits"):
+        parse(MainConfig, [f"--registered_model_name={name}"])
+
+
+@pytest.mark.parametrize("arguments", [["--epochs", "ten"], ["--epoch", "3"], ["--device", "tpu"]])
+def test_a_wrong_flag_or_type_ends_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(MainConfig, arguments)
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert arguments[0] in shown.out + shown.err
+
+
+def test_evaluate_wants_to_know_the_data(capsys):
+    with pytest.raises(SystemExit):
+        parse(EvaluateConfig, [])
+    assert "--data" in capsys.readouterr().err
+
+
+def test_a_yes_may_be_typed_as_a_flag_and_a_no_as_one_with_no():
+    assert parse(PromoteConfig, ["--rollback", "--dry-run", "yes"]).rollback == "yes"
+    assert parse(PredictConfig, ["--no-reject", "a.jpg"]).reject == "no"
+    assert parse(PredictConfig, ["--reject", "no", "--tta"]) == PredictConfig(
+        reject="no", tta="yes"
+    )
+
+
+def test_predict_takes_photos_before_and_after_flags():
+    assert parse(PredictConfig, ["a.jpg", "b.jpg", "--format", "csv"]).images == ("a.jpg", "b.jpg")
+    assert parse(PredictConfig, ["--format", "csv", "--", "a.jpg"]).images == ("a.jpg",)
+    assert parse(PredictConfig, []).images == ("auto",)
+
+
+@pytest.mark.parametrize("photo", ["a.jpg", "-", "-x.jpg", "--x.jpg", "--", "a b.jpg", ""])
+def test_the_photos_of_mlproject_come_by_a_flag_that_others_may_follow(photo):
+    read = parse(PredictConfig, ["--images", photo, "--format", "csv", "--tta", "yes"])
+    assert (read.images, read.format, read.tta) == ((photo,), "csv", "yes")
+
+
+@pytest.mark.parametrize("name", ["main", "predict"])
+def test_a_script_shows_its_help_before_anything_heavy_is_imported(name):
+    command = [sys.executable, "-X", "importtime", "-m", f"scripts.{name}", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "usage:" in shown.stdout
+    assert "passes over the training pictures" in shown.stdout or name != "main"
+    assert not {"torch", "mlflow", "numpy", "pandas", "PIL"} & set(shown.stderr.split())

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
 from catdog import CatdogError, sweep
-from catdog.config import HeadConfig, MainConfig, SweepConfig
+from catdog.config import MainConfig, OptimConfig, SweepConfig
 from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.split import split_off
 from catdog.tracking import resume
@@ -290,7 +290,7 @@ class Fit:
     best: Epoch
 
 
-def _train(head: HeadConfig, on_epoch, *, epochs: int = 2) -> Fit:
+def _train(head: OptimConfig, on_epoch, *, epochs: int = 2) -> Fit:
     """A training whose loss is its learning rate."""
     for number in range(1, epochs + 1):
         on_epoch(Epoch(number, Scores(head.learning_rate)))
@@ -359,7 +359,7 @@ def test_the_trial_of_a_killed_process_is_run_again(storage, logged, monkeypatch
     time.sleep(4)
     study = _study("killed", storage)
     _run(study, 2)
-    usual = HeadConfig().learning_rate
+    usual = OptimConfig().learning_rate
     assert [(trial.state, trial.params.get("learning_rate")) for trial in study.trials][:2] == [
         (TrialState.FAIL, usual),
         (TrialState.COMPLETE, usual),
@@ -407,7 +407,7 @@ def test_an_error_ends_the_sweep_and_its_trial_is_missing(logged):
     study = _study()
     with pytest.raises(MemoryError):
         _run(study, 1, fails)
-    assert _run(study, 1) == [HeadConfig().learning_rate]
+    assert _run(study, 1) == [OptimConfig().learning_rate]
 
 
 def test_views_double():

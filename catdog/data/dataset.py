@@ -238,6 +238,3 @@ def _digest(path: Path) -> str | None:
             f"{path} can't be read ({error.strerror or error}): see that it can, or delete it and "
             "run scripts/prepare.py again, which makes it anew."
         ) from error
-
-
-Prepared, load_prepared = PreparedDataset, load_dataset  # until every room has the new names

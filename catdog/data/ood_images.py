@@ -7,19 +7,21 @@ bring along. They test whether a model knows what it does not know; nothing lear
 from __future__ import annotations
 
 import io
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from random import Random
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import label_of
 from catdog.data.images import decode, is_image_name
+from catdog.files import beside
 from catdog.sample.drawing import draw_scene
 
 Grey = NDArray[np.float64]
@@ -139,7 +141,9 @@ def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
     try:
         if not folder.is_dir():
             data_dir.mkdir(parents=True, exist_ok=True)
-            _fill(folder)
+            with FileLock(data_dir / f".{folder.name}.lock"):
+                if not folder.is_dir():
+                    _fill(folder)
     except OSError as error:
         raise CatdogError(
             f"{folder} can't be written ({error.strerror or error}): choose another folder "
@@ -150,13 +154,12 @@ def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
 
 
 def _fill(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".neither-") as scratch:
-        part = Path(scratch) / "part"
-        part.mkdir()
+    """Write the pictures beside `folder`, then rename: it appears whole or not at all."""
+    new = beside(folder)
+    try:
+        new.mkdir()
         for name, content in neither_pictures():
-            (part / f"{name}.jpg").write_bytes(content)
-        try:
-            part.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster; its pictures are the same
-                raise
+            (new / f"{name}.jpg").write_bytes(content)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

@@ -11,12 +11,12 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
 import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,10 +25,12 @@ from filelock import FileLock
 
 from catdog import CatdogError
 from catdog.data.archive import is_archive_name
-from catdog.files import sha256_of
+from catdog.files import sha256_of, write_json
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_DATASET = "biaiscience/dogs-vs-cats"
 SETTINGS_URL = "https://www.kaggle.com/settings"
@@ -142,26 +144,34 @@ def _name_of(path: Path) -> str:
 
 
 def _fetch_from_kaggle(slug: str, archive: Path) -> None:
-    with _trouble_is_told(slug, archive):
+    """Download a data set's archive, unless it is there whole; a part of it is gone on with."""
+    try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(archive.with_name(f".{archive.name}.lock")):
-            if _is_verified(archive):
-                return
-            # The client resumes what it finds here; it gets its final name when verified.
-            part = archive.parent / "incoming" / archive.name
-            api = _authenticated_client(slug)
-            _download(api, slug, part, force=False)
-            if damage := _damage(part):
-                # The client can take an error page for the first bytes and go on from there.
-                print(f"{part} came damaged ({damage}): starting over", file=sys.stderr)
-                _download(api, slug, part, force=True)
-                damage = _damage(part)
-            if damage:
-                raise CatdogError(
-                    f"Kaggle's archive of {slug} came damaged twice ({damage}): "
-                    f"try again later, or give an archive of your own with -P dataset=PATH."
-                )
-            _record(part, archive)
+            if not _is_verified(archive):
+                _download_verified(slug, archive)
+    except OSError as error:  # requests' errors are OSErrors, too
+        raise CatdogError(_explanation(error, slug, archive)) from error
+
+
+def _download_verified(slug: str, archive: Path) -> None:
+    # The client resumes what it finds here; it gets its final name when verified.
+    part = archive.parent / "incoming" / archive.name
+    client = _authenticated_client(slug)
+    _download(client, slug, part, force=False)
+    if damage := _damage(part):
+        # The client can take an error page for the first bytes and go on from there.
+        logger.warning(f"{part} came damaged ({damage}): starting over")
+        _download(client, slug, part, force=True)
+        damage = _damage(part)
+    if damage:
+        raise CatdogError(
+            f"Kaggle's archive of {slug} came damaged twice ({damage}): "
+            f"try again later, or give an archive of your own with -P dataset=PATH."
+        )
+    record = {"bytes": part.stat().st_size, "sha256": sha256_of(part)}
+    write_json(_record_of(archive), record)
+    part.replace(archive)
 
 
 def _authenticated_client(slug: str) -> KaggleApi:
@@ -192,7 +202,7 @@ def _download(api: KaggleApi, slug: str, target: Path, *, force: bool) -> None:
             api.dataset_download_files(slug, path=str(target.parent), force=force, quiet=False)
         except ValueError as error:
             # A file of the wrong size: what is there is looked at, and fetched anew.
-            print(f"download of {slug}: {error}", file=sys.stderr)
+            logger.warning(f"download of {slug}: {error}")
 
 
 def _damage(archive: Path) -> str | None:
@@ -203,13 +213,6 @@ def _damage(archive: Path) -> str | None:
     except (zipfile.BadZipFile, zlib.error, EOFError, FileNotFoundError) as error:
         return str(error)
     return f"{broken} has a wrong checksum" if broken else None
-
-
-def _record(part: Path, archive: Path) -> None:
-    """Move a verified archive to its name, having written down its size and digest."""
-    record = {"bytes": part.stat().st_size, "sha256": sha256_of(part)}
-    _record_of(archive).write_text(json.dumps(record) + "\n", encoding="utf-8")
-    part.replace(archive)
 
 
 def _is_verified(archive: Path) -> bool:
@@ -224,16 +227,8 @@ def _record_of(archive: Path) -> Path:
     return archive.with_name(archive.name + RECORD_SUFFIX)
 
 
-@contextlib.contextmanager
-def _trouble_is_told(slug: str, archive: Path) -> Iterator[None]:
-    """Turn what Kaggle's client raises into one sentence each."""
-    try:
-        yield
-    except OSError as error:  # requests' errors are OSErrors, too
-        raise CatdogError(_sentence(error, slug, archive)) from error
-
-
-def _sentence(error: OSError, slug: str, archive: Path) -> str:
+def _explanation(error: OSError, slug: str, archive: Path) -> str:
+    """What went wrong with a download, and what to do, in one sentence."""
     page = f"https://www.kaggle.com/datasets/{slug}"
     own = "give an archive of your own with -P dataset=PATH"
     status = getattr(getattr(error, "response", None), "status_code", None)

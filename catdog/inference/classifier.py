@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from catdog import CatdogError, Classes
 from catdog.data.classes import as_outside
 from catdog.data.images import UnreadableImageError, to_tensor
 from catdog.data.transforms import Preprocessing, evaluation_transform
-from catdog.evaluation.novelty import NoveltyDetector
 from catdog.files import sha256_of
+from catdog.inference.head import ScoringHead
 from catdog.inference.prediction import (
     FORMAT,
     About,
@@ -61,35 +61,8 @@ WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
 CARD_FILE = "model_card.md"
 
 Item = TypeVar("Item")
-Failure = UnreadableImageError | OSError
 Seen = tuple[float, float]
 """What the model makes of a photo before it is put into words: calibrated logit, familiarity."""
-
-
-class ScoringHead(nn.Module):
-    """Features → logit and familiarity: all that comes after the backbone, in double precision.
-
-    The same module is judged in training, answers in the saved model, and is part of the graph
-    of an export. `weight` `(D,)` and `bias` `(1,)` are those of the one trained neuron.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor, novelty: NoveltyDetector) -> None:
-        super().__init__()
-        # On the CPU first: MPS has no double precision.
-        self.register_buffer("weight", weight.detach().cpu().double())
-        self.register_buffer("bias", bias.detach().cpu().double())
-        self.novelty = novelty
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Features `(N, D) float32` → logits `(N,) float64`, not yet calibrated."""
-        return features.double() @ self.weight + self.bias
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `(N, D) float32` → what `logits` gives, and familiarity `(N,) float64`."""
-        return self.logits(features), self.novelty(features)
 
 
 class Classifier:
@@ -113,11 +86,7 @@ class Classifier:
         self._transform = evaluation_transform(preprocessing)
         self._free = Semaphore(engine.callers)
 
-    def predict(
-        self,
-        contents: Sequence[bytes],
-        options: Options = Options(),
-    ) -> list[Prediction]:
+    def predict(self, contents: Sequence[bytes], options: Options = Options()) -> list[Prediction]:
         """Classify picture files given as bytes, in their order.
 
         What can't be read as a picture gets a `Prediction` with an `error`.
@@ -145,7 +114,7 @@ class Classifier:
             if isinstance(seen, tuple):
                 yield item, to_prediction(*seen, self.about, options)
             else:
-                yield item, unanswered(reason_of(seen))
+                yield item, unanswered(seen)
 
     def logits(
         self,
@@ -153,8 +122,8 @@ class Classifier:
         read: Callable[[Item], bytes],
         *,
         batch_size: int | None = None,
-    ) -> Iterator[tuple[Item, float | Failure]]:
-        """For each picture its calibrated logit, or the error that reading it gave.
+    ) -> Iterator[tuple[Item, float | str]]:
+        """For each picture its calibrated logit, or why it could not be read.
 
         Arguments are those of `stream`.
         """
@@ -171,8 +140,7 @@ class Classifier:
         """Write the model into `folder`, which is made; return its digest, in hex."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_to_save(self.network().state_dict()), folder / WEIGHTS_FILE)
-        arrays = {"head.weight": self.head.weight, "head.bias": self.head.bias}
-        arrays |= self.head.novelty.to_tensors()
+        arrays = self.head.to_tensors()
         if self.learned is not None:
             arrays["learned"] = torch.from_numpy(self.learned)
         if self.engine.portable is not None:
@@ -196,15 +164,12 @@ class Classifier:
         """
         pick_device(device)
         try:
-            described = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-            _check_format(described, folder)
-            _check_files(described.pop("files"), folder)
+            described = _described(folder)
             preprocessing = Preprocessing.from_dict(described.pop("preprocessing"))
             about = About(**{**described, "classes": tuple(described["classes"])})
             arrays = load_file(folder / ARRAYS_FILE)
             network = functools.cache(lambda: _load_network(folder, about, preprocessing))
-            novelty = NoveltyDetector.from_tensors(arrays)
-            head = ScoringHead(arrays["head.weight"], arrays["head.bias"], novelty)
+            head = ScoringHead.from_tensors(arrays)
             portable = None
             if "engine.expected" in arrays:
                 onnx = (folder / BACKBONE_FILE).read_bytes()
@@ -228,8 +193,8 @@ class Classifier:
         *,
         tta: bool,
         batch_size: int | None,
-    ) -> Iterator[tuple[Item, Seen | Failure]]:
-        def look(chunk: list[Item]) -> list[tuple[Item, Seen | Failure]]:
+    ) -> Iterator[tuple[Item, Seen | str]]:
+        def look(chunk: list[Item]) -> list[tuple[Item, Seen | str]]:
             decoded = [self._decode(item, read) for item in chunk]
             pictures = [item for item in decoded if isinstance(item, Tensor)]
             answers = iter(self._compute(torch.stack(pictures), tta=tta) if pictures else ())
@@ -239,11 +204,13 @@ class Classifier:
         for answers in in_order(look, _chunks(items, batch_size or self.engine.batch)):
             yield from answers
 
-    def _decode(self, item: Item, read: Callable[[Item], bytes]) -> Tensor | Failure:
+    def _decode(self, item: Item, read: Callable[[Item], bytes]) -> Tensor | str:
         try:
             return self._transform(to_tensor(read(item)))
-        except (UnreadableImageError, OSError) as error:
-            return error
+        except UnreadableImageError as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or str(error) or type(error).__name__
 
     def _compute(self, pictures: Tensor, *, tta: bool) -> list[Seen]:
         with self._free:
@@ -292,6 +259,10 @@ class ServedClassifier:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
 
+    def get_raw_model(self) -> Classifier:
+        """What MLflow gives to whoever asks for the model behind its face."""
+        return self.classifier
+
     def predict(
         self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
@@ -312,11 +283,8 @@ class ServedClassifier:
         classes = self.classifier.about.classes
         table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])
         # JSON has no nan: what is not known is null for whoever asks over HTTP.
-        return (
-            table.astype(object).where(table.notna(), None)
-            if table.isna().any(axis=None)
-            else table
-        )
+        complete = not table.isna().any(axis=None)
+        return table if complete else table.astype(object).where(table.notna(), None)
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> ServedClassifier:
@@ -331,11 +299,12 @@ def _engine(portable: Portable | None, network: Callable[[], Network], asked: st
     `auto` is the CPU where the backbone is portable: starting a GPU takes seconds, and decoding
     the photos bounds what it could save. It is to be asked for by name.
     """
-    cores, (device, _) = os.cpu_count() or 1, pick_device(asked)
-    wanted = asked != "auto" and device.type != "cpu"
-    engine = fastest(portable, cores=cores) if portable is not None and not wanted else None
-    if engine is not None:
-        return engine
+    cores = os.cpu_count() or 1
+    if portable is not None and asked in ("auto", "cpu"):
+        engine = fastest(portable, cores=cores)
+        if engine is not None:
+            return engine
+    device, _ = pick_device(asked)
     engine = torch_engine(network().to(device), portable)
     if portable is None or device.type == "cpu":
         return engine
@@ -351,31 +320,25 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def reason_of(error: Failure) -> str:
-    """Why a photo could not be read, in words for people."""
-    told = error.strerror if isinstance(error, OSError) else None
-    return told or str(error) or type(error).__name__
-
-
 def _to_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _check_format(described: Mapping[str, Any], folder: Path) -> None:
+def _described(folder: Path) -> dict[str, Any]:
+    """What the JSON of a saved model says, after its format and the files' digests are checked."""
+    described: dict[str, Any] = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
     if described["format"] != FORMAT:
         raise CatdogError(
             f"{folder / MODEL_FILE} is of format {described['format']}, this catdog reads "
             f"{FORMAT}: use the catdog version that trained the model, or train again."
         )
-
-
-def _check_files(digests: Mapping[str, str], folder: Path) -> None:
-    for name, digest in digests.items():
+    for name, digest in described.pop("files").items():
         if sha256_of(folder / Path(name).name) != digest:
             raise CatdogError(
                 f"{folder / name} is not the file that was saved with the model: its digest "
                 "differs. Fetch the model again, or name another version."
             )
+    return described
 
 
 def _load_network(folder: Path, about: About, preprocessing: Preprocessing) -> Network:

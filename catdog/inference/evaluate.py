@@ -18,7 +18,7 @@ from catdog.data.metadata import log_unmatched, read_metadata
 from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
-from catdog.inference.classifier import Classifier, reason_of
+from catdog.inference.classifier import Classifier
 
 
 @dataclass
@@ -73,7 +73,7 @@ def score_photos(
             read.append(photo)
             logits.append(logit)
         else:
-            unreadable[photo.path] = reason_of(logit)
+            unreadable[photo.path] = logit
     return Scored(read, np.array(logits), unreadable)
 
 

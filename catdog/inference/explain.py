@@ -13,11 +13,10 @@ import math
 import threading
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
 
 from catdog import CatdogError
 from catdog.data.images import to_tensor
@@ -29,8 +28,6 @@ from catdog.parallel import ONE_CORE_EACH
 
 if TYPE_CHECKING:
     from catdog.models.backbone import Backbone
-
-Heat = NDArray[np.float32]
 
 WARM = (255, 84, 0)
 SHADE = 0.45
@@ -46,7 +43,15 @@ def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
         UnreadableImageError: `content` is not a picture.
         CatdogError: the backbone has no map of features.
     """
-    return _captioned(warm(classifier, content, prediction), prediction)
+    picture = warm(classifier, content, prediction)
+    canvas = Image.new("RGB", (picture.width, picture.height + CAPTION_PX), "white")
+    canvas.paste(picture)
+    sure = "" if math.isnan(prediction.confidence) else f" {prediction.confidence:.1%}"
+    told = f"{prediction.label}{sure}, familiar {prediction.familiarity:.3f}"
+    ImageDraw.Draw(canvas).text(
+        (4, picture.height + 3), told, fill="black", font=ImageFont.load_default(13)
+    )
+    return canvas
 
 
 def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
@@ -58,18 +63,21 @@ def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
         UnreadableImageError: `content` is not a picture.
         CatdogError: the backbone has no map of features.
     """
-    whole, crop, box = _as_seen(classifier, content)
-    heat = heat_map(
-        classifier.network(),
-        crop,
-        towards_positive=says_positive(prediction, classifier.about.classes),
-    )
-    picture = whole.point(lambda value: int(value * SHADE))
-    picture.paste(_warmed(crop, heat), box)
+    resize, crop_centre = evaluation_steps(classifier.preprocessing)
+    whole = resize(to_tensor(content))
+    crop = crop_centre(whole)
+    towards_positive = says_positive(prediction, classifier.about.classes)
+    heat = heat_map(classifier.network(), crop, towards_positive=towards_positive)
+    muted = 0.55 * crop + 0.45 * crop.float().mean(0)
+    share = 0.75 * heat
+    warmed = muted * (1 - share) + torch.tensor(WARM)[:, None, None] * share
+    left, top = (round((whole.shape[side] - crop.shape[side]) / 2) for side in (2, 1))
+    picture: Image.Image = to_pil_image(whole).point(lambda value: int(value * SHADE))
+    picture.paste(to_pil_image(warmed.to(torch.uint8)), (left, top))
     return picture
 
 
-def heat_map(network: Network, crop: Tensor, *, towards_positive: bool) -> Heat:
+def heat_map(network: Network, crop: Tensor, *, towards_positive: bool) -> Tensor:
     """How much each place of a crop `(3, S, S) uint8` speaks for class 1, or for class 0.
 
     Returns:
@@ -88,7 +96,7 @@ def heat_map(network: Network, crop: Tensor, *, towards_positive: bool) -> Heat:
     large = nn.functional.interpolate(
         grid[None, None].float(), crop.shape[-2:], mode="bicubic", align_corners=False
     )[0, 0].clamp(min=0)
-    return (large / large.max().clamp(min=1e-12)).cpu().numpy()
+    return (large / large.max().clamp(min=1e-12)).cpu()
 
 
 def _maps_and_logit(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,37 +140,6 @@ def _on_grid(spoken: Tensor, backbone: Backbone) -> Tensor:
     if side * side != len(tokens):
         raise CatdogError("this backbone has no square map of features: leave out --explain.")
     return tokens.reshape(side, side)
-
-
-def _as_seen(classifier: Classifier, content: bytes) -> tuple[Image.Image, Tensor, tuple[int, int]]:
-    """The photo resized as the model does, the crop it looks at, and where that lies."""
-    from torchvision.transforms import v2
-
-    resize, crop = evaluation_steps(classifier.preprocessing)
-    resized = resize(to_tensor(content))
-    seen = crop(resized)
-    height, width = resized.shape[-2:]
-    side = seen.shape[-1]
-    box = round((width - side) / 2), round((height - side) / 2)
-    return v2.functional.to_pil_image(resized), seen, box
-
-
-def _warmed(crop: Tensor, heat: Heat) -> Image.Image:
-    grey = crop.float().mean(0, keepdim=True)
-    muted = (0.55 * crop + 0.45 * grey).permute(1, 2, 0).numpy()
-    share = 0.75 * heat[..., None]
-    return Image.fromarray((muted * (1 - share) + np.array(WARM) * share).astype(np.uint8))
-
-
-def _captioned(picture: Image.Image, prediction: Prediction) -> Image.Image:
-    canvas = Image.new("RGB", (picture.width, picture.height + CAPTION_PX), "white")
-    canvas.paste(picture)
-    sure = "" if math.isnan(prediction.confidence) else f" {prediction.confidence:.1%}"
-    told = f"{prediction.label}{sure}, familiar {prediction.familiarity:.3f}"
-    ImageDraw.Draw(canvas).text(
-        (4, picture.height + 3), told, fill="black", font=ImageFont.load_default(13)
-    )
-    return canvas
 
 
 def as_jpeg(picture: Image.Image) -> bytes:

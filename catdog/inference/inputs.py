@@ -38,13 +38,11 @@ class Photo:
     Attributes:
         name: its path or address, as answers show it.
         trouble: why it can't be read, where that is known before.
-        keep: whether `read` leaves the bytes in `content`, for who shall not read it again.
-        content: the bytes, once they were read and kept.
+        content: the bytes, once `keep` has read them.
     """
 
     name: str
     trouble: str = ""
-    keep: bool = False
     content: bytes = b""
 
     @property
@@ -64,10 +62,17 @@ class Photo:
         """
         if self.trouble:
             raise UnreadableImageError(self.trouble)
-        content = fetch(self.name) if is_url(self.name) else _read_file(Path(self.name))
-        if self.keep:
-            self.content = content
-        return content
+        if is_url(self.name):
+            return fetch(self.name)
+        path = Path(self.name)
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UnreadableImageError(too_large(size))
+        return path.read_bytes()
+
+    def keep(self) -> bytes:
+        """What `read` gives, kept for who draws or copies the photo when it is answered."""
+        self.content = self.read()
+        return self.content
 
 
 def is_url(name: str) -> bool:
@@ -75,22 +80,18 @@ def is_url(name: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) is not None
 
 
-def find_photos(
-    names: Sequence[str], *, stdin: BinaryIO | None = None, keep: bool = False
-) -> Iterator[Photo]:
+def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Iterator[Photo]:
     """The photos that the names stand for, in order.
 
     A name is a file, a folder (with all below it), a glob, an http(s) address, or "-" for
     paths and addresses on stdin: one a line, or separated by NUL where there is one. A file
     that is named itself is tried whatever its suffix, and also when it is missing: reading
-    it then fails, and the others are labelled all the same. With `keep`, each photo keeps its
-    bytes when it is read.
+    it then fails, and the others are labelled all the same.
 
     Raises:
         CatdogError: before the first photo, when a folder or a glob holds none.
     """
-    found = chain.from_iterable([_named(name, stdin) for name in names])
-    return (_keeping(photo) for photo in found) if keep else found
+    return chain.from_iterable([_named(name, stdin) for name in names])
 
 
 def fetch(url: str) -> bytes:
@@ -139,17 +140,6 @@ def _why_broken(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"the server took longer than {DEADLINE_S:g} seconds"
     return f"no connection: {getattr(error, 'strerror', None) or error}"
-
-
-def _read_file(path: Path) -> bytes:
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise UnreadableImageError(too_large(size))
-    return path.read_bytes()
-
-
-def _keeping(photo: Photo) -> Photo:
-    photo.keep = True
-    return photo
 
 
 def _named(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:

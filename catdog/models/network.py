@@ -18,6 +18,7 @@ from catdog.models.backbone import (
     load_backbone,
     preprocessing_of,
 )
+from catdog.models.device import mixed_precision
 
 if TYPE_CHECKING:
     from catdog.models.backbone import Backbone
@@ -89,9 +90,9 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """`(N, 3, S, S) uint8` → logits `(N,) float32`; the head computes in full precision."""
-        features = self.features(images)
-        with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.head(features)
+        with mixed_precision(images.device):
+            features = self.features(images)
+        logits: Tensor = self.head(features)
         return logits
 
     def train(self, mode: bool = True) -> Self:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
 from catdog import CLASSES, CatdogError, Classes
@@ -20,12 +19,13 @@ from catdog.evaluation.metrics import metrics_of
 from catdog.inference.classifier import Classifier
 from catdog.registry import versions
 from catdog.registry.promotion import AT_LEAST
+from catdog.registry.versions import ModelVersion
 from catdog.training.features import extract, open_cache
 
 
 @dataclass(frozen=True)
-class Side:
-    """One who answers: its calibrated logits `(N,)` for N photos, and which it learned from.
+class Answers:
+    """One model's calibrated logits `(N,)` for N photos, and which of them it learned from.
 
     `learned` is `(N,)`; None where that is not known. `classes` are what it tells apart.
     """
@@ -36,7 +36,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """A champion and how a challenger compares with it, or why that can't be said.
 
     `metrics` are the champion's, by name with `val_` before them, on those of the photos that it
@@ -48,42 +48,70 @@ class Contest:
     metrics: Mapping[str, float] = field(default_factory=dict)
     count: int = 0
 
+    def table(self) -> str:
+        """The figures of the comparison as a table in Markdown; "" where there are none."""
+        if self.champion is None or isinstance(self.evidence, str):
+            return ""
+        told = self.evidence
+        points = [
+            100 * value for value in (told.accuracy, told.accuracy_ci_low, told.accuracy_ci_high)
+        ]
+        nats = (told.log_loss, told.log_loss_ci_low, told.log_loss_ci_high)
+        rows = [
+            ("photos that neither learned from", f"{told.count:,}"),
+            ("put right, made wrong", f"{told.fixed:,}, {told.broken:,}"),
+            ("accuracy, points", "{:+.2f} ({:+.2f} to {:+.2f})".format(*points)),
+            ("McNemar's p", f"{told.p_value:.2g}"),
+            ("log-loss", "{:+.4f} ({:+.4f} to {:+.4f})".format(*nats)),
+        ]
+        head = f"| against version {self.champion.version} | difference (95 %) |\n|---|---|\n"
+        return head + "".join(f"| {name} | {value} |\n" for name, value in rows)
 
-def hold(
+
+NOT_COMPARED = Comparison(None)
+
+
+def compare_with_champion(
     champion: ModelVersion,
-    challenger: Side,
+    challenger: Answers,
     pictures: Sequence[Picture],
     data_dir: Path,
     *,
     digest: str = "",
     seed: int = 0,
-) -> Contest:
+) -> Comparison:
     """Let the champion answer the pictures that the challenger has answered, and compare.
 
     `digest` is of the pictures, where they are a validation set as a whole.
-
-    Raises:
-        CatdogError: a picture is gone, or the feature cache can't be written.
     """
+    try:
+        folder = versions.fetch(versions.uri_of(champion))
+        classifier = Classifier.load(folder, device="cpu")
+        if classifier.about.classes != challenger.classes:
+            return Comparison(champion, f"it tells {both(classifier.about.classes)} apart")
+        own = is_own_validation(champion, digest)
+        theirs = answers_of(classifier, pictures, data_dir, own=own)
+    except CatdogError as error:
+        return Comparison(champion, f"it can't be used any more ({str(error).rstrip('.')})")
     labels = np.array([picture.label for picture in pictures])
-    theirs = _sit_version(champion, pictures, data_dir, digest=digest)
-    if isinstance(theirs, str):
-        return Contest(champion, theirs)
-    if theirs.classes != challenger.classes:
-        return Contest(champion, f"it tells {both(theirs.classes)} apart")
-    evidence = compare_sides(labels, theirs, challenger, seed=seed)
+    evidence = compare_fairly(labels, theirs, challenger, seed=seed)
     if theirs.learned is None:
-        return Contest(champion, evidence)
+        return Comparison(champion, evidence)
     fresh = ~theirs.learned
     if np.bincount(labels[fresh], minlength=2).min() == 0:
-        return Contest(champion, evidence)
+        return Comparison(champion, evidence)
     metrics = metrics_of(labels[fresh], theirs.logits[fresh], prefix="val_", seed=seed)
-    return Contest(champion, evidence, metrics, int(fresh.sum()))
+    return Comparison(champion, evidence, metrics, int(fresh.sum()))
 
 
-def sit(
+def is_own_validation(version: ModelVersion, digest: str) -> bool:
+    """Whether the pictures of a digest are those that a version was validated on."""
+    return bool(digest) and version.tags.get("validation_digest") == digest
+
+
+def answers_of(
     classifier: Classifier, pictures: Sequence[Picture], data_dir: Path, *, own: bool = False
-) -> Side:
+) -> Answers:
     """Let a classifier answer, from the features that are there or that it computes now.
 
     Where the pictures are its `own` validation, which set its temperature, each is answered with
@@ -101,10 +129,12 @@ def sit(
     if own and learned is None:
         learned = np.zeros(len(pictures), dtype=bool)
     calibrated = cross_fitted(labels, logits) if own else logits / classifier.about.temperature
-    return Side(calibrated, learned, classifier.about.classes)
+    return Answers(calibrated, learned, classifier.about.classes)
 
 
-def compare_sides(labels: Labels, champion: Side, challenger: Side, *, seed: int) -> Paired | str:
+def compare_fairly(
+    labels: Labels, champion: Answers, challenger: Answers, *, seed: int
+) -> Paired | str:
     """The comparison on the photos that neither learned from; a clause of why not, else."""
     if champion.learned is None or challenger.learned is None:
         return "which photos it learned from is not known"
@@ -117,18 +147,3 @@ def compare_sides(labels: Labels, champion: Side, challenger: Side, *, seed: int
     return compare_answers(
         labels[fresh], champion.logits[fresh], challenger.logits[fresh], seed=seed
     )
-
-
-def _sit_version(
-    version: ModelVersion, pictures: Sequence[Picture], data_dir: Path, *, digest: str = ""
-) -> Side | str:
-    """The same for a registered version; a clause of why not, where it can't be used.
-
-    `digest` is of the pictures: they are the version's own validation when it was of the same.
-    """
-    own = bool(digest) and version.tags.get("validation_digest") == digest
-    try:
-        folder = versions.fetch(f"models:/{version.name}/{version.version}")
-        return sit(Classifier.load(folder, device="cpu"), pictures, data_dir, own=own)
-    except CatdogError as error:
-        return f"it can't be used any more ({str(error).rstrip('.')})"

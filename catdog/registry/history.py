@@ -1,27 +1,26 @@
-"""Who serves, who served before, and why: stages, aliases and the history of promotions.
+"""Who serves, who served before, and why: aliases, history, and the stage Production.
 
-The stage Production and the aliases `champion` and `production` move together, and the former
-champion becomes `previous`. Each move is written down as a tag of the registered model.
+A promotion moves the aliases, adds a line to the history, says on the versions why, and moves the
+stage last. Until then the version before serves, and the same promotion, made again, does all
+that is left; afterwards nothing is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
-from catdog.evaluation.comparison import Paired
+from catdog.config import Promote
 from catdog.registry import versions
-from catdog.registry.compare import Contest
+from catdog.registry.compare import NOT_COMPARED, Comparison
 from catdog.registry.promotion import (
     ARCHIVED,
     PRODUCTION,
@@ -29,46 +28,81 @@ from catdog.registry.promotion import (
     Candidate,
     Champion,
     Decision,
+    decide,
     refusal,
 )
+from catdog.registry.versions import ModelVersion, number_of, refusals_are_told, uri_of
 
 PREVIOUS = "previous"
-EVENT = "promotion_"
-"""How the tags of the registered model begin that tell of promotions; then comes the time."""
-PAIRED = "vs_champion_"
-"""How the tags and metrics begin that tell how a version compares with the champion."""
-EVENT_KEY = re.compile(rf"{EVENT}\d{{8}}T\d+Z")
+"""The alias of who served before."""
 ROLLED_BACK = "rolled_back"
-ANYONE = "anyone"
-TRIES = 3
+"""The tag of a version from which somebody went back, with the time."""
+KEY, KEY_TIME = re.compile(r"promotion_(\d{8}T\d+Z)"), "%Y%m%dT%H%M%S%fZ"
+"""The tags of the registered model that are its history."""
+LINE = re.compile(r"version (\d+)(?: after (\d+))?, by (.*?)(?:, of run (\w+))?: (.*)")
 SECTION = "## Where it stands, and why"
 """The last section of a version's description."""
+FORMER_TAGS = re.compile(r"vs_champion_\w+|compared_with|stage_reason")
+"""What that section replaces, on versions that earlier commits have promoted."""
+TRIES = 3
 
 
 @dataclass(frozen=True)
 class Event:
     """A promotion: when (UTC), by whom, which version after which, from which run, and why."""
 
-    when: str
+    when: datetime
     who: str
     version: str
     before: str
     run_id: str
     why: str
 
+    def to_tag(self) -> tuple[str, str]:
+        """The key, and the value for people to read, of the tag that `from_tag` reads."""
+        after = f" after {self.before}" if self.before else ""
+        run = f", of run {self.run_id}" if self.run_id else ""
+        line = f"version {self.version}{after}, by {self.who}{run}: {' '.join(self.why.split())}"
+        return f"promotion_{self.when.strftime(KEY_TIME)}", line
 
-def as_champion(version: ModelVersion | None) -> Champion | None:
-    """What deciding needs to know of the version that serves."""
-    if version is None:
-        return None
-    return Champion(str(version.version), Candidate.from_tags(version.tags))
+    @classmethod
+    def from_tag(cls, key: str, value: str) -> Event | None:
+        """The promotion that a tag of the registered model tells of; None where it tells none."""
+        found = KEY.fullmatch(key)
+        if found is None:
+            return None
+        when = datetime.strptime(found[1], KEY_TIME).replace(tzinfo=UTC)
+        if line := LINE.fullmatch(value):
+            version, before, run_id = line[1], line[2] or "", line[4] or ""
+            return cls(when, line[3], version, before, run_id, line[5])
+        try:  # as earlier commits have written it
+            return cls(**json.loads(value) | {"when": when})
+        except (TypeError, ValueError):
+            return None
 
 
-class ChampionChangedError(Exception):
-    """Another version has become champion since the one that was compared with."""
+def history(name: str) -> list[Event]:
+    """All promotions of a registered model, the oldest first."""
+    try:
+        tags = MlflowClient().get_registered_model(name).tags
+    except MlflowException:
+        return []
+    told = [Event.from_tag(key, value) for key, value in tags.items()]
+    return sorted(filter(None, told), key=lambda event: event.when)
 
 
-def attest(version: ModelVersion, *, proven: bool) -> None:
+class ChampionChangedError(CatdogError):
+    """Another version has become champion meanwhile."""
+
+    def __init__(self, version: ModelVersion) -> None:
+        super().__init__(
+            f"another version of {version.name} became champion meanwhile, and serves: run "
+            f"{versions.promoting(version.name)} --version {version.version} when the other "
+            "promotions are done."
+        )
+
+
+def approve(version: ModelVersion, *, proven: bool) -> None:
     """Write down whether a fresh process was seen to answer as the training did.
 
     A version that is seen not to, and serves already, makes way for who served before it.
@@ -77,136 +111,78 @@ def attest(version: ModelVersion, *, proven: bool) -> None:
         CatdogError: the registry refused.
     """
     status = "approved" if proven else "rejected"
-    with _refusals_are_told(version):
+    with refusals_are_told(version.name, uri_of(version)):
         MlflowClient().set_model_version_tag(version.name, version.version, STATUS_TAG, status)
         serving = versions.champion(version.name)
-    if not proven and _number(serving) == _number(version):
+    if not proven and number_of(serving) == number_of(version):
         promote_to(predecessor(version.name), f"version {version.version} was rejected")
 
 
-def settle(
+def judge(
+    candidate: Candidate | None,
+    champion: ModelVersion | None,
+    compare: Callable[[ModelVersion], Comparison],
+    *,
+    promote: Promote = "auto",
+    margin: float,
+) -> tuple[Decision, Comparison]:
+    """What the rule says of a candidate, which is compared with the champion where that counts."""
+    now, comparison = as_champion(champion), Comparison(champion)
+    if champion is not None and refusal(candidate, now) is None:
+        comparison = compare(champion)
+    return decide(candidate, now, comparison.evidence, promote=promote, margin=margin), comparison
+
+
+def promote_by_evidence(
     version: ModelVersion,
-    contest: Callable[[ModelVersion | None], Contest],
-    decide: Callable[[Contest], Decision],
-) -> tuple[Decision, Contest]:
-    """Compare a version with the champion, and put it where it belongs.
+    candidate: Candidate | None,
+    compare: Callable[[ModelVersion], Comparison],
+    *,
+    promote: Promote = "auto",
+    margin: float,
+) -> tuple[Decision, Comparison]:
+    """Judge a version, and give it the stage that it earns.
 
     When another version has become champion meanwhile, as a run beside this one may bring it
-    about, the comparison is made again, with that one. A version that serves already, as it may
-    after a run was cut, is not compared with itself.
-
-    Args:
-        version: the challenger.
-        contest: compares it with the champion.
-        decide: where it belongs after that.
+    about, it is judged again, with that one. A version that serves already, as it may after a run
+    was cut, is not compared with itself.
 
     Raises:
-        CatdogError: the registry refused, or champions change faster than they are compared.
+        CatdogError: the registry refused, or the champion changed again and again.
     """
     for _ in range(TRIES):
-        champion = versions.champion(version.name)
-        if champion is not None and _number(champion) == _number(version):
-            crown(version, "")  # what was cut may be its aliases
-            return Decision(PRODUCTION, "it is in Production already"), Contest(None)
-        if was_rolled_back(versions.numbered(version.name, _number(version)) or version):
+        with refusals_are_told(version.name, uri_of(version)):
+            champion = versions.champion(version.name)
+            known = versions.numbered(version.name, number_of(version))
+        if number_of(champion) == number_of(version):
+            return Decision(PRODUCTION, "it is in Production already"), NOT_COMPARED
+        if known is not None and was_rolled_back(known):
             told = "it was rolled back: promote.py --to names it again"
-            return Decision(ARCHIVED, told), Contest(champion)
-        held = contest(champion)
-        decision = decide(held)
-        with contextlib.suppress(ChampionChangedError):
-            place(version, decision, held)
-            return decision, held
-    raise CatdogError(
-        f"the version in Production of {version.name} changed {TRIES} times while version "
-        f"{version.version} was compared: run {versions.promoting(version.name)} --version "
-        f"{version.version} when the other runs are done."
-    )
+            return Decision(ARCHIVED, told), Comparison(champion)
+        decision, comparison = judge(candidate, champion, compare, promote=promote, margin=margin)
+        try:
+            place(version, decision, comparison)
+        except ChampionChangedError:
+            continue
+        return decision, comparison
+    raise ChampionChangedError(version)
 
 
-def place(version: ModelVersion, decision: Decision, contest: Contest) -> None:
-    """Give a version the stage that was decided on, and write down why, on the version itself.
+def place(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
+    """Give a version the stage that was decided on, and say why in its description.
 
     Raises:
         ChampionChangedError: who serves is not who it was compared with.
         CatdogError: the registry refused.
     """
-    if decision.stage == PRODUCTION:
-        crown(version, decision.told, over=contest.champion)
-    elif _number(versions.champion(version.name)) != _number(contest.champion):
-        raise ChampionChangedError
-    with _refusals_are_told(version):
-        if decision.stage != PRODUCTION:
-            _set_stage(MlflowClient(), version, decision.stage)
-        _write_down(version, decision, contest)
-
-
-def crown(version: ModelVersion, why: str, *, over: ModelVersion | str | None = ANYONE) -> None:
-    """Make a version the champion; what a cut left undone of that is done.
-
-    The stage comes last: until it is moved, the one before serves, and the history says that
-    a move has begun. Of who serves now, what the history alone knows is written down first.
-
-    Args:
-        version: who shall serve.
-        why: for the history.
-        over: who has to serve now; without, whoever does.
-
-    Raises:
-        ChampionChangedError: another one serves.
-        CatdogError: the registry refused.
-    """
-    client = MlflowClient()
-    with _refusals_are_told(version):
-        standing = versions.champion(version.name)
-        if not isinstance(over, str) and _number(standing) != _number(over):
-            raise ChampionChangedError
-        if standing is not None:
-            _make_up_for_reasons(standing)
-        event = _begun(version, standing, why)
-        before = versions.numbered(version.name, event.before)
-        if before is not None:
-            client.set_registered_model_alias(version.name, PREVIOUS, before.version)
-            gone = Decision(ARCHIVED, f"version {version.version} took its place")
-            _describe(before, gone)
-        for alias in versions.ALIASES:
-            client.set_registered_model_alias(version.name, alias, version.version)
-        _set_stage(client, version, PRODUCTION)
-
-
-def unfinished(name: str) -> Event | None:
-    """The last promotion, where it is not of the version that serves.
-
-    A move was cut then, or somebody has moved the stage by hand.
-    """
-    events = history(name)
-    serving = versions.champion(name)
-    if not events or events[-1].version == _number(serving):
-        return None
-    return events[-1]
-
-
-def _begun(version: ModelVersion, standing: ModelVersion | None, why: str) -> Event:
-    """The event of a promotion: the one that was written when it began, if it was cut."""
-    events = history(version.name)
-    now, before = datetime.now(UTC), _number(standing)
-    begun = bool(events) and events[-1].version == _number(version)
-    if begun and before in (events[-1].before, _number(version)):
-        return events[-1]
-    if events:  # clocks differ, and go backwards; the order of events does not
-        now = max(now, datetime.fromisoformat(events[-1].when) + timedelta(microseconds=1))
-    if before == _number(version):  # its stage was moved by hand
-        before = events[-1].version if events else ""
-    event = Event(
-        when=now.isoformat(timespec="microseconds"),
-        who=_who(),
-        version=_number(version),
-        before=before,
-        run_id=version.run_id or "",
-        why=why or "its stage was moved by hand",
-    )
-    key = EVENT + event.when.translate(str.maketrans("", "", "-:.")).replace("+0000", "Z")
-    MlflowClient().set_registered_model_tag(version.name, key, json.dumps(asdict(event)))
-    return event
+    with refusals_are_told(version.name, uri_of(version)):
+        if number_of(versions.champion(version.name)) != number_of(comparison.champion):
+            raise ChampionChangedError(version)
+        if decision.stage == PRODUCTION:
+            _make_champion(version, decision, comparison)
+        else:
+            _set_stage(version, decision.stage)
+            _explain(version, decision, comparison)
 
 
 def promote_to(version: ModelVersion, why: str) -> Decision:
@@ -217,19 +193,16 @@ def promote_to(version: ModelVersion, why: str) -> Decision:
             photos are served, or says nothing of itself where another serves; or the registry
             refused.
     """
-    refused = may_not(version)
-    if refused:
+    if forbidden := may_not_serve(version):
         raise CatdogError(
-            f"version {version.version} of {version.name} can't serve: {refused.reason}. "
+            f"version {version.version} of {version.name} can't serve: {forbidden.reason}. "
             "Name another version with --to."
         )
     decision = Decision(PRODUCTION, why)
-    with _refusals_are_told(version):
-        if ROLLED_BACK in version.tags:  # cut after the move, it would serve and be marked
+    with refusals_are_told(version.name, uri_of(version)):
+        if was_rolled_back(version):  # cut after the move, it would serve and be marked
             MlflowClient().delete_model_version_tag(version.name, version.version, ROLLED_BACK)
-    crown(version, why)
-    with _refusals_are_told(version):
-        _write_down(version, decision, Contest(None))
+        _make_champion(version, decision, NOT_COMPARED)
     return decision
 
 
@@ -242,31 +215,12 @@ def roll_back(name: str, why: str) -> tuple[ModelVersion, Decision]:
         CatdogError: none served before, or the registry refused.
     """
     leaving, back = versions.champion(name), predecessor(name)
-    refused = may_not(back)
-    if leaving is not None and refused is None:
-        with _refusals_are_told(leaving):
+    if leaving is not None and may_not_serve(back) is None:
+        with refusals_are_told(name, uri_of(leaving)):
             # Before the move: cut after it, the same command would lead back to this one.
             now = datetime.now(UTC).isoformat(timespec="seconds")
             MlflowClient().set_model_version_tag(name, leaving.version, ROLLED_BACK, now)
-    decision = promote_to(back, why)
-    if leaving is not None:
-        with _refusals_are_told(leaving):
-            _describe(leaving, Decision(ARCHIVED, f"rolled back to version {back.version}: {why}"))
-    return back, decision
-
-
-def was_rolled_back(version: ModelVersion) -> bool:
-    """Whether somebody went back from this version to the one before."""
-    return ROLLED_BACK in version.tags
-
-
-def may_not(version: ModelVersion) -> Decision | None:
-    """Why a version may never take the place of the one that serves now; None when it may."""
-    serving = versions.champion(version.name)
-    candidate = Candidate.from_tags(version.tags)
-    if candidate is None and not versions.is_rejected(version) and serving is None:
-        return None  # of somebody who has registered it by hand, and names it
-    return refusal(candidate, as_champion(serving))
+    return back, promote_to(back, why)
 
 
 def predecessor(name: str) -> ModelVersion:
@@ -275,11 +229,10 @@ def predecessor(name: str) -> ModelVersion:
     Raises:
         CatdogError: there is none.
     """
-    now = _number(versions.champion(name))
-    known = {_number(version): version for version in versions.versions(name)}
-    marked = versions.aliased(name, PREVIOUS)
-    numbers = [_number(marked), *(event.before for event in reversed(history(name)))]
-    for number in numbers:
+    now = number_of(versions.champion(name))
+    known = {number_of(version): version for version in versions.versions(name)}
+    marked = number_of(versions.aliased(name, PREVIOUS))
+    for number in (marked, *(event.before for event in reversed(history(name)))):
         if number in known and number != now and not was_rolled_back(known[number]):
             return known[number]
     raise CatdogError(
@@ -288,25 +241,92 @@ def predecessor(name: str) -> ModelVersion:
     )
 
 
-def history(name: str) -> list[Event]:
-    """All promotions of a registered model, the oldest first."""
+def unfinished(name: str) -> ModelVersion | None:
+    """The version with the alias of the champion, where it is not the one that serves.
+
+    A promotion was cut then, or somebody has moved alias or stage by hand.
+    """
+    named = versions.aliased(name, versions.ALIASES[-1])
+    return named if number_of(named) != number_of(versions.champion(name)) else None
+
+
+def was_rolled_back(version: ModelVersion) -> bool:
+    """Whether somebody went back from this version to the one before."""
+    return ROLLED_BACK in version.tags
+
+
+def may_not_serve(version: ModelVersion) -> Decision | None:
+    """Why a version may never take the place of the one that serves now; None when it may."""
+    serving = versions.champion(version.name)
+    candidate = Candidate.from_tags(version.tags)
+    if candidate is None and not versions.is_rejected(version) and serving is None:
+        return None  # of somebody who has registered it by hand, and names it
+    return refusal(candidate, as_champion(serving))
+
+
+def as_champion(version: ModelVersion | None) -> Champion | None:
+    """What the rule needs to know of the version that serves."""
+    if version is None:
+        return None
+    return Champion(number_of(version), Candidate.from_tags(version.tags))
+
+
+def _make_champion(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
+    """Move aliases, history and stage to a version, in this order; see above."""
+    events, name = history(version.name), version.name
+    before = number_of(versions.champion(name))
+    if before == number_of(version):  # a stage that was moved by hand tells of nobody before
+        before = events[-1].version if events else ""
+    former = versions.numbered(name, before) if before != number_of(version) else None
+    _move_aliases(version, former)
+    _add_to_history(version, before, decision, events)
+    _explain(version, decision, comparison)
+    if former is not None:
+        left = f"version {version.version} took its place"
+        if was_rolled_back(former):
+            left = f"rolled back to version {version.version}: {decision.reason}"
+        _explain(former, Decision(ARCHIVED, left))
+    _set_stage(version, PRODUCTION)
+    # Of two promotions at once the one whose stage stands has the aliases; the other is told.
+    if number_of(versions.champion(name)) != number_of(version):
+        raise ChampionChangedError(version)
+    _move_aliases(version, None)
+
+
+def _move_aliases(version: ModelVersion, former: ModelVersion | None) -> None:
+    client, wanted = MlflowClient(), dict.fromkeys(versions.ALIASES, number_of(version))
+    if former is not None:
+        wanted[PREVIOUS] = number_of(former)
+    known = client.get_registered_model(version.name).aliases
+    for alias, number in wanted.items():
+        if str(known.get(alias)) != number:
+            client.set_registered_model_alias(version.name, alias, number)
+
+
+def _add_to_history(
+    version: ModelVersion, before: str, decision: Decision, events: list[Event]
+) -> None:
+    """Add a promotion to the history, unless it is the last one, made again."""
+    number, now = number_of(version), datetime.now(UTC)
+    if events and events[-1].version == number and before in (events[-1].before, number):
+        return
+    if events:  # clocks differ, and go backwards; the order of promotions does not
+        now = max(now, events[-1].when + timedelta(microseconds=1))
     try:
-        tags = MlflowClient().get_registered_model(name).tags
-    except MlflowException:
-        return []
-    # A tag of somebody else's may begin like ours, but not go on with a time.
-    told = (json.loads(value) for key, value in tags.items() if EVENT_KEY.fullmatch(key))
-    return sorted((Event(**event) for event in told), key=lambda event: event.when)
+        who = getpass.getuser()
+    except (KeyError, OSError):
+        who = "unknown"  # a container whose user has no name
+    event = Event(now, who, number, before, version.run_id or "", decision.told)
+    MlflowClient().set_registered_model_tag(version.name, *event.to_tag())
 
 
-def _set_stage(client: MlflowClient, version: ModelVersion, stage: str) -> None:
+def _set_stage(version: ModelVersion, stage: str) -> None:
     """Put a version into a stage, the former ones of Production into Archived.
 
     The one place where a stage is set: where MLflow has none any more, aliases carry on.
     """
+    client = MlflowClient()
     if not hasattr(client, "transition_model_version_stage"):
-        return
-    if versions.stage_of(client.get_model_version(version.name, version.version)) == stage:
         return
     with versions.stages_are_fine():
         client.transition_model_version_stage(
@@ -314,68 +334,15 @@ def _set_stage(client: MlflowClient, version: ModelVersion, stage: str) -> None:
         )
 
 
-def _write_down(version: ModelVersion, decision: Decision, contest: Contest) -> None:
-    """Tags and description of a version that say what was decided, on what evidence."""
+def _explain(
+    version: ModelVersion, decision: Decision, comparison: Comparison = NOT_COMPARED
+) -> None:
+    """Say in the last section of a version's description where it stands, and why."""
     client = MlflowClient()
-    tags = {"stage_reason": decision.told}
-    if contest.champion is not None:
-        tags["compared_with"] = _number(contest.champion)
-    if isinstance(contest.evidence, Paired):
-        tags |= {name: repr(value) for name, value in contest.evidence.to_dict(PAIRED).items()}
-    known = client.get_model_version(version.name, version.version).tags
-    ours = {key for key in known if key.startswith(PAIRED) or key == "compared_with"}
-    for key in ours - tags.keys():
+    known = client.get_model_version(version.name, version.version)
+    for key in filter(FORMER_TAGS.fullmatch, known.tags):
         client.delete_model_version_tag(version.name, version.version, key)
-    for key, value in tags.items():
-        client.set_model_version_tag(version.name, version.version, key, value)
-    _describe(version, decision)
-
-
-def _make_up_for_reasons(serving: ModelVersion) -> None:
-    """Write down why a version serves, as the history tells it, where a cut left that out.
-
-    The description is what `_write_down` writes last. The figures of a comparison are in the
-    history in words only; those that were written before the cut stay.
-    """
-    events, reason = history(serving.name), serving.tags.get("stage_reason", "")
-    written = (serving.description or "").endswith(_standing(Decision(PRODUCTION, reason)))
-    if written or not events or events[-1].version != _number(serving):
-        return
-    decision = Decision(PRODUCTION, events[-1].why)
-    if reason == decision.told:
-        _describe(serving, decision)
-    else:
-        _write_down(serving, decision, Contest(None))
-
-
-def _describe(version: ModelVersion, decision: Decision) -> None:
-    """Say in a version's description what was decided, as its last section."""
-    client = MlflowClient()
-    known = client.get_model_version(version.name, version.version).description or ""
-    told = f"{known.split(SECTION)[0].rstrip()}\n\n{_standing(decision)}"
-    client.update_model_version(version.name, version.version, description=told)
-
-
-def _standing(decision: Decision) -> str:
-    """The section of a description that says where a version stands, and why."""
-    return f"{SECTION}\n\n{decision.stage}: {decision.told}.\n"
-
-
-@contextlib.contextmanager
-def _refusals_are_told(version: ModelVersion) -> Iterator[None]:
-    try:
-        yield
-    except MlflowException as error:
-        uri = f"models:/{version.name}/{version.version}"
-        raise versions.refused(version.name, uri, error) from error
-
-
-def _number(version: ModelVersion | None) -> str:
-    return str(version.version) if version is not None else ""
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"  # a container whose user has no name
+    card, table = (known.description or "").split(SECTION)[0].rstrip(), comparison.table()
+    told = f"{decision.reason}.\n\n{table}" if table else f"{decision.told}.\n"
+    text = f"{card}\n\n{SECTION}\n\n{decision.stage}: {told}"
+    client.update_model_version(version.name, version.version, description=text)

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow.entities.model_registry import ModelVersion
-
 from catdog import CatdogError, Classes
 from catdog.config import PromoteConfig
 from catdog.data import images
@@ -20,24 +18,22 @@ from catdog.data.sources import locate
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About
 from catdog.registry import history, versions
-from catdog.registry.compare import Contest, hold, sit
-from catdog.registry.history import Event, as_champion
-from catdog.registry.promotion import (
-    PRODUCTION,
-    STATUS_TAG,
-    Candidate,
-    Decision,
-    comparable,
-    decide,
+from catdog.registry.compare import (
+    Comparison,
+    answers_of,
+    compare_with_champion,
+    is_own_validation,
 )
+from catdog.registry.history import Event, judge, promote_by_evidence
+from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Candidate, Decision
+from catdog.registry.versions import ModelVersion, number_of, uri_of
 from catdog.tracking import store
 
 logger = logging.getLogger(__name__)
 
-
 LATEST, NONE, AUTO = "latest", "none", "auto"
 LONGEST = 500
-"""Characters of a reason: it becomes a tag, a line of the history and part of a description."""
+"""Characters of a reason: it becomes a line of the history and part of a description."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,15 @@ def promote(config: PromoteConfig) -> Outcome:
         CatdogError: there is no such version, it may never serve, or the registry refuses.
     """
     store.connect()
-    _check(config)
+    if config.rollback == "yes" and config.to != NONE:
+        raise CatdogError("--to and --rollback name two versions: give one of them.")
+    if len(config.because) > LONGEST:
+        raise CatdogError(f"--because has more than {LONGEST} characters: say it shorter.")
     if config.rollback == "yes":
-        return _back(config, config.because or "rolled back")
+        why = config.because or "rolled back"
+        if config.dry_run == "no":
+            return Outcome(*history.roll_back(config.name, why))
+        return _by_name(config, history.predecessor(config.name), why)
     if config.to != NONE:
         version = _named(config.name, config.to)
         return _by_name(config, version, config.because or "promoted by hand")
@@ -74,7 +76,7 @@ def history_table(events: Sequence[Event]) -> str:
     rows = [("when (UTC)", "version", "before", "by", "run", "why")]
     rows += [
         (
-            event.when[:19].replace("T", " "),
+            f"{event.when:%Y-%m-%d %H:%M:%S}",
             event.version,
             event.before or "-",
             event.who,
@@ -83,69 +85,42 @@ def history_table(events: Sequence[Event]) -> str:
         )
         for event in reversed(events)
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]])
+        "  ".join([*map(str.ljust, row[:-1], widths), row[-1]])  # the reason may be long
         for row in rows
     )
-
-
-def _check(config: PromoteConfig) -> None:
-    if config.rollback == "yes" and config.to != NONE:
-        raise CatdogError("--to and --rollback name two versions: give one of them.")
-    if len(config.because) > LONGEST:
-        raise CatdogError(f"--because has more than {LONGEST} characters: say it shorter.")
-
-
-def _back(config: PromoteConfig, why: str) -> Outcome:
-    if config.dry_run == "no":
-        return Outcome(*history.roll_back(config.name, why))
-    return _by_name(config, history.predecessor(config.name), why)
 
 
 def _by_name(config: PromoteConfig, version: ModelVersion, why: str) -> Outcome:
     if config.dry_run == "no":
         return Outcome(version, history.promote_to(version, why))
-    refused = history.may_not(version)
-    return Outcome(version, refused or Decision(PRODUCTION, why))
+    return Outcome(version, history.may_not_serve(version) or Decision(PRODUCTION, why))
 
 
 def _by_evidence(config: PromoteConfig) -> Outcome:
     version = _challenger(config)
     champion = versions.champion(config.name)
-    if champion is not None and champion.version == version.version:
-        if config.dry_run == "no":
-            history.crown(version, "")  # its aliases may have been lost on the way
-        return Outcome(version, Decision(PRODUCTION, "it is in Production already"))
     candidate = Candidate.from_tags(version.tags)
+    if number_of(champion) == number_of(version):
+        return Outcome(version, Decision(PRODUCTION, "it is in Production already"))
     if candidate is not None and candidate.status == "pending":
         raise CatdogError(
             f"version {version.version} of {version.name} was never seen to answer as its training "
             f"did, or its run is at it now. Let that go on: mlflow run . -P resume={version.run_id}"
         )
 
-    def contest(champion: ModelVersion | None) -> Contest:
-        if champion is None or not comparable(candidate, as_champion(champion)):
-            return Contest(champion)
-        return _hold(config, version, champion)
-
-    def decided(held: Contest) -> Decision:
-        now = as_champion(held.champion)
-        return decide(candidate, now, held.evidence, margin=config.margin)
+    def compare(champion: ModelVersion) -> Comparison:
+        challenger = Classifier.load(versions.fetch(uri_of(version)), device="cpu")
+        pictures, digest = _pictures(config, challenger.about)
+        own, data_dir = is_own_validation(version, digest), Path(config.data_dir)
+        answers = answers_of(challenger, pictures, data_dir, own=own)
+        return compare_with_champion(champion, answers, pictures, data_dir, digest=digest)
 
     if config.dry_run == "yes":
-        return Outcome(version, decided(contest(champion)))
-    return Outcome(version, history.settle(version, contest, decided)[0])
-
-
-def _hold(config: PromoteConfig, version: ModelVersion, champion: ModelVersion) -> Contest:
-    folder = versions.fetch(f"models:/{version.name}/{version.version}")
-    challenger = Classifier.load(folder, device="cpu")
-    data_dir = Path(config.data_dir)
-    pictures, digest = _pictures(config, challenger.about)
-    own = bool(digest) and version.tags.get("validation_digest") == digest
-    side = sit(challenger, pictures, data_dir, own=own)
-    return hold(champion, side, pictures, data_dir, digest=digest)
+        return Outcome(version, judge(candidate, champion, compare, margin=config.margin)[0])
+    decision, _ = promote_by_evidence(version, candidate, compare, margin=config.margin)
+    return Outcome(version, decision)
 
 
 def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
@@ -178,6 +153,7 @@ def _labelled(folder: Path, classes: Classes) -> list[Picture]:
 
 
 def _challenger(config: PromoteConfig) -> ModelVersion:
+    """The version that is named, else the newest that may be compared, else the champion."""
     if config.version != LATEST:
         return _named(config.name, config.version)
     champion = versions.champion(config.name)
@@ -186,7 +162,7 @@ def _challenger(config: PromoteConfig) -> ModelVersion:
         for one in versions.versions(config.name)
         if one.tags.get(STATUS_TAG) not in ("pending", "rejected")
         and not history.was_rolled_back(one)
-        and (champion is None or one.version != champion.version)
+        and number_of(one) != number_of(champion)
     ]
     if others:
         return others[-1]
@@ -199,8 +175,8 @@ def _challenger(config: PromoteConfig) -> ModelVersion:
 
 
 def _named(name: str, number: str) -> ModelVersion:
-    known = {str(version.version): version for version in versions.versions(name)}
-    if number not in known:
-        told = ", ".join(known) or "none"
+    version = versions.numbered(name, number)
+    if version is None:
+        told = ", ".join(map(number_of, versions.versions(name))) or "none"
         raise CatdogError(f"{name} has no version {number!r}. It has: {told}.")
-    return known[number]
+    return version

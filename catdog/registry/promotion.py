@@ -32,14 +32,12 @@ class Candidate:
     """What a version says of itself, apart from how good it is.
 
     Attributes:
-        best_val_accuracy: of the kept epoch, in its own validation.
         validation_digest: of its validation pictures.
         drawn: whether it learned from drawn pictures.
         classes: what it tells apart, class 0 first.
         status: whether a fresh process was seen to answer as the training did.
     """
 
-    best_val_accuracy: float
     validation_digest: str
     drawn: bool
     classes: Classes = CLASSES
@@ -48,7 +46,6 @@ class Candidate:
     def to_tags(self) -> dict[str, str]:
         """The tags of a registered version that `from_tags` reads."""
         return {
-            "best_val_accuracy": repr(self.best_val_accuracy),
             "validation_digest": self.validation_digest,
             "data": "drawn" if self.drawn else "photos",
             "classes": ",".join(self.classes),
@@ -62,7 +59,6 @@ class Candidate:
             # Versions from before there were other classes don't name theirs.
             negative, positive = tags.get("classes", ",".join(CLASSES)).split(",")
             return cls(
-                best_val_accuracy=float(tags["best_val_accuracy"]),
                 validation_digest=tags["validation_digest"],
                 drawn=tags["data"] == "drawn",
                 classes=(negative, positive),
@@ -113,13 +109,6 @@ def refusal(challenger: Candidate | None, champion: Champion | None) -> Decision
     return None
 
 
-def comparable(challenger: Candidate | None, champion: Champion | None) -> bool:
-    """Whether the two can answer the same photos: they tell the same things apart."""
-    if champion is None or challenger is None or challenger.status != "approved":
-        return False
-    return champion.candidate is None or champion.candidate.classes == challenger.classes
-
-
 def decide(
     challenger: Candidate | None,
     champion: Champion | None,
@@ -152,7 +141,7 @@ def decide(
     told = evidence if isinstance(evidence, str) else evidence.told()
     if promote == "always":
         return Decision(PRODUCTION, f"promote=always, over version {champion.version}", told)
-    if _photos_after_drawings(challenger, champion):
+    if champion.candidate and champion.candidate.drawn and challenger and not challenger.drawn:
         return Decision(PRODUCTION, "the version in Production was trained on drawn pictures")
     if isinstance(evidence, str):
         return Decision(STAGING, f"not comparable with version {champion.version}", told)
@@ -160,18 +149,14 @@ def decide(
     return Decision(stage, f"{verdict} than version {champion.version}", told)
 
 
-def _photos_after_drawings(challenger: Candidate | None, champion: Champion) -> bool:
-    theirs = champion.candidate
-    return bool(challenger and theirs and theirs.drawn and not challenger.drawn)
-
-
 def _weigh(evidence: Paired, margin: float) -> tuple[str, str]:
+    """The stage that a comparison earns, and the verdict in words."""
     if evidence.surely_worse and evidence.surely_better:
         return STAGING, "surely better in one way, and surely worse in another,"
     if evidence.surely_worse:
         return STAGING, "surely worse"
     if evidence.accuracy < -margin:
         return STAGING, f"less accurate by more than the margin of {margin:g}"
-    return (
-        (PRODUCTION, "surely better") if evidence.surely_better else (STAGING, "not surely better")
-    )
+    if evidence.surely_better:
+        return PRODUCTION, "surely better"
+    return STAGING, "not surely better"

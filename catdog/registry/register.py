@@ -4,53 +4,61 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import mlflow
 import numpy as np
-from mlflow.entities.model_registry import ModelVersion
-from numpy.typing import NDArray
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from safetensors import SafetensorError
 
-from catdog import CatdogError
+import catdog
+from catdog import CLASSES, CatdogError, Classes
 from catdog.config import TrainConfig
-from catdog.data.dataset import Picture, PreparedDataset
-from catdog.data.images import JPEG_START, decode, load
-from catdog.data.transforms import evaluation_transform
+from catdog.data.classes import probability_name
+from catdog.data.dataset import PreparedDataset
+from catdog.data.images import JPEG_START, decode
+from catdog.evaluation.calibration import probability
 from catdog.evaluation.comparison import Paired
 from catdog.files import beside, put_in_place
-from catdog.inference.classifier import CARD_FILE, Classifier
+from catdog.inference.classifier import CARD_FILE
 from catdog.inference.explain import as_jpeg
-from catdog.inference.export import export
-from catdog.inference.parity import Answer, Parity, compare
-from catdog.inference.prediction import to_prediction
-from catdog.registry import history, upload, versions
-from catdog.registry.compare import Contest, Side, hold
-from catdog.registry.history import as_champion
-from catdog.registry.promotion import Candidate, Decision, comparable, decide
-from catdog.registry.proof import FreshProcess, UnprovenError
+from catdog.registry import versions
+from catdog.registry.compare import Answers, Comparison, compare_with_champion
+from catdog.registry.history import approve, promote_by_evidence
+from catdog.registry.promotion import Candidate, Decision
+from catdog.registry.proof import LIMIT, FreshProcess, UnprovenError
+from catdog.registry.versions import ModelVersion, refusals_are_told, uri_of
+from catdog.tracking import provenance
 from catdog.tracking.log import Run
-from catdog.training.judge import (
-    Trained,
-    seen_in_training,
-    spread,
-)
+from catdog.tracking.store import ONCE, limits
+from catdog.training.judge import Trained
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+    from mlflow.models.model import ModelInfo
 
 logger = logging.getLogger(__name__)
 
-
-PARITY_PHOTOS = 32
+PROOF_PHOTOS = 32
 """Validation photos on which the registered version is compared with the training process."""
+PAUSES_S = (1.0, 4.0)
+"""After which a server that gave no answer is asked whether it made a version."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """A registered version, where it went, and the contest that this rests on."""
+    """A registered version, where it went, and the comparison that this rests on."""
 
     version: ModelVersion
     decision: Decision
-    contest: Contest
+    comparison: Comparison
 
 
 @dataclass(frozen=True)
@@ -98,67 +106,189 @@ def register(
     Raises:
         CatdogError: the registry refuses.
     """
-    best = trained.best
-    candidate = Candidate(
-        best.val.accuracy,
-        prepared.validation_digest,
-        prepared.drawn,
-        trained.classifier.about.classes,
+    classes = trained.classifier.about.classes
+    candidate = Candidate(prepared.validation_digest, prepared.drawn, classes)
+    version = _registered(config.registered_model_name, candidate, trained, saved, run)
+    proven = _is_proven(trained, version, fresh, run)
+    approve(version, proven=proven)
+    candidate = replace(candidate, status="approved" if proven else "rejected")
+
+    def compare(champion: ModelVersion) -> Comparison:
+        learned = np.zeros(len(trained.validation), dtype=bool)  # of validation it learned nothing
+        return compare_with_champion(
+            champion,
+            Answers(trained.judgement.calibrated, learned, classes),
+            trained.validation,
+            Path(config.data_dir),
+            digest=prepared.validation_digest,
+            seed=config.seed,
+        )
+
+    decision, comparison = promote_by_evidence(
+        version, candidate, compare, promote=config.promote, margin=config.promote_margin
     )
-    sample = spread(trained.validation, PARITY_PHOTOS)
-    name = config.registered_model_name
-    version = versions.version_of_run(name, run.id)
+    if isinstance(comparison.evidence, Paired):
+        run.log_metrics(comparison.evidence.to_dict("vs_champion_"))
+    return Released(version, decision, comparison)
+
+
+def _registered(
+    name: str, candidate: Candidate, trained: Trained, saved: Saved, run: Run
+) -> ModelVersion:
+    """The version of a run: the one that it had registered before it was cut, or a new one."""
+    version = version_of_run(name, run.id)
     if version is None:
-        logged = upload.log_model(
+        logged = log_model(
             saved.folder,
-            _as_jpeg(sample[0].path),
+            _as_jpeg(trained.validation[0].path),
             run,
-            step=best.number,
+            step=trained.best.number,
             tags=candidate.to_tags(),
             classes=candidate.classes,
         )
-        version = versions.add(
-            logged.model_uri, name, candidate, digest=saved.digest, card=saved.card
-        )
-    elif not version.description:  # the run was cut between the two
+        return add(logged.model_uri, name, candidate, digest=saved.digest, card=saved.card)
+    if not version.description:  # the run was cut between the two
         versions.describe(version, saved.card)
-    proof = _prove(trained, version, sample, fresh, run)
-    proven = proof is not None and proof.holds
-    history.attest(version, proven=proven)
-    candidate = replace(candidate, status="approved" if proven else "rejected")
-    decision, contest = history.settle(
-        version,
-        lambda champion: _contest(config, prepared, trained, candidate, champion),
-        lambda held: decide(
-            candidate,
-            as_champion(held.champion),
-            held.evidence,
-            promote=config.promote,
-            margin=config.promote_margin,
-        ),
+    return version
+
+
+def _is_proven(trained: Trained, version: ModelVersion, fresh: FreshProcess, run: Run) -> bool:
+    """Whether the registered version answers as the training process, with the engine judged."""
+    classifier, judgement = trained.classifier, trained.judgement
+    count = len(trained.validation)
+    sample = np.linspace(0, count - 1, min(count, PROOF_PHOTOS)).round().astype(int)
+    expected = np.stack(
+        [probability(judgement.logits / classifier.about.temperature), judgement.familiarity],
+        axis=1,
     )
-    if isinstance(contest.evidence, Paired):
-        run.log_metrics(contest.evidence.to_dict(history.PAIRED))
-    return Released(version, decision, contest)
+    try:
+        found = fresh.answers(uri_of(version), [trained.validation[i].path for i in sample])
+    except UnprovenError:
+        raise  # the version stays as it is, and the run can go on
+    except CatdogError as error:
+        run.check_server()  # a server that has gone says nothing against the version
+        logger.info(f"REJECTED: {error}")
+        return False
+    difference = found.difference(expected[sample])
+    run.log_metrics({"parity_max_abs_diff": difference})
+    logger.info(f"A fresh process answers alike to within {difference:.1e} ({found.engine})")
+    if not found.is_served_as_judged(classifier.engine):
+        logger.info(f"REJECTED: it is served by {found.engine}, not by {classifier.engine.name}")
+        return False
+    return difference <= LIMIT
 
 
-def _contest(
-    config: TrainConfig,
-    prepared: PreparedDataset,
-    trained: Trained,
-    candidate: Candidate,
-    champion: ModelVersion | None,
-) -> Contest:
-    if champion is None or not comparable(candidate, as_champion(champion)):
-        return Contest(champion)
-    learned = np.zeros(len(trained.validation), dtype=bool)  # validation is what it never learned
-    return hold(
-        champion,
-        Side(trained.judgement.calibrated, learned, trained.classifier.about.classes),
-        trained.validation,
-        Path(config.data_dir),
-        digest=prepared.validation_digest,
-        seed=config.seed,
+def version_of_run(name: str, run_id: str) -> ModelVersion | None:
+    """The newest version of `name` that a run has registered; None when it has not.
+
+    Raises:
+        CatdogError: the registry refused.
+    """
+    with refusals_are_told(name, f"runs:/{run_id}"):
+        mine = [version for version in versions.versions(name) if version.run_id == run_id]
+    return mine[-1] if mine else None
+
+
+def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: str) -> ModelVersion:
+    """Register a logged model as a new version, which has no stage yet.
+
+    Args:
+        model_uri: of the logged model.
+        name: in the registry.
+        candidate: what the rule of promotion knows of it.
+        digest: of the saved classifier; `versions.fetch` compares it.
+        card: the model card, in Markdown, which becomes the version's description.
+
+    Raises:
+        CatdogError: the registry refused.
+    """
+    with refusals_are_told(name, model_uri):
+        version = _create(model_uri, name, candidate.to_tags() | {versions.DIGEST_TAG: digest})
+    versions.describe(version, card)
+    return version
+
+
+def _create(model_uri: str, name: str, tags: dict[str, str]) -> ModelVersion:
+    """Create a version once: a server that answers too late may have made it already."""
+    for pause in (*PAUSES_S, None):
+        try:
+            with limits(ONCE):
+                return mlflow.register_model(model_uri, name, tags=tags)
+        except MlflowException as error:
+            if pause is None or error.get_http_status_code() < 500:
+                raise
+            time.sleep(pause)
+            known = versions.versions(name)
+            if made := [v for v in known if model_uri in (v.source, f"models:/{v.model_id}")]:
+                return made[-1]
+    raise AssertionError("the last try returns or raises")
+
+
+def log_model(
+    folder: Path,
+    example: bytes,
+    run: Run,
+    *,
+    step: int,
+    tags: Mapping[str, str],
+    classes: Classes = CLASSES,
+) -> ModelInfo:
+    """Log a saved classifier as an MLflow model that takes picture bytes.
+
+    One that the run had logged before, and was cut before it was registered, goes.
+
+    Args:
+        folder: what `Classifier.save` wrote.
+        example: a JPEG, kept as the model's input example.
+        run: the active one.
+        step: the epoch that the weights are from.
+        tags: of the logged model.
+        classes: what it tells apart.
+    """
+    client, mine = MlflowClient(), f"source_run_id = '{run.id}'"
+    for model in client.search_logged_models([run.experiment_id], filter_string=mine):
+        if MLFLOW_MODEL_VERSIONS not in model.tags:
+            client.delete_logged_model(model.model_id)
+    logged: ModelInfo = mlflow.pyfunc.log_model(
+        name="model",
+        loader_module="catdog.inference.classifier",
+        data_path=str(folder),
+        code_paths=[str(Path(catdog.__file__).parent)],
+        signature=_signature(classes),
+        input_example=pd.DataFrame({"image": [example]}),
+        # 2.9.0+cu130 can't be installed from PyPI, 2.9.0 can.
+        pip_requirements=[
+            f"{name}=={version.split('+')[0]}" for name, version in provenance.installed().items()
+        ],
+        step=step,
+        tags=dict(tags),
+    )
+    return logged
+
+
+def _signature(classes: Classes) -> ModelSignature:
+    """What goes into the served model, and what comes out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec("binary", "image")]),
+        outputs=Schema(
+            [
+                ColSpec("string", "label"),
+                ColSpec("double", "confidence"),
+                ColSpec("double", probability_name(classes)),
+                ColSpec("double", "familiarity"),
+                ColSpec("string", "error"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("reject", "boolean", True),
+                ParamSpec("threshold", "double", 0.5),
+                ParamSpec("tta", "boolean", False),
+            ]
+        ),
     )
 
 
@@ -166,52 +296,3 @@ def _as_jpeg(path: Path) -> bytes:
     """The file as it is if it is a JPEG, else what it shows as one."""
     content = path.read_bytes()
     return content if content.startswith(JPEG_START) else as_jpeg(decode(content))
-
-
-def _prove(
-    trained: Trained, version: ModelVersion, sample: list[Picture], fresh: FreshProcess, run: Run
-) -> Parity | None:
-    """Compare the registered version with the training process; None when it can't be used."""
-    classifier = trained.classifier
-    seen = seen_in_training(classifier, trained.judgement)
-    answers = {
-        picture: to_prediction(*one, classifier.about)
-        for picture, one in zip(trained.validation, seen, strict=True)
-    }
-    expected = [Answer(answers[one].p_positive, answers[one].familiarity) for one in sample]
-    uri = f"models:/{version.name}/{version.version}"
-    with tempfile.TemporaryDirectory() as scratch:
-        exported = _exported(classifier, Path(scratch) / "export")
-        pixels = Path(scratch) / "pixels.npy"
-        np.save(pixels, _as_seen(classifier, sample))
-        try:
-            found = fresh.answers(uri, [one.path for one in sample], exported, pixels)
-        except UnprovenError:
-            raise  # the version stays as it is, and the run can go on
-        except CatdogError as error:
-            run.check_server()  # a server that has gone says nothing against the version
-            logger.info(f"REJECTED: {error}")
-            return None
-    proof = compare(expected, found)
-    run.log_metrics(
-        {"parity_max_abs_diff": proof.max_abs_diff}
-        | {f"parity_{way}_abs_diff": value for way, value in proof.differences.items()}
-    )
-    ways = ", ".join(f"{way} {difference:.1e}" for way, difference in proof.differences.items())
-    logger.info(f"A fresh process answers alike to within {proof.max_abs_diff:.1e} ({ways})")
-    return proof
-
-
-def _exported(classifier: Classifier, folder: Path) -> Path | None:
-    if classifier.engine.portable is None:
-        return None
-    try:
-        return export(classifier, folder)
-    except CatdogError as error:
-        logger.info(f"The ONNX export is not checked: {error}")
-        return None
-
-
-def _as_seen(classifier: Classifier, pictures: list[Picture]) -> NDArray[np.uint8]:
-    transform = evaluation_transform(classifier.preprocessing)
-    return np.stack([transform(load(picture.path)).numpy() for picture in pictures])

@@ -24,6 +24,7 @@ from catdog.evaluation.metrics import Promise, class_rows, metrics_of, promises
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
+from catdog.inference.evaluate import LabelledPhoto, score_photos
 from catdog.inference.prediction import to_prediction
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network
@@ -180,18 +181,17 @@ def _raw_metrics(
 def _scored(
     prepared: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = [prepared.folder / row["path"] for row in rows]
-    logits = [logit for _, logit in classifier.logits(photos, Path.read_bytes)]
-    unreadable = [
-        row["path"] for row, logit in zip(rows, logits, strict=True) if not isinstance(logit, float)
+    photos = [
+        LabelledPhoto(prepared.folder / row["path"], prepared.classes.index(row["label"]))
+        for row in rows
     ]
-    if unreadable:
+    scored = score_photos(classifier, photos)
+    if scored.unreadable:
         raise CatdogError(
-            f"{prepared.folder / unreadable[0]} can't be read any more: delete prepared.json "
+            f"{next(iter(scored.unreadable))} can't be read any more: delete prepared.json "
             "beside the manifest and run scripts/prepare.py again."
         )
-    labels = np.array([prepared.classes.index(row["label"]) for row in rows])
-    return labels, np.array(logits)
+    return scored.labels, scored.logits
 
 
 def _mistakes(

@@ -27,7 +27,7 @@ from catdog.evaluation.calibration import predicted_labels, probability
 from catdog.evaluation.comparison import Paired
 from catdog.evaluation.metrics import confusion_counts, estimates
 from catdog.evaluation.slices import worst_slice
-from catdog.registry.compare import Contest
+from catdog.registry.compare import Comparison
 from catdog.registry.register import Released
 from catdog.reporting import plots
 from catdog.reporting.findings import PREFIX, RAW_PREFIX, TEST_PREFIX, THUMBNAIL_PX, Findings
@@ -98,9 +98,9 @@ def render(
         measured=judgement.metrics(trained.classifier.about),
         refused=float(np.mean(judgement.familiarity < trained.classifier.about.reject_below)),
         untrained=untrained,
-        production=released.contest.metrics,
-        production_head=_production_head(released.contest, len(judgement.labels)),
-        comparison=comparison(released.contest),
+        production=released.comparison.metrics,
+        production_head=_production_head(released.comparison, len(judgement.labels)),
+        comparison=compared(released.comparison),
         findings=findings,
         raw=with_excluded(findings.others),
         charts=_charts(trained, findings),
@@ -113,15 +113,15 @@ def render(
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def comparison(contest: Contest) -> str:
+def compared(comparison: Comparison) -> str:
     """How this version compares with the one in Production, in a sentence; "" where none is."""
-    if contest.champion is None:
+    if comparison.champion is None:
         return ""
-    version = contest.champion.version
-    if isinstance(contest.evidence, Paired):
+    version = comparison.champion.version
+    if isinstance(comparison.evidence, Paired):
         where = f"Against version {version} in Production, on photos that neither learned from: "
-        return f"{where}{contest.evidence.told()}."
-    return f"Not compared with version {version} in Production: {contest.evidence}."
+        return f"{where}{comparison.evidence.told()}."
+    return f"Not compared with version {version} in Production: {comparison.evidence}."
 
 
 def with_excluded(others: Mapping[str, float]) -> str:
@@ -232,12 +232,12 @@ def _whence(
     return "; ".join([*parts, details.identity])
 
 
-def _production_head(contest: Contest, total: int) -> str:
+def _production_head(comparison: Comparison, total: int) -> str:
     """The head of the column of the version in Production."""
-    if contest.champion is None:
+    if comparison.champion is None:
         return ""
-    some = "" if contest.count == total else f", {contest.count} of {total} photos"
-    return f"Production (version {contest.champion.version}{some})"
+    some = "" if comparison.count == total else f", {comparison.count} of {total} photos"
+    return f"Production (version {comparison.champion.version}{some})"
 
 
 def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:

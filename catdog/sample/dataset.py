@@ -10,7 +10,6 @@ import errno
 import io
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -19,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from catdog import CLASSES, CatdogError, __version__
+from catdog.files import beside
 from catdog.sample.drawing import draw_animal
 
 RECIPE_NAME = ".drawn.json"
@@ -85,18 +85,14 @@ def _redraw(folder: Path, recipe: dict[str, Any]) -> None:
             f"{folder} holds something other than a drawn sample: "
             "move it away, or choose another folder with --data_dir"
         )
-    prefix = f".{folder.name}.drawing-"
-    for neighbour in folder.parent.iterdir():
-        if neighbour.name.startswith(prefix):  # left by a killed process
-            shutil.rmtree(neighbour, ignore_errors=True)
-    workplace = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    new = beside(folder)
     try:
-        _fill_folder(workplace / "new", recipe)
+        _fill_folder(new, recipe)
         if folder.exists():
-            folder.rename(workplace / "old")
-        (workplace / "new").rename(folder)
+            shutil.rmtree(folder)
+        new.rename(folder)
     finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _fill_folder(folder: Path, recipe: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
 """The registered model behind a page, behind HTTP, and on Spark.
 
-In reading order: server, cards, app; spark.
+In reading order: server, app, export, spark.
 """

@@ -11,7 +11,7 @@ import time
 import uuid
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,18 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from mlflow.entities import RunInfo
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES
 from PIL import Image
 
-import catdog
-from catdog import CLASSES, Classes
+from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import as_outside
-from catdog.tracking import provenance
-from catdog.tracking.delivery import PROBE, Kind, Write, limits
-from catdog.tracking.outbox import Outbox
-from catdog.tracking.registering import registering
+from catdog.tracking import provenance, store
+from catdog.tracking.spool import LAST_TRY, Kind, Spool, Write
+from catdog.tracking.store import PATIENT, QUICK, first_line, limits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +48,7 @@ DIGEST_LENGTH = 36
 
 
 @dataclass(frozen=True)
-class Before:
+class Logged:
     """What a run had when it was resumed: asked once, as the server may be away when it matters.
 
     `steps` are those of some metrics by the metric's name, `metrics` the last values of all.
@@ -62,26 +61,27 @@ class Before:
 class Run:
     """A run that is going on: what it is, and everything that is logged in it.
 
-    What the tracking server does not take is kept in `folder`, and nothing is lost by that.
+    What the tracking server does not take is kept in its `folder`, and sent later.
     """
 
     def __init__(
-        self, info: RunInfo, folder: Path, outbox: Outbox, before: Before | None = None
+        self, info: RunInfo, unsent: Spool, resume_command: str, logged: Logged | None = None
     ) -> None:
         """`catdog.tracking.run.start_run` makes one.
 
         Args:
             info: of the run, as MLflow gives it.
-            folder: where the run keeps what is not on the server yet.
-            outbox: the way to the server.
-            before: what the run had when it was resumed; None for a new one.
+            unsent: the way to the server; it stands in the run's folder.
+            resume_command: the line that lets the run go on.
+            logged: what the run had when it was resumed; None for a new one.
         """
         self.id = str(info.run_id)
         self.experiment_id = str(info.experiment_id)
         self.begun_ms = int(info.start_time)
-        self.folder = folder
-        self._outbox = outbox
-        self._before = before or Before()
+        self.folder = unsent.folder.parent
+        self.resume_command = resume_command
+        self._unsent = unsent
+        self._logged = logged or Logged()
 
     def identity(self) -> str:
         """Which run this is, when it began, and from which commit."""
@@ -91,19 +91,27 @@ class Run:
         return f"run {self.id}, {began:%Y-%m-%d %H:%M} UTC, commit {state['git_commit']}{changed}"
 
     def logged_steps(self, metric: str) -> set[int]:
-        """The steps at which the run had `metric`, of `ASKED_FOR`, when it was resumed."""
-        return self._before.steps.get(metric, set())
+        """The steps at which the run had `metric` when it was resumed; of some metrics only."""
+        return self._logged.steps.get(metric, set())
 
-    def has_logged(self, metric: str, value: float) -> bool:
-        """Whether the run had `value` as the last one of `metric` when it was resumed."""
-        if metric not in self._before.metrics:
-            return False
-        had = self._before.metrics[metric]
-        return had == value or (math.isnan(had) and math.isnan(value))
+    @contextlib.contextmanager
+    def registering(self) -> Iterator[None]:
+        """For what can't be done without the server: all that is kept is sent first.
 
-    def registering(self) -> contextlib.AbstractContextManager[None]:
-        """For what can't be done without the server; see `catdog.tracking.registering`."""
-        return registering(self._outbox)
+        Raises:
+            CatdogError: the server can't be reached, or something fails in what is done here;
+                says how to go on later.
+        """
+        self._unsent.send(LAST_TRY)
+        try:
+            self.check_server()
+            with limits(PATIENT, keep_set=True):
+                yield
+        except (MlflowException, OSError) as error:
+            raise CatdogError(
+                f"the model could not be registered at {store.shown_uri()} ({first_line(error)}); "
+                f"it is kept in {self.folder}. Once that is mended, type: {self.resume_command}"
+            ) from error
 
     def check_server(self) -> None:
         """Ask the server for the run, and do nothing with the answer.
@@ -111,7 +119,7 @@ class Run:
         Raises:
             MlflowException: the server can't be reached.
         """
-        with limits(PROBE):
+        with limits(QUICK):
             MlflowClient().get_run(self.id)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -124,19 +132,14 @@ class Run:
         self._log_text(json.dumps(dict(params), indent=2, default=str), "config.json")
 
     def log_environment(self, device: str) -> None:
-        """Tag the run with device, versions and the git commit."""
-        self.set_tags(
-            {
-                "device": device,
-                "python_version": platform.python_version(),
-                "platform": platform.platform(),
-                "catdog_version": catdog.__version__,
-                **{
-                    f"{name.replace('-', '_')}_version": version
-                    for name, version in provenance.installed().items()
-                },
-                **provenance.git_state(),
-            }
+        """Log device, commit and versions: as tags what runs are filtered by, all in a file."""
+        versions = provenance.versions()
+        tagged = {f"{name}_version": versions[name] for name in ("python", "torch", "mlflow")}
+        commit = provenance.git_state()
+        self.set_tags({"device": device} | tagged | commit)
+        everything = {"device": device, "platform": platform.platform()} | commit
+        self._log_text(
+            json.dumps(everything | {"versions": versions}, indent=2), "environment.json"
         )
 
     def log_dataset(self, prepared: PreparedDataset) -> None:
@@ -186,7 +189,7 @@ class Run:
 
         The numbers come last: a run that is resumed has all of an epoch of which it has these.
         """
-        self._log_picture(_pixels(confusion), "confusion_matrix", step=epoch.number)
+        self.log_image(confusion, "confusion_matrix", step=epoch.number)
         self.log_metrics(
             {
                 "train_loss": epoch.train.loss,
@@ -253,7 +256,7 @@ class Run:
         Of these, what a resumed run has already is not logged twice.
         """
         now = time.time_ns() // 1_000_000
-        new = {k: float(v) for k, v in metrics.items() if step or not self.has_logged(k, float(v))}
+        new = {k: float(v) for k, v in metrics.items() if step or not self._has_logged(k, float(v))}
         if new:
             self._write("metrics", [[key, value, now, step] for key, value in new.items()])
 
@@ -299,20 +302,17 @@ class Run:
         figure.savefig(stream, format=Path(name).suffix[1:])
         self._log_file(stream.getvalue(), name)
 
-    def log_image(self, figure: Figure, key: str) -> None:
+    def log_image(self, figure: Figure, key: str, *, step: int = 0) -> None:
         """Log a figure under a key by which the MLflow UI sets it beside those of other runs.
 
-        It does so step by step and begins at 0: at another step, the kept epoch say, nothing would
-        be shown where runs have kept different ones.
+        It does so step by step and begins at 0: what is about the kept epoch stands there, since
+        at that epoch's own step nothing would be shown where runs have kept different ones.
         """
-        self._log_picture(_pixels(figure), key, step=0)
-
-    def _log_picture(self, pixels: np.ndarray, key: str, *, step: int) -> None:
         # The names that mlflow.log_image gives; the UI reads key, step and time from them. With
         # the time of the run's beginning a picture that is logged again takes its own place.
         which = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.id}/{key}/{step}")
         name = f"images/{key}+step+{step}+timestamp+{self.begun_ms}+{which}"
-        picture = Image.fromarray(pixels)
+        picture = Image.fromarray(_pixels(figure))
         self._log_file(_encoded(picture, "png"), f"{name}.png")
         self._log_file(_encoded(compress_image_size(picture), "webp"), f"{name}+compressed.webp")
         self.set_tags({MLFLOW_LOGGED_IMAGES: "True"})
@@ -325,6 +325,11 @@ class Run:
         """Tag the active run."""
         self._write("tags", dict(tags))
 
+    def _has_logged(self, metric: str, value: float) -> bool:
+        """Whether the run had `value` as the last one of `metric` when it was resumed."""
+        had = self._logged.metrics.get(metric)
+        return had == value or (had is not None and math.isnan(had) and math.isnan(value))
+
     def _log_file(self, content: bytes, name: str) -> None:
         self._write("artifact", name, content)
 
@@ -332,7 +337,7 @@ class Run:
         self._log_file(text.encode(), name)
 
     def _write(self, kind: Kind, content: Any, data: bytes | None = None) -> None:
-        self._outbox.write(Write(self.id, kind, content, data))
+        self._unsent.write(Write(kind, content, data))
 
 
 class SilentRun(Run):
@@ -341,15 +346,8 @@ class SilentRun(Run):
     def __init__(self, run_id: str, folder: Path) -> None:
         """`run_id` and `folder` are those of the run that process 0 logs in."""
         self.id, self.folder = run_id, folder
-        self.experiment_id, self.begun_ms = "", 0
-        self._before = Before()
-
-    def registering(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing is registered here."""
-        return contextlib.nullcontext()
-
-    def check_server(self) -> None:
-        """No server is asked."""
+        self.experiment_id, self.begun_ms, self.resume_command = "", 0, ""
+        self._logged = Logged()
 
     def _write(self, kind: Kind, content: Any, data: bytes | None = None) -> None:
         """Write nothing."""

@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from catdog.tracking.delivery import PROBE, first_line, limits
 from catdog.tracking.log import Run
+from catdog.tracking.store import QUICK, first_line, limits
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def log_nested(
         for name, value in values.items()
     ]
     try:
-        with limits(PROBE):
+        with limits(QUICK):
             run_id = client.create_run(
                 parent.experiment_id,
                 round(began.timestamp() * 1000),

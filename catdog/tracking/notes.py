@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from catdog import CatdogError
-from catdog.tracking import store
 
 FORMAT = 1
 """Of the note and of the checkpoints beside it."""
@@ -70,19 +68,3 @@ def notes_in(home: Path) -> list[Note]:
         with contextlib.suppress(CatdogError):
             found.append(read_note(path.parent))
     return found
-
-
-def resuming(folder: Path) -> str:
-    """The line that lets the run of a folder, `<data_dir>/runs/<run id>`, go on.
-
-    It names what is not the default: the entry point, the data folder, how many processes.
-    """
-    entry, processes = "main", 1
-    with contextlib.suppress(CatdogError):  # without a note a run is one of `main`
-        begun = read_note(folder)
-        entry, processes = begun.entry_point, begun.processes
-    home = folder.resolve().parents[1]
-    options = "" if entry == "main" else f" -e {entry}"
-    where = "" if home == store.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
-    several = f" -P processes={processes}" if processes > 1 else ""
-    return f"mlflow run . --env-manager=local{options} -P resume={folder.name}{where}{several}"

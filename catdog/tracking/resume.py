@@ -19,12 +19,12 @@ from typing import Self, TypeVar
 from filelock import FileLock, Timeout
 
 from catdog import CatdogError
-from catdog.config import FixedConfig
+from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.files import mend, write_json
 from catdog.tracking import run, store
 from catdog.tracking.log import Run
-from catdog.tracking.notes import NOTE, RUNNING, Note, notes_in, read_note, resuming
+from catdog.tracking.notes import NOTE, RUNNING, Note, notes_in, read_note
 from catdog.training import launch
 from catdog.training.features import remove
 
@@ -32,14 +32,14 @@ logger = logging.getLogger(__name__)
 
 NONE, AUTO = "none", "auto"
 INTERRUPTED, TRAINED = "interrupted", "trained"
-LOCK, MODEL, OUTBOX = "lock", "model", "outbox"
+LOCK = "lock"
 LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
 
 PATIENCE_S = 6
 """Worker processes outlive a killed run, and so its lock, for some seconds."""
 
-Config = TypeVar("Config", bound=FixedConfig)
+Config = TypeVar("Config", bound=TrainConfig | SweepConfig)
 
 
 class RunFolder:
@@ -50,7 +50,7 @@ class RunFolder:
         self.path, self.note, self._lock = path, note, lock
 
     @classmethod
-    def begin(cls, config: FixedConfig, run_id: str, entry_point: str) -> Self:
+    def begin(cls, config: TrainConfig | SweepConfig, run_id: str, entry_point: str) -> Self:
         """Make the folder of a new run.
 
         Raises:
@@ -85,13 +85,13 @@ class RunFolder:
             return None
         except OSError as error:
             raise _unwritable(path, error) from error
-        mend(path / MODEL)
+        mend(path / run.MODEL)
         return cls(path, read_note(path), lock)
 
     @property
     def model(self) -> Path:
         """Where the best model is saved."""
-        return self.path / MODEL
+        return self.path / run.MODEL
 
     def mark(self, state: str, *, data_digest: str | None = None) -> None:
         """Write how far the run is, and of which data once that is known."""
@@ -104,13 +104,13 @@ class RunFolder:
 
     def command(self) -> str:
         """The line that lets the run go on."""
-        return resuming(self.path)
+        return run.resume_command(self.path, self.note.entry_point, self.note.processes)
 
     def _is_worth_keeping(self) -> bool:
         """Whether there is what a run could go on with, or what did not reach the server."""
         if launch.may_restart():
             return True
-        unsent = self.path / OUTBOX
+        unsent = self.path / run.UNSENT
         return (
             self.model.is_dir()
             or any(self.path.glob("checkpoint-*"))
@@ -150,7 +150,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(
-    config: FixedConfig,
+    config: TrainConfig | SweepConfig,
     entry_point: str,
     name: str,
     prepare: Callable[[], PreparedDataset],
@@ -167,7 +167,13 @@ def open_run(
     prepared = prepare() if restarted or config.resume != NONE else None
     found = _found(config, entry_point, prepared) if prepared else None
     resumed = found.note.run_id if found else None
-    with run.start_run(name, Path(config.data_dir), resume=resumed) as active:
+    with run.start_run(
+        name,
+        Path(config.data_dir),
+        resume=resumed,
+        entry_point=entry_point,
+        processes=launch.size(),
+    ) as active:
         folder = found or RunFolder.begin(config, active.id, entry_point)
         with folder.cut_is_told(active):
             prepared = prepared or prepare()
@@ -184,11 +190,12 @@ def as_begun(config: Config, entry_point: str) -> Config:
     """
     if config.resume in (NONE, AUTO):
         return config
-    note = _named(Path(config.data_dir) / "runs", config.resume)
+    home = Path(config.data_dir) / "runs"
+    note = _named(home, config.resume)
     if note.entry_point != entry_point:
         raise CatdogError(
             f"resume={note.run_id} was begun by the entry point {note.entry_point}: go on with "
-            f"{resuming(Path(config.data_dir) / 'runs' / note.run_id)}"
+            f"{run.resume_command(home / note.run_id, note.entry_point, note.processes)}"
         )
     begun = {}
     for field in fields(config):
@@ -229,7 +236,9 @@ def _is_restarted(home: Path) -> bool:
     return bool(ours) and any(note.launch == ours for note in notes_in(home))
 
 
-def _found(config: FixedConfig, entry_point: str, prepared: PreparedDataset) -> RunFolder | None:
+def _found(
+    config: TrainConfig | SweepConfig, entry_point: str, prepared: PreparedDataset
+) -> RunFolder | None:
     home = Path(config.data_dir) / "runs"
     if config.resume in (NONE, AUTO):
         return _latest(home, config, entry_point, prepared)
@@ -249,7 +258,7 @@ def _found(config: FixedConfig, entry_point: str, prepared: PreparedDataset) -> 
 
 
 def _latest(
-    home: Path, config: FixedConfig, entry_point: str, prepared: PreparedDataset
+    home: Path, config: TrainConfig | SweepConfig, entry_point: str, prepared: PreparedDataset
 ) -> RunFolder | None:
     """The latest run that may go on; None, which is said, when there is none."""
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}

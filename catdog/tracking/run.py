@@ -1,12 +1,10 @@
-"""The life of a run: it starts or goes on, is written to, registers a model, and ends.
-
-What is written to it meanwhile, `catdog.tracking.log.Run` knows.
-"""
+"""The life of a run: it begins or goes on, and ends. What is logged meanwhile: `log.Run`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,29 +14,42 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, interrupts
-from catdog.tracking import store
-from catdog.tracking.delivery import PROBE, first_line, limits, unreachable
-from catdog.tracking.log import Before, Run
-from catdog.tracking.outbox import LAST_TRY, Outbox
-from catdog.tracking.registering import away, refused, send_kept
+from catdog.tracking import spool, store
+from catdog.tracking.log import Logged, Run
+from catdog.tracking.spool import Spool
+from catdog.tracking.store import QUICK, first_line, limits
 
-ASKED_FOR = ("features_computed", "val_loss")
+RUNS, UNSENT, MODEL = "runs", "unsent", "model"
+"""Folders: of all runs, in the data's; in a run's own, of what did not arrive, and of its model."""
+
+STEPS_ASKED = ("features_computed", "val_loss")
 """Metrics that are not logged a second time when a run goes on."""
 
 
 @contextlib.contextmanager
 def start_run(
-    name: str, data_dir: Path = Path("data"), *, resume: str | None = None
+    name: str,
+    data_dir: Path = Path("data"),
+    *,
+    resume: str | None = None,
+    entry_point: str = "main",
+    processes: int = 1,
 ) -> Iterator[Run]:
     """The run that `mlflow run` has begun, else a new one in the experiment `catdog`.
 
-    It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted. With the
-    id of an earlier run in `resume`, that one runs again. What the tracking server can't or does
-    not take meanwhile is kept below `data_dir`, in the run's folder.
+    It ends as FINISHED, as FAILED after an exception, and as KILLED when interrupted. What the
+    tracking server does not take meanwhile is kept below `data_dir`, in the run's folder.
+
+    Args:
+        name: of the run, as MLflow shows it.
+        data_dir: holds the folders of runs.
+        resume: the id of an earlier run, which goes on.
+        entry_point: of MLproject; with `processes` it is what the command to go on says.
+        processes: how many train together.
 
     Raises:
-        CatdogError: the store can't be opened, the run takes nothing at all, or something is
-            still not sent at the end.
+        CatdogError: the store can't be opened, it takes nothing at all, or something has not
+            arrived at the end.
     """
     store.connect()
     if resume is not None:
@@ -46,22 +57,33 @@ def start_run(
     elif not os.environ.get("MLFLOW_RUN_ID"):
         mlflow.set_experiment(store.experiment_name())
     with interrupts.at_once(), mlflow.start_run(run_id=resume, log_system_metrics=True) as active:
-        folder = data_dir / "runs" / active.info.run_id
-        outbox = Outbox(folder / "outbox")
+        run_id = active.info.run_id
+        folder = data_dir / RUNS / run_id
+        unsent = Spool(run_id, folder / UNSENT)
+        command = resume_command(folder, entry_point, processes)
+        status = "FAILED"
         try:
-            before = _asked_before(resume, outbox) if resume else None
-            run = Run(active.info, folder, outbox, before)
+            logged = _logged_before(unsent) if resume else None
+            run = Run(active.info, unsent, command, logged)
             if resume is None:
-                _name(run, outbox, name)
+                _name(run, unsent, name)
             store.describe_experiment(run.experiment_id)
             yield run
+            status = "FINISHED"
         except KeyboardInterrupt:
-            _end(outbox, "KILLED")
+            status = "KILLED"
             raise
-        except BaseException:
-            _end(outbox, "FAILED")
-            raise
-        _end(outbox, "FINISHED")
+        finally:
+            _end(unsent, status, command)
+
+
+def resume_command(folder: Path, entry_point: str = "main", processes: int = 1) -> str:
+    """The line that lets the run of a folder, `<data_dir>/runs/<run id>`, go on."""
+    home = folder.resolve().parents[1]
+    options = "" if entry_point == "main" else f" -e {entry_point}"
+    where = "" if home == store.ROOT / "data" else f" -P {shlex.quote(f'data_dir={home}')}"
+    several = f" -P processes={processes}" if processes > 1 else ""
+    return f"mlflow run . --env-manager=local{options} -P resume={folder.name}{where}{several}"
 
 
 def status_of(run_id: str) -> str | None:
@@ -78,64 +100,81 @@ def status_of(run_id: str) -> str | None:
             return None
         raise CatdogError(
             f"the MLflow store {store.shown_uri()} does not say what became of run {run_id} "
-            f"({store.told(error)}): try again when it answers."
+            f"({first_line(error)}): try again when it answers."
         ) from error
     return run.info.status if run.info.lifecycle_stage == "active" else None
 
 
-def _name(run: Run, outbox: Outbox, name: str) -> None:
-    """Name the run; where even that is refused, raise: nothing is lost by that yet.
+def _name(run: Run, unsent: Spool, name: str) -> None:
+    """Name the run; where even that is not taken, raise: nothing is lost by that yet.
 
     Hours of training would be, for somebody who may read on that server and not write.
     """
     run.set_tags({"mlflow.runName": name})
-    if refused := outbox.refused():
-        shutil.rmtree(outbox.folder)
+    if not unsent.empty:
+        shutil.rmtree(unsent.folder)
         raise CatdogError(
-            f"MLflow refuses {refused[0]} of run {run.id}. "
-            "Check MLFLOW_TRACKING_URI and what you may do there."
+            f"the tracking server {store.shown_uri()} takes nothing of run {run.id} "
+            f"({unsent.reason}). Check MLFLOW_TRACKING_URI and what you may do there."
         )
 
 
-def _asked_before(resumed: str, outbox: Outbox) -> Before:
-    """What a run that goes on has logged, once all that was kept of it is sent."""
-    send_kept(outbox)
-    outbox.forget_tag(resumed, "resume_with")
-    data, kept = MlflowClient().get_run(resumed).data, outbox.metrics()
-    steps = {metric: _steps_of(resumed, metric) for metric in ASKED_FOR}
-    for name, _, _, step in kept:
-        steps.get(name, set()).add(step)
+def _logged_before(unsent: Spool) -> Logged:
+    """What a run that goes on has logged; what was kept of it is sent now.
+
+    Raises:
+        CatdogError: the server can't be reached.
+    """
+    if not unsent.send(spool.LAST_TRY) and not unsent.server_answers():
+        raise CatdogError(
+            f"the tracking server {store.shown_uri()} can't be reached ({unsent.reason}): "
+            "resume the run when it is back."
+        )
+    client = MlflowClient()
+    data = client.get_run(unsent.run_id).data
     if "resume_with" in data.tags:
-        mlflow.delete_tag("resume_with")
-    return Before(steps, data.metrics | {name: value for name, value, _, _ in kept})
+        client.delete_tag(unsent.run_id, "resume_with")
+    steps = {
+        metric: {one.step for one in client.get_metric_history(unsent.run_id, metric)}
+        for metric in STEPS_ASKED
+    }
+    metrics = dict(data.metrics)
+    for write in unsent.kept():
+        for name, value, _, step in write.content if write.kind == "metrics" else ():
+            metrics[name] = value
+            steps.get(name, set()).add(step)
+    return Logged(steps, metrics)
 
 
-def _steps_of(run: str, metric: str) -> set[int]:
-    return {measured.step for measured in MlflowClient().get_metric_history(run, metric)}
+def _end(unsent: Spool, status: str, command: str) -> None:
+    """End the active run; one of which something has not arrived stays unfinished.
 
-
-def _end(outbox: Outbox, status: str) -> None:
-    """End the active run; one of which something is not sent stays unfinished."""
+    Raises:
+        CatdogError: a run that has done its work is not whole on the server.
+    """
     finished = status == "FINISHED"
+    whole = unsent.send(spool.LAST_TRY if finished else 0)
     try:
-        sent = outbox.send_all(LAST_TRY if finished else 0)
-    except CatdogError:
-        if finished:
-            raise
-        sent = False  # what ends the run matters more, and is told
-    gone, why = outbox.waiting, []
-    try:
-        with contextlib.nullcontext() if sent else limits(PROBE):
-            mlflow.end_run("FAILED" if finished and not sent else status)
+        with contextlib.nullcontext() if whole else limits(QUICK):
+            mlflow.end_run("FAILED" if finished and not whole else status)
     except MlflowException as error:
-        sent = False
-        gone = gone or unreachable(error)
-        why = [f"the end of the run ({first_line(error)})"]
-    if finished and not sent:
-        raise away(outbox) if gone else refused(outbox, [*outbox.refused(), *why])
-    if finished:
-        # which the registry has
-        shutil.rmtree(outbox.folder.parent / "model", ignore_errors=True)
+        whole, unsent.reason = False, first_line(error)
+    if not finished:
+        return  # what ended the run matters more, and is told
+    if not whole:
+        raise _incomplete(unsent, command)
+    # The registry has it.
+    shutil.rmtree(unsent.folder.parent / MODEL, ignore_errors=True)
+
+
+def _incomplete(unsent: Spool, command: str) -> CatdogError:
+    kept = unsent.kept()
+    what = f"{len(kept)} writes, the first {kept[0]}" if kept else "the end of the run"
+    where = f" Kept in {unsent.folder} (delete that to do without)." if kept else ""
+    return CatdogError(
+        f"the run is not complete: the tracking server {store.shown_uri()} did not take "
+        f"{what} ({unsent.reason}).{where} When it does, type: {command}"
+    )
 
 
 def _set_aside(begun: str | None, resumed: str) -> None:

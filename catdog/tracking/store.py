@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -19,7 +21,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import catdog
 from catdog import CatdogError
-from catdog.tracking.delivery import LIMITS, without_password
+
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+"""How long a request may take: MLflow's own limits add up to many minutes."""
+
+ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+QUICK = ONCE | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+"""For a model, which a server with a slow store behind it is long in taking."""
 
 EXPERIMENT = "catdog"
 
@@ -89,14 +102,43 @@ def _open_store() -> None:
         _let_others_read(uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise CatdogError(
-            f"the MLflow store {shown_uri()} can't be opened: {told(error)}. "
+            f"the MLflow store {shown_uri()} can't be opened: {first_line(error)}. "
             "Check MLFLOW_TRACKING_URI, or that the folder can be written to."
         ) from error
 
 
-def told(error: Exception) -> str:
-    """The first line of what went wrong, as people may see it."""
-    return without_password(str(error).splitlines()[0])
+@contextlib.contextmanager
+def limits(values: dict[str, str], *, keep_set: bool = False) -> Iterator[None]:
+    """Give MLflow's requests other limits for a while.
+
+    Args:
+        values: environment variables, which MLflow reads at each request.
+        keep_set: whether what the user has set stays.
+    """
+    changed = {k: v for k, v in values.items() if not keep_set or os.environ.get(k) == LIMITS[k]}
+    before = {key: os.environ.get(key) for key in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key)
+            if value is not None:
+                os.environ[key] = value
+
+
+def first_line(error: BaseException) -> str:
+    """What happened at the root, without the layers that carried it, a long URL or a password."""
+    # MLflow raises some of its own without naming what they come from.
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return without_password(line.partition(" for url: ")[0])
+
+
+def without_password(text: str) -> str:
+    """A text as people may see it, whatever address of a server it quotes."""
+    return re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 def _alone(uri: str) -> contextlib.AbstractContextManager[object]:

@@ -28,7 +28,8 @@ from catdog.evaluation.calibration import (
 )
 from catdog.evaluation.metrics import Scores as EpochScores
 from catdog.evaluation.novelty import ImageNetBelief, NoveltyDetector
-from catdog.inference.classifier import Classifier, ScoringHead, photo_keys
+from catdog.inference.classifier import Classifier, photo_keys
+from catdog.inference.head import ScoringHead
 from catdog.inference.prediction import About
 from catdog.models.engine import Engine, Features
 from catdog.models.network import Network

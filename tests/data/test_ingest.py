@@ -3,10 +3,14 @@ from __future__ import annotations
 import pytest
 
 from catdog import CatdogError
+from catdog.data.dataset import load_dataset
 from tests.conftest import encoded, tiny_picture
 from tests.data.test_archive import tarred
 from tests.sources import (
+    fill,
     insect_source,
+    kaggle_source,
+    pack,
     prepare_pictures,
     reasons_of,
     rows_of,
@@ -25,10 +29,44 @@ LAYOUTS = {
 
 @pytest.mark.parametrize(
     ("layout", "packed"),
-    [*((layout, "folder") for layout in LAYOUTS)]
+    [(layout, "folder") for layout in LAYOUTS]
     + [("kaggle", packed) for packed in ("zip", "tar.gz", "zip of zips")],
 )
 def test_every_layout_gives_the_same_folders(tmp_path, layout, packed):
+    names = [name.format(n) for name in LAYOUTS[layout] for n in range(1, 6)]
+    source = pack(fill(tmp_path / "raw", *names), packed)
+    prepared = prepare_pictures(source, tmp_path / "data")
+    tests = 5 if len(LAYOUTS[layout]) == 3 else 0
+    assert prepared.counts == {
+        "training": {"cat": 3, "dog": 3},
+        "validation": {"cat": 2, "dog": 2},
+        "test": {"": tests} if tests else {},
+    }
+    for split in ("training", "validation"):
+        for label in ("cat", "dog"):
+            count = prepared.counts[split][label]
+            assert len(list((prepared.folder / split / label).iterdir())) == count
+    assert len(list(prepared.test.iterdir())) == tests
+
+
+def test_what_does_not_decode_is_listed_with_the_reason_and_the_rest_is_kept(tmp_path):
+    source = kaggle_source(tmp_path / "raw")
+    (source / "train" / "cat.6.jpg").write_bytes(b"")
+    (source / "train" / "cat.7.jpg").write_text("<html>sign in</html>")
+    (source / "train" / "dog.6.jpg").write_bytes(encoded(tiny_picture("dog", 1))[:-200])
+    (source / "train" / "bird.jpg").write_bytes(encoded(tiny_picture("dog", 77)))
+    prepared = prepare_pictures(source, tmp_path / "data")
+    reasons = reasons_of(prepared)
+    assert reasons["train/cat.6.jpg"] == "the file is empty"
+    assert reasons["train/cat.7.jpg"].startswith("not a picture")
+    assert reasons["train/dog.6.jpg"].startswith("does not decode")
+    assert reasons["train/bird.jpg"].startswith("neither cat nor dog")
+    assert prepared.quarantined == len(reasons) == 4
+    assert sum(prepared.counts["training"].values()) == 6
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_name_in_an_archive_decides_where_its_picture_lands(tmp_path):
     used = ["/etc/cat.1.jpg", "C:/cat.2.jpg", "cat/a.jpg", "cat/a.jpg", "cat/A.JPG"]
     used += ["cat/\\\\host\\b.jpg", b"cat/\xff\xe9.jpg".decode("utf-8", "surrogateescape")]
     passed_over = ["../cat.mine.jpg", "cat/../../mine.jpg", "..\\mine.jpg"]
@@ -47,6 +85,17 @@ def test_every_layout_gives_the_same_folders(tmp_path, layout, packed):
     below = {path.resolve() for path in tmp_path.rglob("*.[jJ][pP][gG]")} - {given / "mine.jpg"}
     assert below == {(prepared.folder / row["path"]).resolve() for row in rows}
     assert snapshot(given) == before
+
+
+@pytest.mark.parametrize("packed", ["folder", "zip of zips"])
+def test_the_classes_of_a_source_are_what_its_two_folders_are_called(said, tmp_path, packed):
+    source = pack(insect_source(tmp_path / "raw"), packed)
+    prepared = prepare_pictures(source, tmp_path / "data")
+    assert prepared.classes == ("ants", "bees")
+    assert prepared.counts["training"] == {"ants": 3, "bees": 3}
+    assert load_dataset(prepared.folder).classes == ("ants", "bees")
+    assert sum("Classes: ants (negative) and bees (positive)" in line for line in said) == 1
+    assert {path.name for path in prepared.training.iterdir()} == {"ants", "bees"}
 
 
 def test_of_more_than_two_kinds_two_must_be_named(tmp_path):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from PIL import Image
 from catdog import CatdogError
 from catdog.data import ood_images
 from catdog.data.ood_images import neither_folder, neither_pictures
-from tests.conftest import ROOT
+from tests.conftest import child_environment
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +32,11 @@ def test_the_pictures_are_many_different_ones_that_can_be_read(pictures):
     assert len(pictures) == ood_images.SCENES + ood_images.TEXTURES + 22 * (1 + ood_images.CROPS)
     assert len({name for name, _ in pictures}) == len(pictures)
     assert len({content for _, content in pictures}) == len(pictures)
-    for _, content in pictures:
+    for name, content in pictures:
+        assert re.fullmatch(r"[\w-]+", name), f"{name} is no file's name"
         with Image.open(io.BytesIO(content)) as picture:
             assert (picture.format, picture.mode) == ("JPEG", "RGB")
             assert min(picture.size) >= 32
-
-
-def test_a_name_is_no_path_so_that_nothing_is_written_elsewhere(pictures):
-    for name, _ in pictures:
-        assert re.fullmatch(r"[\w-]+", name), name
 
 
 def test_no_picture_is_of_a_cat(pictures):
@@ -55,17 +50,18 @@ def test_another_process_makes_the_same_pictures_to_the_last_byte(pictures):
         "import hashlib; from catdog.data.ood_images import neither_pictures\n"
         "for name, content in neither_pictures(): print(name, hashlib.sha256(content).hexdigest())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
-    told = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    printed = subprocess.check_output(
+        [sys.executable, "-c", code], env=child_environment(PYTHONHASHSEED="7"), text=True
     )
     expected = [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in pictures]
-    assert told.stdout.splitlines() == expected
+    assert printed.splitlines() == expected
 
 
-def test_the_folder_holds_each_picture_as_a_file(tmp_path, few):
+def test_the_folder_holds_each_picture_as_a_file_and_is_filled_once(tmp_path, few, monkeypatch):
     paths = neither_folder(tmp_path / "data")
     assert [(path.stem, path.read_bytes()) for path in paths] == sorted(few)
+    monkeypatch.setattr(ood_images, "neither_pictures", pytest.fail)
+    assert neither_folder(tmp_path / "data") == paths
 
 
 def test_what_shows_one_of_the_classes_is_left_out(tmp_path, monkeypatch):
@@ -76,40 +72,19 @@ def test_what_shows_one_of_the_classes_is_left_out(tmp_path, monkeypatch):
     assert [path.stem for path in left] == ["brick-0", "horse-1"]
 
 
-def test_what_is_there_already_is_not_drawn_again(tmp_path, few, monkeypatch):
-    first = neither_folder(tmp_path)
-    monkeypatch.setattr(ood_images, "neither_pictures", pytest.fail)
-    assert neither_folder(tmp_path) == first
-    (first[0].parent / ".DS_Store").write_bytes(b"Bud1")  # somebody looked into it with a Mac
-    assert neither_folder(tmp_path) == first
-
-
 def test_a_folder_appears_whole_or_not_at_all(tmp_path, few, monkeypatch):
-    write, written = Path.write_bytes, []
+    write = Path.write_bytes
 
     def stop_at_the_second(path, content):
-        written.append(path)
-        if len(written) == 2:
+        if path.stem == "two":
             raise KeyboardInterrupt
         return write(path, content)
 
-    monkeypatch.setattr(Path, "write_bytes", stop_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_bytes", stop_at_the_second)
         neither_folder(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(Path, "write_bytes", write)
+    assert [path.name for path in tmp_path.iterdir()] == [f".neither-{ood_images.RECIPE}.lock"]
     assert len(neither_folder(tmp_path)) == 3
-
-
-def test_a_process_that_was_slower_takes_the_others_folder(tmp_path, few, monkeypatch):
-    def slowly():
-        monkeypatch.setattr(ood_images, "neither_pictures", lambda: few)
-        neither_folder(tmp_path)
-        return few
-
-    monkeypatch.setattr(ood_images, "neither_pictures", slowly)
-    assert len(neither_folder(tmp_path)) == 3
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_that_can_not_be_written_is_one_sentence(tmp_path, few):

@@ -296,7 +296,7 @@ def test_a_source_that_can_not_be_learned_from_is_one_sentence(tmp_path, make, s
     seed=st.integers(0, 9),
 )
 def test_validation_takes_its_share_and_never_all_or_nothing(sizes, fraction, seed):
-    chosen = splitting._choose_validation(Counter(sizes), fraction, seed)
+    chosen = splitting._choose_by_content(Counter(sizes), fraction, seed)
     taken, total = sum(sizes[digest] for digest in chosen), sum(sizes.values())
     assert 0 < len(chosen) < len(sizes)
     target = max(1, round(total * fraction))

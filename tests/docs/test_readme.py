@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import re
 import tomllib
 from dataclasses import MISSING, fields
@@ -8,6 +11,7 @@ from typing import get_type_hints
 
 import pytest
 
+from catdog import config
 from catdog.config import MainConfig, ScoreConfig, SweepConfig
 from catdog.sweep import SEARCHED
 from tests.conftest import ROOT
@@ -19,32 +23,48 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def _help(config_class: type) -> dict[str, str]:
+    """What `--help` says of each parameter: the text below its field, else that in its type."""
+    classes = {
+        node.name: node.body
+        for node in ast.parse(inspect.getsource(config)).body
+        if isinstance(node, ast.ClassDef)
+    }
+    said = {
+        name: extra.help
+        for name, hint in get_type_hints(config_class, include_extras=True).items()
+        for extra in getattr(hint, "__metadata__", ())
+        if hasattr(extra, "help")
+    }
+    for parent in reversed(config_class.__mro__[:-1]):
+        for field, text in itertools.pairwise(classes[parent.__name__]):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                said[field.target.id] = " ".join(text.value.value.split())
+    return said
+
+
+def _rows(config_class: type) -> list[str]:
+    said = _help(config_class)
+    return [
+        f"| `{field.name}` | {'' if field.default is MISSING else f'`{field.default}`'} "
+        f"| {said[field.name]} |"
+        for field in fields(config_class)
+    ]
+
+
 def test_the_table_of_parameters_is_the_one_of_the_code():
-    hints = get_type_hints(MainConfig, include_extras=True)
-    rows = []
-    for field in fields(MainConfig):
-        (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
-        rows.append(f"| `{field.name}` | `{field.default}` | {told} |")
-    table = "\n".join(rows)
+    table = "\n".join(_rows(MainConfig))
     assert table in TRAINING, f"paste this into docs/training.md:\n{table}"
 
 
 def test_the_table_of_scoring_is_the_one_of_the_code():
-    hints = get_type_hints(ScoreConfig, include_extras=True)
-    for field in fields(ScoreConfig):
-        (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
-        default = "" if field.default is MISSING else f"`{field.default}`"
-        assert f"| `{field.name}` | {default} | {told} |" in SERVING
+    for row in _rows(ScoreConfig):
+        assert row in SERVING
 
 
 def test_the_table_of_the_sweep_is_the_one_of_the_code():
-    hints = get_type_hints(SweepConfig, include_extras=True)
-    of_main = {(field.name, field.default) for field in fields(MainConfig)}
-    for field in fields(SweepConfig):
-        if (field.name, field.default) in of_main:
-            continue
-        (told,) = [extra.help for extra in hints[field.name].__metadata__ if hasattr(extra, "help")]
-        assert f"| `{field.name}` | `{field.default}` | {told} |" in TRAINING
+    for row in set(_rows(SweepConfig)) - set(_rows(MainConfig)):
+        assert row in TRAINING
 
 
 def test_what_the_sweep_does_not_take_of_the_main_job_is_told():

@@ -26,7 +26,7 @@ from catdog.config import (
     SweepConfig,
     TrainConfig,
 )
-from catdog.registry import versions
+from catdog.registry import register, versions
 from catdog.registry.promotion import Candidate
 from catdog.tracking.store import connect
 from scripts import evaluate, export, main, predict, prepare, promote, sweep, train
@@ -113,9 +113,6 @@ def test_the_classes_stand_in_the_run_the_version_and_the_model(here):
     described = json.loads((versions.fetch(URI) / "model.json").read_text())
     assert described["classes"] == ["ant", "bee"]
     assert here.run.data.metrics["val_accuracy_score"] > 0.9
-
-
-def test_the_served_model_answers_with_p_bee_and_is_proven(here):
     model = mlflow.pyfunc.load_model(URI)
     columns = ["label", "confidence", "p_bee", "familiarity", "error"]
     assert [column.name for column in model.metadata.signature.outputs] == columns
@@ -123,8 +120,7 @@ def test_the_served_model_answers_with_p_bee_and_is_proven(here):
     answers = model.predict(pd.DataFrame({"image": photos}), {"reject": False})
     assert list(answers.columns) == columns
     assert answers["label"].tolist() == ["ant", "bee"]
-    for way in ("model", "http", "onnx"):
-        assert here.run.data.metrics[f"parity_{way}_abs_diff"] <= 1e-3
+    assert here.run.data.metrics["parity_max_abs_diff"] <= 1e-3
 
 
 def test_nothing_that_the_run_says_speaks_of_cats_and_dogs(here):
@@ -175,13 +171,6 @@ def test_new_photos_are_labelled_sorted_and_explained(said, here, tmp_path):
     assert "(1 ant, 1 bee, 0 neither)" in said[-1]
 
 
-def test_the_test_photos_are_those_of_its_own_data_set(here, capsys):
-    assert predict.main(PredictConfig(model_uri=URI, reject="no")) == 0
-    header, row = capsys.readouterr().out.splitlines()
-    assert header.split() == ["label", "confidence", "p_bee", "familiarity", "path"]
-    assert row.split()[0] == "bee"
-
-
 def test_a_labelled_folder_is_named_after_the_classes(here, tmp_path, draw_folder, capsys):
     folder = draw_folder(tmp_path / "mine", 6, start=400, names=OTHER_COLOURS)
     assert evaluate.main(EvaluateConfig(data=str(folder), model_uri=URI, format="json")) == 0
@@ -208,7 +197,7 @@ def test_versions_are_compared_and_promoted_under_the_models_name(
     first = versions.version_of(URI)
     approved = replace(Candidate.from_tags(first.tags), status="approved")
     digest = first.tags["model_digest"]
-    versions.add(first.source, "insects", approved, digest=digest, card="# The same again")
+    register.add(first.source, "insects", approved, digest=digest, card="# The same again")
     fresh = draw_folder(tmp_path / "mine", 30, start=500, names=OTHER_COLOURS)
     asked = PromoteConfig(name="insects", data=str(fresh), dry_run="yes")
     assert promote.main(asked) == 1

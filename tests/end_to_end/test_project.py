@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +21,7 @@ import pytest
 from mlflow.entities import Run
 from PIL import Image
 
-from tests.conftest import ROOT, tiny_picture
+from tests.conftest import ROOT
 from tests.project import Project, copied, draw
 
 pytestmark = pytest.mark.project
@@ -45,16 +44,28 @@ def first_run(project) -> Run:
     return project.runs()[-1]
 
 
-def test_both_runs_are_finished_in_the_experiment_catdog(project):
+def test_the_run_holds_what_was_typed_and_where_it_is_found_again(project, first_run):
     assert [run.info.status for run in project.runs()] == ["FINISHED", "FINISHED"]
     assert project.client.get_experiment("0").name == "catdog"
-
-
-def test_every_parameter_is_logged(first_run):
-    assert first_run.data.params["epochs"] == "2"
+    assert first_run.info.artifact_uri.startswith(str(project.root / "mlruns"))
     assert first_run.data.params["learning_rate"] == "1e-2"
     assert first_run.data.params["val_fraction"] == "0.2"
-    assert first_run.data.params["backbone"] == "tf_efficientnet_lite0"
+    names = {item.path for item in project.client.list_artifacts(first_run.info.run_id)}
+    assert names >= {
+        "augmented_batch.png",
+        "config.json",
+        "confusion_matrix.json",
+        "confusion_matrix.png",
+        "data",
+        "familiarity.png",
+        "images",
+        "learning_curves.png",
+        "predictions",
+        "report.html",
+        "reliability.png",
+        "sample_images.png",
+        "tables",
+    }
 
 
 def test_metrics_have_the_epoch_as_their_step(project, first_run):
@@ -74,29 +85,6 @@ def test_the_second_run_computes_no_feature_anew(project):
 
 
 @pytest.mark.slow
-def test_a_network_is_trained_on_pictures_when_no_views_are_kept(tmp_path):
-    project = copied(tmp_path)
-    draw(tmp_path / "pets", 12)
-    project.script("main", "--dataset", "pets", "--epochs", "2", "--views", "0")
-    (run,) = project.runs()
-    assert run.data.metrics["best_val_accuracy"] > 0.7
-    assert not (tmp_path / "data" / "features").exists()
-
-
-@pytest.mark.slow
-def test_the_backbone_is_fine_tuned_after_the_head(tmp_path):
-    project = copied(tmp_path)
-    draw(tmp_path / "pets", 12)
-    fine = ("--unfreeze", "1", "--finetune_epochs", "2", "--patience", "9")
-    ended = project.script("main", "--dataset", "pets", "--epochs", "2", *fine)
-    assert "Fine-tuning unfreeze=1" in ended.stderr
-    (run,) = project.runs()
-    steps = project.client.get_metric_history(run.info.run_id, "val_loss")
-    assert [metric.step for metric in steps] == [1, 2, 3, 4]
-    assert run.data.tags["registered_version"] == "1"
-
-
-@pytest.mark.slow
 def test_two_processes_train_one_run(tmp_path):
     project = copied(tmp_path)
     draw(tmp_path / "pets", 12)
@@ -110,32 +98,17 @@ def test_two_processes_train_one_run(tmp_path):
     assert version.run_id == run.info.run_id
 
 
-def test_the_run_keeps_its_pictures_and_tables(project, first_run):
-    client = project.client
-    names = {item.path for item in client.list_artifacts(first_run.info.run_id)}
-    assert names >= {
-        "augmented_batch.png",
-        "config.json",
-        "confusion_matrix.json",
-        "confusion_matrix.png",
-        "data",
-        "familiarity.png",
-        "images",
-        "learning_curves.png",
-        "predictions",
-        "report.html",
-        "reliability.png",
-        "sample_images.png",
-        "tables",
-    }
-
-
 def test_metrics_have_mlflows_names_and_intervals(first_run):
     metrics = first_run.data.metrics
     assert metrics["val_accuracy_score"] == metrics["best_val_accuracy"]
     for name in ("accuracy_score", "roc_auc", "log_loss", "f1_score"):
         low, high = metrics[f"val_{name}_ci_low"], metrics[f"val_{name}_ci_high"]
         assert low <= metrics[f"val_{name}"] <= high, name
+    for name in ("ece", "log_loss", "brier_score"):
+        assert metrics[f"val_{name}"] >= 0
+        assert f"val_{name}_uncalibrated" in metrics
+    assert metrics["temperature"] > 0
+    assert 0.5 < metrics["neither_roc_auc"] <= 1
 
 
 def test_the_report_tells_the_verdict_and_needs_nothing_else(project, first_run):
@@ -147,10 +120,6 @@ def test_the_report_tells_the_verdict_and_needs_nothing_else(project, first_run)
     assert "of 6 held back photos" in page
     assert "went to Production" in page
     assert 'src="http' not in page
-
-
-def test_artifacts_lie_in_mlruns_beside_the_store(project, first_run):
-    assert first_run.info.artifact_uri.startswith(str(project.root / "mlruns"))
 
 
 def test_the_first_version_is_in_production_and_a_worse_one_in_staging(project):
@@ -201,24 +170,12 @@ def test_a_fresh_process_answers_as_the_training_process_did(project, first_run,
     assert answers["error"] == [""] * 6
 
 
-def test_every_way_to_the_model_is_proven_in_the_run(project, first_run):
+def test_the_version_is_proven_in_the_run(project, first_run):
     metrics = first_run.data.metrics
     assert metrics["parity_max_abs_diff"] <= 1e-3
-    for way in ("model", "http", "onnx"):
-        assert metrics[f"parity_{way}_abs_diff"] <= 1e-3
-    assert metrics["parity_example_abs_diff"] <= 0.1
     version = project.client.get_model_version("catdog", "1")
     assert version.tags["validation_status"] == "approved"
     assert version.description.startswith("# Cat and dog")
-
-
-def test_calibration_and_neither_are_logged(first_run):
-    metrics = first_run.data.metrics
-    for name in ("ece", "log_loss", "brier_score"):
-        assert metrics[f"val_{name}"] >= 0
-        assert f"val_{name}_uncalibrated" in metrics
-    assert metrics["temperature"] > 0
-    assert 0.5 < metrics["neither_roc_auc"] <= 1
 
 
 def test_no_file_of_the_registered_model_is_a_pickle(project):
@@ -259,22 +216,6 @@ def test_predict_from_another_folder_finds_the_same_store(project, tmp_path):
     (row,) = json.loads(ended.stdout)
     assert row["label"] == "dog"
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_predict_ends_with_status_1_after_labelling_the_others(project, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"")
-    photo = project.root / "pets" / "test" / "0cat.jpg"
-    output = tmp_path / "answers.csv"
-    ended = project.script(
-        "predict",
-        *(str(tmp_path / "broken.jpg"), str(photo), "--format", "csv", "--output", str(output)),
-        status=1,
-    )
-    table = pd.read_csv(output)
-    assert table["label"].tolist()[1] == "cat"
-    assert table["error"].tolist()[0] == "the file is empty"
-    assert "1 of 2 photos labelled" in ended.stderr
 
 
 @pytest.fixture(scope="module")
@@ -396,36 +337,6 @@ def test_an_export_answers_without_catdog_and_pytorch(project, tmp_path):
 
 
 @pytest.mark.slow
-def test_photos_are_sorted_explained_and_submitted(project, tmp_path):
-    folder = project.root / "pets" / "test"
-    numbered = tmp_path / "numbered"
-    numbered.mkdir()
-    for number, photo in enumerate(sorted(folder.iterdir()), 1):
-        shutil.copy(photo, numbered / f"{number}.jpg")
-    sort, why = tmp_path / "sorted", tmp_path / "why"
-    ended = project.script(
-        *("predict", str(numbered), "--format", "kaggle", "--no-reject"),
-        *("--sort-into", str(sort), "--explain", str(why)),
-    )
-    header, *rows = ended.stdout.splitlines()
-    assert header == "id,label"
-    assert [row.split(",")[0] for row in rows] == ["1", "2", "3", "4"]
-    assert {path.parent.name for path in sort.rglob("*.jpg")} == {"cat", "dog"}
-    assert len(list(why.iterdir())) == 4
-
-
-@pytest.mark.slow
-def test_evaluate_scores_a_labelled_folder(project):
-    folder = project.root / "data" / "pets" / "validation"
-    ended = project.script("evaluate", "--data", str(folder), "--format", "json")
-    scores = json.loads(ended.stdout)
-    assert scores["count"] == 6
-    best = project.runs()[-1].data.metrics
-    assert scores["accuracy"] == pytest.approx(best["best_val_accuracy"])
-    assert 0 < scores["log_loss"] <= best["best_val_loss"] + 0.01
-
-
-@pytest.mark.slow
 def test_evaluate_and_predict_are_entry_points_too(project):
     folder = project.root / "data" / "pets" / "validation"
     before = len(project.runs())
@@ -447,100 +358,13 @@ def test_the_steps_one_by_one_give_what_main_gives(tmp_path):
     assert run.data.tags["registered_version"] == "1"
 
 
-@pytest.fixture(scope="module")
-def spare(tmp_path_factory) -> Project:
-    """A project in which nothing has been trained."""
-    return copied(tmp_path_factory.mktemp("spare"))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("parameter", "said"),
-    [
-        ("epochs=0", "error: epochs=0 is out of range"),
-        ("epochs=ten", "Error parsing --epochs"),
-        ("backbone=resnet_18", "error: backbone=resnet_18 is not the name of a timm model"),
-        ("unfreeze=some", "error: unfreeze=some is not possible"),
-        ("dataset=nowhere", "error: dataset=nowhere does not exist"),
-        ("epoch=3", "Unrecognized options: --epoch"),
-    ],
-)
-def test_a_wrong_parameter_is_one_sentence_and_no_run_stays_running(spare, parameter, said):
-    ended = spare.mlflow_run(parameter, status=1)  # the status of `mlflow run` itself
-    assert said in ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert spare.runs()[0].info.status == "FAILED"
-
-
-def _break_empty(root: Path) -> None:
-    (root / "pets").mkdir()
-
-
-def _break_one_class(root: Path) -> None:
-    draw(root / "pets", 3)
-    for path in (root / "pets").glob("dog.*"):
-        path.unlink()
-
-
-def _break_corrupt(root: Path) -> None:
-    for path in draw(root / "pets", 3).iterdir():
-        path.write_bytes(b"\xff\xd8 nothing")
-
-
-def _break_data_folder(root: Path) -> None:
-    draw(root / "pets", 3)
-    (root / "data").write_text("a file where the folder should be")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (_break_empty, "holds no picture to learn from"),
-        (_break_one_class, "3 pictures of a cat and none of a dog"),
-        (_break_corrupt, "6 were left out"),
-        (_break_data_folder, "choose another folder with --data_dir"),
-    ],
-)
-def test_bad_input_ends_with_status_2_and_a_failed_run(tmp_path, spoil, said):
+def test_a_wrong_parameter_is_one_sentence_and_no_run_stays_running(tmp_path):
     project = copied(tmp_path)
-    spoil(tmp_path)
-    ended = project.script("main", "--dataset", "pets", status=2)
-    assert ended.stderr.count("error: ") == 1
-    assert said in ended.stderr
+    ended = project.mlflow_run("epochs=0", status=1)  # the status of `mlflow run` itself
+    assert "error: epochs=0 is out of range" in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
-    assert [run.info.status for run in project.runs()] == ["FAILED"]
-
-
-@pytest.mark.slow
-def test_another_pair_is_trained_registered_and_labelled(tmp_path):
-    project = copied(tmp_path)
-    for name in ("ant", "bee"):
-        (tmp_path / "raw" / f"{name.title()}s").mkdir(parents=True)
-        for number in range(20):
-            picture = tiny_picture(name, number, (240, 200))
-            picture.save(tmp_path / "raw" / f"{name.title()}s" / f"{number}.jpg")
-        tiny_picture(name, 99, (240, 200)).save(tmp_path / f"{name}.jpg")
-    wanted = (
-        "learning_rate=1e-2",
-        "dataset=raw",
-        "classes=ant,bee",
-        "registered_model_name=insects",
-    )
-    said = project.mlflow_run(*wanted).stderr
-    assert "Registered insects version 1 in Production" in said
-    (run,) = project.runs()
-    assert (run.data.params["classes"], run.data.tags["classes"]) == ("ant,bee", "ant,bee")
-    assert not [name for name in run.data.metrics if name.startswith("baseline")]
-    assert run.data.metrics["neither_roc_auc"] > 0.5
-    uri = "models:/insects/Production"
-    photos = [str(tmp_path / f"{name}.jpg") for name in ("ant", "bee")]
-    ended = project.script(
-        "predict", "--model-uri", uri, "--format", "json", "--no-reject", *photos
-    )
-    rows = json.loads(ended.stdout)
-    assert [row["label"] for row in rows] == ["ant", "bee"]
-    assert list(rows[0]) == ["path", "label", "confidence", "p_bee", "familiarity", "error"]
+    assert project.runs()[0].info.status == "FAILED"
 
 
 @pytest.mark.timeout(1800)

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from catdog import cli, config, pipeline
-from catdog.inference.parity import Answer
-from catdog.inference.prediction import Options
 from catdog.registry.load import load_classifier
+from catdog.registry.proof import Proof
 from catdog.reporting.findings import Findings
 from tests.conftest import child_environment, tiny_classifier
 
@@ -194,10 +194,11 @@ class QuickProof:
 
     def close(self) -> None: ...
 
-    def answers(self, model_uri: str, photos: list[Path], *_: object) -> dict[str, list[Answer]]:
+    def answers(self, model_uri: str, photos: list[Path]) -> Proof:
         classifier = load_classifier(model_uri, device="cpu")
-        seen = classifier.predict([photo.read_bytes() for photo in photos], Options(reject=False))
-        return {"model": [Answer(one.p_positive, one.familiarity) for one in seen]}
+        seen = classifier.predict([photo.read_bytes() for photo in photos])
+        answers = [(one.p_positive, one.familiarity) for one in seen]
+        return Proof(classifier.engine.name, np.array(answers))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import cli, pipeline
 from catdog.config import PrepareConfig, TrainConfig
+from catdog.registry import history
 from catdog.training import checkpoint
 from catdog.training.checkpoint import Checkpoints, Stage
 from scripts import prepare, train
@@ -50,19 +51,19 @@ def slow(*a, **b):
 versions.describe = slow
 """
 CUT_BEFORE_REGISTERING = """
-from catdog.registry import versions
+from catdog.registry import register
 def slow(*a, **b):
     print("logged", flush=True); time.sleep(60)
-versions.add = slow
+register.add = slow
 """
-CUT_BEFORE_REASONS = """
+CUT_BEFORE_THE_STAGE = """
 from catdog import pipeline
 from catdog.registry import history
 from tests.faults.conftest import QuickProof
 pipeline.FreshProcess = QuickProof
 def slow(*a, **b):
-    print("moved", flush=True); time.sleep(60)
-history._write_down = slow
+    print("explained", flush=True); time.sleep(60)
+history._set_stage = slow
 """
 CUT_AFTER = """
 from catdog import pipeline
@@ -261,20 +262,18 @@ def test_killed_before_registering_no_model_is_left_that_nobody_registered(
     assert model.model_id in version.source
 
 
-def test_killed_before_the_reasons_are_written_they_come_from_the_history(
-    run, where, trains_quickly
-):
+def test_killed_before_the_stage_is_moved_the_promotion_is_made_again(run, where, trains_quickly):
     assert run("prepare", *where).status == 0
-    child = Child(CUT_BEFORE_REASONS, "train", *where, *TINY)
-    child.kill_when(lambda out: "moved\n" in out)
+    child = Child(CUT_BEFORE_THE_STAGE, "train", *where, *TINY)
+    child.kill_when(lambda out: "explained\n" in out)
     (version,) = _versions()
-    assert version.current_stage == "Production"
-    assert "stage_reason" not in version.tags
+    assert version.current_stage == "None"
     ended = run("train", *where, *TINY, "--resume", "auto")
     assert ended.status == 0, ended.err
     (version,) = _versions()
-    assert version.tags["stage_reason"] == "no version was in Production"
+    assert version.current_stage == "Production"
     assert version.description.endswith("Production: no version was in Production.\n")
+    assert len(history.history("catdog")) == 1
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,15 @@ def test_a_full_disk_while_unpacking_leaves_nothing_behind(run, tmp_path, small_
     assert [path.name for path in (small_disk / "large").iterdir()] == [".lock"]
 
 
+def test_a_full_disk_while_downloading_is_said(kaggle, waits, run, small_disk):
+    ended = run("download", "--dataset", "kaggle:somebody/pets", "--data_dir", small_disk)
+    assert ended.status == 2
+    assert ended.sentence.startswith(
+        f"the disk is full, somebody/pets is not whole in {small_disk}"
+    )
+    assert not list(small_disk.glob("*/raw/*.zip"))
+
+
 def test_a_full_disk_while_caching_features_is_told(
     run, pets, small_disk, trains_quickly, monkeypatch
 ):

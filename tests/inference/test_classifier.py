@@ -84,8 +84,9 @@ def test_what_reading_an_item_gives_is_its_error(classifier):
     answers = dict(classifier.stream(range(4), read, batch_size=2))
     told = ["", "No such file or directory", "the server answered 404", ""]
     assert [answers[number].error for number in range(4)] == told
-    kinds = [type(logit) for _, logit in classifier.logits(range(4), read)]
-    assert kinds == [float, FileNotFoundError, UnreadableImageError, float]
+    logits = [logit for _, logit in classifier.logits(range(4), read)]
+    assert logits[1:3] == told[1:3]
+    assert [type(logit) for logit in logits] == [float, str, str, float]
 
 
 def test_a_stream_takes_only_a_few_items_ahead_of_its_answers(classifier):
@@ -134,7 +135,7 @@ def test_a_portable_backbone_runs_on_the_cpu_unless_a_gpu_is_asked_for(saved, mo
     monkeypatch.setattr(module, "pick_device", lambda _: found)
     assert Classifier.load(saved).engine.name == "openvino"
     made = types.SimpleNamespace(name="gpu", callers=1)
-    monkeypatch.setattr(module, "torch_engine", lambda _: made)
+    monkeypatch.setattr(module, "torch_engine", lambda *_: made)
     monkeypatch.setattr(module, "largest_difference", lambda *_: 0.0)
     assert Classifier.load(saved, device="cuda").engine is made
     monkeypatch.setattr(module, "largest_difference", lambda *_: 0.1)

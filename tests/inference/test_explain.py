@@ -40,7 +40,7 @@ def test_heat_is_a_number_from_0_to_1_for_each_pixel_and_each_answer_has_its_own
     with torch.no_grad():
         both = [heat_map(network, crop, towards_positive=towards) for towards in (True, False)]
     for heat in both:
-        assert (heat.shape, heat.dtype) == (crop.shape[-2:], np.float32)
+        assert (heat.shape, heat.dtype) == (crop.shape[-2:], torch.float32)
         assert ((heat >= 0) & (heat <= 1)).all()
     assert max(heat.max() for heat in both) == 1.0
     assert not np.allclose(*both)
@@ -169,7 +169,7 @@ def test_the_heat_is_that_of_the_label_which_was_given(
 
     def noted(network, crop, *, towards_positive):
         asked.append(towards_positive)
-        return np.zeros(crop.shape[-2:], np.float32)
+        return torch.zeros(crop.shape[-2:])
 
     monkeypatch.setattr(explain, "heat_map", noted)
     draw(classifier, WIDE, Prediction(label, 0.9, p_dog, 0.5))

@@ -59,6 +59,8 @@ def test_a_file_that_is_named_is_tried_whatever_its_suffix(tmp_path):
     _draw(tmp_path, "upload")
     (photo,) = find_photos([str(tmp_path / "upload")])
     assert photo.read() == (tmp_path / "upload").read_bytes()
+    assert photo.content == b""
+    assert photo.keep() == photo.content == photo.read()
 
 
 @pytest.mark.parametrize("name", ["missing.jpg", "x" * 5000])
@@ -147,14 +149,6 @@ def test_a_folder_in_a_list_is_an_error_and_not_searched_again(tmp_path):
     (photo,) = find_photos(["-"], stdin=io.BytesIO(str(tmp_path).encode()))
     with pytest.raises(IsADirectoryError):
         photo.read()
-
-
-def test_a_photo_keeps_its_bytes_only_for_those_who_ask(tmp_path):
-    _draw(tmp_path, "1.jpg")
-    for keep in (False, True):
-        (photo,) = find_photos([str(tmp_path)], keep=keep)
-        content = photo.read()
-        assert photo.content == (content if keep else b"")
 
 
 @pytest.mark.parametrize(

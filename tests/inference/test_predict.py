@@ -120,8 +120,8 @@ def test_each_answer_is_explained_beside_it_and_no_picture_is_overwritten(
 ):
     draw_folder(tmp_path, 1)
     (tmp_path / "cat" / "3.jpg").write_bytes(b"")
-    photos = find_photos([str(tmp_path / "cat"), str(tmp_path / "dog")], keep=True)
-    answers = classifier.stream(photos, Photo.read)
+    photos = find_photos([str(tmp_path / "cat"), str(tmp_path / "dog")])
+    answers = classifier.stream(photos, Photo.keep)
     explained = list(predict.explain(answers, tmp_path / "why", classifier))
     assert [bool(answer.error) for _, answer in explained] == [False, True, False]
     drawn = sorted(path.name for path in (tmp_path / "why").iterdir())
@@ -141,7 +141,7 @@ def test_of_twenty_thousand_photos_only_a_window_is_held(tmp_path, monkeypatch):
     def photos():
         nonlocal taken
         for taken in range(1, 20_001):
-            yield Photo(f"{taken}.jpg", keep=True)
+            yield Photo(f"{taken}.jpg")
 
     class Output(io.StringIO):
         def write(self, _):
@@ -151,7 +151,7 @@ def test_of_twenty_thousand_photos_only_a_window_is_held(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Photo, "read", lambda _: b"the same")
     monkeypatch.setattr(predict, "_put", lambda *_: True)
-    answers = _Instant(window=16).stream(photos(), Photo.read)
+    answers = _Instant(window=16).stream(photos(), Photo.keep)
     sorted_ = predict.sort(answers, tmp_path, CLASSES)
     assert write_answers(sorted_, Output(), "jsonl").total == taken == written == 20_000
     assert ahead <= 16

@@ -22,19 +22,23 @@ def gpu(monkeypatch):
 def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(module.shutil, "which", lambda _: None)
 
 
-def test_a_gpu_is_taken_before_any_other_device(gpu):
+def test_a_gpu_is_taken_before_any_other_device_one_for_each_process(gpu, monkeypatch):
     device, why = pick_device("auto")
     assert (device.type, why) == ("cuda", "H9 (the first found of CUDA, MPS and CPU)")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(CatdogError, match="2 processes on this machine have 1 GPUs"):
+        pick_device("auto")
 
 
-def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(no_gpu, monkeypatch):
-    monkeypatch.setattr(module.shutil, "which", lambda _: None)
-    device, why = pick_device("auto")
-    assert (device.type, why) == ("cpu", "CPU (no GPU was found)")
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(no_gpu):
+    assert pick_device("auto")[1] == "CPU (no GPU was found)"
     with pytest.raises(CatdogError, match="device=cuda was asked for, but no GPU was found"):
         pick_device("cuda")
+    with pytest.raises(CatdogError, match="device=tpu is none of auto, cuda, mps, cpu"):
+        pick_device("tpu")
 
 
 def test_a_driver_that_is_too_old_is_told_and_not_that_there_is_no_gpu(no_gpu, monkeypatch):
@@ -48,9 +52,7 @@ def test_a_driver_that_is_too_old_is_told_and_not_that_there_is_no_gpu(no_gpu, m
 @pytest.mark.parametrize(
     ("capability", "built_for", "usable"),
     [
-        ((9, 0), ["sm_75", "sm_90"], True),
         ((8, 9), ["sm_80", "sm_90"], True),  # code for 8.0 runs on 8.9
-        ((6, 0), ["sm_75", "sm_90"], False),  # a P100
         ((7, 0), ["sm_75", "sm_90"], False),  # a V100, older than 7.5
         ((12, 0), ["sm_90"], False),
         ((12, 0), ["sm_90", "compute_90"], True),  # compiled when it is loaded
@@ -68,29 +70,14 @@ def test_a_gpu_that_pytorch_was_not_built_for_is_not_used(
     assert usable or "has no code for H9" in why
 
 
-def test_each_process_of_a_machine_needs_a_gpu_of_its_own(gpu, monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(CatdogError, match="2 processes on this machine have 1 GPUs"):
-        pick_device("auto")
-
-
-def test_the_cpu_is_taken_without_touching_cuda(monkeypatch):
+def test_the_cpu_is_taken_without_touching_cuda_and_computes_exactly(monkeypatch):
     def touched(*_args):
         raise AssertionError("CUDA was asked")
 
     for name in ("is_available", "device_count", "get_device_name"):
         monkeypatch.setattr(torch.cuda, name, touched)
-    assert pick_device("cpu")[1] == "CPU (as asked)"
-
-
-def test_an_unknown_device_is_named():
-    with pytest.raises(CatdogError, match="device=tpu is none of auto, cuda, mps, cpu"):
-        pick_device("tpu")
-
-
-def test_what_is_computed_in_float32_is_exact_on_every_device(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    pick_device("cpu")
+    assert pick_device("cpu")[1] == "CPU (as asked)"
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 

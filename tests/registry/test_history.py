@@ -1,45 +1,57 @@
+"""Promotions in a real registry: who serves, what is written down, and what a cut leaves."""
+
 from __future__ import annotations
 
-import dataclasses
-from itertools import count
+import json
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.evaluation.comparison import Paired
-from catdog.registry import history as succession
-from catdog.registry import versions as registry
-from catdog.registry.compare import Contest
+from catdog.registry import history, register, versions
+from catdog.registry.compare import NOT_COMPARED, Comparison
 from catdog.registry.history import (
-    attest,
-    crown,
-    history,
+    ChampionChangedError,
+    Event,
+    approve,
     place,
     predecessor,
+    promote_by_evidence,
     promote_to,
     roll_back,
-    settle,
     unfinished,
 )
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Candidate, Decision
+from catdog.registry.versions import ModelVersion
 
-PHOTOS = Candidate(0.98, "abc", drawn=False, status="approved")
+PHOTOS = Candidate("abc", drawn=False, status="approved")
 NUMBERS = Paired(400, 5, 1, 0.01, -0.002, 0.02, 0.2, -0.01, -0.02, -0.001)
+WRITES = (
+    "set_registered_model_alias",
+    "set_registered_model_tag",
+    "set_model_version_tag",
+    "delete_model_version_tag",
+    "update_model_version",
+    "transition_model_version_stage",
+)
+"""What a promotion changes in the registry, and how."""
 
 
 @pytest.fixture
-def add(logged_model):
+def add(logged_model) -> Callable[..., ModelVersion]:
     """A function that registers one more version."""
 
-    def add(candidate: Candidate = PHOTOS):
-        return registry.add(logged_model, "pets", candidate, digest="", card="# A card")
+    def add(candidate: Candidate = PHOTOS) -> ModelVersion:
+        return register.add(logged_model, "pets", candidate, digest="", card="# A card")
 
     return add
 
 
 def _stages() -> dict[str, str]:
-    return {str(one.version): one.current_stage for one in registry.versions("pets")}
+    return {str(one.version): one.current_stage for one in versions.versions("pets")}
 
 
 def _aliases() -> dict[str, str]:
@@ -47,221 +59,267 @@ def _aliases() -> dict[str, str]:
     return {alias: str(version) for alias, version in aliases.items()}
 
 
+def _promote_by_evidence(version: ModelVersion, compare: Callable[..., Comparison]):
+    return promote_by_evidence(version, PHOTOS, compare, margin=0.0)
+
+
 def test_stage_and_aliases_move_together_and_the_former_champion_is_previous(add):
     first, second, third = add(), add(), add()
-    crown(first, "the first")
+    promote_to(first, "the first")
     assert _aliases() == {"production": "1", "champion": "1"}
-    place(second, Decision(PRODUCTION, "better"), Contest(first, NUMBERS))
-    place(third, Decision(STAGING, "not better"), Contest(second, "no photos"))
+    place(second, Decision(PRODUCTION, "better"), Comparison(first, NUMBERS))
+    place(third, Decision(STAGING, "not better"), Comparison(second, "no photos"))
     assert _stages() == {"1": "Archived", "2": "Production", "3": "Staging"}
     assert _aliases() == {"production": "2", "champion": "2", "previous": "1"}
 
 
-def test_the_version_says_why_it_stands_where_it_stands(add):
-    add(), add()
-    first, second = registry.versions("pets")
-    crown(first, "the first")
-    place(second, Decision(STAGING, "not surely better"), Contest(first, NUMBERS))
-    place(registry.versions("pets")[1], Decision(STAGING, "still not"), Contest(first, NUMBERS))
-    found = MlflowClient().get_model_version("pets", "2")
-    assert found.tags["stage_reason"] == "still not"
-    assert found.tags["compared_with"] == "1"
-    assert found.tags["validation_status"] == "approved"
-    numbers = {name: float(value) for name, value in found.tags.items() if name.startswith("vs_")}
-    assert numbers == NUMBERS.to_dict("vs_champion_")
-    assert found.description.startswith("# A card")
-    assert found.description.endswith("Staging: still not.\n")
-    assert found.description.count("Where it stands") == 1
+def test_the_description_says_why_a_version_stands_where_it_stands(add):
+    first, second = add(), add()
+    promote_to(first, "the first")
+    told = Decision(STAGING, "not surely better than version 1", "the figures in a clause")
+    place(second, told, Comparison(first, NUMBERS))
+    description = versions.numbered("pets", "2").description
+    assert description == (
+        "# A card\n\n## Where it stands, and why\n\nStaging: not surely better than version 1.\n\n"
+        "| against version 1 | difference (95 %) |\n|---|---|\n"
+        "| photos that neither learned from | 400 |\n"
+        "| put right, made wrong | 5, 1 |\n"
+        "| accuracy, points | +1.00 (-0.20 to +2.00) |\n"
+        "| McNemar's p | 0.2 |\n"
+        "| log-loss | -0.0100 (-0.0200 to -0.0010) |\n"
+    )
+    promote_to(second, "Ada asked")
+    sections = [one.description.split("\n\n")[-1] for one in versions.versions("pets")]
+    assert sections == ["Archived: version 2 took its place.\n", "Production: Ada asked.\n"]
+    assert len(versions.numbered("pets", "2").tags) <= 6
 
 
-def test_the_history_says_when_who_from_which_run_and_why(add, monkeypatch):
+def test_the_history_is_a_line_for_each_promotion(add, monkeypatch):
     monkeypatch.setenv("LOGNAME", "ada")
     first, second = add(), add()
-    crown(first, "the first")
-    crown(second, "it is better")
-    crown(second, "said twice")
-    told = history("pets")
-    assert [(event.version, event.before, event.why) for event in told] == [
+    promote_to(first, "the first")
+    promote_to(second, "it is\nbetter")
+    promote_to(versions.numbered("pets", "2"), "said twice")
+    lines = MlflowClient().get_registered_model("pets").tags.values()
+    assert sorted(lines) == [
+        f"version 1, by ada, of run {first.run_id}: the first",
+        f"version 2 after 1, by ada, of run {first.run_id}: it is better",
+    ]
+    told = history.history("pets")
+    assert [(one.version, one.before, one.why) for one in told] == [
         ("1", "", "the first"),
         ("2", "1", "it is better"),
     ]
-    assert told[1].who == "ada"
-    assert told[1].run_id == first.run_id
+    assert (told[1].who, told[1].run_id) == ("ada", first.run_id)
     assert told[0].when < told[1].when
-    assert history("nothing") == []
+    assert history.history("nothing") == []
+
+
+def test_what_an_earlier_commit_wrote_is_read_and_went_on_with(add):
+    first, second, third = add(), add(), add()
+    promote_to(first, "the first")
+    old = {"who": "ada", "version": "2", "before": "1", "run_id": "0a", "why": "it was better"}
+    when = "2036-05-04T10:20:30.123456+00:00"
+    client = MlflowClient()
+    key = "promotion_20360504T102030123456Z"
+    client.set_registered_model_tag("pets", key, json.dumps(old | {"when": when}))
+    for tag in ("vs_champion_count", "compared_with", "stage_reason"):
+        client.set_model_version_tag("pets", "2", tag, "1")
+    client.transition_model_version_stage("pets", "2", "Production", archive_existing_versions=True)
+    event = history.history("pets")[-1]
+    assert (event.version, event.who, event.when.isoformat()) == ("2", "ada", when)
+    promote_to(third, "better still")
+    roll_back("pets", "it is slow")
+    assert [one.version for one in history.history("pets")] == ["1", "2", "3", "2"]
+    assert _stages()["2"] == "Production"
+    kept = versions.numbered("pets", "2").tags
+    assert set(kept) == set(versions.numbered("pets", str(second.version)).tags)
+    assert not {"vs_champion_count", "compared_with", "stage_reason"} & set(kept)
+
+
+def test_a_tag_of_somebody_elses_is_no_promotion():
+    for key in ("promotion_policy", "owner", "promotion_20360504T102030123456Z"):
+        assert Event.from_tag(key, "ask Ann") is None
 
 
 def test_rolling_back_goes_further_back_each_time_and_never_to_what_was_left(add):
-    versions = [add(), add(), add()]
     with pytest.raises(CatdogError, match="no version of pets served before"):
-        predecessor("pets")
-    for version in versions:
-        crown(version, "better")
+        predecessor(add().name)
+    for version in (versions.numbered("pets", "1"), add(), add()):
+        promote_to(version, "better")
     assert str(roll_back("pets", "it is slow")[0].version) == "2"
     assert _stages() == {"1": "Archived", "2": "Production", "3": "Archived"}
     assert str(roll_back("pets", "still slow")[0].version) == "1"
     with pytest.raises(CatdogError, match="no version of pets served before"):
         roll_back("pets", "again")
-    left = registry.numbered("pets", "3")
-    assert succession.was_rolled_back(left)
+    left = versions.numbered("pets", "3")
+    assert history.was_rolled_back(left)
     assert left.description.endswith("Archived: rolled back to version 2: it is slow.\n")
+    assert len(left.tags) <= 6
     promote_to(left, "mended")
-    assert not succession.was_rolled_back(registry.numbered("pets", "3"))
+    assert not history.was_rolled_back(versions.numbered("pets", "3"))
 
 
-def test_who_is_named_and_who_leaves_say_so_in_their_descriptions(add):
+class Killed(BaseException):
+    """What no part of the program catches."""
+
+
+def _run_until_write(count: int, action: Callable[[], object]) -> bool:
+    """Run, and die in place of the write after `count`; False where there is none."""
+    left = iter(range(count))
+
+    def counted(write):
+        def write_or_die(*given, **named):
+            if next(left, None) is None:
+                raise Killed
+            return write(*given, **named)
+
+        return write_or_die
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in WRITES:
+            patch.setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+        try:
+            action()
+        except Killed:
+            return True
+    return False
+
+
+def test_a_promotion_killed_at_any_write_is_completed_by_the_same_promotion(add):
+    champion, challenger = add(), add()
+    promote_to(champion, "the first")
+    for kill in range(100):
+
+        def promote(challenger=challenger) -> None:
+            _promote_by_evidence(challenger, lambda now: Comparison(now, NUMBERS))
+
+        if not _run_until_write(kill, promote):
+            break
+        assert _stages()[str(challenger.version)] != "Production"
+        promote()
+        _check_promoted(challenger, champion, count=kill + 2)
+        champion, challenger = challenger, champion
+    assert kill > 6  # after all of them it serves
+
+
+def test_a_rollback_killed_at_any_write_is_completed_by_the_same_rollback(add):
     first, second = add(), add()
-    place(first, Decision(PRODUCTION, "the first"), Contest(None))
-    place(second, Decision(STAGING, "not better"), Contest(first, NUMBERS))
-    promote_to(second, "Ada asked")
-    told = [version.description.split("\n\n")[-1] for version in registry.versions("pets")]
-    assert told == ["Archived: version 2 took its place.\n", "Production: Ada asked.\n"]
-    tags = registry.numbered("pets", "2").tags
-    assert tags["stage_reason"] == "Ada asked"
-    assert not [name for name in tags if name.startswith(("vs_champion_", "compared_with"))]
+    promote_to(first, "the first")
+    for kill in range(100):
+        promote_to(versions.numbered("pets", str(second.version)), "tried again")
+        if not _run_until_write(kill, lambda: roll_back("pets", "it is slow")):
+            break
+        assert _stages()[str(first.version)] != "Production"
+        assert str(roll_back("pets", "it is slow")[0].version) == str(first.version)
+        _check_promoted(first, second, count=2 * kill + 3)
+    assert kill > 6
 
 
-@pytest.mark.parametrize("step", ["set_registered_model_alias", "transition_model_version_stage"])
-def test_a_promotion_that_was_cut_is_told_and_finished_by_the_next(add, monkeypatch, step):
-    first, second, third = add(), add(), add()
-    crown(first, "the first")
-    crown(second, "better")
+def _check_promoted(champion: ModelVersion, former: ModelVersion, count: int) -> None:
+    now, before = str(champion.version), str(former.version)
+    assert _stages() == {now: "Production", before: "Archived"}
+    assert _aliases() == {"production": now, "champion": now, "previous": before}
+    told = history.history("pets")
+    assert (told[-1].version, told[-1].before, len(told)) == (now, before, count)
+    sections = {str(one.version): one.description for one in versions.versions("pets")}
+    assert "\n\nProduction: " in sections[now]
+    assert "\n\nArchived: " in sections[before]
 
-    def cut(*_, **__):
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(MlflowClient, step, cut)
-        with pytest.raises(KeyboardInterrupt):
-            crown(third, "better still")
-    assert registry.exact("models:/pets/Production") == "models:/pets/2"
-    assert unfinished("pets").version == "3"
-    crown(third, "better still")
+def test_a_promotion_that_was_cut_is_told_until_it_is_settled(add):
+    first, second = add(), add()
+    promote_to(first, "the first")
+    assert _run_until_write(3, lambda: promote_to(second, "better"))
+    assert versions.exact("models:/pets/Production") == "models:/pets/1"
+    assert str(unfinished("pets").version) == "2"
+    promote_to(first, "it stays")
     assert unfinished("pets") is None
-    assert _aliases() == {"production": "3", "champion": "3", "previous": "2"}
-    assert [event.version for event in history("pets")] == ["1", "2", "3"]
-    assert str(predecessor("pets").version) == "2"
-
-
-@pytest.mark.parametrize("step", ["_write_down", "_describe"])
-def test_reasons_that_a_cut_left_to_the_history_are_written_by_the_next_promotion(
-    add, monkeypatch, step
-):
-    first, second = add(), add()
-    better = Decision(PRODUCTION, "surely better", "5 of 6 answers")
-
-    def cut(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(succession, step, cut)
-        with pytest.raises(KeyboardInterrupt):
-            place(first, better, Contest(None, NUMBERS))
     assert _stages()["1"] == "Production"
-    crown(first, "")
-    left = registry.numbered("pets", "1")
-    assert left.tags["stage_reason"] == "surely better: 5 of 6 answers"
-    assert left.description.startswith("# A card")
-    assert left.description.endswith("Production: surely better: 5 of 6 answers.\n")
-    assert ("vs_champion_count" in left.tags) is (step == "_describe")
-    crown(second, "better still")
-    left = registry.numbered("pets", "1")
-    assert left.tags["stage_reason"] == "surely better: 5 of 6 answers"
-    assert left.description.endswith("Archived: version 2 took its place.\n")
 
 
-def test_reasons_that_were_written_stay_as_they_are(add):
+@pytest.mark.parametrize("moment", ["_add_to_history", "_set_stage"])
+def test_two_promotions_at_once_end_in_one_of_both(add, monkeypatch, moment):
+    first, second, third = add(), add(), add()
+    promote_to(first, "the first")
+    real = getattr(history, moment)
+
+    def beside(*given: object) -> None:
+        monkeypatch.setattr(history, moment, real)
+        real(*given)
+        promote_to(third, "meanwhile")
+
+    monkeypatch.setattr(history, moment, beside)
+    if moment == "_set_stage":
+        with pytest.raises(ChampionChangedError, match=r"promote.py --name pets --version 2 when"):
+            promote_to(second, "better")
+    else:
+        promote_to(second, "better")
+    (serving,) = [number for number, stage in _stages().items() if stage == "Production"]
+    assert serving == ("3" if moment == "_set_stage" else "2")
+    assert _aliases()["champion"] == _aliases()["production"] == serving
+    assert unfinished("pets") is None
+
+
+def test_a_champion_that_came_meanwhile_is_compared_with_too(add):
+    first, beside, challenger = add(), add(), add()
+    promote_to(first, "")
+    seen = []
+
+    def compare(champion):
+        seen.append(str(champion.version))
+        if len(seen) == 1:
+            promote_to(beside, "another run was faster")
+        return Comparison(champion, NUMBERS)
+
+    decision, comparison = _promote_by_evidence(challenger, compare)
+    assert seen == ["1", "2"]
+    assert str(comparison.champion.version) == "2"
+    assert decision.reason == "surely better than version 2"
+    assert "| against version 2 |" in versions.numbered("pets", "3").description
+
+
+def test_champions_that_never_stay_are_an_error_with_the_command_for_later(add):
+    challenger, *others = (add() for _ in range(5))
+    waiting = iter(others)
+    promote_to(next(waiting), "the first")
+
+    def compare(champion):
+        promote_to(next(waiting), "")
+        return Comparison(champion)
+
+    with pytest.raises(CatdogError, match=r"promote.py --name pets --version 1 when"):
+        _promote_by_evidence(challenger, compare)
+
+
+def test_what_serves_or_was_rolled_back_is_not_compared(add):
     first, second = add(), add()
-    place(first, Decision(PRODUCTION, "the first"), Contest(None))
-    MlflowClient().set_model_version_tag("pets", "1", "stage_reason", "Ada says so")
-    told = "# A card\n\n## Where it stands, and why\n\nProduction: Ada says so.\n"
-    MlflowClient().update_model_version("pets", "1", description=told)
-    crown(second, "better")
-    assert registry.numbered("pets", "1").tags["stage_reason"] == "Ada says so"
-
-
-def test_a_version_that_serves_already_is_not_compared_with_itself(add):
-    version = add()
-    crown(version, "the first")
-    decision, held = settle(version, pytest.fail, pytest.fail)
-    assert decision == Decision(PRODUCTION, "it is in Production already")
-    assert held.champion is None
+    promote_to(first, "the first")
+    already = Decision(PRODUCTION, "it is in Production already")
+    assert _promote_by_evidence(first, pytest.fail) == (already, NOT_COMPARED)
+    promote_to(second, "better")
+    roll_back("pets", "it is slow")
+    decision, _ = _promote_by_evidence(second, pytest.fail)
+    assert decision.reason == "it was rolled back: promote.py --to names it again"
 
 
 def test_a_version_that_is_rejected_while_it_serves_makes_way(add):
     first, second = add(), add()
-    crown(first, "the first")
-    crown(second, "better")
-    attest(second, proven=False)
-    assert registry.exact("models:/pets/Production") == "models:/pets/1"
-    assert registry.is_rejected(registry.numbered("pets", "2"))
-
-
-def test_rolling_back_again_after_a_cut_leads_to_the_same_version(add, monkeypatch):
-    versions = [add(), add(), add()]
-    for version in versions:
-        crown(version, "better")
-
-    def cut(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(MlflowClient, "transition_model_version_stage", cut)
-        with pytest.raises(KeyboardInterrupt):
-            roll_back("pets", "it is slow")
-    assert str(roll_back("pets", "it is slow")[0].version) == "2"
-    assert registry.exact("models:/pets/Production") == "models:/pets/2"
-
-
-def test_a_version_that_was_rolled_back_is_not_compared_when_its_run_goes_on(add):
-    first, second = add(), add()
-    crown(first, "the first")
-    crown(second, "better")
-    roll_back("pets", "it is slow")
-    decision, _ = settle(second, pytest.fail, pytest.fail)
-    assert decision.reason == "it was rolled back: promote.py --to names it again"
-    assert registry.exact("models:/pets/Production") == "models:/pets/1"
-
-
-def test_the_order_of_the_history_does_not_hang_on_clocks(add, monkeypatch):
-    first, second = add(), add()
-    crown(first, "the first")
-
-    class Behind(succession.datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return cls(2001, 1, 1, tzinfo=tz)
-
-    monkeypatch.setattr(succession, "datetime", Behind)
-    crown(second, "better")
-    assert [event.version for event in history("pets")] == ["1", "2"]
-    crown(first, "back")
-    assert [(event.version, event.before) for event in history("pets")][-1] == ("1", "2")
-    assert unfinished("pets") is None
-
-
-def test_a_tag_of_somebody_elses_is_no_promotion(add):
-    crown(add(), "the first")
-    MlflowClient().set_registered_model_tag("pets", "promotion_policy", "ask Ann")
-    assert len(history("pets")) == 1
-
-
-def test_the_predecessor_of_the_predecessor_stands_in_for_one_that_was_deleted(add):
-    versions = [add(), add(), add()]
-    for version in versions:
-        crown(version, "")
-    MlflowClient().delete_model_version("pets", "2")
-    assert str(predecessor("pets").version) == "1"
+    promote_to(first, "the first")
+    promote_to(second, "better")
+    approve(second, proven=False)
+    assert versions.exact("models:/pets/Production") == "models:/pets/1"
+    assert versions.is_rejected(versions.numbered("pets", "2"))
 
 
 def test_a_version_that_may_never_serve_is_not_promoted_by_hand_either(add):
-    crown(add(), "")
+    promote_to(add(), "")
     others = {
-        "never seen to answer": dataclasses.replace(PHOTOS, status="pending"),
-        "does not answer": dataclasses.replace(PHOTOS, status="rejected"),
-        "tells ant and bee": dataclasses.replace(PHOTOS, classes=("ant", "bee")),
-        "drawn pictures": dataclasses.replace(PHOTOS, drawn=True),
-        "does not say what it was made of": dataclasses.replace(PHOTOS, status="unheard of"),
+        "never seen to answer": replace(PHOTOS, status="pending"),
+        "does not answer": replace(PHOTOS, status="rejected"),
+        "tells ant and bee": replace(PHOTOS, classes=("ant", "bee")),
+        "drawn pictures": replace(PHOTOS, drawn=True),
+        "does not say what it was made of": replace(PHOTOS, status="unheard of"),
     }
     for reason, candidate in others.items():
         with pytest.raises(CatdogError, match=reason):
@@ -271,59 +329,62 @@ def test_a_version_that_may_never_serve_is_not_promoted_by_hand_either(add):
 
 def test_a_rejected_version_has_no_stage_even_where_there_is_no_other(add):
     version = add()
-    attest(version, proven=False)
-    place(version, Decision(NO_STAGE, "it answers otherwise"), Contest(None))
+    approve(version, proven=False)
+    place(version, Decision(NO_STAGE, "it answers otherwise"), NOT_COMPARED)
     assert _stages() == {"1": "None"}
-    assert registry.champion("pets") is None
-    assert registry.is_rejected(registry.versions("pets")[0])
+    assert versions.champion("pets") is None
 
 
-def test_a_champion_that_came_meanwhile_is_compared_with_too(add):
-    first, beside, challenger = add(), add(), add()
-    crown(first, "")
-    seen = []
+def test_the_order_of_the_history_does_not_hang_on_clocks(add, monkeypatch):
+    first, second = add(), add()
+    promote_to(first, "the first")
 
-    def contest(champion):
-        seen.append(str(champion.version))
-        if len(seen) == 1:
-            crown(beside, "another run was faster")
-        return Contest(champion, NUMBERS)
+    class Behind(history.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2001, 1, 1, tzinfo=tz)
 
-    decision, held = settle(challenger, contest, lambda _: Decision(STAGING, "not better"))
-    assert seen == ["1", "2"]
-    assert str(held.champion.version) == "2"
-    assert decision.stage == STAGING
-    assert MlflowClient().get_model_version("pets", "3").tags["compared_with"] == "2"
+    monkeypatch.setattr(history, "datetime", Behind)
+    promote_to(second, "better")
+    promote_to(first, "back")
+    told = [(event.version, event.before) for event in history.history("pets")]
+    assert told == [("1", ""), ("2", "1"), ("1", "2")]
 
 
-def test_champions_that_never_stay_are_an_error_with_the_command_for_later(add):
-    challenger, *others = (add() for _ in range(6))
-    numbers = count()
+def test_a_stage_that_was_moved_by_hand_is_told_by_the_next_promotion(add):
+    first, second, third = add(), add(), add()
+    promote_to(first, "the first")
+    client = MlflowClient()
+    client.transition_model_version_stage("pets", "2", "Production", archive_existing_versions=True)
+    assert str(unfinished("pets").version) == "1"
+    promote_to(second, "agreed")
+    promote_to(third, "better")
+    told = [(event.version, event.before) for event in history.history("pets")]
+    assert told == [("1", ""), ("2", "1"), ("3", "2")]
 
-    def contest(champion):
-        crown(others[next(numbers)], "")
-        return Contest(champion)
 
-    with pytest.raises(CatdogError, match=r"promote.py --name pets --version 1 when"):
-        settle(challenger, contest, lambda _: Decision(PRODUCTION, ""))
+def test_the_predecessor_of_the_predecessor_stands_in_for_one_that_was_deleted(add):
+    for version in (add(), add(), add()):
+        promote_to(version, "")
+    MlflowClient().delete_model_version("pets", "2")
+    assert str(predecessor("pets").version) == "1"
 
 
 def test_aliases_carry_on_where_mlflow_has_no_stages(add, monkeypatch):
     first, second = add(), add()
     monkeypatch.delattr(MlflowClient, "transition_model_version_stage")
-    monkeypatch.setattr(registry, "stage_of", lambda _: "")
-    crown(first, "the first")
-    crown(second, "better")
-    assert _aliases() == {"production": "2", "champion": "2", "previous": "1"}
-    assert str(registry.champion("pets").version) == "2"
-    assert registry.exact("models:/pets/Production") == "models:/pets/2"
-    assert registry.fetch("models:/pets/Production").is_dir()
+    monkeypatch.setattr(versions, "stage_of", lambda _: "")
+    promote_to(first, "the first")
+    promote_to(second, "better")
+    assert _aliases()["champion"] == "2"
+    assert versions.exact("models:/pets/Production") == "models:/pets/2"
+    assert versions.fetch("models:/pets/Production").is_dir()
 
 
 def test_a_user_without_a_name_can_promote(add, monkeypatch):
     def nobody():
         raise KeyError("uid not found")
 
-    monkeypatch.setattr(succession.getpass, "getuser", nobody)
-    crown(add(), "")
-    assert history("pets")[0].who == "unknown"
+    monkeypatch.setattr(history.getpass, "getuser", nobody)
+    promote_to(add(), "")
+    assert history.history("pets")[0].who == "unknown"

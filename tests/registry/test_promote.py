@@ -13,8 +13,8 @@ import pytest
 from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
 from catdog.inference.classifier import photo_keys
-from catdog.registry import history, upload, versions
-from catdog.registry.compare import Contest, Side, compare_sides, hold
+from catdog.registry import history, register, versions
+from catdog.registry.compare import Answers, compare_fairly, compare_with_champion
 from catdog.registry.promote import history_table, promote
 from catdog.registry.promotion import PRODUCTION, STAGING, Candidate
 from catdog.tracking.run import start_run
@@ -41,12 +41,12 @@ def release(tmp_path, tracking_store, prepared):
         tiny.learned = np.unique(photo_keys(learned)) if knows else None
         folder = tmp_path / f"model{len(list(tmp_path.glob('model*')))}"
         digest = tiny.save(folder)
-        candidate = Candidate(0.9, fields.pop("digest", "?"), drawn=False, status="approved")
+        candidate = Candidate(fields.pop("digest", "?"), drawn=False, status="approved")
         with start_run("x") as run:
             photo = next((prepared.folder / "training" / "cat").iterdir()).read_bytes()
-            logged = upload.log_model(folder, photo, run, step=1, tags={})
+            logged = register.log_model(folder, photo, run, step=1, tags={})
         candidate = replace(candidate, **fields)
-        return versions.add(logged.model_uri, "pets", candidate, digest=digest, card="# A card")
+        return register.add(logged.model_uri, "pets", candidate, digest=digest, card="# A card")
 
     return release
 
@@ -197,29 +197,28 @@ def test_a_champion_of_another_split_is_measured_on_what_it_has_not_learned(
 ):
     version = release(0.2, learned=_digests(prepared)[:4])
     pictures = prepared.pictures("validation")
-    side = Side(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
-    held = hold(version, side, pictures, tmp_path / "data")
+    side = Answers(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
+    held = compare_with_champion(version, side, pictures, tmp_path / "data")
     assert held.count == held.evidence.count == held.metrics["val_example_count"] == 26
 
 
 def test_a_champion_whose_files_are_gone_is_not_comparable(release, tmp_path, prepared):
     version = release(0.2)
     pictures = prepared.pictures("validation")
-    side = Side(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
-    whole = hold(version, side, pictures, tmp_path / "data")
+    side = Answers(np.zeros(len(pictures)), np.zeros(len(pictures), dtype=bool))
+    whole = compare_with_champion(version, side, pictures, tmp_path / "data")
     assert whole.metrics["val_example_count"] == len(pictures)
     model = versions.fetch(f"models:/pets/{version.version}") / "model.json"
     assert hashlib.sha256(model.read_bytes()).hexdigest() == version.tags["model_digest"]
     history.MlflowClient().set_model_version_tag("pets", "1", "model_digest", "0" * 64)
-    told = hold(versions.versions("pets")[0], side, pictures, tmp_path / "data")
-    assert isinstance(told, Contest)
+    told = compare_with_champion(versions.versions("pets")[0], side, pictures, tmp_path / "data")
     assert told.evidence.startswith("it can't be used any more (models:/pets/1 is not the model")
     assert told.metrics == {}
 
 
 def test_sides_that_do_not_say_what_they_learned_are_not_compared():
     logits = np.ones(40)
-    known = Side(logits, np.zeros(40, dtype=bool))
+    known = Answers(logits, np.zeros(40, dtype=bool))
     labels = np.repeat([0, 1], 20)
-    assert "not known" in compare_sides(labels, Side(logits, None), known, seed=0)
-    assert compare_sides(labels, known, known, seed=0).count == 40
+    assert "not known" in compare_fairly(labels, Answers(logits, None), known, seed=0)
+    assert compare_fairly(labels, known, known, seed=0).count == 40

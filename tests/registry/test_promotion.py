@@ -15,11 +15,10 @@ from catdog.registry.promotion import (
     STAGING,
     Candidate,
     Champion,
-    comparable,
     decide,
 )
 
-PHOTOS = Candidate(0.98, "abc", drawn=False, status="approved")
+PHOTOS = Candidate("abc", drawn=False, status="approved")
 DRAWN = replace(PHOTOS, drawn=True)
 EQUAL = Paired(400, 2, 2, 0.0, -0.01, 0.01, 1.0, 0.0, -0.001, 0.001)
 BETTER = replace(EQUAL, log_loss=-0.01, log_loss_ci_low=-0.02, log_loss_ci_high=-0.001)
@@ -30,7 +29,6 @@ evidences = st.sampled_from([EQUAL, BETTER, WORSE, MORE_RIGHT, "nothing is known
 promotes = st.sampled_from(get_args(Promote))
 candidates = st.builds(
     Candidate,
-    st.floats(0, 1),
     st.sampled_from(["a", "b"]),
     drawn=st.booleans(),
     classes=st.sampled_from([("cat", "dog"), ("ant", "bee")]),
@@ -102,19 +100,8 @@ def test_photos_replace_drawn_pictures_without_a_comparison(evidence):
     assert _decide(evidence, champion=DRAWN).stage == PRODUCTION
 
 
-@given(challenger=candidates, champion=st.none() | candidates)
-def test_what_tells_the_same_things_apart_and_answers_alike_is_comparable(challenger, champion):
-    now = Champion("3", champion) if champion else None
-    assert comparable(challenger, now) == (
-        champion is not None
-        and challenger.status == "approved"
-        and challenger.classes == champion.classes
-    )
-
-
 def test_a_champion_that_says_nothing_of_itself_is_compared_but_never_replaced_by_drawings():
     unknown = Champion("3", None)
-    assert comparable(PHOTOS, unknown)
     assert decide(PHOTOS, unknown, BETTER, margin=0.0).stage == PRODUCTION
     assert decide(DRAWN, unknown, BETTER, promote="always", margin=0.0).stage == STAGING
 
@@ -130,5 +117,5 @@ def test_the_tags_of_a_version_hold_all_that_decides(candidate):
 
 def test_foreign_tags_describe_no_candidate():
     assert Candidate.from_tags({"owner": "somebody"}) is None
-    assert Candidate.from_tags(PHOTOS.to_tags() | {"best_val_accuracy": "good"}) is None
+    assert Candidate.from_tags(PHOTOS.to_tags() | {"classes": "cat"}) is None
     assert Candidate.from_tags(PHOTOS.to_tags() | {"validation_status": "perhaps"}) is None

@@ -1,117 +1,111 @@
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from catdog import CatdogError
-from catdog.inference.parity import LIMIT, LIMITS, PILLOW_LIMIT, Answer, Parity, compare
-from catdog.registry.proof import FreshProcess, UnprovenError
+from catdog.models.engine import Engine, Portable
+from catdog.registry import register
+from catdog.registry.proof import FreshProcess, Proof, UnprovenError
+from catdog.tracking.run import start_run
+from tests.conftest import encoded, tiny_classifier, tiny_picture
 
-NUMBER = st.floats(0, 1)
-ANSWERS = st.lists(st.builds(Answer, NUMBER, NUMBER), min_size=1, max_size=8)
+ENGINE = Engine("openvino", lambda _: np.empty(0), callers=1, batch=1)
 
 
-@given(ANSWERS, st.floats(0, 0.5), st.booleans(), st.data())
-def test_one_photo_that_differs_is_enough(expected, difference, in_familiarity, data):
-    place = data.draw(st.integers(0, len(expected) - 1))
-    found = list(expected)
-    p_dog, familiarity = found[place].p_positive, found[place].familiarity
-    found[place] = (
-        Answer(p_dog, familiarity + difference)
-        if in_familiarity
-        else Answer(p_dog - difference, familiarity)
+def test_the_largest_difference_counts_and_what_is_no_number_proves_nothing():
+    proof = Proof("openvino", np.array([[0.5, 0.2], [0.9, 0.8]]))
+    assert proof.difference(np.array([[0.5, 0.3], [0.9, 0.8]])) == pytest.approx(0.1)
+    assert not proof.difference(np.array([[0.5, np.nan], [0.9, 0.8]])) <= 1.0
+    with pytest.raises(ValueError, match="2 answers for 1 photos"):
+        proof.difference(np.array([[0.5, 0.2]]))
+
+
+@pytest.mark.parametrize(
+    ("judged", "exported", "served", "alike"),
+    [
+        ("openvino", True, "openvino", True),
+        ("openvino", True, "pytorch-cpu", False),
+        ("openvino", True, "onnxruntime", False),
+        ("pytorch-cpu", False, "pytorch-cpu", True),
+        ("pytorch-cuda", True, "openvino", True),
+        ("pytorch-cuda", True, "pytorch-cpu", False),
+        ("pytorch-cuda", False, "pytorch-cpu", True),
+    ],
+)
+def test_the_engine_that_serves_is_the_one_that_was_judged(judged, exported, served, alike):
+    portable = Portable(b"", np.empty(0), 1) if exported else None
+    engine = replace(ENGINE, name=judged, portable=portable)
+    assert Proof(served, np.empty((0, 2))).is_served_as_judged(engine) is alike
+
+
+@pytest.fixture
+def fresh(tracking_store):
+    process = FreshProcess(tracking_store)
+    yield process
+    process.close()
+
+
+def test_a_fresh_process_answers_as_this_one(fresh, tmp_path):
+    fresh.start()
+    classifier = tiny_classifier()
+    classifier.save(tmp_path / "saved")
+    photos = [tmp_path / f"{name}.png" for name in ("cat", "dog")]
+    for photo in photos:
+        tiny_picture(photo.stem, 1).save(photo)
+    with start_run("x") as run:
+        example = encoded(tiny_picture("cat", 0))
+        logged = register.log_model(tmp_path / "saved", example, run, step=1, tags={})
+    proof = fresh.answers(logged.model_uri, photos)
+    seen = classifier.predict([photo.read_bytes() for photo in photos])
+    assert proof.difference(np.array([(one.p_positive, one.familiarity) for one in seen])) < 1e-6
+    assert proof.is_served_as_judged(classifier.engine)
+
+
+def test_it_has_no_gpu_takes_no_pickle_and_begins_in_an_empty_folder(fresh, monkeypatch, tmp_path):
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import json, os\n"
+        "answers = [[float(not os.listdir(os.curdir + '/..') is None), 0.0]]\n"
+        "names = ('CUDA_VISIBLE_DEVICES', 'MLFLOW_ALLOW_PICKLE_DESERIALIZATION')\n"
+        "engine = [*(os.environ[name] for name in names), os.listdir()]\n"
+        "print(json.dumps({'engine': engine, 'answers': answers}))\n"
     )
-    differences = compare(expected, {"model": found, "http": expected}).differences
-    assert differences["model"] == pytest.approx(difference, abs=1e-12)
-    assert differences["http"] == 0.0
+    monkeypatch.setattr("catdog.registry.proof.CHILD", child)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert fresh.answers("models:/pets/1", []).engine == ["", "false", ["complaint"]]
 
 
-@given(ANSWERS, st.data())
-def test_a_photo_without_a_number_never_proves_anything(expected, data):
-    place = data.draw(st.integers(0, len(expected) - 1))
-    for nothing in (math.nan, None):
-        found = list(expected)
-        found[place] = Answer(nothing, nothing)
-        proof = compare(expected, {"model": expected, "http": found})
-        assert not proof.holds
-        assert math.isnan(proof.max_abs_diff)
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_way_that_leaves_out_a_photo_is_an_error(count):
-    answer = Answer(0.5, 0.5)
-    with pytest.raises(ValueError, match=f"{count} answers for 2 photos"):
-        compare([answer] * 2, {"model": [answer] * count})
-
-
-@pytest.mark.parametrize("way", LIMITS)
-def test_every_way_has_to_keep_its_limit(way):
-    within = dict.fromkeys(LIMITS, LIMIT)
-    assert Parity(within).holds
-    assert Parity({**within, way: LIMITS[way]}).holds
-    assert not Parity({**within, way: LIMITS[way] * 1.01}).holds
-
-
-def test_what_pillow_rounds_otherwise_is_not_the_largest_difference():
-    proof = Parity({"model": 1e-5, "onnx": 3e-4, "example": PILLOW_LIMIT})
-    assert proof.max_abs_diff == 3e-4
-    assert proof.holds
-
-
-def test_a_process_that_was_killed_says_nothing_of_the_version(tracking_store):
-    fresh = FreshProcess(tracking_store)
+def test_a_process_that_was_killed_says_nothing_of_the_version(fresh):
     fresh.start()
     fresh._process.kill()
-    try:
-        with pytest.raises(UnprovenError, match="was killed, most likely for want of memory"):
-            fresh.answers("models:/pets/1", [], None, None)
-    finally:
-        fresh.close()
+    with pytest.raises(UnprovenError, match="was killed, most likely for want of memory"):
+        fresh.answers("models:/pets/1", [])
 
 
-def test_a_model_that_is_not_there_is_one_sentence(tmp_path, tracking_store):
-    fresh = FreshProcess(tracking_store)
-    gone = str(tmp_path / "gone")
-    try:
-        with pytest.raises(CatdogError, match=r"gone can't be used in a fresh process: ") as told:
-            fresh.answers(gone, [], None, None)
-    finally:
-        fresh.close()
-    assert len(str(told.value).splitlines()) == 1
-
-
-def test_an_answer_waits_for_no_process_that_was_forked_meanwhile(tmp_path, tracking_store):
-    fresh = FreshProcess(tracking_store)
+def test_a_model_that_is_not_there_is_one_sentence_whoever_holds_the_pipe(fresh, tmp_path):
     fresh.start()
     # As a worker that decodes pictures does, it keeps the pipe to the fresh process open.
     forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     forked.start()
     try:
-        with pytest.raises(CatdogError, match="can't be used in a fresh process"):
-            fresh.answers(str(tmp_path / "gone"), [], None, None)
+        with pytest.raises(CatdogError, match=r"gone can't be used in a fresh process: ") as told:
+            fresh.answers(str(tmp_path / "gone"), [])
         assert forked.is_alive()
     finally:
         forked.kill()
-        fresh.close()
+    assert len(str(told.value).splitlines()) == 1
 
 
-def test_a_process_that_is_never_asked_ends_and_leaves_nothing(tracking_store):
-    fresh = FreshProcess(tracking_store)
+def test_a_process_that_is_never_asked_ends_and_leaves_nothing(fresh):
     fresh.start()
     process, folder = fresh._process, fresh._folder.name
     assert process.poll() is None
     fresh.close()
     assert process.poll() is not None
     assert not os.path.exists(folder)  # noqa: PTH110
-
-
-def test_one_that_never_started_can_be_closed(tracking_store):
-    fresh = FreshProcess(tracking_store)
-    fresh.close()
-    assert not os.path.exists(fresh._folder.name)  # noqa: PTH110

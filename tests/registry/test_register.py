@@ -15,11 +15,11 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError, trained
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.inference.parity import Answer
 from catdog.registry import register, versions
+from catdog.registry.proof import Proof
 from catdog.registry.register import Released
 from catdog.reporting import summary
-from catdog.reporting.report import comparison
+from catdog.reporting.report import compared
 from catdog.tracking.log import Run
 from catdog.tracking.run import start_run
 from catdog.training.judge import Trained
@@ -43,18 +43,22 @@ CONFIG = TrainConfig(
 class Dishonest(QuickProof):
     """A version that answers otherwise than the training did."""
 
-    def answers(self, *asked: object) -> dict[str, list[Answer]]:
-        told = super().answers(*asked)["model"]
-        return {
-            "model": told,
-            "http": [replace(one, p_positive=one.p_positive + 0.01) for one in told],
-        }
+    def answers(self, *asked: object) -> Proof:
+        told = super().answers(*asked)
+        return replace(told, answers=told.answers + 0.01)
+
+
+class OtherEngine(QuickProof):
+    """A version that is served by another engine than the one that was judged."""
+
+    def answers(self, *asked: object) -> Proof:
+        return replace(super().answers(*asked), engine="pytorch-cpu")
 
 
 class Broken(QuickProof):
     """A version that can't be used."""
 
-    def answers(self, *_: object) -> dict[str, list[Answer]]:
+    def answers(self, *_: object) -> Proof:
         raise CatdogError("models:/pets/1 can't be used in a fresh process: no reason given")
 
 
@@ -139,7 +143,7 @@ def test_a_version_that_answers_alike_is_described_and_serves(said, shop):
     assert (loaded / "model.json").read_bytes() == Path("model/model.json").read_bytes()
 
 
-@pytest.mark.parametrize("proof", [Dishonest, Broken])
+@pytest.mark.parametrize("proof", [Dishonest, OtherEngine, Broken])
 def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(said, shop, proof):
     released = shop.release(proof)
     version = _version(1)
@@ -179,9 +183,9 @@ def test_an_equal_challenger_goes_to_staging_with_the_counts_that_say_why(champi
     # Eight photos are too few for any evidence.
     assert (released.decision.stage, str(released.version.version)) == ("Staging", "2")
     assert "of 8 photos only 4 of a cat and 4 of a dog" in released.decision.told
-    assert str(released.contest.champion.version) == champion
+    assert str(released.comparison.champion.version) == champion
     assert not [name for name in metrics if name.startswith("vs_champion_")]
-    assert comparison(released.contest).startswith(
+    assert compared(released.comparison).startswith(
         "Not compared with version 1 in Production: of 8 photos only"
     )
 

@@ -10,7 +10,7 @@ import pytest
 from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.metrics import metrics_of, score
 from catdog.inference.classifier import Classifier
-from catdog.registry.compare import Contest
+from catdog.registry.compare import Comparison
 from catdog.registry.promotion import STAGING, Decision
 from catdog.registry.register import Released
 from catdog.reporting.findings import PREFIX, Findings, find
@@ -80,9 +80,9 @@ def released() -> Released:
     """Version 7, which went to Staging as it could not be compared with version 2."""
     metrics = {"val_accuracy_score": 0.5, "val_accuracy_score_ci_low": 0.4}
     metrics |= {"val_accuracy_score_ci_high": 0.6}
-    contest = Contest(SimpleNamespace(version="2"), "too few photos", metrics, 5)
+    comparison = Comparison(SimpleNamespace(version="2"), "too few photos", metrics, 5)
     decision = Decision(STAGING, "it is new", "5 photos")
-    return Released(SimpleNamespace(name="pets", version="7"), decision, contest)
+    return Released(SimpleNamespace(name="pets", version="7"), decision, comparison)
 
 
 def features_of(classifier: Classifier, prepared: PreparedDataset, split: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from catdog.data.ingest import SourcePicture
 from catdog.data.split import Exclusion
 from catdog.evaluation.audit import Issue
 from catdog.evaluation.slices import SliceScore
-from catdog.registry.compare import Contest
+from catdog.registry.compare import Comparison
 from catdog.registry.promotion import STAGING, Decision
 from catdog.registry.register import Released
 from catdog.reporting import report
@@ -196,7 +196,7 @@ def test_names_that_users_give_are_text_and_never_markup(
             released=Released(
                 SimpleNamespace(name=EVIL, version=EVIL),
                 Decision(STAGING, EVIL),
-                Contest(SimpleNamespace(version=EVIL), EVIL, findings.metrics, 1),
+                Comparison(SimpleNamespace(version=EVIL), EVIL, findings.metrics, 1),
             ),
             findings=replace(
                 findings,

@@ -10,6 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from catdog.tracking import run as tracking
+from catdog.tracking import store
 from tests.conftest import ROOT
 
 
@@ -91,3 +92,15 @@ def test_sigterm_ends_a_run_as_killed():
     process.wait(timeout=60)
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     assert _only_run().info.status == "KILLED"
+
+
+def test_the_line_that_lets_a_run_go_on_names_what_is_not_the_default(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    command = "mlflow run . --env-manager=local"
+    own = tmp_path / "data" / "runs"
+    assert tracking.resume_command(own / "ab") == f"{command} -P resume=ab"
+    assert tracking.resume_command(own / "ef", "sweep") == f"{command} -e sweep -P resume=ef"
+    elsewhere = tmp_path / "my data" / "runs" / "gh"
+    where = f"-P 'data_dir={tmp_path / 'my data'}' -P processes=2"
+    line = tracking.resume_command(elsewhere, "train", processes=2)
+    assert line == f"{command} -e train -P resume=gh {where}"

@@ -3,14 +3,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
+import time
 
 import mlflow
 import pytest
+from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.tracking import run as tracking
 from catdog.tracking import store
-from catdog.tracking.delivery import LIMITS
+from catdog.tracking.store import LIMITS, PATIENT, limits
+from tests.conftest import ROOT
 
 
 def test_a_script_from_another_folder_finds_the_projects_store(tmp_path, monkeypatch):
@@ -65,3 +70,50 @@ def test_a_user_of_a_server_may_set_longer_limits(monkeypatch):
     with pytest.raises(CatdogError, match="can't be opened"):
         store.connect()
     assert {os.environ[name] for name in LIMITS} == {"0"}
+
+
+def test_limits_hold_for_a_while_and_leave_what_the_user_has_set(monkeypatch):
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.delenv(name, raising=False)
+    with limits({name: "3"}):
+        assert os.environ[name] == "3"
+    assert name not in os.environ
+    for before, within in (("7", "7"), (LIMITS[name], PATIENT[name])):
+        monkeypatch.setenv(name, before)
+        with limits(PATIENT, keep_set=True):
+            assert os.environ[name] == within
+        assert os.environ[name] == before
+
+
+def test_a_store_in_which_another_run_writes_for_long_can_be_opened(tmp_path, tracking_store):
+    store.connect()
+    path = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        store.connect()
+
+
+WRITES = """
+import sys, time
+import mlflow
+from catdog.tracking.run import start_run
+while time.time() < float(sys.argv[1]):
+    time.sleep(0.001)
+with start_run("x") as run:
+    for step in range(10):
+        run.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
+    assert not (run.folder / "unsent").exists()
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_that_begin_at_once_make_one_sqlite_store_and_both_write(tmp_path, store_uri):
+    begin = str(time.time() + 8)
+    command = [sys.executable, "-c", WRITES, begin]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen(command, cwd=tmp_path, env=environment) for _ in range(2)]
+    assert [process.wait(200) for process in both] == [0, 0]
+    client = MlflowClient(store_uri)
+    (experiment,) = client.search_experiments()
+    runs = client.search_runs([experiment.experiment_id])
+    assert [len(client.get_metric_history(run.info.run_id, "m7")) for run in runs] == [10, 10]

@@ -1,0 +1,258 @@
+"""Writes to a run: sent at once, or kept in a folder until the tracking server takes them.
+
+A write that does not arrive is kept, whatever the reason is. What is kept is sent again in order:
+now and then while the training goes on, before a model is registered, at the end of the run, and
+when the run is resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from catdog.files import atomic_write
+from catdog.tracking.store import ONCE, QUICK, first_line, limits
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["params", "tags", "metrics", "inputs", "artifact"]
+
+PAUSE = 15.0
+"""Seconds, at least, after which what is kept is sent again while the training goes on."""
+
+SHARE = 0.1
+"""Of the training's time, at most, that a server which takes nothing may cost."""
+
+PATIENCE = 3.0
+"""Seconds that failing writes may cost at a time, while the training waits."""
+
+LAST_TRY = 30.0
+"""Seconds that a server which is away is waited for when the training waits no more."""
+
+SHOWN = 3
+"""Names of metrics or tags of a write that people are told."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write to a run, which may be sent twice without harm.
+
+    `content` is JSON: names and values of params and tags, [name, value, milliseconds, step] of
+    metrics, [context, data set] of inputs, and the name of an artifact, whose bytes are `data`.
+    """
+
+    kind: Kind
+    content: Any
+    data: bytes | None = None
+
+    def names(self) -> list[str]:
+        """The names of what is written."""
+        if isinstance(self.content, str):
+            return [self.content]
+        return [one if isinstance(one, str) else str(one[0]) for one in self.content]
+
+    def replaces(self) -> set[tuple[str, str]]:
+        """What holds the newest value alone: tags and artifacts, each with its name."""
+        return {(self.kind, name) for name in self.names() if self.kind in ("tags", "artifact")}
+
+    def __str__(self) -> str:
+        """What it is, as people are told."""
+        names = self.names()
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        return f"{self.kind} {', '.join(names[:SHOWN])}{more}"
+
+
+class Spool:
+    """The writes to a run on their way to the tracking server.
+
+    The folder holds a line for each that is kept, in `writes.jsonl`, and the bytes of artifacts
+    in `files/`. It goes when everything has arrived.
+    """
+
+    def __init__(self, run_id: str, folder: Path) -> None:
+        """`folder` is made when the first write must be kept."""
+        self.run_id, self.folder = run_id, folder
+        self.reason = ""  # why the last write that failed did
+        self._path = folder / "writes.jsonl"
+        self._next_try = 0.0
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything has arrived."""
+        return not self._path.is_file()
+
+    def kept(self) -> list[Write]:
+        """What has not arrived, the oldest first, without the bytes of artifacts."""
+        return [Write(one["kind"], one["content"]) for one in self._lines()]
+
+    def write(self, write: Write) -> None:
+        """Send a write, or keep it where that fails, or others wait before it."""
+        if self.empty:
+            if self._arrives(write):
+                return
+            self._next_try = time.monotonic() + PAUSE
+            logger.warning(
+                f"the tracking server does not take {write} ({self.reason}). Training goes on; "
+                f"what is logged is kept in {self.folder} and sent later"
+            )
+        self._keep(write)
+        began = time.monotonic()
+        if began >= self._next_try:
+            with limits(QUICK):
+                self._send_kept(PATIENCE)
+            now = time.monotonic()
+            self._next_try = now + max(PAUSE, (now - began) / SHARE)
+
+    def send(self, patience: float) -> bool:
+        """Send all that is kept, and return whether all of it arrived.
+
+        Args:
+            patience: seconds for which a server that is away is waited for. One that answers,
+                and does not take something, is not.
+        """
+        until = time.monotonic() + patience
+        with limits(ONCE):
+            while not self._send_kept(max(PATIENCE, patience)):
+                if time.monotonic() >= until or self.server_answers():
+                    return False
+                time.sleep(min(1.0, patience))
+        return True
+
+    def server_answers(self) -> bool:
+        """Whether the tracking server tells what it knows of the run."""
+        try:
+            with limits(QUICK):
+                MlflowClient().get_run(self.run_id)
+        except Exception as error:
+            self.reason = first_line(error)
+            return False
+        return True
+
+    def _send_kept(self, patience: float) -> bool:
+        """Try everything once, in order, until failing writes have cost `patience` seconds.
+
+        One that fails holds up none but those that it would overwrite if it came after them.
+        """
+        if self.empty:
+            return True
+        lines, left = self._lines(), []
+        overtaken: set[tuple[str, str]] = set()
+        for line in lines:
+            began = time.monotonic()
+            write = self._read(line)
+            if write is None:
+                continue
+            if patience > 0 and overtaken.isdisjoint(write.replaces()) and self._arrives(write):
+                continue
+            patience -= time.monotonic() - began
+            overtaken |= write.replaces()
+            left.append(line)
+        if sent := len(lines) - len(left):
+            logger.info(f"The tracking server took {sent} writes that were kept")
+        if sent or not left:
+            self._leave(left)
+        return not left
+
+    def _arrives(self, write: Write) -> bool:
+        try:
+            _send(self.run_id, write)
+        except Exception as error:
+            self.reason = first_line(error)
+            return False
+        return True
+
+    def _keep(self, write: Write) -> None:
+        line: dict[str, Any] = {"kind": write.kind, "content": write.content}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if write.data is not None:
+                line["file"] = f"files/{time.time_ns()}"
+                path = self.folder / line["file"]
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(write.data)
+            with self._path.open("a", encoding="utf-8") as lines:
+                # Its own line begins with a new one: one that was cut before it spoils nothing.
+                lines.write(f"\n{json.dumps(line)}")
+                lines.flush()
+                os.fsync(lines.fileno())
+        except OSError as error:
+            logger.warning(f"{write} can't be kept in {self.folder} either: {error.strerror}")
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """What is kept, but for lines that were cut when the disk was full or the power went."""
+        found = []
+        for line in [] if self.empty else self._path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    def _read(self, line: dict[str, Any]) -> Write | None:
+        """The write of a line; None where its bytes are lost, as the power went."""
+        try:
+            data = (self.folder / line["file"]).read_bytes() if "file" in line else None
+        except FileNotFoundError:
+            logger.warning(f"{line['content']} is lost: {self.folder / line['file']} is gone")
+            return None
+        return Write(line["kind"], line["content"], data)
+
+    def _leave(self, left: list[dict[str, Any]]) -> None:
+        """Forget all but these, and the bytes of the others.
+
+        On a disk that is full all stay, and are sent once more, which does no harm.
+        """
+        try:
+            if not left:
+                shutil.rmtree(self.folder)
+                return
+            with atomic_write(self._path) as part:
+                part.write_text("\n".join(map(json.dumps, left)), encoding="utf-8")
+            needed = {line.get("file") for line in left}
+            for path in (self.folder / "files").glob("*"):
+                if f"files/{path.name}" not in needed:
+                    path.unlink()
+        except OSError as error:
+            logger.warning(f"What was sent can't be taken out of {self._path}: {error.strerror}")
+
+
+def _send(run_id: str, write: Write) -> None:
+    client, content = MlflowClient(), write.content
+    match write.kind:
+        case "params":
+            # Those that the run has already were spelled by `mlflow run`, and can't be changed.
+            known = client.get_run(run_id).data.params
+            new = [Param(key, str(value)) for key, value in content.items() if key not in known]
+            client.log_batch(run_id, params=new)
+        case "tags":
+            client.log_batch(
+                run_id, tags=[RunTag(key, str(value)) for key, value in content.items()]
+            )
+        case "metrics":
+            client.log_batch(run_id, metrics=[Metric(*metric) for metric in content])
+        case "inputs":
+            client.log_inputs(run_id, [_input(context, dataset) for context, dataset in content])
+        case "artifact":
+            _upload(client, run_id, PurePosixPath(content), write.data or b"")
+
+
+def _input(context: str, dataset: dict[str, str]) -> DatasetInput:
+    return DatasetInput(Dataset(**dataset), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+
+
+def _upload(client: MlflowClient, run_id: str, name: PurePosixPath, data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / name.name
+        path.write_bytes(data)
+        folder = str(name.parent)
+        client.log_artifact(run_id, str(path), None if folder == "." else folder)

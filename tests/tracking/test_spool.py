@@ -1,0 +1,183 @@
+"""What is kept of a run's writes, against a store that takes or refuses what a test says."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from catdog.tracking import spool
+from catdog.tracking.spool import Spool, Write
+
+Refuses = Callable[[Write], bool]
+
+
+class Way:
+    """Stands before the real sending, and lets nothing pass that is `refused`."""
+
+    def __init__(self) -> None:
+        self.refused: Refuses = lambda _: False
+        self.tries = 0
+        self._send = spool._send
+
+    def __call__(self, run_id: str, write: Write) -> None:
+        self.tries += 1
+        if self.refused(write):
+            raise ConnectionError("no way")
+        self._send(run_id, write)
+
+
+def everything(_: Write) -> bool:
+    return True
+
+
+def artifacts(write: Write) -> bool:
+    return write.kind == "artifact"
+
+
+@pytest.fixture
+def way(monkeypatch) -> Way:
+    way = Way()
+    monkeypatch.setattr(spool, "_send", way)
+    return way
+
+
+@pytest.fixture
+def unsent(tracking_store, tmp_path) -> Spool:
+    mlflow.set_tracking_uri(tracking_store)
+    return Spool(MlflowClient().create_run("0").info.run_id, tmp_path / "unsent")
+
+
+def _metric(step: int) -> Write:
+    return Write("metrics", [["loss", 0.5, 1_700_000_000_000 + step, step]])
+
+
+def _steps(unsent: Spool) -> list[int]:
+    return [one.step for one in MlflowClient().get_metric_history(unsent.run_id, "loss")]
+
+
+def _text(unsent: Spool, name: str) -> str:
+    return mlflow.artifacts.load_text(f"runs:/{unsent.run_id}/{name}")
+
+
+def test_what_is_kept_arrives_in_order_with_its_own_steps_and_times(way, unsent):
+    unsent.write(_metric(1))
+    way.refused = everything
+    unsent.write(_metric(2))
+    unsent.write(Write("params", {"seed": "1"}))
+    unsent.write(Write("tags", {"a": "first"}))
+    unsent.write(Write("tags", {"a": "second"}))
+    unsent.write(Write("artifact", "some/note.txt", b"kept"))
+    assert not unsent.send(0)
+    way.refused = lambda _: False
+    again = Spool(unsent.run_id, unsent.folder)  # in another process, say
+    assert again.send(0)
+    history = MlflowClient().get_metric_history(unsent.run_id, "loss")
+    assert [(one.step, one.timestamp) for one in history] == [
+        (1, 1_700_000_000_001),
+        (2, 1_700_000_000_002),
+    ]
+    data = MlflowClient().get_run(unsent.run_id).data
+    assert (data.tags["a"], data.params) == ("second", {"seed": "1"})
+    assert _text(unsent, "some/note.txt") == "kept"
+    assert not unsent.folder.exists()
+
+
+def test_while_the_server_takes_nothing_it_is_asked_now_and_then_and_said_once(
+    way, unsent, monkeypatch, said
+):
+    way.refused = everything
+    for step in range(50):
+        unsent.write(_metric(step))
+    assert way.tries == 1
+    (warned,) = said
+    assert "does not take metrics loss (no way). Training goes on" in warned
+    assert str(unsent.folder) in warned
+    way.refused = lambda _: False
+    monkeypatch.setattr(unsent, "_next_try", 0.0)
+    unsent.write(_metric(50))
+    assert unsent.empty
+    assert said[1:] == ["The tracking server took 51 writes that were kept"]
+    assert _steps(unsent) == list(range(51))
+
+
+def test_a_file_that_is_refused_holds_up_nothing_else(way, unsent, monkeypatch):
+    monkeypatch.setattr(spool, "PAUSE", 0)
+    monkeypatch.setattr(spool, "SHARE", 1e9)
+    way.refused = artifacts
+    for step in (1, 2):
+        unsent.write(Write("artifact", f"{step}.txt", b"x"))
+        unsent.write(_metric(step))
+    assert _steps(unsent) == [1, 2]
+    assert [str(one) for one in unsent.kept()] == ["artifact 1.txt", "artifact 2.txt"]
+    way.refused = lambda write: write.content == "1.txt"
+    assert not unsent.send(spool.LAST_TRY)  # a server that answers is not waited for
+    assert _text(unsent, "2.txt") == "x"
+
+
+def test_what_arrives_late_overwrites_nothing_newer(way, unsent):
+    way.refused = lambda write: "old" in (write.content.get("a"), write.data)
+    for value in ("old", "new"):
+        unsent.write(Write("tags", {"a": value}))
+    unsent.write(Write("tags", {"b": "other"}))
+    assert not unsent.send(0)
+    way.refused = lambda _: False
+    assert unsent.send(0)
+    tags = MlflowClient().get_run(unsent.run_id).data.tags
+    assert (tags["a"], tags["b"]) == ("new", "other")
+
+
+def test_tries_that_fail_cost_the_training_a_moment_only(way, unsent, monkeypatch):
+    way.refused = everything
+    for step in range(5):
+        unsent.write(_metric(step))
+    monkeypatch.setattr(spool, "PATIENCE", 1e-9)
+    monkeypatch.setattr(unsent, "_next_try", 0.0)
+    before = way.tries
+    unsent.write(_metric(5))
+    assert way.tries == before + 1
+    assert len(unsent.kept()) == 6
+
+
+def test_lines_and_files_that_a_power_cut_spoiled_keep_no_others(way, unsent, said):
+    way.refused = everything
+    unsent.write(_metric(1))
+    with (unsent.folder / "writes.jsonl").open("a") as lines:
+        lines.write('\n{"kind": "metr')
+    unsent.write(Write("artifact", "note.txt", b"x"))
+    unsent.write(_metric(2))
+    next((unsent.folder / "files").iterdir()).unlink()
+    way.refused = lambda _: False
+    assert unsent.send(0)
+    assert _steps(unsent) == [1, 2]
+    assert any(line.startswith("note.txt is lost") for line in said)
+
+
+@pytest.mark.parametrize("method", ["mkdir", "write_text"])
+def test_a_full_disk_stops_nothing(way, unsent, said, monkeypatch, method):
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    way.refused = everything
+    if method == "write_text":
+        unsent.write(Write("artifact", "note.txt", b"x"))
+        unsent.write(_metric(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, method, full)
+        way.refused = artifacts
+        unsent.write(Write("artifact", "other.txt", b"x"))
+        unsent.send(0)
+    assert any("can't be" in line for line in said)
+    way.refused = lambda _: False
+    assert unsent.send(0)
+
+
+def test_many_names_are_told_in_few_words():
+    metrics = [[f"m{number}", 0.5, 0, 1] for number in range(5)]
+    assert str(Write("metrics", metrics)) == "metrics m0, m1, m2 and 2 more"
+    assert str(Write("tags", {"a": "b"})) == "tags a"
