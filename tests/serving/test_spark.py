@@ -23,7 +23,7 @@ from pyftpdlib.servers import ThreadedFTPServer
 from catdog import CLASSES, CatdogError
 from catdog.config import ScoreConfig
 from catdog.inference.output import record
-from catdog.registry import history, upload, versions
+from catdog.registry import history, register, versions
 from catdog.registry.promotion import Candidate
 from catdog.serving import spark as scoring
 from catdog.tracking.run import start_run
@@ -67,12 +67,11 @@ def _store_with(classifier, home) -> str:
     try:
         with start_run("tiny") as run:
             photo = encoded(tiny_picture("cat", 0))
-            info = upload.log_model(home / "saved", photo, run, step=1, tags={}, classes=classes)
-        candidate = Candidate(0.75, "digest", drawn=True)
+            info = register.log_model(home / "saved", photo, run, step=1, tags={}, classes=classes)
+        candidate = Candidate("digest", drawn=True, status="approved")
         digest = versions.digest_of(home / "saved")
-        version = versions.add(info.model_uri, "catdog", candidate, digest=digest, card="tiny")
-        history.attest(version, proven=True)
-        history.crown(version, "of a test")
+        version = register.add(info.model_uri, "catdog", candidate, digest=digest, card="tiny")
+        history.promote_to(version, "of a test")
     finally:
         os.chdir(folder)
         sys.modules["mlflow"].set_tracking_uri(None)
