@@ -10,7 +10,7 @@ from catdog.data.dataset import PreparedDataset
 from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, save
 from catdog.registry.versions import ModelVersion
-from catdog.reporting.model_card import facts_of, model_card
+from catdog.reporting.model_card import model_card
 from catdog.reporting.summary import report_findings, summarize
 from catdog.tracking import store
 from catdog.tracking.log import Run
@@ -44,7 +44,7 @@ def train_and_register(
         trained = train(
             config, prepared, run, checkpoints=checkpoints, meanwhile=fresh.start, team=team
         )
-        card = model_card(trained.classifier.about, facts_of(config, prepared, trained))
+        card = model_card(config.registered_model_name, prepared, trained)
         saved = save(trained, card, folder.model)  # before a server is asked
         folder.mark(TRAINED)
         with run.registering():

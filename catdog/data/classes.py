@@ -45,21 +45,15 @@ def read_classes(typed: str) -> Classes | None:
     """
     if typed == AUTO:
         return None
-    named = [folded(word) for word in typed.split(",")]
-    plain = all(re.fullmatch(r"[\w -]+", word) for word in typed.split(","))
-    if len(named) != 2 or not plain or not all(map(_is_usable, named)):
+    words = typed.split(",")
+    named = [folded(word) for word in words if re.fullmatch(r"[\w -]+", word)]
+    if len(words) != 2 or len(set(filter(_is_usable, named))) != 2:
         raise CatdogError(
-            f"classes={typed} does not name two classes: give two words of letters, digits, - and "
-            f"_, at most {LONGEST} each, none of them {NEITHER} or the name of a split as train, "
-            "as in -P classes=ant,bee"
+            f"classes={typed} does not name two classes: give two different words of letters, "
+            f"digits, - and _, at most {LONGEST} each, none of them {NEITHER} or the name of a "
+            "split as train, as in -P classes=ant,bee"
         )
-    negative, positive = named
-    if negative == positive:
-        raise CatdogError(
-            f"classes={typed} names one class twice: give two different words, as in "
-            "-P classes=ant,bee"
-        )
-    return negative, positive
+    return named[0], named[1]
 
 
 def folded(name: str) -> str:
@@ -74,8 +68,8 @@ def label_of(name: str, classes: Classes) -> str:
     (`Dogs/`), else that of the beginning of the file's name: `cat.0.jpg`, `dog_12.jpg`.
     """
     path = PurePosixPath(name)
-    for part in reversed(path.parts[:-1]):
-        word = folded(part)
+    for folder in reversed(path.parts[:-1]):
+        word = folded(folder)
         for label in (word, word.removesuffix("s")):
             if label in classes:
                 return label
@@ -102,8 +96,7 @@ def classes_in(names: Iterable[str]) -> Classes:
     words = sorted(folders - {""})
     if len(words) != 2 or not all(map(_is_usable, words)):
         return CLASSES
-    negative, positive = words
-    return negative, positive
+    return words[0], words[1]
 
 
 def probability_name(classes: Classes) -> str:

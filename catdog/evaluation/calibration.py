@@ -75,7 +75,7 @@ def fit_temperature(labels: Labels, logits: Logits) -> float:
     from scipy.optimize import minimize_scalar
 
     flawless = np.array_equal(predicted_labels(logits), labels)
-    dogs = _shares(np.asarray(labels)) if flawless else np.asarray(labels, dtype=np.float64)
+    dogs = _platt_targets(np.asarray(labels)) if flawless else np.asarray(labels, dtype=np.float64)
     found = minimize_scalar(
         lambda cold: _cross_entropy(dogs, logits / np.exp(cold)),
         bounds=(np.log(COLDEST), np.log(HOTTEST)),
@@ -84,7 +84,7 @@ def fit_temperature(labels: Labels, logits: Logits) -> float:
     return float(np.exp(found.x))
 
 
-def _shares(labels: Labels) -> NDArray[np.float64]:
+def _platt_targets(labels: Labels) -> NDArray[np.float64]:
     cats, dogs = np.bincount(labels, minlength=2)
     shares: NDArray[np.float64] = np.where(labels == 1, (dogs + 1) / (dogs + 2), 1 / (cats + 2))
     return shares

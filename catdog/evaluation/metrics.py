@@ -1,14 +1,15 @@
 """Labels and logits → numbers. Pure: no files, no model, no MLflow; scikit-learn computes.
 
-`score` gives the few numbers of an epoch; `metrics_of`, `class_rows` and `promises` give what
-a kept model is judged by, with intervals that say how much of it is luck.
+`score` gives the few numbers of an epoch; `metrics_of`, `per_class_metrics` and
+`operating_points` give what a kept model is judged by, with intervals that say how much of it is
+luck.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +48,7 @@ class Confusion:
 
     def to_dict(self, prefix: str = "") -> dict[str, int]:
         """The four counts by name, `prefix` before each name."""
-        return {
-            f"{prefix}true_negatives": self.true_negatives,
-            f"{prefix}false_positives": self.false_positives,
-            f"{prefix}false_negatives": self.false_negatives,
-            f"{prefix}true_positives": self.true_positives,
-        }
+        return {f"{prefix}{name}": count for name, count in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ def estimates(labels: Labels, logits: Logits) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def class_rows(
+def per_class_metrics(
     labels: Labels, logits: Logits, classes: Classes = CLASSES
 ) -> list[dict[str, str | float]]:
     """For each class: class, precision, recall, f1 (nan where undefined) and support.
@@ -182,7 +178,7 @@ def class_rows(
 
 
 @dataclass(frozen=True)
-class Promise:
+class OperatingPoint:
     """The threshold that keeps the promise "miss at most this share of one class".
 
     A picture is called a dog when `p_positive > threshold`, else a cat. `missed` of the `count`
@@ -203,13 +199,13 @@ class Promise:
     mistaken_share: float
 
 
-def promises(
+def operating_points(
     labels: Labels,
     logits: Logits,
     at_most: Sequence[float] = (0.001, 0.01, 0.05),
     *,
     classes: Classes = CLASSES,
-) -> list[Promise]:
+) -> list[OperatingPoint]:
     """For each class and each share in `at_most`, the threshold that misses no more.
 
     Of all such thresholds it is one that mistakes the fewest of the other class, and of these
@@ -231,16 +227,16 @@ def promises(
     p_positive = probability(logits)
     cats, dogs = np.sort(p_positive[labels == 0]), np.sort(p_positive[labels == 1])
     rows = [
-        _promise(kept, share, cats, dogs, classes)
+        _operating_point(kept, share, cats, dogs, classes)
         for kept in reversed(classes)
         for share in at_most
     ]
     return [row for row in rows if row.missed <= _allowed(row.at_most, row.count)]
 
 
-def _promise(
+def _operating_point(
     kept: str, at_most: float, cats: Probabilities, dogs: Probabilities, classes: Classes
-) -> Promise:
+) -> OperatingPoint:
     keeps_dogs = kept == classes[1]
     mine, others = (dogs, cats) if keeps_dogs else (cats, dogs)
     allowed = _allowed(at_most, len(mine))
@@ -253,7 +249,7 @@ def _promise(
         threshold = _rounded(last, np.min(p_positive, initial=1.0, where=p_positive > last))
     dogs_missed, cats_missed = int(np.sum(dogs <= threshold)), int(np.sum(cats > threshold))
     missed, mistaken = (dogs_missed, cats_missed) if keeps_dogs else (cats_missed, dogs_missed)
-    return Promise(
+    return OperatingPoint(
         kept=kept,
         at_most=at_most,
         threshold=threshold,

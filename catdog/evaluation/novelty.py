@@ -35,9 +35,8 @@ NARROWEST = 1e-3
 class ImageNetBelief(nn.Module):
     """Features → the log of the share of ImageNet's belief that lies on cats and dogs.
 
-    Weight `(1000, D)` and bias `(1000,)` are those of the layer of ImageNet's 1,000 classes, and
-    `pets` says which of the classes the task is about, `(1000,) bool`. The weight is rounded to
-    half precision, in which it is saved.
+    `weight` `(1000, D)` and `bias` `(1000,)` are those of the layer of ImageNet's classes, of
+    which `pets` `(1000,) bool` are those of the task. They are rounded as they are saved.
     """
 
     weight: Tensor
@@ -60,11 +59,12 @@ class ImageNetBelief(nn.Module):
 class NoveltyDetector(nn.Module):
     """Features → familiarity in [0, 1): the share of validation photos that are less familiar.
 
-    One module in training, in the saved model and in the graph of an export. Its buffers:
-    `references` are training features of length 1, `(R, D)`, rounded to half precision, in which
-    they are saved; `centre` and `spread` are mean and standard deviation of each part of the raw
-    score on validation photos, `(parts,) float64`; `levels` are the quantiles of the raw score of
-    validation photos, ascending, `(L,) float64`.
+    Attributes:
+        references: training features of length 1, `(R, D)`, in half precision as they are saved.
+        centre: mean of each part of the raw score on validation photos, `(parts,) float64`.
+        spread: its standard deviation.
+        levels: quantiles of the raw score of validation photos, ascending, `(L,) float64`.
+        imagenet: for a task that ImageNet knows.
     """
 
     references: Tensor
@@ -81,7 +81,6 @@ class NoveltyDetector(nn.Module):
         spread: Tensor,
         levels: Tensor,
     ) -> None:
-        """`imagenet` is for a task that ImageNet knows."""
         super().__init__()
         self.imagenet = imagenet
         self.register_buffer("references", references.half().float())

@@ -20,7 +20,12 @@ from catdog import CatdogError
 from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset
 from catdog.evaluation.audit import Issue, find_issues
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
-from catdog.evaluation.metrics import Promise, class_rows, metrics_of, promises
+from catdog.evaluation.metrics import (
+    OperatingPoint,
+    metrics_of,
+    operating_points,
+    per_class_metrics,
+)
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
@@ -61,7 +66,7 @@ class Findings:
         others: the same, `test_` where test pictures are labelled, and `val_raw_` with the
             excluded photos.
         classes: precision, recall, f1 and support of each class.
-        promises: thresholds that keep the promise to miss at most a share of a class.
+        operating_points: thresholds that keep the promise to miss at most a share of a class.
         slices: how photos with something in common do; the first row is all of them.
         issues: what is wrong with the data, the surest of each kind first.
         test_slices: as `slices`, of labelled test photos; empty where there are none.
@@ -71,7 +76,7 @@ class Findings:
     metrics: Mapping[str, float] = field(default_factory=dict)
     others: Mapping[str, float] = field(default_factory=dict)
     classes: Sequence[dict[str, str | float]] = ()
-    promises: Sequence[Promise] = ()
+    operating_points: Sequence[OperatingPoint] = ()
     slices: Sequence[SliceScore] = ()
     issues: Sequence[Issue] = ()
     test_slices: Sequence[SliceScore] = ()
@@ -88,13 +93,13 @@ class Findings:
         tested = _table(SliceScore, self.test_slices)
         return {
             "tables/per_class_metrics.csv": pd.DataFrame(self.classes, columns=columns),
-            "tables/thresholds.csv": _table(Promise, self.promises),
+            "tables/thresholds.csv": _table(OperatingPoint, self.operating_points),
             "tables/slices.csv": _table(SliceScore, self.slices),
             "data/audit.csv": _table(Issue, self.issues),
         } | ({"tables/test_slices.csv": tested} if self.test_slices else {})
 
 
-def _table(kind: type, rows: Sequence[Promise | SliceScore | Issue]) -> pd.DataFrame:
+def _table(kind: type, rows: Sequence[OperatingPoint | SliceScore | Issue]) -> pd.DataFrame:
     return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(kind)])
 
 
@@ -120,8 +125,8 @@ def find(prepared: PreparedDataset, trained: Trained, *, seed: int) -> Findings:
     return Findings(
         metrics=trained.metrics,
         others=on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
-        classes=class_rows(judgement.labels, judgement.calibrated, prepared.classes),
-        promises=promises(judgement.labels, served, classes=prepared.classes),
+        classes=per_class_metrics(judgement.labels, judgement.calibrated, prepared.classes),
+        operating_points=operating_points(judgement.labels, served, classes=prepared.classes),
         slices=slice_table(slices, judgement.labels, judgement.calibrated),
         issues=find_issues(
             rows, np.concatenate(trained.pretrained), looks, classes=prepared.classes, seed=seed

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from catdog import __version__
-from catdog.config import TrainConfig
 from catdog.data.classes import both
-from catdog.data.dataset import PreparedDataset
-from catdog.inference.prediction import About
+from catdog.data.dataset import TRAINING, VALIDATION, PreparedDataset
 from catdog.training.judge import Trained
 
 CARD = """# {classes}: a classifier of two kinds of pictures
@@ -68,52 +65,32 @@ RESULTS = (
 )
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a card says beside what the model says of itself.
-
-    Attributes:
-        name: in the model registry.
-        version: of catdog.
-        counts: by split, the pictures of each class.
-        digest: of the prepared data set.
-        metrics: of the validation pictures by name, intervals among them.
-        judged: of calibration and of what is neither, by name.
-        licence: of the backbone's weights.
-    """
-
-    name: str
-    version: str
-    counts: Mapping[str, Mapping[str, int]]
-    digest: str
-    metrics: Mapping[str, float]
-    judged: Mapping[str, float]
-    licence: str
-
-
-def model_card(about: About, facts: Facts) -> str:
-    """The card in Markdown."""
+def model_card(name: str, prepared: PreparedDataset, trained: Trained) -> str:
+    """The card in Markdown of what was trained, for the registered model of that name."""
+    about = trained.classifier.about
     classes = both(about.classes)
+    judged = trained.judgement.metrics(about)
     return CARD.format(
         classes=classes.capitalize(),
         classes_small=classes,
         backbone=about.backbone,
-        version=facts.version,
+        version=__version__,
         dataset=about.dataset,
         origin=about.origin,
-        counts="; ".join(_counted(split, counts) for split, counts in facts.counts.items()),
-        digest=facts.digest,
-        results="\n".join(_results(facts.metrics)),
+        counts="; ".join(_counted(prepared, split) for split in (TRAINING, VALIDATION)),
+        digest=prepared.digest,
+        results="\n".join(_results(trained.metrics)),
         temperature=about.temperature,
         reject_below=about.reject_below,
-        judged="\n".join(f"| `{name}` | {value:.4f} |" for name, value in facts.judged.items()),
-        licence=facts.licence,
-        name=facts.name,
+        judged="\n".join(f"| `{metric}` | {value:.4f} |" for metric, value in judged.items()),
+        licence=trained.licence,
+        name=name,
     )
 
 
-def _counted(split: str, counts: Mapping[str, int]) -> str:
-    return f"{split} " + ", ".join(f"{count:,} {name}" for name, count in counts.items())
+def _counted(prepared: PreparedDataset, split: str) -> str:
+    counts = prepared.counts[split].items()
+    return f"{split} " + ", ".join(f"{count:,} {label}" for label, count in counts)
 
 
 def _results(metrics: Mapping[str, float]) -> list[str]:
@@ -125,16 +102,3 @@ def _results(metrics: Mapping[str, float]) -> list[str]:
             interval = "" if None in ends else f"{ends[0]:.4f} to {ends[1]:.4f}"
             rows.append(f"| `{key}` | {metrics[key]:.4f} | {interval} |")
     return rows
-
-
-def facts_of(config: TrainConfig, prepared: PreparedDataset, trained: Trained) -> Facts:
-    """What the card of a trained model states."""
-    return Facts(
-        name=config.registered_model_name,
-        version=__version__,
-        counts={split: prepared.counts[split] for split in ("training", "validation")},
-        digest=prepared.digest,
-        metrics=trained.metrics,
-        judged=trained.judgement.metrics(trained.classifier.about),
-        licence=trained.licence,
-    )

@@ -103,6 +103,7 @@ def draw_learning_curve(
         axes.axhline(untrained, color=OTHER, linestyle=":", label="untrained")
         told += f"; untrained {shown.format(untrained)}"
     if measure == "accuracy":
+        axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     else:
         axes.set_ylim(bottom=0)

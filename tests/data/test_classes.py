@@ -27,7 +27,6 @@ words = st.text("abcdefghijklmnopqrstuvwxyz", min_size=2, max_size=12).filter(
     ("typed", "expected"),
     [
         ("auto", None),
-        ("ant,bee", ("ant", "bee")),
         ("bee,ant", ("bee", "ant")),
         (" Ant , BEE ", ("ant", "bee")),
         ("Golden Retriever,golden-eagle", ("golden_retriever", "golden_eagle")),
@@ -40,35 +39,24 @@ def test_two_words_name_the_classes_the_negative_one_first(typed, expected):
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    "typed",
     [
-        ("ant", "does not name two classes"),
-        ("ant,bee,wasp", "does not name two classes"),
-        ("ant,", "does not name two classes"),
-        ("../ant,bee", "does not name two classes"),
-        ("ant/bee,wasp", "does not name two classes"),
-        ("ant,_", "does not name two classes"),
-        ("ant,neither", "does not name two classes"),
-        ("train,bus", "does not name two classes"),
-        (f"ant,{'b' * (LONGEST + 1)}", "does not name two classes"),
-        ("ant,Ant", "names one class twice"),
-        ("big-ant,big_ant", "names one class twice"),
+        *("ant", "ant,bee,wasp", "ant,", "../ant,bee", "ant/bee,wasp", "ant,_", "ant,neither"),
+        *("train,bus", f"ant,{'b' * (LONGEST + 1)}", "ant,Ant", "big-ant,big_ant", "a,b,../c"),
     ],
 )
-def test_what_names_no_two_classes_is_one_sentence(typed, said):
-    with pytest.raises(CatdogError, match=said) as told:
+def test_what_names_no_two_classes_is_one_sentence(typed):
+    with pytest.raises(CatdogError, match=r"two classes.*-P classes=ant,bee") as refused:
         read_classes(typed)
-    assert str(told.value).startswith(f"classes={typed} ")
-    assert "-P classes=ant,bee" in str(told.value)
+    assert str(refused.value).startswith(f"classes={typed} ")
 
 
 @given(negative=words, positive=words)
 def test_a_class_is_found_however_its_folder_is_spelled(negative, positive):
-    typed = f"{negative},{positive}"
-    try:
-        classes = read_classes(typed)
-    except CatdogError:
+    if negative == positive:
         return
+    classes = (negative, positive)
+    assert read_classes(f"{negative},{positive}") == classes
     for label in classes:
         for folder in (label, label.upper(), f"{label}s", f"{label.title()}s"):
             assert label_of(f"some/{folder}/1.jpg", classes) == label
@@ -79,15 +67,11 @@ def test_a_class_is_found_however_its_folder_is_spelled(negative, positive):
 @pytest.mark.parametrize(
     ("name", "label"),
     [
-        ("Ants/1.jpg", "ant"),
-        ("train/BEES/1.jpg", "bee"),
         ("bees/ants/1.jpg", "ant"),
         ("bee/ant.1.jpg", "bee"),
-        ("ant.1.jpg", "ant"),
         ("bee_12.jpg", "bee"),
         ("antelope.1.jpg", ""),
         ("been/1.jpg", ""),
-        ("train/1.jpg", ""),
         ("ant.zip/1.jpg", ""),
     ],
 )
@@ -108,20 +92,16 @@ def test_a_class_whose_name_begins_another_is_not_taken_for_it():
     [
         (["train/cat.1.jpg", "train/dog.1.jpg"], CLASSES),
         (["Cats/1.jpg", "Dogs/2.jpg", "fox/1.jpg"], CLASSES),
-        (["bee/1.jpg", "ant/1.jpg"], INSECTS),
         (["hymenoptera/train/bees/1.jpg", "hymenoptera/val/Ants/2.jpg"], ("ants", "bees")),
         (["train/ant/1.jpg", "val/ants/1.jpg", "train/bee/2.jpg"], CLASSES),
-        (["glasses/1.jpg", "buses/2.jpg"], ("buses", "glasses")),
-        (["Normal/1.jpg", "PNEUMONIA/2.jpg"], ("normal", "pneumonia")),
         (["in.zip/ant/1.jpg", "in.zip/bee/2.jpg"], INSECTS),
         (["cat/1.jpg", "horse/1.jpg"], ("cat", "horse")),
-        (["ant/1.jpg", "bee/1.jpg", "wasp/1.jpg"], CLASSES),
         (["cat/1.jpg", "cat/2.jpg"], CLASSES),
         (["1.jpg", "train/2.jpg"], CLASSES),
         ([], CLASSES),
     ],
 )
-def test_the_names_in_a_source_say_what_is_told_apart(names, expected):
+def test_the_names_in_a_source_say_which_classes_it_has(names, expected):
     assert classes_in(names) == expected
     assert classes_in(reversed(names)) == expected
 
@@ -133,8 +113,7 @@ def test_classes_are_spoken_of_as_people_do():
 def test_the_probability_is_called_after_class_1_and_stays_in_its_place():
     record = {"label": "bee", "p_positive": 0.9, "error": ""}
     assert probability_name(CLASSES) == "p_dog"
-    assert list(as_outside(record, INSECTS)) == ["label", "p_bee", "error"]
-    assert as_outside(record, INSECTS)["p_bee"] == 0.9
+    assert list(as_outside(record, INSECTS).items())[1] == ("p_bee", 0.9)
 
 
 @given(st.text(max_size=30))

@@ -109,15 +109,11 @@ def test_a_copy_that_is_surely_the_same_needs_no_features_to_agree(drawn):
     assert len(near_duplicates(features, looks, np.array([False, True]))) == 1
 
 
-def test_empty_pictures_are_nobodys_twins():
-    look = look_at(encoded(Image.new("RGB", (40, 40), "white")))
+def test_empty_pictures_and_twins_on_one_side_are_no_leak(drawn):
     features = np.ones((2, 4), dtype=np.float32)
-    assert near_duplicates(features, [look, look], np.array([True, False])) == []
-
-
-def test_twins_on_one_side_are_no_leak(drawn):
+    white = look_at(encoded(Image.new("RGB", (40, 40), "white")))
+    assert near_duplicates(features, [white, white], np.array([True, False])) == []
     look = look_at(encoded(drawn[0]))
-    features = np.ones((2, 4), dtype=np.float32)
     for validation in ([True, True], [False, False]):
         assert near_duplicates(features, [look, look], np.array(validation)) == []
 
@@ -154,12 +150,12 @@ def test_issues_name_the_picture_and_what_to_do(drawn):
     ]
     issues = find_issues(rows, features, [look_at(content) for content in contents])
     found = {(issue.issue, issue.path): issue for issue in issues}
-    assert found["wrong_label", "p4"].detail == "cat"
-    assert found["near_duplicate", "p2"].detail == "p24"
-    assert found["wrong_label", "p4"].sha256 == "d4"
-    assert found["wrong_label", "p4"].other_sha256 == ""
-    assert found["near_duplicate", "p2"].sha256 == "d2"
-    assert found["near_duplicate", "p2"].other_sha256 == "d24"
+    for kind, path, *told in (
+        ("wrong_label", "p4", "cat", "d4", ""),
+        ("near_duplicate", "p2", "p24", "d2", "d24"),
+    ):
+        issue = found[kind, path]
+        assert [issue.detail, issue.sha256, issue.other_sha256] == told
     assert found["unlike_others", "p7"].sha256 == "d7"
     assert all(0.5 <= issue.score <= 1 for issue in issues)
     kinds = [issue.issue for issue in issues]
@@ -171,16 +167,9 @@ def test_the_list_of_issues_is_a_csv(tmp_path):
     write_issues(tmp_path / "audit.csv", issues)
     with (tmp_path / "audit.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert rows == [
-        {
-            "path": 'a, "b".jpg',
-            "issue": "near_duplicate",
-            "score": "0.9877",
-            "detail": "c.jpg",
-            "sha256": "ab",
-            "other_sha256": "cd",
-        }
-    ]
+    header = ("path", "issue", "score", "detail", "sha256", "other_sha256")
+    written = ('a, "b".jpg', "near_duplicate", "0.9877", "c.jpg", "ab", "cd")
+    assert rows == [dict(zip(header, written, strict=True))]
     assert list(tmp_path.iterdir()) == [tmp_path / "audit.csv"]
     with pytest.raises(CatdogError, match="choose another file with --output"):
         write_issues(tmp_path / "missing" / "audit.csv", issues)

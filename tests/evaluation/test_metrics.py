@@ -12,11 +12,11 @@ from sklearn import metrics
 
 from catdog.evaluation.calibration import predicted_labels, probability
 from catdog.evaluation.metrics import (
-    class_rows,
     confusion_counts,
     estimates,
     metrics_of,
-    promises,
+    operating_points,
+    per_class_metrics,
     score,
 )
 
@@ -64,18 +64,12 @@ def test_dog_is_the_positive_class():
         "val_true_positives": 3,
     }
     assert counts.matrix.tolist() == [[2, 1], [1, 3]]
-
-
-def test_a_confusion_has_four_cells_even_when_one_class_is_absent():
     assert confusion_counts(np.array([1, 1]), np.array([1, 1])).matrix.tolist() == [[0, 0], [0, 2]]
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 1), st.floats(-60, 60, width=32)), min_size=1, max_size=40)
-)
+@given(PAIRS)
 def test_the_loss_is_the_one_that_training_minimises(pairs):
-    labels = np.array([label for label, _ in pairs])
-    logits = np.array([logit for _, logit in pairs], dtype=np.float64)
+    labels, logits = _arrays(pairs)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.from_numpy(logits), torch.from_numpy(labels).double()
     )
@@ -89,16 +83,7 @@ def test_the_scores_of_a_known_case():
     assert scores.count == 4
     expected = [math.log1p(math.exp(-2)), math.log1p(math.e), math.log1p(math.exp(-0.5))]
     assert scores.loss == pytest.approx((sum(expected) + math.log1p(math.exp(-3))) / 4)
-    assert list(scores.to_dict()) == [
-        "accuracy",
-        "log_loss",
-        "roc_auc",
-        "true_negatives",
-        "false_positives",
-        "false_negatives",
-        "true_positives",
-        "count",
-    ]
+    assert list(scores.to_dict()) == ["accuracy", "log_loss", "roc_auc", *COUNTS[1:], "count"]
 
 
 @given(st.floats(-700, 700))
@@ -114,18 +99,14 @@ def test_what_can_not_be_scored_is_refused(labels, logits):
         score(np.array(labels), np.array(logits))
 
 
-def test_metrics_stand_under_the_names_of_mlflow_with_their_intervals():
-    labels, logits = _photos(300)
-    found = metrics_of(labels, logits, prefix="val_", replicates=50)
-    ends = [f"{name}_ci_{end}" for name in INTERVALS for end in ("low", "high")]
-    assert set(found) == {f"val_{name}" for name in (*COUNTS, *INTERVALS, *ends)}
-
-
-def test_metrics_are_those_that_mlflow_computes():
+def test_metrics_are_those_that_mlflow_computes_under_its_names_with_intervals():
     from mlflow.models.evaluation.evaluators import classifier
 
     labels, logits = _photos(300)
-    found = metrics_of(labels, logits, replicates=10)
+    found = metrics_of(labels, logits, prefix="val_", replicates=10)
+    ends = [f"{name}_ci_{end}" for name in INTERVALS for end in ("low", "high")]
+    assert set(found) == {f"val_{name}" for name in (*COUNTS, *INTERVALS, *ends)}
+    found = {name.removeprefix("val_"): value for name, value in found.items()}
     p_dog = probability(logits)
     theirs = classifier._get_binary_classifier_metrics(
         y_true=labels,
@@ -177,12 +158,9 @@ def test_what_one_class_alone_does_not_define_is_left_out(label):
         assert found["recall_score"] == pytest.approx(0.2)
     names = {name.split("_ci_")[0] for name in found}
     assert names == {*COUNTS, *INTERVALS} - undefined
-
-
-def test_a_precision_without_any_predicted_dog_is_left_out():
-    found = metrics_of(np.array([0, 1, 1]), np.array([-1.0, -2.0, -3.0]))
-    assert "precision_score" not in found
-    assert found["recall_score"] == 0
+    never_dog = metrics_of(np.array([0, 1, 1]), np.array([-1.0, -2.0, -3.0]))
+    assert "precision_score" not in never_dog
+    assert never_dog["recall_score"] == 0
 
 
 def test_intervals_follow_the_seed_alone_and_shrink_with_the_number_of_photos():
@@ -207,18 +185,21 @@ def test_nineteen_of_twenty_intervals_hold_the_true_value():
     assert all(count >= 86 for count in held.values()), held
 
 
-def test_rows_and_promises_name_the_classes_of_another_pair():
+def test_what_is_told_of_each_class_names_those_of_another_pair():
     labels, logits = np.array([0, 0, 1, 1]), np.array([-2.0, -1.0, 1.0, 2.0])
-    assert [row["class"] for row in class_rows(labels, logits, ("ant", "bee"))] == ["ant", "bee"]
-    ours = promises(labels, logits, (0.01,), classes=("ant", "bee"))
-    plain = promises(labels, logits, (0.01,))
+    assert [row["class"] for row in per_class_metrics(labels, logits, ("ant", "bee"))] == [
+        "ant",
+        "bee",
+    ]
+    ours = operating_points(labels, logits, (0.01,), classes=("ant", "bee"))
+    plain = operating_points(labels, logits, (0.01,))
     named = {"cat": "ant", "dog": "bee"}
     assert ours == [dataclasses.replace(row, kept=named[row.kept]) for row in plain]
 
 
-def test_class_rows_are_scikit_learns():
+def test_per_class_metrics_are_scikit_learns():
     labels, logits = np.array([0, 0, 0, 1, 1]), np.array([-1.0, -1.0, 2.0, 3.0, -1.0])
-    cat, dog = class_rows(labels, logits)
+    cat, dog = per_class_metrics(labels, logits)
     assert cat == pytest.approx(
         {"class": "cat", "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3}
     )
@@ -231,10 +212,10 @@ def test_class_rows_are_scikit_learns():
 def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares):
     labels, logits = _arrays(pairs)
     if len(set(labels.tolist())) < 2:
-        assert promises(labels, logits, shares) == []
+        assert operating_points(labels, logits, shares) == []
         return
     p_dog = probability(logits)
-    for row in promises(labels, logits, shares):
+    for row in operating_points(labels, logits, shares):
         called_dog = p_dog > row.threshold
         mine = labels == (row.kept == "dog")
         called_mine = called_dog if row.kept == "dog" else ~called_dog
@@ -249,9 +230,9 @@ def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares)
                 assert np.sum(mine & ~kept) > math.floor(row.at_most * row.count + 1e-9)
 
 
-def test_promises_of_a_known_case():
+def test_operating_points_of_a_known_case():
     logits = np.array([-3.0, -1.0, 2.0, -2.0, 1.0, 3.0])
-    first, second = promises(np.array([0, 0, 0, 1, 1, 1]), logits, (0.34,))
+    first, second = operating_points(np.array([0, 0, 0, 1, 1, 1]), logits, (0.34,))
     assert (first.kept, first.missed, first.mistaken) == ("dog", 1, 1)
     assert probability(-1.0) <= first.threshold < probability(1.0)
     assert (second.kept, second.missed, second.mistaken) == ("cat", 1, 1)
@@ -261,4 +242,6 @@ def test_promises_of_a_known_case():
 
 def test_a_promise_that_no_threshold_keeps_is_not_made():
     logits = np.array([-3.0, -1.0, -800.0, 2.0])
-    assert {row.kept for row in promises(np.array([0, 0, 1, 1]), logits, (0.01,))} == {"cat"}
+    assert {row.kept for row in operating_points(np.array([0, 0, 1, 1]), logits, (0.01,))} == {
+        "cat"
+    }

@@ -59,12 +59,9 @@ def test_a_head_without_an_opinion_is_warm_nowhere(network):
 
 def test_looking_leaves_the_network_as_it_was(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    crop = _crop(network)
-    answer = network(crop[None])
-    heat_map(network, crop, towards_positive=True)
+    heat_map(network, _crop(network), towards_positive=True)
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert torch.equal(network(crop[None]), answer)
 
 
 def test_photos_that_are_looked_at_at_the_same_time_do_not_mix(network):

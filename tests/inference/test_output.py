@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import sys
 from math import nan
 from pathlib import Path
@@ -16,7 +15,6 @@ from catdog.inference import output
 from catdog.inference.inputs import Photo
 from catdog.inference.output import Answered, open_output, record, write_answers
 from catdog.inference.prediction import Prediction, unanswered
-from tests.conftest import ROOT
 
 SURE = Prediction("dog", 0.9, 0.9, 0.25)
 GOOD = Photo("1.jpg"), SURE
@@ -37,17 +35,13 @@ def test_json_lines_and_csv_hold_the_same_fields():
         dict.fromkeys(good) | {"path": "2.jpg", "error": "the file is empty"},
     ]
     assert [record(photo.name, one, CLASSES) for photo, one in (GOOD, BAD)] == expected
-    assert json.loads(_written("json", GOOD, BAD)) == expected
+    for count in (0, 1, 2):  # one valid list, however many
+        assert json.loads(_written("json", *(GOOD, BAD)[:count])) == expected[:count]
     assert [json.loads(line) for line in _written("jsonl", GOOD, BAD).splitlines()] == expected
     read = list(csv.DictReader(io.StringIO(_written("csv", GOOD, BAD))))
     assert list(read[0]) == list(expected[0])
     assert list(read[0].values()) == ["1.jpg", "dog", "0.9", "0.9", "0.25", ""]
     assert list(read[1].values()) == ["2.jpg", "", "", "", "", "the file is empty"]
-
-
-@pytest.mark.parametrize("answers", [(), (GOOD,), (GOOD, BAD)])
-def test_json_is_one_valid_list_however_many_answers(answers):
-    assert len(json.loads(_written("json", *answers))) == len(answers)
 
 
 def test_the_table_for_people_is_aligned_and_shows_trouble():
@@ -99,15 +93,11 @@ def test_a_submission_holds_each_id_with_a_probability_that_is_never_sure(said):
     assert told.startswith("2.jpg: the file is empty; it gets 0.5")
 
 
-@pytest.mark.parametrize("name", ["photo.jpg", "1-2.jpg", "-1.jpg", "٣.jpg"])
-def test_a_photo_without_a_number_can_not_be_submitted(name):
-    with pytest.raises(CatdogError, match=r"can't be in a Kaggle submission"):
-        _written("kaggle", (Photo(name), SURE))
-
-
-def test_an_id_that_comes_twice_is_refused():
-    with pytest.raises(CatdogError, match=r"each id once, and b/1\.jpg is the second"):
-        _written("kaggle", GOOD, (Photo("b/1.jpg"), SURE))
+@pytest.mark.parametrize("name", ["photo.jpg", "1-2.jpg", "-1.jpg", "٣.jpg", "b/1.jpg"])
+def test_a_photo_without_a_number_of_its_own_can_not_be_submitted(name):
+    told = r"b/1\.jpg is the second" if name == "b/1.jpg" else "can't be in a Kaggle submission"
+    with pytest.raises(CatdogError, match=told):
+        _written("kaggle", GOOD, (Photo(name), SURE))
 
 
 def test_an_output_file_is_replaced_only_when_the_answer_is_whole(tmp_path):
@@ -154,31 +144,6 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(monkeypatch):
         open_output("-") as stream,
     ):
         write_answers([GOOD], stream, "csv")
-
-
-def test_a_reader_who_has_had_enough_ends_the_program_quietly():
-    code = (
-        "import sys; from catdog.inference import output, prediction; from catdog.inference.inputs "
-        "import Photo\n"
-        "one = prediction.Prediction('dog', .9, .9, .5)\n"
-        "answers = ((Photo(str(number)), one) for number in range(100_000))\n"
-        "try:\n"
-        "    with output.open_output('-') as stream: output.write_answers(answers, stream, 'csv')\n"
-        "except BrokenPipeError: sys.exit(output.PIPE_CLOSED)\n"
-    )
-    readable, writable = os.pipe()
-    os.close(readable)
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": ""},
-        stdout=writable,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    os.close(writable)
-    assert (ended.returncode, ended.stderr) == (output.PIPE_CLOSED, b"")
-    assert output.PIPE_CLOSED == 141
 
 
 class _Terminal(io.StringIO):

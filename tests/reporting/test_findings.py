@@ -64,17 +64,17 @@ def test_the_wrong_answer_is_shown_as_it_is_served(prepared, trained, findings):
 
 def test_every_threshold_keeps_its_promise_when_the_served_model_is_given_it(trained, findings):
     judgement = trained.judgement
-    assert {promise.kept for promise in findings.promises} == {"cat", "dog"}
-    for promise in findings.promises:
-        options = Options(threshold=float(digits(promise.threshold)), reject=False)
+    assert {point.kept for point in findings.operating_points} == {"cat", "dog"}
+    for point in findings.operating_points:
+        options = Options(threshold=float(digits(point.threshold)), reject=False)
         answers = [
             to_prediction(*seen, trained.classifier.about, options).label
             for seen in seen_in_training(trained.classifier, judgement)
         ]
-        mine = judgement.labels == CLASSES.index(promise.kept)
-        called = np.array([answer == promise.kept for answer in answers])
-        assert np.sum(mine & ~called) == promise.missed <= promise.at_most * promise.count
-        assert np.sum(~mine & called) == promise.mistaken
+        mine = judgement.labels == CLASSES.index(point.kept)
+        called = np.array([answer == point.kept for answer in answers])
+        assert np.sum(mine & ~called) == point.missed <= point.at_most * point.count
+        assert np.sum(~mine & called) == point.mistaken
 
 
 def test_a_table_of_nothing_keeps_its_header(findings):

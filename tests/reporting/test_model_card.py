@@ -1,55 +1,42 @@
 from __future__ import annotations
 
-import dataclasses
+import pytest
 
-from catdog.inference.prediction import About
-from catdog.reporting.model_card import Facts, model_card
-
-ABOUT = About("some_backbone", "my {pets}", "kaggle: dogs-vs-cats", 3, 0.9, 1.25, 0.015)
-FACTS = Facts(
-    name="pets",
-    version="9.8.7",
-    counts={"training": {"cat": 1200, "dog": 900}, "validation": {"cat": 30, "dog": 20}},
-    digest="abc123",
-    metrics={
-        "val_accuracy_score": 0.98,
-        "val_accuracy_score_ci_low": 0.9,
-        "val_accuracy_score_ci_high": 0.999,
-        "val_log_loss": 0.5,
-    },
-    judged={"val_ece": 0.01234},
-    licence="apache-2.0",
-)
+from catdog import __version__
+from catdog.reporting.model_card import model_card
 
 
-def test_a_card_says_what_the_model_was_made_of():
-    card = model_card(ABOUT, FACTS)
+@pytest.fixture
+def card(prepared, trained) -> str:
+    return model_card("pets", prepared, trained)
+
+
+def test_a_card_says_what_the_model_was_made_of_and_what_it_is_not_for(card, prepared):
     assert card.startswith("# Cat and dog: ")
-    told = ("`some_backbone`", "catdog 9.8.7", "`my {pets}` (kaggle: dogs-vs-cats)", "`abc123`")
-    assert all(words in card for words in told)
-    assert "training 1,200 cat, 900 dog; validation 30 cat, 20 dog" in card
-
-
-def test_a_card_says_what_the_model_is_not_for_and_whose_the_weights_are():
-    card = model_card(ABOUT, FACTS)
+    made_of = ("`test_resnet`", f"catdog {__version__}", "`pets` (sample:", f"`{prepared.digest}`")
+    assert all(words in card for words in made_of)
+    training, validation = (prepared.counts[split] for split in ("training", "validation"))
+    assert (
+        f"training {training['cat']} cat, {training['dog']} dog; "
+        f"validation {validation['cat']} cat, {validation['dog']} dog" in card
+    )
     assert "It tells cat and dog apart in photos of one of them" in card
     assert "It knows no finer kinds" in card
     assert "The backbone's weights: apache-2.0." in card
 
 
-def test_a_card_says_when_a_photo_is_neither():
-    card = model_card(ABOUT, dataclasses.replace(FACTS, metrics={}, judged={}))
-    assert "the temperature 1.250; below a familiarity of 0.015\nthe answer is `neither`" in card
+def test_each_measured_number_has_a_row_with_its_interval_and_the_thresholds_are_told(
+    card, trained
+):
+    ends = (trained.metrics[f"val_accuracy_score{end}"] for end in ("", "_ci_low", "_ci_high"))
+    assert "| `val_accuracy_score` | {:.4f} | {:.4f} to {:.4f} |\n".format(*ends) in card
+    about = trained.classifier.about
+    error = trained.judgement.metrics(about)["val_ece"]
+    assert f"| `val_ece` | {error:.4f} |\n" in card
+    assert f"the temperature {about.temperature:.3f}; below a familiarity of 0.100" in card
 
 
-def test_each_measured_number_has_a_row_and_its_interval_where_there_is_one():
-    card = model_card(ABOUT, FACTS)
-    assert "| `val_accuracy_score` | 0.9800 | 0.9000 to 0.9990 |\n" in card
-    assert "| `val_log_loss` | 0.5000 |  |\n" in card
-    assert "| `val_ece` | 0.0123 |\n" in card
-
-
-def test_the_lines_that_load_it_are_python():
-    code = model_card(ABOUT, FACTS).split("```python\n")[1].split("```")[0]
+def test_the_lines_that_load_it_are_python(card):
+    code = card.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     assert '"models:/pets/VERSION"' in code
