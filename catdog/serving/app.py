@@ -177,7 +177,11 @@ def web_app(model: ServedModel, host: str, uploads: Path) -> FastAPI:
     from fastapi import FastAPI
 
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    # The fonts of this machine: others would be asked of their makers.
     words, figures = gr.themes.Font("system-ui"), gr.themes.Font("ui-monospace")
+    theme = gr.themes.Default(font=[words], font_mono=[figures]).set(
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
+    )
     mounted: FastAPI = gr.mount_gradio_app(
         FastAPI(openapi_url=None, middleware=guards(host, {UPLOAD: UPLOAD_BYTES})),
         build(model),
@@ -190,8 +194,7 @@ def web_app(model: ServedModel, host: str, uploads: Path) -> FastAPI:
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        # The fonts of this machine: others would be asked of their makers.
-        theme=gr.themes.Default(font=[words], font_mono=[figures]),
+        theme=theme,
         i18n=gr.I18n(en=WORDS),
         head=HEAD,
     )
