@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,9 @@ from catdog.training.loop import Epoch, seed_everything
 from catdog.training.stages import finetune, train_head
 
 logger = logging.getLogger(__name__)
+
+WHERE = {"dataset", "data_dir", "device", "processes", "resume"}
+"""Parameters that say where and on what a run is done: its name leaves them out."""
 
 
 def train_and_register(
@@ -101,8 +104,13 @@ def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
 
 
 def run_name(config: TrainConfig, dataset: str) -> str:
-    """A name for the run that can be told from its neighbours in the MLflow UI."""
-    return f"{dataset}-lr{config.learning_rate:g}-seed{config.seed}-{config.backbone}"
+    """A name that tells a run from its neighbours: the data set, and what is not the default."""
+    own = [
+        f"{field.name}={getattr(config, field.name)}"
+        for field in fields(config)
+        if field.name not in WHERE and getattr(config, field.name) != field.default
+    ]
+    return " ".join([dataset, *own])
 
 
 def _network(config: TrainConfig, dataset: PreparedDataset) -> Network:
