@@ -193,43 +193,25 @@ def _walk(folder: Path) -> Iterator[Photo]:
     waiting = [folder]
     while waiting:
         directory = waiting.pop()
+        photos, folders = [], []
         try:
-            photos, folders = _listing(directory)
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):  # a link may lead in a ring
+                        folders.append(entry.name)
+                    elif is_image_name(entry.name) and entry.is_file():
+                        photos.append(entry.name)
         except OSError as error:
             trouble = f"the folder can't be searched: {error.strerror or error}"
             yield Photo(str(directory), trouble=trouble)
             continue
-        yield from (Photo(str(directory / name)) for name in photos)
-        waiting.extend(directory / name for name in reversed(folders))
+        yield from (Photo(str(directory / name)) for name in _in_order(photos))
+        waiting.extend(directory / name for name in reversed(_in_order(folders)))
 
 
-def _listing(directory: Path) -> tuple[list[str], list[str]]:
-    """The names of a directory's photos and of its folders, each in order."""
-    photos: list[str] = []
-    folders: list[str] = []
-    for name, is_folder in _scan(directory):
-        (folders if is_folder else photos).append(name)
-    _sort(photos)
-    _sort(folders)
-    return photos, folders
-
-
-def _scan(directory: Path) -> Iterator[tuple[str, bool]]:
-    """Each photo's name with False, each folder's with True, in no order.
-
-    A link to a folder is left out, as it may lead in a ring.
-    """
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield entry.name, True
-            elif is_image_name(entry.name) and entry.is_file():
-                yield entry.name, False
-
-
-def _sort(names: list[str]) -> None:
+def _in_order(names: list[str]) -> list[str]:
     names.sort()  # decides between 1.jpg and 01.jpg
-    names.sort(key=_natural)
+    return sorted(names, key=_natural)
 
 
 def _natural(name: str) -> str:
