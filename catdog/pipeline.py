@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
@@ -18,6 +18,9 @@ from catdog.tracking.resume import NONE, TRAINED, RunFolder
 from catdog.trained import train
 from catdog.training.checkpoint import Checkpoints
 from catdog.training.distributed import SOLO, Team
+
+WHERE = {"dataset", "data_dir", "device", "processes", "resume"}
+"""Parameters that say where and on what a run is done: its name leaves them out."""
 
 
 def train_and_register(
@@ -55,5 +58,10 @@ def train_and_register(
 
 
 def run_name(config: TrainConfig, dataset: str) -> str:
-    """A name for the run that can be told from its neighbours in the MLflow UI."""
-    return f"{dataset}-lr{config.learning_rate:g}-seed{config.seed}-{config.backbone}"
+    """A name that tells a run from its neighbours: the data set, and what is not the default."""
+    own = [
+        f"{field.name}={getattr(config, field.name)}"
+        for field in fields(config)
+        if field.name not in WHERE and getattr(config, field.name) != field.default
+    ]
+    return " ".join([dataset, *own])
