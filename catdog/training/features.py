@@ -88,7 +88,6 @@ def extract_features(
     engine = pick_engine(network, cores=cores())
     cache = open_cache(data_dir, network)
     train, val = dataset.pictures(TRAINING), dataset.pictures(VALIDATION)
-    others = neither_folder(data_dir, dataset.classes)
     computed = _compute_shares([(val, 1), (train, views)], network, engine, cache)
     validation, new = extract(val, network, engine, cache)
     training, more = extract(train, network, engine, cache, views=views)
