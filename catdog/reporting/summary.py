@@ -77,6 +77,7 @@ def summarize(released: Released, trained: Trained, findings: Findings, run: Run
     name = f"{version.name} version {version.version}"
     run.set_tags(
         {
+            "mlflow.runName": f"{run.name} (version {version.version})",
             "registered_version": version.version,
             "stage": decision.stage,
             "stage_reason": decision.told,
@@ -84,13 +85,16 @@ def summarize(released: Released, trained: Trained, findings: Findings, run: Run
         }
     )
     run.describe(describe(released, trained, findings))
-    if decision.stage == NO_STAGE:
+    rejected = decision.stage == NO_STAGE
+    if rejected:
         logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
-        logger.info(f"Compare runs:  {store.ui_hint()}")
-        return
-    logger.info(f"Registered {name} in {decision.stage}: {decision.told}.")
+    else:
+        logger.info(f"Registered {name} in {decision.stage}: {decision.told}.")
     logger.info(f"Compare runs:  {store.ui_hint()}")
-    logger.info(f"Label photos:  python scripts/predict.py --model-uri {_uri(released)}")
+    logger.info(f"               {store.runs_page(run.experiment_id)}")
+    logger.info(f"This run:      {store.run_page(run.experiment_id, run.id)}")
+    if not rejected:
+        logger.info(f"Label photos:  python scripts/predict.py --model-uri {_uri(released)}")
 
 
 def describe(released: Released, trained: Trained, findings: Findings) -> str:

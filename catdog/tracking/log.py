@@ -8,27 +8,22 @@ import json
 import math
 import platform
 import time
-import uuid
-import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from mlflow.entities import RunInfo
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES
-from PIL import Image
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import as_outside
 from catdog.tracking import provenance, store
+from catdog.tracking.images import image_files
 from catdog.tracking.spool import LAST_TRY, Kind, Spool, Write
 from catdog.tracking.store import PATIENT, QUICK, first_line, limits
 
@@ -39,12 +34,8 @@ if TYPE_CHECKING:
     from catdog.evaluation.calibration import Labels, Logits
     from catdog.evaluation.metrics import Confusion, Scores
     from catdog.inference.prediction import Prediction
-    from catdog.training.loop import Fit
-    from catdog.training.stages import Pass
-    from catdog.training.state import Epoch
-
-DIGEST_LENGTH = 36
-"""MLflow's limit for the digest of a data set."""
+    from catdog.training.features import FeatureSet
+    from catdog.training.loop import Epoch, Fit
 
 
 @dataclass(frozen=True)
@@ -65,23 +56,30 @@ class Run:
     """
 
     def __init__(
-        self, info: RunInfo, unsent: Spool, resume_command: str, logged: Logged | None = None
+        self,
+        info: RunInfo,
+        name: str,
+        unsent: Spool,
+        resume_command: str,
+        logged: Logged | None = None,
     ) -> None:
         """`catdog.tracking.run.start_run` makes one.
 
         Args:
             info: of the run, as MLflow gives it.
+            name: of the run, as it began.
             unsent: the way to the server; it stands in the run's folder.
             resume_command: the line that lets the run go on.
             logged: what the run had when it was resumed; None for a new one.
         """
-        self.id = str(info.run_id)
+        self.id, self.name = str(info.run_id), name
         self.experiment_id = str(info.experiment_id)
         self.begun_ms = int(info.start_time)
         self.folder = unsent.folder.parent
         self.resume_command = resume_command
         self._unsent = unsent
         self._logged = logged or Logged()
+        self._kept_ms: dict[str, int] = {}
 
     def identity(self) -> str:
         """Which run this is, when it began, and from which commit."""
@@ -144,45 +142,22 @@ class Run:
 
     def log_dataset(self, prepared: PreparedDataset) -> None:
         """Log which pictures are used: the manifest, each split as a data set, what is left out."""
-        from mlflow.data.pandas_dataset import from_pandas
-
-        manifest, name = prepared.manifest, prepared.folder.name
-        digests = {"training": prepared.digest, "validation": prepared.validation_digest}
-        # What a user's column holds is left as it is written: "01", or nothing.
-        kinds: defaultdict[str, type] = defaultdict(lambda: str, width=int, height=int)
-        rows = pd.read_csv(manifest, keep_default_na=False, dtype=kinds)
-        for split, digest in digests.items():
-            with warnings.catch_warnings():
-                # That integer columns can't hold missing values, and that a path is a path.
-                warnings.simplefilter("ignore", UserWarning)
-                # What mlflow.log_input writes.
-                dataset = from_pandas(
-                    rows[rows["split"] == split].reset_index(drop=True),
-                    source=str(manifest.resolve()),
-                    targets="label",
-                    name=f"{name}-{split}",
-                    # MLflow's own digest reads the first 10,000 rows only.
-                    digest=digest[:DIGEST_LENGTH],
-                )
-                self._write("inputs", [[split, dict(dataset._to_mlflow_entity())]])
-        self._log_file(manifest.read_bytes(), f"data/{manifest.name}")
-        self.set_tags(
-            {
-                "dataset": name,
-                "dataset_origin": prepared.origin,
-                "data": "drawn" if prepared.drawn else "photos",
-                "classes": ",".join(prepared.classes),
-            }
-            | {f"{split}_digest": digest for split, digest in digests.items()}
-        )
+        self._write("inputs", provenance.dataset_inputs(prepared))
+        self._log_file(prepared.manifest.read_bytes(), f"data/{prepared.manifest.name}")
+        facts = {
+            "name": prepared.folder.name,
+            "origin": prepared.origin,
+            "training_digest": prepared.digest,
+            "validation_digest": prepared.validation_digest,
+        }
+        self._log_text(json.dumps(facts, indent=2), "data/dataset.json")
+        kind, classes = "drawn" if prepared.drawn else "photos", ",".join(prepared.classes)
+        self.set_tags({"dataset": prepared.folder.name, "data": kind, "classes": classes})
         if prepared.exclude_digest:
-            self._log_exclusion(prepared, prepared.exclude_digest)
-
-    def _log_exclusion(self, prepared: PreparedDataset, digest: str) -> None:
-        """Log what the user wanted left out: the lines, their digest, and how many they meant."""
-        if prepared.exclude_lines.is_file():
-            self._log_file(prepared.exclude_lines.read_bytes(), "data/exclude.txt")
-        self.set_tags({"excluded_count": str(prepared.excluded), "excluded_digest": digest})
+            count, digest = str(prepared.excluded), prepared.exclude_digest
+            self.set_tags({"excluded_count": count, "excluded_digest": digest})
+            if prepared.exclude_lines.is_file():
+                self._log_file(prepared.exclude_lines.read_bytes(), "data/exclude.txt")
 
     def log_epoch(self, epoch: Epoch, confusion: Figure) -> None:
         """Log the numbers of an epoch and its validation confusion matrix, at step = epoch.
@@ -229,7 +204,7 @@ class Run:
         self.log_figure(drawn, "confusion_matrix.png")
         self.log_image(drawn, "confusion_matrix")
 
-    def log_features(self, features: Pass) -> None:
+    def log_features(self, features: FeatureSet) -> None:
         """Log what the one pass through the backbone cost."""
         self.set_tags({"feature_engine": features.engine.name})
         self.log_metrics(
@@ -257,8 +232,26 @@ class Run:
         """
         now = time.time_ns() // 1_000_000
         new = {k: float(v) for k, v in metrics.items() if step or not self._has_logged(k, float(v))}
+        self._kept_ms |= {} if step else dict.fromkeys(new, now)
         if new:
             self._write("metrics", [[key, value, now, step] for key, value in new.items()])
+
+    def log_model_metrics(
+        self, model_id: str, metrics: Mapping[str, float], validation: PreparedDataset
+    ) -> None:
+        """Tie numbers about the kept epoch to its logged model, and to the validation pictures.
+
+        MLflow ranks models by them. They have the time at which the run has them, and so stay the
+        same numbers.
+
+        Args:
+            model_id: of the logged model.
+            metrics: those that `log_metrics` has logged.
+            validation: the data set whose validation pictures they are about.
+        """
+        tied_to = [model_id, *provenance.name_and_digest(validation, "validation")]
+        tied = [[key, float(v), self._kept_at(key), 0, *tied_to] for key, v in metrics.items()]
+        self._write("metrics", tied)
 
     def log_predictions(
         self,
@@ -308,13 +301,9 @@ class Run:
         It does so step by step and begins at 0: what is about the kept epoch stands there, since
         at that epoch's own step nothing would be shown where runs have kept different ones.
         """
-        # The names that mlflow.log_image gives; the UI reads key, step and time from them. With
-        # the time of the run's beginning a picture that is logged again takes its own place.
-        which = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.id}/{key}/{step}")
-        name = f"images/{key}+step+{step}+timestamp+{self.begun_ms}+{which}"
-        picture = Image.fromarray(_pixels(figure))
-        self._log_file(_encoded(picture, "png"), f"{name}.png")
-        self._log_file(_encoded(compress_image_size(picture), "webp"), f"{name}+compressed.webp")
+        files = image_files(figure, key, step, run_id=self.id, ms=self.begun_ms)
+        for name, content in files.items():
+            self._log_file(content, name)
         self.set_tags({MLFLOW_LOGGED_IMAGES: "True"})
 
     def describe(self, text: str) -> None:
@@ -329,6 +318,13 @@ class Run:
         """Whether the run had `value` as the last one of `metric` when it was resumed."""
         had = self._logged.metrics.get(metric)
         return had == value or (had is not None and math.isnan(had) and math.isnan(value))
+
+    def _kept_at(self, metric: str) -> int:
+        """When a metric about the kept epoch was logged, in milliseconds since 1970."""
+        if metric not in self._kept_ms:  # but before the run was resumed
+            history = MlflowClient().get_metric_history(self.id, metric)
+            self._kept_ms[metric] = history[-1].timestamp if history else self.begun_ms
+        return self._kept_ms[metric]
 
     def _log_file(self, content: bytes, name: str) -> None:
         self._write("artifact", name, content)
@@ -345,23 +341,9 @@ class SilentRun(Run):
 
     def __init__(self, run_id: str, folder: Path) -> None:
         """`run_id` and `folder` are those of the run that process 0 logs in."""
-        self.id, self.folder = run_id, folder
+        self.id, self.name, self.folder = run_id, "", folder
         self.experiment_id, self.begun_ms, self.resume_command = "", 0, ""
-        self._logged = Logged()
+        self._logged, self._kept_ms = Logged(), {}
 
     def _write(self, kind: Kind, content: Any, data: bytes | None = None) -> None:
         """Write nothing."""
-
-
-def _encoded(picture: Image.Image, form: str) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, form)
-    return stream.getvalue()
-
-
-def _pixels(figure: Figure) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -64,9 +64,9 @@ def start_run(
         status = "FAILED"
         try:
             logged = _logged_before(unsent) if resume else None
-            run = Run(active.info, unsent, command, logged)
+            run = Run(active.info, name, unsent, command, logged)
             if resume is None:
-                _name(run, unsent, name)
+                _name(run, unsent)
             store.describe_experiment(run.experiment_id)
             yield run
             status = "FINISHED"
@@ -105,12 +105,12 @@ def status_of(run_id: str) -> str | None:
     return run.info.status if run.info.lifecycle_stage == "active" else None
 
 
-def _name(run: Run, unsent: Spool, name: str) -> None:
+def _name(run: Run, unsent: Spool) -> None:
     """Name the run; where even that is not taken, raise: nothing is lost by that yet.
 
     Hours of training would be, for somebody who may read on that server and not write.
     """
-    run.set_tags({"mlflow.runName": name})
+    run.set_tags({"mlflow.runName": run.name})
     if not unsent.empty:
         shutil.rmtree(unsent.folder)
         raise CatdogError(
@@ -140,7 +140,7 @@ def _logged_before(unsent: Spool) -> Logged:
     }
     metrics = dict(data.metrics)
     for write in unsent.kept():
-        for name, value, _, step in write.content if write.kind == "metrics" else ():
+        for name, value, _, step, *_ in write.content if write.kind == "metrics" else ():
             metrics[name] = value
             steps.get(name, set()).add(step)
     return Logged(steps, metrics)

@@ -50,7 +50,8 @@ class Write:
     """One write to a run, which may be sent twice without harm.
 
     `content` is JSON: names and values of params and tags, [name, value, milliseconds, step] of
-    metrics, [context, data set] of inputs, and the name of an artifact, whose bytes are `data`.
+    metrics (and [logged model, data set, its digest] where they are tied to one), [context, data
+    set] of inputs, and the name of an artifact, whose bytes are `data`.
     """
 
     kind: Kind

@@ -36,6 +36,8 @@ PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 EXPERIMENT = "catdog"
 
+LOCAL_UI = "http://127.0.0.1:5000"
+
 ROOT = Path(catdog.__file__).resolve().parents[1]
 """The project's folder, where MLproject, mlflow.db and mlruns/ stand."""
 
@@ -89,6 +91,22 @@ def ui_hint() -> str:
     if uri.endswith(str(ROOT / "mlflow.db")) or uri == "sqlite:///mlflow.db":
         return f"mlflow ui   (in {ROOT})"
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+def runs_page(experiment_id: str) -> str:
+    """Where the UI shows the table of an experiment's runs: it opens with another page."""
+    return f"{_ui()}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+
+def run_page(experiment_id: str, run_id: str) -> str:
+    """Where the UI shows a run."""
+    return f"{_ui()}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def _ui() -> str:
+    """The UI's address: the server's without a login, else where `mlflow ui` is by itself."""
+    uri = mlflow.get_tracking_uri()
+    return re.sub(r"://[^/@]*@", "://", uri).rstrip("/") if uri.startswith("http") else LOCAL_UI
 
 
 def _open_store() -> None:

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 def _epoch(number: int) -> Epoch:
     labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
     scores = score(labels, logits)
-    return Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
+    return Epoch(number, scores, scores, 0.001, 2.0, 50.0, is_best=True)
 
 
 def _only_run():
@@ -107,7 +107,8 @@ def test_the_data_sets_carry_our_digests(tmp_path):
         columns = json.loads(item.dataset.schema)["mlflow_colspec"]
         assert kinds <= {column["name"]: column["type"] for column in columns}.items()
     assert run.data.tags["data"] == "photos"
-    assert run.data.tags["validation_digest"] == "b" * 64
+    facts = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/data/dataset.json")
+    assert (facts["origin"], facts["validation_digest"]) == ("/x/pets.zip", "b" * 64)
 
 
 def test_device_versions_and_commit_are_tagged_and_all_else_is_in_a_file():
@@ -218,3 +219,18 @@ def test_an_epoch_whose_numbers_are_there_has_its_picture(monkeypatch):
     with pytest.raises(KeyboardInterrupt), start_run("x") as run:
         run.log_epoch(_epoch(1), figure)
     assert len(MlflowClient().list_artifacts(run.id, "images")) == 2
+
+
+def test_metrics_of_the_kept_epoch_rank_the_logged_model(tmp_path):
+    prepared = _prepared(tmp_path / "pets")
+    with start_run("x", tmp_path) as run:
+        run.log_dataset(prepared)
+        run.log_metrics({"val_log_loss": 0.25})
+        model_id = mlflow.create_external_model(name="model").model_id
+        run.log_model_metrics(model_id, {"val_log_loss": 0.25}, prepared)
+    with start_run("x", tmp_path, resume=run.id) as again:
+        again.log_model_metrics(model_id, {"val_log_loss": 0.25}, prepared)
+    (metric,) = mlflow.get_logged_model(model_id).metrics
+    assert (metric.key, metric.value, metric.run_id) == ("val_log_loss", 0.25, run.id)
+    assert (metric.dataset_name, metric.dataset_digest) == ("pets-validation", "b" * 36)
+    assert len(MlflowClient().get_metric_history(run.id, "val_log_loss")) == 1

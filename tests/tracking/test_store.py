@@ -47,6 +47,13 @@ def test_reading_a_sqlite_store_does_not_hold_up_who_writes(tmp_path):
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_pages_of_the_ui_are_the_servers_without_a_login(monkeypatch):
+    local = "http://127.0.0.1:5000/#/experiments/7"
+    assert store.runs_page("7") == f"{local}/runs?workflowType=machine_learning"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://ada:s3cret@host/x/")
+    assert store.run_page("7", "ab") == "https://host/x/#/experiments/7/runs/ab"
+
+
 @pytest.mark.parametrize("hint", [store.shown_uri, store.ui_hint])
 def test_the_password_of_a_store_is_not_shown(monkeypatch, hint):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://ada:s3cret@host:5000/x")
