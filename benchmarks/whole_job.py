@@ -90,7 +90,7 @@ def eager(folder: Path, epochs: int) -> float:
     import torch
     from torch import nn
 
-    from catdog.data.folder import LabelledFolder
+    from catdog.data.loaders import LabelledFolder
     from catdog.data.transforms import evaluation_transform, training_transform
     from catdog.models.network import build_network
     from catdog.training.loaders import make_batches

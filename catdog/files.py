@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from catdog import CatdogError
+
 REFUSED = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])\s*(\.|$)", re.IGNORECASE)
 """What Windows takes for a device, whatever the suffix."""
@@ -92,6 +94,23 @@ def mend(folder: Path) -> None:
         shutil.rmtree(before)
     else:
         before.rename(folder)
+
+
+def delete_folder(folder: Path) -> int:
+    """Delete a folder; return how many bytes that freed.
+
+    Raises:
+        CatdogError: it can't be deleted.
+    """
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise CatdogError(
+            f"{folder} can't be deleted ({error.strerror or error}): end the runs that use it, or "
+            "see that it can be written to, and run this again."
+        ) from error
+    return size
 
 
 def _before(folder: Path) -> Path:

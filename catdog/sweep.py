@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import torch
 from filelock import FileLock
 from optuna import Study, Trial, TrialPruned
 from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
@@ -29,6 +30,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from torch import nn
 
 from catdog import AUTO, CatdogError
 from catdog.config import MainConfig, OptimConfig, SweepConfig
@@ -43,13 +45,13 @@ from catdog.pipeline import train_and_register
 from catdog.reporting.figures import study_figures
 from catdog.tracking.log import Run
 from catdog.tracking.nested import log_nested
-from catdog.tracking.resume import RunFolder
 from catdog.tracking.run import status_of
 from catdog.tracking.store import without_password
-from catdog.training.features import as_batches, extract, open_cache
-from catdog.training.loop import Fit, fit, make_optimizer, seed_everything
-from catdog.training.stages import progress
-from catdog.training.state import EarlyStopping, Epoch
+from catdog.training.early_stopping import EarlyStopping
+from catdog.training.feature_cache import open_cache
+from catdog.training.features import FeatureBatches, extract, labels_of
+from catdog.training.loop import Epoch, Loaders, fit, seed_everything
+from catdog.training.optim import make_optimizer, make_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +72,11 @@ HEARTBEAT_S = 30  # after twice as long a silence a trial is tried again
 LOCK = "sweep.lock"  # for what processes that share a data folder do one after the other
 FINISHED = TrialState.COMPLETE, TrialState.PRUNED
 
-TrainHead = Callable[[OptimConfig, Callable[[Epoch], None]], Fit]
-"""Trains a head with these parameters, and tells of each epoch."""
+TrainHead = Callable[[OptimConfig, Callable[[Epoch], None]], float]
+"""Trains a head with these parameters, and tells of each epoch; the loss of the best one."""
 
 
-def sweep_and_register(
-    config: SweepConfig, prepared: PreparedDataset, run: Run, *, folder: RunFolder
-) -> None:
+def sweep_and_register(config: SweepConfig, prepared: PreparedDataset, run: Run) -> None:
     """Run the trials that are missing in the study, train with the best, and register.
 
     All of it in one MLflow run. The same parameters and pictures mean the same study,
@@ -96,7 +96,7 @@ def sweep_and_register(
         logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
         if found < config.trials:
             run_trials(config, study, run, prepare_trials(config, prepared))
-    train_with_best(config, prepared, study, run, folder)
+    train_with_best(config, prepared, study, run)
 
 
 def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
@@ -192,29 +192,28 @@ def prepare_trials(config: SweepConfig, prepared: PreparedDataset) -> TrainHead:
     # What a process computes, the others beside it then find.
     with FileLock(Path(config.data_dir) / LOCK):
         cache = open_cache(Path(config.data_dir), network)
-        features, computed = extract(
-            pictures, network, engine, cache, views=config.most_views, watch=progress
-        )
+        features, computed = extract(pictures, network, engine, cache, views=config.most_views)
     logger.info(
         f"Features: {computed:,} computed by {engine.name}, the others found; trials learn from "
         f"{len(learn):,} pictures and are judged on {len(judged):,}"
     )
-    val_batches = as_batches(features[:1, search], judged, device, batch_size=4096, seed=None)
+    val_batches = [(torch.from_numpy(features[0, search]), labels_of(judged))]
 
-    def train_head(head: OptimConfig, on_epoch: Callable[[Epoch], None]) -> Fit:
-        model, own = copy.deepcopy(network.head), features[: head.views, ~search]
+    def train_head(head: OptimConfig, on_epoch: Callable[[Epoch], None]) -> float:
+        model, own = copy.deepcopy(network.head).cpu(), features[: head.views, ~search]
+        train_batches = FeatureBatches(own, learn, batch_size=head.batch_size, seed=config.seed)
+        optimizer = make_optimizer((model, head.learning_rate), weight_decay=head.weight_decay)
+        stopping = EarlyStopping(config.patience, config.min_delta)
         with ONE_CORE_EACH:
-            return fit(
+            fit(
                 model,
-                as_batches(own, learn, device, batch_size=head.batch_size, seed=config.seed),
-                val_batches,
-                optimizer=make_optimizer(
-                    (model, head.learning_rate), weight_decay=head.weight_decay
-                ),
-                epochs=config.epochs,
-                stopping=EarlyStopping(config.patience, config.min_delta),
+                Loaders(train_batches, val_batches),
+                make_train_step(model, optimizer, nn.BCEWithLogitsLoss()),
+                epochs=range(1, config.epochs + 1),
+                stopping=stopping,
                 on_epoch=on_epoch,
             )
+        return stopping.best_loss
 
     return train_head
 
@@ -261,7 +260,7 @@ def run_trial(trial: Trial, run: Run, most_views: int, train_head: TrainHead) ->
 
     loss = None
     with contextlib.suppress(TrialPruned, CatdogError):  # the second says that it diverged
-        loss = train_head(head, on_epoch).best.val.loss
+        loss = train_head(head, on_epoch)
     _log_trial(trial, run, epochs, "PRUNED" if loss is None else "COMPLETE")
     if loss is None:
         raise TrialPruned
@@ -291,9 +290,7 @@ def _log_trial(trial: Trial, run: Run, epochs: Sequence[Epoch], state: str) -> N
     )
 
 
-def train_with_best(
-    config: SweepConfig, prepared: PreparedDataset, study: Study, run: Run, folder: RunFolder
-) -> None:
+def train_with_best(config: SweepConfig, prepared: PreparedDataset, study: Study, run: Run) -> None:
     """Train with the best parameters and register, unless another run of this sweep does.
 
     Raises:
@@ -307,7 +304,8 @@ def train_with_best(
             by = own  # the other was cut
         study.set_user_attr(done, (by, version))
     if by == own and not version:
-        registered = train_and_register(_best(config, study, run), prepared, run, folder=folder)
+        registered = train_and_register(_best(config, study, run), prepared, run)
+        assert registered is not None  # a sweep is a process alone
         version = f"{registered.name} version {registered.version}"
         with storage_trouble_is_told(_url(config)):
             study.set_user_attr(done, (own, version))

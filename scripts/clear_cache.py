@@ -10,7 +10,7 @@ from catdog.config import ClearCacheConfig
 def main(config: ClearCacheConfig) -> int:
     """Print how much space was freed."""
     from catdog.tracking.resume import clear_runs
-    from catdog.training.features import clear_caches
+    from catdog.training.feature_cache import clear_caches
 
     data_dir = Path(config.data_dir)
     freed = clear_caches(data_dir, days=config.days) + clear_runs(data_dir, days=config.days)

@@ -5,29 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from catdog import cli
 from catdog.config import MainConfig
-
-if TYPE_CHECKING:
-    from catdog.training.distributed import Team
 
 logger = logging.getLogger("catdog")
 
 
 def main(config: MainConfig) -> int:
     """From a data set's name to a registered classifier."""
-    from catdog.training import distributed, following, launch
-
-    if launch.must_start(config.processes):
-        return launch.start(config.processes)
-    with distributed.joined() as team:
-        return following.follow(team) if team.rank else lead(config, team)
-
-
-def lead(config: MainConfig, team: Team) -> int:
-    """The same, in the process that the others of the team follow."""
     from catdog import pipeline
     from catdog.data.dataset import PreparedDataset
     from catdog.data.prepare import prepare
@@ -35,6 +21,7 @@ def lead(config: MainConfig, team: Team) -> int:
     from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
     from catdog.tracking import resume
+    from catdog.training import distributed
 
     config = resume.as_begun(config, "main")
     check_backbone(config.backbone)
@@ -47,10 +34,12 @@ def lead(config: MainConfig, team: Team) -> int:
         fetch(source, seed=config.seed)
         return prepare(source, config)
 
+    if distributed.must_launch(config.processes):
+        prepared_pictures()  # each process finds them
+        return distributed.launch(config.processes)
     name = pipeline.run_name(config, source.name)
-    begun = resume.open_run(config, "main", name, prepared_pictures)
-    with begun as (prepared, folder, run), team.leading():
-        pipeline.train_and_register(config, prepared, run, folder=folder, team=team)
+    with resume.open_run(config, "main", name, prepared_pictures) as (dataset, run):
+        pipeline.train_and_register(config, dataset, run)
     return 0
 
 

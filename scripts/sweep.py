@@ -32,8 +32,8 @@ def main(config: SweepConfig) -> int:
         return prepare(source, config)
 
     name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"
-    with resume.open_run(config, "sweep", name, prepared_pictures) as (prepared, folder, run):
-        sweep.sweep_and_register(config, prepared, run, folder=folder)
+    with resume.open_run(config, "sweep", name, prepared_pictures) as (prepared, run):
+        sweep.sweep_and_register(config, prepared, run)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def registered(monkeypatch, tracking_store) -> list[tuple[str, MainConfig]]:
     """The runs that trained with the best, and with which parameters, in place of doing it."""
     done: list[tuple[str, MainConfig]] = []
 
-    def train_and_register(config, prepared, run, *, folder) -> Version:
+    def train_and_register(config, prepared, run) -> Version:
         done.append((run.id, config))
         return Version(config.registered_model_name, str(len(done)))
 
@@ -74,10 +74,10 @@ def _sweep(prepared: PreparedDataset, **options: object) -> tuple[Run, list[str]
     config = replace(CONFIG, **options)
     with (
         heard() as said,
-        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, folder, run),
+        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, run),
     ):
-        sweep.sweep_and_register(config, prepared, run, folder=folder)
-    return MlflowClient().get_run(folder.note.run_id), said
+        sweep.sweep_and_register(config, prepared, run)
+    return MlflowClient().get_run(run.id), said
 
 
 def _trials_below(run: Run) -> list[Run]:
@@ -148,16 +148,21 @@ def test_each_trial_has_a_run_of_its_own_below_and_the_first_is_what_training_do
 def test_trials_see_no_validation_picture_and_features_are_computed_once(
     prepared, registered, monkeypatch
 ):
-    seen: list[set[str]] = []
-    whole = sweep.as_batches
+    seen: dict[str, set[str]] = {}
 
-    def as_batches(features, pictures, *rest, **options):
-        seen.append({picture.sha256 for picture in pictures})
-        return whole(features, pictures, *rest, **options)
+    def spied(name: str, pictures_in: Callable) -> None:
+        whole = getattr(sweep, name)
 
-    monkeypatch.setattr(sweep, "as_batches", as_batches)
+        def spy(*given: object, **options: object) -> object:
+            seen[name] = {picture.sha256 for picture in pictures_in(*given)}
+            return whole(*given, **options)
+
+        monkeypatch.setattr(sweep, name, spy)
+
+    spied("labels_of", lambda pictures: pictures)
+    spied("FeatureBatches", lambda _features, pictures: pictures)
     _, said = _sweep(prepared, trials=1)
-    searched, learned = seen
+    searched, learned = seen["labels_of"], seen["FeatureBatches"]
     assert not searched & learned
     training = prepared.pictures("training")
     assert searched | learned == {picture.sha256 for picture in training}
@@ -285,16 +290,11 @@ class Epoch:
     is_best: bool = True
 
 
-@dataclass(frozen=True)
-class Fit:
-    best: Epoch
-
-
-def _train(head: OptimConfig, on_epoch, *, epochs: int = 2) -> Fit:
+def _train(head: OptimConfig, on_epoch, *, epochs: int = 2) -> float:
     """A training whose loss is its learning rate."""
     for number in range(1, epochs + 1):
         on_epoch(Epoch(number, Scores(head.learning_rate)))
-    return Fit(Epoch(epochs, Scores(head.learning_rate)))
+    return head.learning_rate
 
 
 @pytest.fixture
@@ -377,7 +377,7 @@ def test_the_seed_decides_what_is_tried_and_nothing_is_drawn_twice(logged):
 def test_what_is_worse_than_half_of_the_others_is_pruned_in_its_third_epoch(logged):
     study, losses = _study(), iter([0.1] * 8 + [1.0] * 2)
 
-    def train(head, on_epoch) -> Fit:
+    def train(head, on_epoch) -> float:
         loss = next(losses)
         return _train(replace(head, learning_rate=loss), on_epoch, epochs=5)
 
@@ -389,7 +389,7 @@ def test_what_is_worse_than_half_of_the_others_is_pruned_in_its_third_epoch(logg
 
 
 def test_a_trial_that_diverges_is_pruned_and_where_all_do_it_is_told(said, logged):
-    def diverges(*_: object) -> Fit:
+    def diverges(*_: object) -> float:
         raise CatdogError("training diverged in epoch 1")
 
     study = _study()
@@ -401,7 +401,7 @@ def test_a_trial_that_diverges_is_pruned_and_where_all_do_it_is_told(said, logge
 
 
 def test_an_error_ends_the_sweep_and_its_trial_is_missing(logged):
-    def fails(*_: object) -> Fit:
+    def fails(*_: object) -> float:
         raise MemoryError
 
     study = _study()
@@ -457,7 +457,7 @@ def test_a_storage_that_can_not_be_opened_is_one_sentence(where, reason, trackin
 
 
 def test_a_storage_that_fails_in_a_trial_is_told_as_what_it_is(logged):
-    def breaks(head, on_epoch) -> Fit:
+    def breaks(head, on_epoch) -> float:
         Path("sweeps.db").write_bytes(b"no database" * 1000)
         return _train(head, on_epoch)
 

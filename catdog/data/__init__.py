@@ -1,6 +1,6 @@
 """What a picture is, and where it lies: from an archive to a prepared data set.
 
 In reading order:
-classes, images, archive, sources, metadata, dataset, ingest, split, prepare, folder, transforms,
-batches, ood_images.
+classes, images, archive, sources, metadata, dataset, ingest, split, prepare, transforms,
+loaders, ood_images.
 """

@@ -13,7 +13,7 @@ import numpy as np
 from catdog import CatdogError
 from catdog.data import images
 from catdog.data.archive import tables_in
-from catdog.data.folder import LabelledFolder
+from catdog.data.loaders import LabelledFolder
 from catdog.data.metadata import log_unmatched, read_metadata
 from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import Scores, metrics_of, score

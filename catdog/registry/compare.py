@@ -20,7 +20,8 @@ from catdog.inference.classifier import Classifier
 from catdog.registry import versions
 from catdog.registry.promotion import AT_LEAST
 from catdog.registry.versions import ModelVersion
-from catdog.training.features import extract, open_cache
+from catdog.training.feature_cache import open_cache
+from catdog.training.features import extract
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from catdog.config import PromoteConfig
 from catdog.data import images
 from catdog.data.classes import both
 from catdog.data.dataset import VALIDATION, Picture, load_dataset
-from catdog.data.folder import LabelledFolder
+from catdog.data.loaders import LabelledFolder
 from catdog.data.sources import locate
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About

@@ -25,7 +25,7 @@ from catdog.reporting.plots import (
     draw_reliability,
 )
 from catdog.training.judge import Judgement
-from catdog.training.state import Epoch
+from catdog.training.loop import Epoch
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -33,7 +33,8 @@ from catdog.inference.evaluate import LabelledPhoto, score_photos
 from catdog.inference.prediction import to_prediction
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network
-from catdog.training.features import extract, open_cache
+from catdog.training.feature_cache import open_cache
+from catdog.training.features import extract
 from catdog.training.judge import Judgement, Trained, seen_in_training
 
 logger = logging.getLogger(__name__)

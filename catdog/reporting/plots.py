@@ -31,7 +31,7 @@ from catdog.evaluation.calibration import (
 from catdog.evaluation.intervals import wilson
 from catdog.evaluation.metrics import Scores
 from catdog.evaluation.slices import SliceScore
-from catdog.training.state import Epoch
+from catdog.training.loop import Epoch
 
 INK, MUTED, LINE, PAPER = "#1b1f24", "#59636e", "#d0d7de", "#ffffff"
 OURS, OTHER, KEPT = "#0b5cad", "#9a5b00", "#1a7f37"

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from catdog.evaluation.calibration import Labels, Logits
     from catdog.evaluation.metrics import Confusion, Scores
     from catdog.inference.prediction import Prediction
-    from catdog.training.loop import Fit
-    from catdog.training.stages import Pass
-    from catdog.training.state import Epoch
+    from catdog.training.features import FeatureSet
+    from catdog.training.loop import Epoch, Fit
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ class Run:
         self.log_figure(drawn, "confusion_matrix.png")
         self.log_image(drawn, "confusion_matrix")
 
-    def log_features(self, features: Pass) -> None:
+    def log_features(self, features: FeatureSet) -> None:
         """Log what the one pass through the backbone cost."""
         self.set_tags({"feature_engine": features.engine.name})
         self.log_metrics(

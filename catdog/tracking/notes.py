@@ -24,8 +24,8 @@ class Note:
     """What is written of a run. Runs are numbered as they begin: a clock may go backwards.
 
     `data_digest` is of the prepared manifest, empty until it is known. `launch` is that of the
-    processes (see `catdog.training.launch.key`), which torchrun restarts, and `processes` how
-    many they are.
+    processes that torchrun restarts (see `catdog.training.distributed.launch_id`), and
+    `processes` how many they are.
     """
 
     run_id: str

@@ -21,17 +21,16 @@ from filelock import FileLock, Timeout
 from catdog import CatdogError
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.files import mend, write_json
+from catdog.files import delete_folder, mend, write_json
 from catdog.tracking import run, store
-from catdog.tracking.log import Run
+from catdog.tracking.log import Run, SilentRun
 from catdog.tracking.notes import NOTE, RUNNING, Note, notes_in, read_note
-from catdog.training import launch
-from catdog.training.features import remove
+from catdog.training import distributed
 
 logger = logging.getLogger(__name__)
 
 NONE, AUTO = "none", "auto"
-INTERRUPTED, TRAINED = "interrupted", "trained"
+INTERRUPTED = "interrupted"
 LOCK = "lock"
 LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
@@ -66,8 +65,8 @@ class RunFolder:
             lock.acquire()
             note = Note(
                 *(run_id, number, entry_point, parameters),
-                launch=launch.key(),
-                processes=launch.size(),
+                launch=distributed.launch_id(),
+                processes=distributed.world_size(),
             )
             folder = cls(path, note, lock)
             folder.mark(RUNNING)
@@ -108,7 +107,7 @@ class RunFolder:
 
     def _is_worth_keeping(self) -> bool:
         """Whether there is what a run could go on with, or what did not reach the server."""
-        if launch.may_restart():
+        if distributed.may_restart():
             return True
         unsent = self.path / run.UNSENT
         return (
@@ -154,14 +153,18 @@ def open_run(
     entry_point: str,
     name: str,
     prepare: Callable[[], PreparedDataset],
-) -> Iterator[tuple[PreparedDataset, RunFolder, Run]]:
-    """A new run, or the one that `config.resume` lets go on, with its pictures and its folder.
+) -> Iterator[tuple[PreparedDataset, Run]]:
+    """A new run, or the one that `config.resume` lets go on, with its pictures.
 
-    Pictures of a run that goes on are looked at first: what does not fit leaves it as it is.
+    Pictures of a run that goes on are looked at first: what does not fit leaves it as it is. Of
+    several processes that train together, the main one alone has the run.
 
     Raises:
         CatdogError: no such run can go on, or the pictures can't be had.
     """
+    if not distributed.is_main():
+        yield prepare(), SilentRun("", Path())
+        return
     home = Path(config.data_dir) / "runs"
     restarted = config.resume == NONE and _is_restarted(home)
     prepared = prepare() if restarted or config.resume != NONE else None
@@ -172,13 +175,13 @@ def open_run(
         Path(config.data_dir),
         resume=resumed,
         entry_point=entry_point,
-        processes=launch.size(),
+        processes=distributed.world_size(),
     ) as active:
         folder = found or RunFolder.begin(config, active.id, entry_point)
         with folder.cut_is_told(active):
             prepared = prepared or prepare()
             folder.mark(RUNNING, data_digest=prepared.digest)
-            yield prepared, folder, active
+            yield prepared, active
     folder.remove()  # all of it has reached the server
 
 
@@ -222,7 +225,7 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
         with contextlib.suppress(Timeout):  # a run that goes on
             lock.acquire(timeout=0)
             lock.release()
-            freed += remove(path)
+            freed += delete_folder(path)
     return freed
 
 
@@ -232,7 +235,7 @@ def _is_restarted(home: Path) -> bool:
     How often torchrun says it has restarted does not tell: where another machine fails, or one
     joins in its place, all processes are started anew and none counts it.
     """
-    ours = launch.key()
+    ours = distributed.launch_id()
     return bool(ours) and any(note.launch == ours for note in notes_in(home))
 
 
@@ -264,7 +267,7 @@ def _latest(
     wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
     for note in sorted(notes_in(home), key=lambda note: note.number, reverse=True):
         alike = note.parameters == wanted and note.entry_point == entry_point
-        if config.resume == NONE and note.launch != launch.key():
+        if config.resume == NONE and note.launch != distributed.launch_id():
             continue
         if not alike or note.data_digest not in ("", prepared.digest):
             continue

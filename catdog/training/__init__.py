@@ -1,7 +1,6 @@
 """How the head, and the backbone after it, learn.
 
 In reading order:
-loop, state, features, stages, pixels, loaders, judge, checkpoint, named; of several
-processes: launch, distributed, alive, following.
+loop, optim, early_stopping, features, feature_cache, stages, checkpoint, distributed, judge.
 It is given an `on_epoch` and never a run.
 """

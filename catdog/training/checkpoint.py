@@ -1,112 +1,117 @@
-"""Where a training stands, on disk: written whole or not at all, and checked when it is read.
+"""Where a training stands at the end of an epoch, on disk: written whole, checked when read.
 
-A checkpoint is one safetensors file, whose metadata hold as JSON what is no tensor, and whose
-name holds the digest of its bytes. The last two are kept; the older one serves when the newer
-one is damaged.
+A checkpoint is what `torch.save` writes of numbers and tensors, and its name holds the digest of
+its bytes. The last two are kept; the older one serves when the newer one is damaged.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+import pickle
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from catdog import CatdogError, interrupts
+from catdog import CatdogError
 from catdog.evaluation.metrics import Confusion, Scores
 from catdog.files import sha256_of, sync
-from catdog.training.loop import Fit
-from catdog.training.named import (
-    below,
-    optimizer_memories,
-    optimizer_tensors,
-    schedule_numbers,
-    schedule_state,
-    taken,
-)
-from catdog.training.state import Epoch, Keeper, State, Underway
+from catdog.training.distributed import barrier, is_main
+from catdog.training.early_stopping import EarlyStopping, trained_weights
+from catdog.training.loop import Epoch
 
 logger = logging.getLogger(__name__)
 
-
-EPOCH_END_S, WITHIN_S = 2.0, 30.0
-"""How long after a checkpoint the next is due: at the end of an epoch, and within one."""
-
-SHARE = 0.05
-"""Of the time, what writing checkpoints may take at most."""
-
-HEAD, FINETUNE = "head", "finetune"
 KEPT = 2
-ENDING = ".safetensors"
+ENDING = ".pt"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """The state of one of a run's trainings: first of the `head`, then to `finetune`."""
+@dataclass
+class Checkpoint:
+    """All that a stage of training changes: what it takes to go on after its last epoch.
 
-    name: str
-    state: State
+    `epochs` are those behind it, those of the stage before among them. What is drawn depends on
+    the seed and the epoch alone, so that no generator's state is needed.
+    """
+
+    stage: str
+    model: nn.Module
+    optimizer: Optimizer
+    stopping: EarlyStopping
+    schedule: LRScheduler | None = None
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The same as numbers and tensors, without what is frozen."""
+        return {
+            "stage": self.stage,
+            "epochs": json.dumps([asdict(epoch) for epoch in self.epochs]),
+            "model": trained_weights(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "stopping": self.stopping.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.epochs = epochs_of(state)
+        self.model.load_state_dict(state["model"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stopping.load_state_dict(state["stopping"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
 
 
-class Checkpoints:
-    """The checkpoints of one run in a folder."""
+class CheckpointFolder:
+    """The checkpoints of one run. All ranks read them, rank 0 alone writes."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the newest checkpoint that is whole; what is damaged is told and removed."""
+        """Read the newest checkpoint that is whole; what is damaged is told and removed.
+
+        Raises:
+            CatdogError: it is whole and can't be used, or can't be read.
+        """
         self._folder = folder
-        self._seconds = 0.0
         self._told_trouble = False
-        self.newest: Stage | None = None
-        for part in folder.glob(".checkpoint-*"):
-            part.unlink()
+        self.newest: dict[str, Any] | None = None
         paths = _in_order(folder)
-        self._number = _number(paths[-1]) if paths else 0
         for path in reversed(paths):
             self.newest = self._read(path)
             if self.newest is not None:
                 break
         if paths and self.newest is None:
             logger.info("No checkpoint of the run is whole: its training begins anew")
+        barrier()  # rank 0 may write, and delete, once all have read
 
-    def keeper(self, stage: str) -> Keeper:
-        """Who keeps the states of a stage, and has the newest one of it to start from."""
-        start = self.newest.state if self.newest and self.newest.name == stage else None
-        return _FileKeeper(self, stage, start)
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Let a stage go on where the newest checkpoint stands, if that is one of this stage."""
+        if self.newest is not None and self.newest["stage"] == checkpoint.stage:
+            checkpoint.load_state_dict(self.newest)
 
-    def settled(self) -> Fit | None:
-        """How training the head went, when fine-tuning has begun after it."""
-        if self.newest is None or self.newest.name != FINETUNE:
-            return None
-        epochs = self.newest.state.epochs[: self.newest.state.before]
-        best = max(epochs, key=lambda epoch: epoch.number if epoch.is_best else 0)
-        return Fit(epochs, best, stopped_early=False)
-
-    def affordable(self, seconds: float) -> bool:
-        """Whether, `seconds` after the last checkpoint, another keeps to its share of the time."""
-        return seconds * SHARE >= self._seconds
-
-    def write(self, stage: Stage) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove all but the last two.
 
         A disk that is full or broken is told once, and stops nothing: the last good one stays.
         """
-        begun = time.monotonic()
-        part = self._folder / f".checkpoint-{self._number + 1}"
+        if not is_main():
+            return
+        number = len(checkpoint.epochs)
+        part = self._folder / f".checkpoint-{number}"
         try:
-            tensors, told = _packed(stage)
-            save_file(tensors, part, metadata={"catdog": json.dumps(told)})
-            self._settle(part)
-        except (OSError, SafetensorError) as error:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as stream:
+                torch.save(checkpoint.state_dict(), stream)
+            sync(part)
+            part.replace(self._folder / f"checkpoint-{number}-{sha256_of(part)}{ENDING}")
+            sync(self._folder)
+            for old in _in_order(self._folder)[:-KEPT]:
+                old.unlink()
+        except (OSError, RuntimeError) as error:  # torch.save raises the latter
             part.unlink(missing_ok=True)
             if not self._told_trouble:
                 logger.warning(
@@ -114,65 +119,40 @@ class Checkpoints:
                     "training goes on, and resuming it would begin further back"
                 )
             self._told_trouble = True
-        self._seconds = time.monotonic() - begun
 
-    def _settle(self, part: Path) -> None:
-        digest = sha256_of(part)
-        sync(part)
-        self._number += 1
-        part.replace(self._folder / f"checkpoint-{self._number}-{digest}{ENDING}")
-        sync(self._folder)
-        for old in _in_order(self._folder)[:-KEPT]:
-            old.unlink()
-
-    def _read(self, path: Path) -> Stage | None:
-        """The stage in a file; None, and the file goes, where it is not what was written."""
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """What is in a file; None, and the file goes, where it is not what was written."""
         try:
             if path.name.endswith(f"-{sha256_of(path)}{ENDING}"):
-                return _unpacked(path)
+                state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+                epochs_of(state)
+                return state
         except OSError as error:
             raise CatdogError(
                 f"{path} can't be read ({error.strerror or error}): see that it can, and resume "
                 "again."
             ) from error
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (RuntimeError, pickle.UnpicklingError, KeyError, ValueError, TypeError) as error:
             raise CatdogError(
                 f"{path} is of another catdog version: resume with the one that began the run, "
                 "or begin a new run."
             ) from error
         logger.info(f"Checkpoint {_number(path)} is damaged: the one before it is used")
-        path.unlink(missing_ok=True)
+        if is_main():
+            path.unlink(missing_ok=True)
         return None
 
 
-class _FileKeeper(Keeper):
-    """Writes a checkpoint when enough time has passed, and whenever it is told to keep."""
+def epochs_of(state: dict[str, Any]) -> list[Epoch]:
+    """The epochs behind a checkpoint."""
+    return [
+        Epoch(**told | {"train": _scores(told["train"]), "val": _scores(told["val"])})
+        for told in json.loads(state["epochs"])
+    ]
 
-    def __init__(self, checkpoints: Checkpoints, stage: str, start: State | None) -> None:
-        self._checkpoints, self._stage, self._start = checkpoints, stage, start
-        self._asked: Callable[[], bool] = lambda: False
-        self._last = time.monotonic()
 
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        with interrupts.after_this() as self._asked:
-            yield
-
-    def stop(self) -> bool:
-        return self._asked()
-
-    @property
-    def start(self) -> State | None:
-        return self._start
-
-    def due(self, *, epoch_ended: bool) -> bool:
-        passed = time.monotonic() - self._last
-        enough = EPOCH_END_S if epoch_ended else WITHIN_S
-        return passed >= enough and self._checkpoints.affordable(passed)
-
-    def keep(self, state: State) -> None:
-        self._checkpoints.write(Stage(self._stage, state))
-        self._last = time.monotonic()
+def _scores(told: dict[str, Any]) -> Scores:
+    return Scores(**told | {"confusion": Confusion(**told["confusion"])})
 
 
 def _in_order(folder: Path) -> list[Path]:
@@ -181,86 +161,3 @@ def _in_order(folder: Path) -> list[Path]:
 
 def _number(path: Path) -> int:
     return int(path.name.split("-")[1])
-
-
-def _packed(stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A stage as tensors by name, and as JSON what is no tensor."""
-    state = stage.state
-    tensors = below("weights", state.weights) | below("best", state.best)
-    tensors |= below("generators", state.generators)
-    tensors |= below("optimizer", optimizer_tensors(state.optimizer))
-    if state.epochs:
-        tensors["epochs/labels"] = _stacked(epoch.val_labels for epoch in state.epochs)
-        tensors["epochs/logits"] = _stacked(epoch.val_logits for epoch in state.epochs)
-    told = {
-        "stage": stage.name,
-        "epochs": [_numbers_of(epoch) for epoch in state.epochs],
-        "before": state.before,
-        "underway": None,
-        "best_epoch": state.best_epoch,
-        "best_loss": state.best_loss,
-        "param_groups": state.optimizer["param_groups"],
-        "schedule": schedule_numbers(state.schedule),
-    }
-    if state.underway is not None:
-        begun = state.underway
-        told["underway"] = [begun.learning_rate, begun.seconds, begun.batches]
-        if begun.seen:
-            labels, logits = (torch.cat(part) for part in zip(*begun.seen, strict=True))
-            tensors |= {"underway/labels": labels, "underway/logits": logits}
-    # Contiguous, because the file knows no memory format; what is restored takes its own again.
-    return {name: value.cpu().contiguous() for name, value in tensors.items()}, told
-
-
-def _unpacked(path: Path) -> Stage:
-    """The stage that `_packed` was given."""
-    with safe_open(path, framework="pt") as stored:
-        told = json.loads(stored.metadata()["catdog"])
-        # Clones, because what a safetensors file gives may be the file's own pages.
-        tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
-    memories = optimizer_memories(taken("optimizer", tensors))
-    state = State(
-        epochs=_epochs(told["epochs"], taken("epochs", tensors)),
-        before=told["before"],
-        underway=_underway(told["underway"], taken("underway", tensors)),
-        weights=taken("weights", tensors),
-        best=taken("best", tensors),
-        best_epoch=told["best_epoch"],
-        best_loss=told["best_loss"],
-        optimizer={"state": memories, "param_groups": told["param_groups"]},
-        schedule=schedule_state(told["schedule"]),
-        generators=taken("generators", tensors),
-    )
-    return Stage(told["stage"], state)
-
-
-def _stacked(arrays: Iterable[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(list(arrays)))
-
-
-def _numbers_of(epoch: Epoch) -> dict[str, Any]:
-    numbers = {k: v for k, v in vars(epoch).items() if k not in ("val_labels", "val_logits")}
-    return numbers | {"train": asdict(epoch.train), "val": asdict(epoch.val)}
-
-
-def _epochs(told: list[dict[str, Any]], arrays: dict[str, Tensor]) -> tuple[Epoch, ...]:
-    return tuple(
-        Epoch(
-            **numbers | {"train": _scores(numbers["train"]), "val": _scores(numbers["val"])},
-            val_labels=arrays["labels"][row].numpy(),
-            val_logits=arrays["logits"][row].numpy(),
-        )
-        for row, numbers in enumerate(told)
-    )
-
-
-def _scores(told: dict[str, Any]) -> Scores:
-    return Scores(**told | {"confusion": Confusion(**told["confusion"])})
-
-
-def _underway(told: list[Any] | None, arrays: dict[str, Tensor]) -> Underway | None:
-    if told is None:
-        return None
-    seen = [(arrays["labels"], arrays["logits"])] if arrays else []
-    learning_rate, seconds, batches = told
-    return Underway(learning_rate, seconds, batches, seen)

@@ -8,214 +8,121 @@ split, seed or name computes nothing anew.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import io
-import json
-import os
-import shutil
-import tempfile
+import logging
+import math
 import time
-import uuid
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from threading import Semaphore
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from catdog import CatdogError
-from catdog.data.batches import Batches, EpochBatches
-from catdog.data.dataset import Picture
+from catdog.data.dataset import TRAINING, VALIDATION, Picture, PreparedDataset
 from catdog.data.images import to_tensor
+from catdog.data.loaders import Batch, shuffled_batches
+from catdog.data.ood_images import neither_folder
 from catdog.data.transforms import augmented, evaluation_transform
-from catdog.models.engine import Engine, Features
+from catdog.files import sha256_of
+from catdog.models.engine import Engine, Features, pick_engine
 from catdog.models.network import Network
-from catdog.parallel import in_order
+from catdog.parallel import cores, in_order
+from catdog.training import distributed
+from catdog.training.feature_cache import (
+    FeatureCache,
+    cache_trouble_is_told,
+    features_folder,
+    open_cache,
+)
 
-RECIPE = 1
-"""Raised when decoding, resizing or augmenting change, so that old features are not used."""
+logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 1024
 """What a kill can lose at most: about ten seconds of work on two cores."""
 
-Watch = Callable[[Iterable[Features], str], Iterable[Features]]
 
+@dataclass(frozen=True)
+class FeatureSet:
+    """The features of a prepared data set by one backbone, and what they cost.
 
-class FeatureCache:
-    """Features on disk, in shards that are written whole and never changed.
-
-    Several processes may use one folder: each writes shards of its own, and a shard
-    appears only when it is complete. A damaged one is removed, and so computed again.
+    Attributes:
+        engine: that computes them.
+        training: of the training pictures, `(views, N, D)`; the first view is the plain one.
+        validation: of the validation pictures, `(M, D)`.
+        neither: of pictures that show neither class, `(K, D)`.
+        computed: how many of the first two were computed, by all ranks.
+        found: how many of them were known before.
+        seconds: that it took.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)  # when it was last used decides what is old
-        self.reread()
-
-    def reread(self) -> None:
-        """Know also what other processes have written since."""
-        self._rows: dict[bytes, tuple[int, int]] = {}
-        self._shards: list[Path] = []
-        for keys in sorted(self.folder.glob("*.keys.npy")):
-            self._open(keys)
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._rows
-
-    def gather(self, keys: Sequence[bytes]) -> Features:
-        """The features `(len(keys), D) float32` of keys that are all known."""
-        places = np.array([self._rows[key] for key in keys])
-        result = np.empty((len(keys), self._width), dtype=np.float32)
-        for number in np.unique(places[:, 0]):
-            here = places[:, 0] == number
-            # Open for this moment only: a process may have far fewer files open than there are
-            # shards.
-            result[here] = np.load(self._shards[number], mmap_mode="r")[places[here, 1]]
-        return result
-
-    def append(self, keys: Sequence[bytes], features: Features) -> None:
-        """Write a shard of features `(len(keys), D) float32`."""
-        name = f"{zlib.crc32(np.ascontiguousarray(features).data):08x}-{uuid.uuid4().hex}"
-        packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
-        # A shard counts once its keys are there, so they come last.
-        self._write(f"{name}.features.npy", features)
-        self._open(self._write(f"{name}.keys.npy", packed))
-
-    @property
-    def bytes_used(self) -> int:
-        """How large the folder is."""
-        return sum(path.stat().st_size for path in self.folder.iterdir())
-
-    def _write(self, name: str, array: NDArray[Any]) -> Path:
-        part, target = self.folder / f".{name}", self.folder / name
-        packed = io.BytesIO()
-        np.save(packed, array)  # straight to a file, it does not say why it can't be written
-        try:
-            part.write_bytes(packed.getbuffer())
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        return part.replace(target)
-
-    def _open(self, path: Path) -> None:
-        stored = path.with_name(path.name.replace(".keys.", ".features."))
-        shard = _read_shard(path, stored)
-        if shard is None:
-            path.unlink(missing_ok=True)
-            stored.unlink(missing_ok=True)
-            return
-        keys, self._width = shard
-        self._shards.append(stored)
-        for row, key in enumerate(keys):
-            self._rows[key.tobytes()] = (len(self._shards) - 1, row)
+    engine: Engine
+    training: Features
+    validation: Features
+    neither: Features
+    computed: int
+    found: int
+    seconds: float
 
 
-def _read_shard(keys: Path, stored: Path) -> tuple[NDArray[np.uint8], int] | None:
-    """Keys of a shard and how wide its features are; None when it is not whole.
+def extract_features(
+    network: Network, dataset: PreparedDataset, data_dir: Path, *, views: int = 1
+) -> FeatureSet:
+    """The features of a data set's pictures; of those to compute, each rank computes a part.
+
+    Args:
+        network: whose backbone computes them.
+        dataset: whose training and validation pictures.
+        data_dir: holds the cache, in which all ranks find what each has computed.
+        views: of each training picture: the plain one, then augmented ones.
 
     Raises:
-        OSError: it can't be read now, which does not say that it is damaged.
+        CatdogError: a picture is gone, or the cache can't be written.
     """
-    try:
-        known, features = np.load(keys), np.load(stored, mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    whole = len(known) == len(features) and zlib.crc32(features) == int(keys.name[:8], 16)
-    return (known, features.shape[1]) if whole else None
+    start = time.perf_counter()
+    engine = pick_engine(network, cores=cores())
+    cache = open_cache(data_dir, network)
+    train, val = dataset.pictures(TRAINING), dataset.pictures(VALIDATION)
+    others = neither_folder(data_dir, dataset.classes)
+    computed = _compute_shares([(val, 1), (train, views)], network, engine, cache)
+    validation, new = extract(val, network, engine, cache)
+    training, more = extract(train, network, engine, cache, views=views)
+    neither, _ = extract(
+        [Picture(path, 0, sha256_of(path)) for path in others], network, engine, cache
+    )
+    computed += new + more
+    found = len(val) + views * len(train) - computed
+    seconds = time.perf_counter() - start
+    logger.info(
+        f"Features: {computed:,} computed by {engine.name} and {found:,} found, in "
+        f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
+        f"{features_folder(data_dir)} (python scripts/clear_cache.py clears it)"
+    )
+    return FeatureSet(engine, training, validation[0], neither[0], computed, found, seconds)
 
 
-def open_cache(data_dir: Path, network: Network) -> FeatureCache:
-    """The cache for this backbone, its weights and its preprocessing; its features are float32."""
-    known_by = hashlib.sha256()
-    known_by.update(json.dumps(network.preprocessing.to_dict(), sort_keys=True).encode())
-    known_by.update(f"{RECIPE} float32".encode())
-    for name, tensor in network.backbone.state_dict().items():
-        known_by.update(name.encode())
-        known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    with cache_trouble_is_told(features_folder(data_dir)):
-        return FeatureCache(features_folder(data_dir) / known_by.hexdigest()[:16])
-
-
-@contextlib.contextmanager
-def cache_for(
-    data_dir: Path, network: Network, *, keep: bool, shared: bool
-) -> Iterator[FeatureCache]:
-    """The cache of `open_cache`; or one that goes again, for a backbone no other run will have.
-
-    `shared` says that other processes compute for it, too, perhaps on other machines.
-    """
-    if keep:
-        yield open_cache(data_dir, network)
-        return
-    folder = features_folder(data_dir)
-    if shared:
-        with cache_trouble_is_told(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder if shared else None) as scratch:
-        yield FeatureCache(Path(scratch))
-
-
-@contextlib.contextmanager
-def cache_trouble_is_told(folder: Path) -> Iterator[None]:
-    """Raise what the disk refuses below the cache's `folder` as a CatdogError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise CatdogError(
-                f"the disk is full, there is no room for features in {folder}: free some space, "
-                "with python scripts/clear_cache.py --days 0 for one, and run this again, or "
-                "choose another folder with --data_dir."
-            ) from error
-        raise CatdogError(
-            f"the feature cache in {folder} can't be used ({error.strerror or error}): run this "
-            "again, or choose another folder with --data_dir."
-        ) from error
-
-
-def features_folder(data_dir: Path) -> Path:
-    """Where all feature caches lie."""
-    return data_dir / "features"
-
-
-def clear_caches(data_dir: Path, *, days: float) -> int:
-    """Delete caches that were not used for `days` days; return how many bytes that freed.
-
-    Raises:
-        CatdogError: one can't be deleted.
-    """
-    freed = 0
-    oldest = time.time() - days * 86_400
-    for folder in features_folder(data_dir).glob("*"):
-        if folder.is_dir() and folder.stat().st_mtime <= oldest:
-            freed += remove(folder)
-    return freed
-
-
-def remove(folder: Path) -> int:
-    """Delete a folder; return how many bytes that freed.
-
-    Raises:
-        CatdogError: it can't be deleted.
-    """
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise CatdogError(
-            f"{folder} can't be deleted ({error.strerror or error}): end the runs that use it, or "
-            "see that it can be written to, and run this again."
-        ) from error
-    return size
+def _compute_shares(
+    wanted: list[tuple[list[Picture], int]],
+    network: Network,
+    engine: Engine,
+    cache: FeatureCache,
+) -> int:
+    """Compute this rank's part of some pictures' views; how many all ranks have computed."""
+    if distributed.world_size() == 1:
+        return 0
+    computed = 0
+    for pictures, views in wanted:
+        mine = pictures[distributed.shard(len(pictures))]
+        if mine:
+            computed += extract(mine, network, engine, cache, views=views)[1]
+    distributed.barrier(distributed.PATIENCE)
+    cache.reread()
+    return int(distributed.all_gather(np.array([computed])).sum())
 
 
 def extract(
@@ -225,7 +132,6 @@ def extract(
     cache: FeatureCache,
     *,
     views: int = 1,
-    watch: Watch = lambda chunks, _: chunks,
 ) -> tuple[Features, int]:
     """The features of `views` views of each picture, `(views, N, D) float32`.
 
@@ -242,7 +148,7 @@ def extract(
     wanted = {picture.key(view): (picture, view) for view in range(views) for picture in pictures}
     missing = [(picture, view) for key, (picture, view) in wanted.items() if key not in cache]
     if missing:
-        _compute(missing, network, engine, cache, watch)
+        _compute(missing, network, engine, cache)
     keys = [picture.key(view) for view in range(views) for picture in pictures]
     with cache_trouble_is_told(cache.folder):
         return cache.gather(keys).reshape(views, len(pictures), -1), len(missing)
@@ -253,7 +159,6 @@ def _compute(
     network: Network,
     engine: Engine,
     cache: FeatureCache,
-    watch: Watch,
 ) -> None:
     """Decode and compute side by side, and write a shard whenever enough is there."""
     starts = range(0, len(missing), engine.batch)
@@ -268,7 +173,9 @@ def _compute(
 
     waiting: list[Features] = []
     written = done = 0
-    for computed in watch(in_order(one_chunk, starts), "features"):
+    chunks = in_order(one_chunk, starts)
+    # disable=None: a bar on a terminal, nothing in a log file.
+    for computed in tqdm(chunks, "features", len(starts), leave=False, disable=None, unit="batch"):
         waiting.append(computed)
         done += len(computed)
         if done - written >= SHARD_ROWS or done == len(missing):
@@ -308,40 +215,27 @@ def _look(
     return augmented(image, network.preprocessing, Random(f"{picture.sha256}/{view}"))
 
 
-class FeatureBatches(EpochBatches):
-    """Features as batches, in a new order in each epoch and with the next view of each picture.
-
-    Iterating gives `(B, D) float32` features and `(B,) int64` labels on the features' device.
-    """
+class FeatureBatches:
+    """Features as batches, in a new order in each epoch and with the next view of each picture."""
 
     def __init__(
-        self, features: Tensor, labels: Tensor, *, batch_size: int, seed: int | None
+        self, features: Features, pictures: Sequence[Picture], *, batch_size: int, seed: int
     ) -> None:
-        """Take features `(views, N, D)` and labels `(N,)`; without a seed, keep their order."""
-        super().__init__(len(labels), batch_size, seed)
-        self._features, self._labels = features, labels
+        """Take features `(views, N, D)` of N pictures."""
+        self._features, self._labels = torch.from_numpy(features), labels_of(pictures)
+        self._batch_size, self._seed = batch_size, seed
 
-    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, which count from 1, without the first `skip`."""
-        view = self._features[(epoch - 1) % len(self._features)]
-        for _, places in self.order(epoch, skip):
-            chosen = places.to(self._labels.device)
-            yield view[chosen], self._labels[chosen]
+    def __len__(self) -> int:
+        return math.ceil(len(self._labels) / self._batch_size)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch, which count from 1: features `(B, D)`, labels `(B,)`."""
+        view = self._features[(number - 1) % len(self._features)]
+        count, size = len(self._labels), self._batch_size
+        for places in shuffled_batches(count, size, seed=self._seed, epoch=number):
+            yield view[places], self._labels[places], 1.0
 
 
-def as_batches(
-    features: Features,
-    pictures: Sequence[Picture],
-    device: torch.device,
-    *,
-    batch_size: int,
-    seed: int | None,
-) -> Batches:
-    """Batches of features `(views, N, D)` with the labels of their pictures, on `device`."""
-    labels = torch.tensor([picture.label for picture in pictures])
-    return FeatureBatches(
-        torch.from_numpy(features).to(device),
-        labels.to(device),
-        batch_size=batch_size,
-        seed=seed,
-    )
+def labels_of(pictures: Sequence[Picture]) -> Tensor:
+    """Their labels, `(N,) int64`."""
+    return torch.tensor([picture.label for picture in pictures])

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from catdog.data.dataset import Picture
+from catdog.config import TrainConfig
+from catdog.data.dataset import TRAINING, VALIDATION, Picture, PreparedDataset
 from catdog.evaluation.calibration import (
     FOLDS,
     Labels,
@@ -27,14 +28,16 @@ from catdog.evaluation.calibration import (
     probability,
 )
 from catdog.evaluation.metrics import Scores as EpochScores
+from catdog.evaluation.metrics import metrics_of, score
 from catdog.evaluation.novelty import ImageNetBelief, NoveltyDetector
 from catdog.inference.classifier import Classifier, photo_keys
 from catdog.inference.head import ScoringHead
 from catdog.inference.prediction import About
+from catdog.models.backbone import licence_of
 from catdog.models.engine import Engine, Features
 from catdog.models.network import Network
-from catdog.training.loop import Fit
-from catdog.training.state import Epoch
+from catdog.training.features import FeatureSet
+from catdog.training.loop import Epoch, Fit
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,27 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A network with the best weights in it, and what it was learned from.
+
+    `fit` says how the training went, `features` are those of the network's backbone, and
+    `pretrained` those that it gave before it was fine-tuned; the same where it was not.
+    """
+
+    network: Network
+    fit: Fit
+    features: FeatureSet
+    pretrained: FeatureSet
+
+
+@dataclass(frozen=True)
 class Trained:
     """What training leaves: a classifier, how good it is, and what that was seen on.
 
     `pretrained` are features of the training and the validation pictures, each `(N, D)`, that
     no label has touched: a backbone that was fine-tuned on a wrong label may agree with it.
+    `baseline` says what ImageNet's own classes know untrained, `baseline_logits`, `(N,)`, what
+    they make of each validation picture; None where they know nothing of these classes.
     """
 
     classifier: Classifier
@@ -121,6 +140,57 @@ class Trained:
     def best(self) -> Epoch:
         """The epoch whose weights were kept."""
         return self.fit.best
+
+
+def judge_as_served(learned: Learned, dataset: PreparedDataset, config: TrainConfig) -> Trained:
+    """Judge the best weights by the engine that will serve them."""
+    network, fit, features = learned.network, learned.fit, learned.features
+    pretrained = learned.pretrained
+    validation = dataset.pictures(VALIDATION)
+    labels = np.array([picture.label for picture in validation])
+    about = About(
+        backbone=config.backbone,
+        dataset=dataset.folder.name,
+        origin=dataset.origin,
+        best_epoch=fit.best.number,
+        best_val_accuracy=fit.best.val.accuracy,
+        classes=dataset.classes,
+    )
+    evidence = Evidence(features.training[0], features.validation, labels, features.neither)
+    classifier, judgement = judge(
+        network,
+        features.engine,
+        about,
+        evidence,
+        keep=config.keep_share,
+        learned=(picture.sha256 for picture in dataset.pictures(TRAINING)),
+    )
+    baseline_logits = _baseline_logits(network, pretrained.validation)
+    return Trained(
+        classifier,
+        judgement,
+        evidence,
+        (pretrained.training[0], pretrained.validation),
+        validation,
+        fit,
+        None if baseline_logits is None else score(labels, baseline_logits),
+        baseline_logits,
+        metrics_of(
+            judgement.labels,
+            judgement.logits,
+            calibrated=judgement.calibrated,
+            prefix="val_",
+            seed=config.seed,
+        ),
+        licence_of(config.backbone, config.weights),
+    )
+
+
+def _baseline_logits(network: Network, features: Features) -> Logits | None:
+    """What the classes that the backbone learned elsewhere make of each picture, `(N,)`."""
+    if network.imagenet is None:
+        return None
+    return network.imagenet.dog_logits(torch.from_numpy(features)).double().numpy()
 
 
 def judge(

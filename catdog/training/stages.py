@@ -1,327 +1,210 @@
-"""What is learned from, and how: features that are computed once, or pictures in each epoch.
+"""The two stages of training: first the head, on features or pictures, then the backbone with it.
 
-In: prepared pictures and a network. Out: a `Lesson` for `catdog.training.loop.fit`, and fine-tuning
-after it. Features come from the cache or go into it.
+In: a network, a prepared data set, and where the checkpoints lie. Out: the best weights in the
+network, and a `Fit` that says how it went.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 
 from catdog.config import TrainConfig
-from catdog.data.batches import Batches, EpochBatches
-from catdog.data.dataset import Picture, PreparedDataset
-from catdog.data.folder import LabelledFolder
-from catdog.data.transforms import evaluation_transform, training_transform
-from catdog.evaluation.calibration import Logits
-from catdog.evaluation.metrics import Scores, score
-from catdog.models.engine import Engine, Features, pick_engine
+from catdog.data.dataset import TRAINING, VALIDATION, PreparedDataset
+from catdog.data.loaders import EvaluationBatches, LabelledFolder, PictureBatches
+from catdog.data.transforms import evaluation_transform
 from catdog.models.network import Network
-from catdog.parallel import cores
-from catdog.training.distributed import SOLO, Team
-from catdog.training.features import FeatureCache, as_batches, extract, features_folder, open_cache
-from catdog.training.loaders import make_batches, pick_workers
-from catdog.training.loop import (
-    Fit,
+from catdog.parallel import ONE_CORE_EACH
+from catdog.training import distributed
+from catdog.training.checkpoint import Checkpoint, CheckpointFolder, epochs_of
+from catdog.training.early_stopping import EarlyStopping
+from catdog.training.features import FeatureBatches, FeatureSet, labels_of
+from catdog.training.loop import Epoch, Fit, Loaders, fit
+from catdog.training.optim import (
     TrainStep,
-    fit,
+    largest_micro_batch,
     make_optimizer,
     make_train_step,
     warmup_and_cosine,
 )
-from catdog.training.pixels import PixelBatches, decode_all
-from catdog.training.state import EarlyStopping, Epoch, Keeper, Resumable
 
 logger = logging.getLogger(__name__)
 
-Thing = TypeVar("Thing")
+HEAD, FINETUNE = "head", "finetune"
 
 CLIP_NORM = 1.0
 """Of the gradient while fine-tuning: one odd batch shall not undo the pretraining."""
 
-FEATURES = "features"
-"""Beside the stages of training, what process 0 tells the others to do."""
+EVALUATION_BATCH = 128
+"""Validation pictures at once on a GPU, which needs no memory for gradients of them."""
 
 
-@dataclass(frozen=True)
-class Pass:
-    """The one pass through the frozen backbone: by which engine, and what it cost."""
-
-    engine: Engine
-    computed: int
-    found: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is trained, on which batches; `baseline` is what ImageNet's classes know untrained.
-
-    `baseline_logits` are what it was scored on: of the validation pictures, `(N,)`.
-    `features` tells of the pass, where it was features that are learned from. `pretrained`
-    are those of the plain training and validation pictures, each `(N, D)`, by the backbone as
-    it came: kept where fine-tuning would change them.
-    """
-
-    model: nn.Module
-    train_batches: Batches
-    val_batches: Batches
-    features: Pass | None = None
-    baseline: Scores | None = None
-    baseline_logits: Logits | None = None
-    pretrained: tuple[Features, Features] | None = None
-
-
-@dataclass(frozen=True)
-class Practice:
-    """How a model learns: from which batches, by which steps."""
-
-    model: nn.Module
-    train_batches: EpochBatches
-    val_batches: EpochBatches
-    optimizer: Optimizer
-    train_step: TrainStep
-    schedule: LRScheduler | None = None
-
-
-def on_features(
-    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team = SOLO
-) -> Lesson:
-    """The head alone, on features that are computed once or found in the cache.
-
-    Raises:
-        CatdogError: a picture is gone, or the cache can't be written.
-    """
-    start = time.perf_counter()
-    engine = pick_engine(network, cores=cores())
-    cache = open_cache(Path(config.data_dir), network)
-    pictures = {split: prepared.pictures(split) for split in ("training", "validation")}
-    cache, computed = share_pass(prepared, network, engine, cache, team, views=config.views)
-    features = {}
-    for split, views in (("validation", 1), ("training", config.views)):
-        features[split], new = extract(
-            pictures[split], network, engine, cache, views=views, watch=progress
-        )
-        computed += new
-    seconds = time.perf_counter() - start
-    total = len(pictures["validation"]) + config.views * len(pictures["training"])
-    logger.info(
-        f"Features: {computed:,} computed by {engine.name} and {total - computed:,} found, in "
-        f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
-        f"{features_folder(Path(config.data_dir))} (python scripts/clear_cache.py clears it)"
-    )
-    device = next(network.head.parameters()).device
-    train, val = pictures["training"], pictures["validation"]
-    baseline_logits = _baseline_logits(network, features["validation"][0])
-    return Lesson(
-        model=network.head,
-        train_batches=as_batches(
-            features["training"], train, device, batch_size=config.batch_size, seed=config.seed
-        ),
-        val_batches=as_batches(features["validation"], val, device, batch_size=4096, seed=None),
-        features=Pass(engine, computed, total - computed, seconds),
-        baseline=_baseline(baseline_logits, val),
-        baseline_logits=baseline_logits,
-        pretrained=(features["training"][0], features["validation"][0]),
-    )
-
-
-def share_pass(
-    prepared: PreparedDataset,
+def train_head(
     network: Network,
-    engine: Engine,
-    cache: FeatureCache,
-    team: Team,
-    *,
-    views: int = 1,
-) -> tuple[FeatureCache, int]:
-    """Compute this process's share of the training and validation features that are not known.
+    features: FeatureSet,
+    dataset: PreparedDataset,
+    config: TrainConfig,
+    checkpoints: CheckpointFolder,
+    on_epoch: Callable[[Epoch], None],
+) -> Fit:
+    """Train the head: on the features, or with `views=0` on pictures that are augmented anew.
 
-    Every process of the team calls it.
-
-    Returns:
-        The cache with what all have computed, and how many features that is; a process alone
-        computes nothing yet.
-    """
-    if team.size == 1:
-        return cache, 0
-    mine = 0
-    for split, count in (("validation", 1), ("training", views)):
-        pictures = prepared.pictures(split)[team.rank :: team.size]
-        if pictures:
-            _, new = extract(pictures, network, engine, cache, views=count, watch=progress)
-            mine += new
-    computed = team.total(mine)  # which waits for all
-    cache.reread()
-    return cache, computed
-
-
-def on_pictures(
-    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team = SOLO
-) -> Lesson:
-    """The whole network, on pictures that are augmented anew in each epoch.
+    On features it takes less than a second: every rank does the same, on its CPU.
 
     Raises:
-        CatdogError: a picture is gone, or the cache can't be written.
+        CatdogError: the training diverged in its first epoch, or a picture can't be read.
     """
-    train, val = _picture_batches(config, prepared, network, team)
-    return Lesson(
-        model=network,
-        train_batches=train,
-        val_batches=val,
-        pretrained=None
-        if config.unfreeze == "none"
-        else _plain_features(config, prepared, network, team),
+    begun = checkpoints.newest
+    if begun is not None and begun["stage"] == FINETUNE:
+        return _head_before(begun)
+    device = next(network.backbone.parameters()).device
+    if config.views:
+        model: nn.Module = network.head.cpu()
+        loaders = feature_loaders(features, dataset, config)
+        micro_batch, parallel = None, model
+    else:
+        model, loaders = network, picture_loaders(network, dataset, config)
+        micro_batch, parallel = _micro_batch(network, config), distributed.data_parallel(network)
+    optimizer = make_optimizer(
+        (network.head, config.learning_rate), weight_decay=config.weight_decay
     )
-
-
-def practise_on_pictures(
-    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
-) -> Practice:
-    """How the others of a team learn what `on_pictures` gives process 0 to learn."""
-    train, val = _picture_batches(config, prepared, network, team)
-    optimizer = make_optimizer((network, config.learning_rate), weight_decay=config.weight_decay)
-    step = make_train_step(network, optimizer, nn.BCEWithLogitsLoss(), team=team)
-    return Practice(network, train, val, optimizer, step)
-
-
-def _picture_batches(
-    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
-) -> tuple[EpochBatches, EpochBatches]:
-    device = next(network.parameters()).device
-    folder = functools.partial(LabelledFolder, classes=prepared.classes)
-    train = folder(prepared.training, training_transform(network.preprocessing))
-    val = folder(prepared.validation, evaluation_transform(network.preprocessing))
-    batches_of = functools.partial(
-        make_batches,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        workers=pick_workers(device),
-        pin_memory=device.type == "cuda",
-        team=team,
-    )
-    return batches_of(train, shuffle=True), batches_of(val, shuffle=False)
-
-
-def _plain_features(
-    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
-) -> tuple[Features, Features]:
-    engine = pick_engine(network, cores=cores())
-    cache = open_cache(Path(config.data_dir), network)
-    cache, _ = share_pass(prepared, network, engine, cache, team)
-    training, validation = (
-        extract(prepared.pictures(split), network, engine, cache, watch=progress)[0][0]
-        for split in ("training", "validation")
-    )
-    return training, validation
+    step = make_train_step(parallel, optimizer, nn.BCEWithLogitsLoss(), micro_batch=micro_batch)
+    stopping = EarlyStopping(config.patience, config.min_delta)
+    checkpoint = Checkpoint(HEAD, model, optimizer, stopping)
+    # On features a step is too small to share: cores that wait for each other take four times
+    # as long when others are busy, too.
+    with ONE_CORE_EACH if config.views else contextlib.nullcontext():
+        fitted = _train(checkpoint, loaders, step, config.epochs, checkpoints, on_epoch)
+    network.head.to(device)
+    return fitted
 
 
 def finetune(
-    config: TrainConfig,
-    prepared: PreparedDataset,
     network: Network,
-    settled: Fit,
-    *,
+    dataset: PreparedDataset,
+    config: TrainConfig,
+    head: Fit,
+    checkpoints: CheckpointFolder,
     on_epoch: Callable[[Epoch], None],
-    keeper: Keeper,
-    team: Team = SOLO,
 ) -> Fit:
-    """Train head and backbone together, from the settled head on, and keep the best of both."""
-    practice = practise_finetuning(config, prepared, network, team)
-    stopping = EarlyStopping(config.patience, config.min_delta, started=settled.epochs[-1].number)
-    stopping.offer(settled.best.number, settled.best.val.loss, network)
-    return fit(
-        network,
-        practice.train_batches,
-        practice.val_batches,
-        optimizer=practice.optimizer,
-        epochs=config.finetune_epochs,
-        stopping=stopping,
-        train_step=practice.train_step,
-        on_epoch=on_epoch,
-        watch=progress,
-        resumable=Resumable(keeper, practice.schedule, settled.epochs, team),
-    )
+    """Train head and backbone together, from the trained head on, and keep the best of both.
 
-
-def practise_finetuning(
-    config: TrainConfig, prepared: PreparedDataset, network: Network, team: Team
-) -> Practice:
-    """How head and backbone learn together; lets the backbone's blocks learn from now on."""
+    Raises:
+        CatdogError: a picture can't be read, or the GPU has no memory for one.
+    """
+    head = distributed.from_main(head)  # unlike machines may have rounded it unlike
     network.unfreeze(config.unfreeze)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     logger.info(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
-    train, val = (
-        _pixel_batches(config, prepared, network, split, team)
-        for split in ("training", "validation")
-    )
+    loaders = picture_loaders(network, dataset, config)
+    micro_batch = _micro_batch(network, config)
+    parallel = distributed.data_parallel(network)
     optimizer = make_optimizer(
         (network.head, config.learning_rate),
         (network.backbone, config.finetune_rate),
         weight_decay=config.weight_decay,
     )
-    steps = len(train) * config.finetune_epochs
+    steps = len(loaders.train) * config.finetune_epochs
     schedule = warmup_and_cosine(optimizer, steps=steps, warmup=steps // 10)
     step = make_train_step(
-        network,
+        parallel,
         optimizer,
         nn.BCEWithLogitsLoss(),
         schedule=schedule,
         clip_norm=CLIP_NORM,
-        team=team,
+        micro_batch=micro_batch,
     )
-    return Practice(network, train, val, optimizer, step, schedule)
+    before = len(head.epochs)
+    stopping = EarlyStopping(
+        config.patience, config.min_delta, started=before, trouble=head.trouble
+    )
+    stopping.offer(head.best.number, head.best.val.loss, network)
+    checkpoint = Checkpoint(FINETUNE, network, optimizer, stopping, schedule, list(head.epochs))
+    return _train(checkpoint, loaders, step, before + config.finetune_epochs, checkpoints, on_epoch)
 
 
-def _pixel_batches(
-    config: TrainConfig, prepared: PreparedDataset, network: Network, split: str, team: Team
-) -> PixelBatches:
-    wanted = network.preprocessing
-    learns = split == "training"
-    pictures = prepared.pictures(split)
-    # What is augmented needs the margin that evaluation cuts off.
-    stored = replace(wanted, crop_px=wanted.resize_px) if learns else wanted
-    with team.first():  # the others find them decoded
-        pixels = decode_all(pictures, stored, Path(config.data_dir), watch=progress)
-    return PixelBatches(
-        pixels,
-        torch.tensor([picture.label for picture in pictures]),
-        next(network.parameters()).device,
-        crop_px=wanted.crop_px,
+def feature_loaders(features: FeatureSet, dataset: PreparedDataset, config: TrainConfig) -> Loaders:
+    """Batches of features; those of validation are few, and the same in each epoch."""
+    train = FeatureBatches(
+        features.training[: config.views],
+        dataset.pictures(TRAINING),
         batch_size=config.batch_size,
-        seed=config.seed if learns else None,
-        team=team,
+        seed=config.seed,
     )
+    labels = labels_of(dataset.pictures(VALIDATION))
+    return Loaders(train, [(torch.from_numpy(features.validation), labels)])
 
 
-def _baseline_logits(network: Network, features: Features) -> Logits | None:
-    """What the classes that the backbone learned elsewhere make of each picture, `(N,)`."""
-    if network.imagenet is None:
-        return None
-    return network.imagenet.dog_logits(torch.from_numpy(features)).double().numpy()
+def picture_loaders(network: Network, dataset: PreparedDataset, config: TrainConfig) -> Loaders:
+    """Batches of pictures, of which each rank decodes its part."""
+    device, share = next(network.parameters()).device, distributed.share()
+    plain = evaluation_transform(network.preprocessing)
+    train = PictureBatches(
+        LabelledFolder(dataset.training, classes=dataset.classes),
+        network.preprocessing,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=device,
+        share=share,
+    )
+    at_once = EVALUATION_BATCH if device.type == "cuda" else 1
+    val = EvaluationBatches(
+        LabelledFolder(dataset.validation, plain, classes=dataset.classes),
+        batch_size=max(config.batch_size, at_once),
+        device=device,
+        share=share,
+    )
+    return Loaders(train, val, sharded=distributed.world_size() > 1)
 
 
-def _baseline(logits: Logits | None, pictures: list[Picture]) -> Scores | None:
-    """How well these tell cats from dogs."""
-    if logits is None:
-        return None
-    return score(np.array([picture.label for picture in pictures]), logits)
+def _train(
+    checkpoint: Checkpoint,
+    loaders: Loaders,
+    train_step: TrainStep,
+    last: int,
+    checkpoints: CheckpointFolder,
+    on_epoch: Callable[[Epoch], None],
+) -> Fit:
+    """Go on from the newest checkpoint up to epoch `last`, with a checkpoint after each epoch."""
+    checkpoints.restore(checkpoint)
+
+    def after_epoch(epoch: Epoch) -> None:
+        checkpoint.epochs.append(epoch)
+        on_epoch(epoch)
+        checkpoints.save(checkpoint)
+
+    epochs = range(len(checkpoint.epochs) + 1, last + 1)
+    stopping = checkpoint.stopping
+    fit(
+        checkpoint.model,
+        loaders,
+        train_step,
+        epochs=epochs,
+        stopping=stopping,
+        on_epoch=after_epoch,
+    )
+    trained = tuple(checkpoint.epochs)
+    best = trained[stopping.best_epoch - 1]
+    return Fit(trained, best, stopped_early=len(trained) < last, trouble=stopping.trouble)
 
 
-def progress(batches: Iterable[Thing], what: str) -> Iterable[Thing]:
-    """The same batches, with a bar for people who watch."""
-    # disable=None: a bar on a terminal, nothing in a log file.
-    return tqdm(batches, desc=what, leave=False, disable=None, unit="batch")
+def _head_before(finetuning: dict[str, Any]) -> Fit:
+    """How the head was trained, when a checkpoint of fine-tuning shows that it was."""
+    epochs = epochs_of(finetuning)
+    stopping = EarlyStopping(patience=1)
+    stopping.load_state_dict(finetuning["stopping"])
+    before = tuple(epochs[: stopping.started])
+    best = max(before, key=lambda epoch: epoch.number if epoch.is_best else 0)
+    return Fit(before, best, stopped_early=False, trouble=stopping.trouble)
+
+
+def _micro_batch(network: Network, config: TrainConfig) -> int:
+    """How many pictures of this rank's part of a batch are computed at once."""
+    mine = -(-config.batch_size // distributed.world_size())
+    side = network.preprocessing.crop_px
+    return largest_micro_batch(network, mine, torch.zeros(3, side, side, dtype=torch.uint8))

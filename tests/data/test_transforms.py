@@ -9,16 +9,14 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from catdog import CatdogError
 from catdog.data import images, transforms
-from catdog.data.folder import LabelledFolder
 from catdog.data.images import UnreadableImageError
+from catdog.data.loaders import LabelledFolder
 from catdog.data.transforms import (
     Preprocessing,
     evaluation_transform,
     training_transform,
 )
-from catdog.training.loaders import make_batches
 from tests.conftest import encoded, tiny_picture
 
 SMALL = Preprocessing(32, 28, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -111,37 +109,6 @@ def test_labels_follow_the_class_names(tmp_path, draw_folder):
         ("dog", 1),
         ("dog", 1),
     ]
-
-
-def test_a_class_without_pictures_is_named(tmp_path, draw_folder):
-    draw_folder(tmp_path, 1)
-    (tmp_path / "dog" / "0.jpg").unlink()
-    with pytest.raises(CatdogError, match=r"needs pictures in both cat/ and dog/"):
-        LabelledFolder(tmp_path)
-    (tmp_path / "dog").rmdir()
-    with pytest.raises(CatdogError, match="no folder dog"):
-        LabelledFolder(tmp_path)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_vanishes_while_training_is_named(tmp_path, draw_folder, workers):
-    folder = LabelledFolder(draw_folder(tmp_path, 1), evaluation_transform(SMALL))
-    (tmp_path / "cat" / "0.jpg").unlink()
-    batches = make_batches(folder, batch_size=2, shuffle=False, seed=0, workers=workers)
-    with pytest.raises(UnreadableImageError, match=r"0\.jpg: No such file"):
-        next(iter(batches))
-
-
-def test_the_order_of_shuffled_batches_is_decided_by_the_seed(tmp_path, draw_folder):
-    folder = LabelledFolder(draw_folder(tmp_path, 12), evaluation_transform(SMALL))
-
-    def labels(seed: int) -> list[int]:
-        batches = make_batches(folder, batch_size=5, shuffle=True, seed=seed, workers=0)
-        return torch.cat([labels for _, labels in batches]).tolist()
-
-    assert labels(1) == labels(1)
-    assert labels(1) != labels(2)
-    assert sorted(labels(1)) == [0] * 12 + [1] * 12
 
 
 def test_a_photo_that_says_only_in_xmp_how_it_lies_is_turned_too():

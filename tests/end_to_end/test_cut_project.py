@@ -42,7 +42,7 @@ def test_an_interrupted_training_ends_as_killed(tmp_path):
 
 
 MANY = 100
-"""Epochs that last well beyond the first checkpoint (2 s), on fast machines also."""
+"""Epochs that last well beyond the first checkpoints, on fast machines also."""
 
 LONG = ("dataset=pets", f"epochs={MANY}", f"patience={MANY}")
 

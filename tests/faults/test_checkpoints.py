@@ -17,8 +17,7 @@ from mlflow.tracking import MlflowClient
 from catdog import cli, pipeline
 from catdog.config import PrepareConfig, TrainConfig
 from catdog.registry import history
-from catdog.training import checkpoint
-from catdog.training.checkpoint import Checkpoints, Stage
+from catdog.training.checkpoint import Checkpoint, CheckpointFolder
 from scripts import prepare, train
 from tests.faults.conftest import TINY, Child, Ended, QuickProof, Run, fill
 
@@ -27,28 +26,11 @@ pytestmark = pytest.mark.slow
 LONGER = (*TINY[:4], "--epochs", "6", "--patience", "9", "--device", "cpu")
 
 SLOW_TRAINING = """
-from catdog import trained
-from catdog.training import checkpoint
-checkpoint.EPOCH_END_S, checkpoint.SHARE = 0, 1e9
-real = trained._say_epoch
+from catdog import pipeline
+real = pipeline._log_epoch
 def slow(*a):
     real(*a); time.sleep(0.2)
-trained._say_epoch = slow
-"""
-CUT_BEFORE_PLACING = """
-from catdog import pipeline
-from catdog.registry import history
-from tests.faults.conftest import QuickProof
-pipeline.FreshProcess = QuickProof
-def slow(*a, **b):
-    print("registered", flush=True); time.sleep(60)
-history.place = slow
-"""
-CUT_BEFORE_DESCRIBING = """
-from catdog.registry import versions
-def slow(*a, **b):
-    print("registered", flush=True); time.sleep(60)
-versions.describe = slow
+pipeline._log_epoch = slow
 """
 CUT_BEFORE_REGISTERING = """
 from catdog.registry import register
@@ -65,24 +47,19 @@ def slow(*a, **b):
     print("explained", flush=True); time.sleep(60)
 history._set_stage = slow
 """
-CUT_AFTER = """
+CUT_AFTER = {
+    moment: f"""
 from catdog import pipeline
-from {room} import {module}
 from tests.faults.conftest import QuickProof
 pipeline.FreshProcess = QuickProof
-real = {module}.{function}
+real = pipeline.{function}
 def slow(*a, **b):
     real(*a, **b); print("cut here", flush=True); time.sleep(60)
-{module}.{function} = slow
+pipeline.{function} = slow
 """
+    for moment, function in (("judging", "_log_judgement"), ("reporting", "report_findings"))
+}
 """A kill when a function has done its work, and what comes after has not begun."""
-
-
-@pytest.fixture(autouse=True)
-def eager(monkeypatch) -> None:
-    """Write a checkpoint at the end of each epoch, however short."""
-    monkeypatch.setattr(checkpoint, "EPOCH_END_S", 0)
-    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
 
 
 def _runs(home: Path) -> list[Path]:
@@ -138,29 +115,6 @@ def test_killed_in_training_it_goes_on_to_what_an_unbroken_run_learns(run, where
     assert list(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(run, where, cut):
-    newest = max(cut.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    content = newest.read_bytes()
-    newest.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    number = int(newest.name.split("-")[1])
-    ended = run("train", *where, *LONGER, "--resume", cut.name)
-    assert ended.status == 0, ended.err
-    assert f"Checkpoint {number} is damaged: the one before it is used" in ended.err
-    assert not _told(ended, f"epoch   {number - 1}")
-    assert _told(ended, f"epoch   {number}")
-    assert sorted(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
-
-
-def test_when_no_checkpoint_is_whole_training_begins_anew_in_the_same_run(run, where, cut):
-    for path in cut.glob("checkpoint-*"):
-        path.write_bytes(path.read_bytes()[:100])
-    ended = run("train", *where, *LONGER, "--resume", cut.name)
-    assert ended.status == 0, ended.err
-    assert "No checkpoint of the run is whole: its training begins anew" in ended.err
-    assert _told(ended, "epoch   1")
-    assert sorted(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
-
-
 def test_a_run_of_a_newer_format_is_told_and_left_alone(run, where, cut, untouched):
     note = cut / "run.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"format": 2, "new": "field"}))
@@ -170,39 +124,18 @@ def test_a_run_of_a_newer_format_is_told_and_left_alone(run, where, cut, untouch
     assert ended.sentence.startswith(f"{note} is of format 2, this catdog reads 1")
 
 
-def test_a_full_disk_while_checkpointing_stops_no_training(
-    run, where, tmp_path, mount_disk, monkeypatch, trains_quickly
-):
-    disk = mount_disk(tmp_path / "data" / "runs", "32m")
-    kept, save = _fill_after_the_second(disk, monkeypatch), pipeline.save
-
-    def with_room_again(*given: object) -> object:
-        kept.append({path.name for path in disk.glob("*/checkpoint-*")})
-        (disk / "filler").unlink()
-        return save(*given)
-
-    monkeypatch.setattr(pipeline, "save", with_room_again)
-    assert run("prepare", *where).status == 0
-    ended = run("train", *where, *LONGER)
-    assert ended.status == 0, ended.err
-    assert len(_told(ended, "warning: no checkpoint could be written in")) == 1
-    assert sorted(_losses(_newest_run_id())) == [1, 2, 3, 4, 5, 6]
-    assert kept[0] == kept[1]
-    assert len(kept[0]) == 2
-
-
 def _fill_after_the_second(disk: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """Fill the disk when two checkpoints are there; their names, once they are."""
-    write, kept = Checkpoints.write, []
+    save, kept = CheckpointFolder.save, []
 
-    def filling(checkpoints: Checkpoints, stage: Stage) -> None:
-        write(checkpoints, stage)
+    def filling(folder: CheckpointFolder, checkpoint: Checkpoint) -> None:
+        save(folder, checkpoint)
         names = {path.name for path in disk.glob("*/checkpoint-*")}
         if len(names) == 2 and not kept:
             kept.append(names)
             fill(disk)
 
-    monkeypatch.setattr(Checkpoints, "write", filling)
+    monkeypatch.setattr(CheckpointFolder, "save", filling)
     return kept
 
 
@@ -225,26 +158,6 @@ def test_a_full_disk_when_the_model_is_saved_loses_no_training(
     assert again.status == 0, again.err
     assert not _told(again, "epoch   2")
     assert [one.current_stage for one in _versions()] == ["Production"]
-
-
-@pytest.mark.parametrize("moment", [CUT_BEFORE_PLACING, CUT_BEFORE_DESCRIBING])
-def test_killed_while_registering_nothing_is_registered_twice(
-    run, where, tmp_path, trains_quickly, moment
-):
-    assert run("prepare", *where).status == 0
-    child = Child(moment, "train", *where, *TINY)
-    child.kill_when(lambda out: "registered\n" in out)
-    (half,) = _versions()
-    assert half.current_stage == "None"
-    ended = run("train", *where, *TINY, "--resume", "auto")
-    assert ended.status == 0, ended.err
-    (version,) = _versions()
-    assert (version.version, version.current_stage) == (half.version, "Production")
-    assert version.run_id == half.run_id
-    assert version.description.startswith("# ")
-    assert _run(half.run_id).info.status == "FINISHED"
-    assert len(mlflow.search_logged_models(output_format="list")) == 1
-    assert _runs(tmp_path) == []
 
 
 def test_killed_before_registering_no_model_is_left_that_nobody_registered(
@@ -319,22 +232,13 @@ def unbroken(tmp_path_factory, draw_folder) -> Logged:
     return logged
 
 
-@pytest.mark.parametrize(
-    ("room", "module", "function"),
-    [
-        ("catdog", "trained", "judge"),
-        ("catdog.tracking.log", "Run", "log_confusion"),
-        ("catdog.tracking.log", "Run", "log_findings"),
-        ("catdog.tracking.log", "Run", "describe"),
-    ],
-)
+@pytest.mark.parametrize("moment", ["judging", "reporting"])
 def test_killed_while_judging_or_reporting_nothing_is_lost_or_there_twice(
-    run, where, tmp_path, monkeypatch, unbroken, room, module, function
+    run, where, tmp_path, monkeypatch, unbroken, moment
 ):
     monkeypatch.setattr(pipeline, "FreshProcess", QuickProof)
     assert run("prepare", *where).status == 0
-    slow = CUT_AFTER.format(room=room, module=module, function=function)
-    child = Child(slow, "train", *where, *TINY)
+    child = Child(CUT_AFTER[moment], "train", *where, *TINY)
     child.kill_when(lambda out: "cut here\n" in out)
     (folder,) = _runs(tmp_path)
     ended = run("train", *where, *TINY, "--resume", "auto")

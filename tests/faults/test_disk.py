@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import subprocess
 
-import pytest
 from PIL import Image
 
-from catdog import CatdogError, trained
-from catdog.data.dataset import Picture, load_dataset
-from catdog.data.transforms import Preprocessing
-from catdog.training.pixels import decode_all
+from catdog import pipeline
 from tests.conftest import encoded
 from tests.faults.conftest import TINY, fill
 
@@ -41,31 +37,21 @@ def test_a_full_disk_while_caching_features_is_told(
     run, pets, small_disk, trains_quickly, monkeypatch
 ):
     where = ("--dataset", pets, "--data_dir", small_disk)
-    real = trained.build_network
+    real = pipeline.build_network
 
     def filling(*given: object, **options: object) -> object:
         fill(small_disk)  # the run has begun by now
         return real(*given, **options)
 
-    monkeypatch.setattr(trained, "build_network", filling)
+    monkeypatch.setattr(pipeline, "build_network", filling)
     assert run("prepare", *where).status == 0
     ended = run("train", *where, *TINY)
     assert ended.status == 2
     assert ended.sentence.startswith("the disk is full, there is no room for features")
-    monkeypatch.setattr(trained, "build_network", real)
+    monkeypatch.setattr(pipeline, "build_network", real)
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     again = run("train", *where, *TINY)
     assert again.status == 0, again.err
-
-
-def test_a_full_disk_while_decoding_for_fine_tuning_is_told(run, pets, tmp_path, small_disk):
-    run("prepare", "--dataset", pets, "--data_dir", tmp_path / "data")
-    row, *_ = load_dataset(tmp_path / "data" / "pets").rows("training")
-    picture = Picture(tmp_path / "data" / "pets" / row["path"], 0, row["sha256"])
-    look = Preprocessing(256, 224, "bilinear", (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(CatdogError, match="the disk is full, there is no room for features"):
-        decode_all([picture] * 20, look, small_disk)
-    assert not [path for path in small_disk.rglob("*") if path.is_file()]
 
 
 def test_a_read_only_data_folder_is_told(run, pets, tmp_path, read_only):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -12,8 +11,8 @@ from mlflow.tracking import MlflowClient
 from torch.utils.data import get_worker_info
 
 from catdog import CatdogError
+from catdog.data import loaders
 from catdog.data.dataset import load_dataset
-from catdog.training import stages
 from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
@@ -91,36 +90,17 @@ def test_killed_while_registering_the_next_run_registers_anew(run, where, trains
 
 
 def test_a_killed_decoding_process_is_told(run, where, monkeypatch):
-    def killed(_: object) -> object:
+    def killed(*_: object) -> object:
         assert get_worker_info() is not None
         return os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(stages, "pick_workers", lambda _: 2)
-    monkeypatch.setattr(stages, "training_transform", lambda _: killed)
+    monkeypatch.setattr(loaders, "pick_workers", lambda _: 2)
+    monkeypatch.setattr(loaders, "augmented", killed)
     assert run("prepare", *where).status == 0
     ended = run("train", *where, *TINY, "--views", "0")
     assert ended.status == 2
     assert ended.sentence.startswith("a process that decodes pictures was killed")
     assert _newest_run().info.status == "FAILED"
-
-
-def test_a_picture_that_vanishes_in_mid_training_is_named(run, where, tmp_path, monkeypatch):
-    victim: list[Path] = []
-
-    monkeypatch.setattr(stages, "pick_workers", lambda _: 1)
-    real = stages.make_batches
-
-    def late(dataset: object, **options: object) -> object:
-        if options["shuffle"]:  # the training pictures have been listed by now
-            victim.append(Path(dataset.samples[-1][0]))
-            victim[0].unlink()
-        return real(dataset, **options)
-
-    monkeypatch.setattr(stages, "make_batches", late)
-    assert run("prepare", *where).status == 0
-    ended = run("train", *where, *TINY, "--views", "0")
-    assert ended.status == 2
-    assert ended.sentence == f"{victim[0]}: No such file or directory"
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from catdog import CatdogError
 from catdog.models import network as module
 from catdog.models.backbone import PACKAGED, check_backbone, preprocessing_of
 from catdog.models.network import ImageNetClassifier, build_network, empty_network
-from catdog.training.loop import make_optimizer, make_train_step, seed_everything
+from catdog.training.loop import seed_everything
+from catdog.training.optim import make_optimizer, make_train_step
 
 TINY = "test_resnet"
 """timm's own tiny backbone for tests: 0.5 million weights."""

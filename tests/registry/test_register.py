@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, trained
+from catdog import CatdogError
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.registry import register, versions
@@ -26,6 +26,7 @@ from catdog.training.judge import Trained
 from tests.conftest import tiny_picture
 from tests.faults.conftest import NOTHING_FOUND, QuickProof
 from tests.sources import prepare_pictures
+from tests.test_pipeline import train_and_judge
 
 CARD = "# A card"
 CONFIG = TrainConfig(
@@ -94,7 +95,7 @@ def learned(tmp_path_factory) -> Iterator[Shop]:
                 tiny_picture(name, number).save(home / "raw" / name / f"{number}.jpg")
         prepared = prepare_pictures(Path("raw"), Path("data/pets"), val_fraction=0.4)
         with start_run("x") as run:
-            fitted = trained.train(CONFIG, prepared, run)
+            fitted = train_and_judge(CONFIG, prepared, run)
         yield Shop(home, prepared, fitted, run)
     mlflow.set_tracking_uri(None)
 

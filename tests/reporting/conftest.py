@@ -100,4 +100,4 @@ def features_of(classifier: Classifier, prepared: PreparedDataset, split: str) -
 def epoch(number: int, labels: np.ndarray, logits: np.ndarray) -> Epoch:
     """An epoch whose answers are alike for training and validation."""
     scores = score(labels, logits)
-    return Epoch(number, scores, scores, labels, logits, 0.1, 1.0, 10.0, is_best=number == 1)
+    return Epoch(number, scores, scores, 0.1, 1.0, 10.0, is_best=number == 1)

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 def _epoch(number: int) -> Epoch:
     labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
     scores = score(labels, logits)
-    return Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
+    return Epoch(number, scores, scores, 0.001, 2.0, 50.0, is_best=True)
 
 
 def _only_run():

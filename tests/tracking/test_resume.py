@@ -36,18 +36,18 @@ def _cut(config: MainConfig = CONFIG, digest: str = "d1") -> str:
     """Begin a run that is interrupted; its id."""
     with (
         pytest.raises(KeyboardInterrupt),
-        open_run(config, "main", "x", _prepared(digest)) as (_, folder, _run),
+        open_run(config, "main", "x", _prepared(digest)) as (_, run),
     ):
         raise KeyboardInterrupt
-    return folder.note.run_id
+    return run.id
 
 
 def _resumed(resume: str, config: MainConfig = CONFIG, digest: str = "d1") -> tuple[str, list[str]]:
     """Finish the run that `resume` means; its id, and what was said."""
     config = as_begun(dataclasses.replace(config, resume=resume), "main")
-    with heard() as said, open_run(config, "main", "x", _prepared(digest)) as (_, folder, _run):
-        assert folder.path.is_dir()
-    return folder.note.run_id, said
+    with heard() as said, open_run(config, "main", "x", _prepared(digest)) as (_, run):
+        assert run.folder.is_dir()
+    return run.id, said
 
 
 def test_an_interrupted_run_is_killed_and_says_how_it_goes_on():
@@ -174,22 +174,22 @@ def test_a_run_that_another_process_works_on_is_left_alone(monkeypatch):
 def test_a_run_that_failed_before_it_learned_leaves_nothing():
     with (
         pytest.raises(CatdogError, match="no good"),
-        open_run(CONFIG, "main", "x", _prepared()) as (_, folder, _run),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, run),
     ):
         raise CatdogError("no good")
-    assert not folder.path.exists()
+    assert not run.folder.exists()
 
 
 def test_a_run_that_failed_after_it_learned_can_go_on(said):
     with (
         pytest.raises(CatdogError, match="no registry"),
-        open_run(CONFIG, "main", "x", _prepared()) as (_, folder, _run),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, run),
     ):
-        (folder.path / "checkpoint-1-0.safetensors").touch()
+        (run.folder / "checkpoint-1-0.pt").touch()
         raise CatdogError("no registry")
-    assert said == [f"Once that is mended, go on: {folder.command()}"]
-    assert tracking.status_of(folder.note.run_id) == "FAILED"
-    assert _resumed(folder.note.run_id)[0] == folder.note.run_id
+    assert said == [f"Once that is mended, go on: {run.resume_command}"]
+    assert tracking.status_of(run.id) == "FAILED"
+    assert _resumed(run.id)[0] == run.id
 
 
 def test_a_model_that_was_being_replaced_when_the_run_was_killed_is_in_its_place_again():
@@ -227,11 +227,11 @@ def test_a_run_that_torchrun_may_restart_is_kept_before_its_first_checkpoint(mon
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
     with (
         pytest.raises(RuntimeError),
-        open_run(CONFIG, "main", "x", _prepared()) as (_, folder, _run),
+        open_run(CONFIG, "main", "x", _prepared()) as (_, run),
     ):
         raise RuntimeError
-    assert MlflowClient().get_run(folder.note.run_id).info.status == "FAILED"
-    assert _resumed("none")[0] == folder.note.run_id
+    assert MlflowClient().get_run(run.id).info.status == "FAILED"
+    assert _resumed("none")[0] == run.id
 
 
 def test_a_run_of_several_processes_goes_on_with_as_many(monkeypatch):

@@ -1,71 +1,59 @@
-"""What `tests/test_ranks.py` starts through torchrun: a training without MLflow, and its end."""
+"""What `tests/training/test_distributed.py` starts through torchrun: a training without MLflow."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from catdog import trained
 from catdog.config import TrainConfig
 from catdog.data.dataset import load_dataset
-from catdog.models.network import build_network
-from catdog.training import distributed, stages
-from catdog.training.checkpoint import FINETUNE, HEAD
-from catdog.training.distributed import Team
-from catdog.training.following import follow
+from catdog.models.network import Network, build_network
+from catdog.training import distributed
+from catdog.training.checkpoint import CheckpointFolder
+from catdog.training.features import extract_features
 from catdog.training.loop import Fit, seed_everything
-from catdog.training.state import Keeper, Resumable
+from catdog.training.stages import finetune, train_head
 
 
-def learn(config: TrainConfig, team: Team) -> tuple[Fit, dict[str, torch.Tensor], int]:
-    """Train as process 0; how it went, the weights, and how many features were computed."""
+def learn(config: TrainConfig, folder: Path) -> tuple[Network, Fit, int]:
+    """Train with checkpoints in `folder`; the network, how it went, and the features computed."""
     seed_everything(config.seed)
-    prepared = load_dataset(Path(config.data_dir) / "pets")
+    dataset = load_dataset(Path(config.data_dir) / "pets")
     network = build_network(config.backbone, weights=config.weights)
-    trained._begin_together(config, prepared, network, team)
-    prepare_lesson = stages.on_features if config.views else stages.on_pictures
-    lesson = prepare_lesson(config, prepared, network, team)
-    together = distributed.SOLO if lesson.features else team
-    together.tell({"do": HEAD})
-    result = trained._train_head(config, lesson, Resumable(team=together), _told)
+    checkpoints = CheckpointFolder(folder)
+    views = max(1, config.views)
+    features = extract_features(network, dataset, Path(config.data_dir), views=views)
+    fit = train_head(network, features, dataset, config, checkpoints, _ignore)
     if config.unfreeze != "none":
-        team.tell({"do": FINETUNE})
-        result = stages.finetune(
-            config,
-            prepared,
-            network,
-            result,
-            on_epoch=_told,
-            keeper=Keeper(),
-            team=team,
-        )
-    computed = lesson.features.computed if lesson.features else 0
-    return result, network.state_dict(), computed
+        fit = finetune(network, dataset, config, fit, checkpoints, _ignore)
+    return network, fit, features.computed
 
 
-def losses(fit: Fit) -> list[tuple[float, float]]:
-    """Of training and validation, epoch by epoch."""
-    return [(epoch.train.loss, epoch.val.loss) for epoch in fit.epochs]
+def epochs_of(fit: Fit) -> list[dict]:
+    """What each epoch gave, without the time that it took."""
+    timed = {"seconds": 0, "images_per_second": 0}
+    return [asdict(epoch) | timed for epoch in fit.epochs]
 
 
-def _told(_epoch: object) -> None:
+def _ignore(_epoch: object) -> None:
     pass
 
 
-def main(config: TrainConfig, target: Path) -> int:
-    with distributed.joined() as team:
-        if team.rank:
-            return follow(team)
-        fit, weights, computed = learn(config, team)
-        save_file({name: value.contiguous() for name, value in weights.items()}, target)
-        told = {"losses": losses(fit), "computed": computed}
+def main(config: TrainConfig, target: Path) -> None:
+    """Train along, and as the main process write what came of it beside `target`."""
+    with distributed.process_group(torch.device("cpu")):
+        network, fit, computed = learn(config, target.parent)
+    if distributed.is_main():
+        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+        save_file(weights, target)
+        told = {"epochs": epochs_of(fit), "computed": computed}
         target.with_suffix(".json").write_text(json.dumps(told))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(TrainConfig(**json.loads(sys.argv[1])), Path(sys.argv[2])))
+    main(TrainConfig(**json.loads(sys.argv[1])), Path(sys.argv[2]))

@@ -17,14 +17,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catdog import CatdogError
+from catdog import CatdogError, files
 from catdog.data.dataset import Picture
 from catdog.data.images import load
 from catdog.data.transforms import evaluation_transform
 from catdog.models.engine import Engine, torch_engine
 from catdog.models.network import Network, build_network
 from catdog.training import features
-from catdog.training.features import FeatureBatches, FeatureCache, clear_caches, extract, open_cache
+from catdog.training.feature_cache import FeatureCache, clear_caches, open_cache
+from catdog.training.features import FeatureBatches, extract
 from catdog.training.loop import seed_everything
 from tests.conftest import ROOT
 
@@ -214,14 +215,18 @@ def test_a_kill_loses_one_shard_at_most_and_never_the_others(
     counting = _Counting(network, batch=2)
     cache = open_cache(tmp_path / "data", network)
 
-    def stop_after_six(chunks, _what):
-        for number, chunk in enumerate(chunks):
+    computed_in_order = features.in_order
+
+    def stop_after_six(*given):
+        for number, chunk in enumerate(computed_in_order(*given)):
             if number == 3:
                 raise KeyboardInterrupt
             yield chunk
 
-    with pytest.raises(KeyboardInterrupt):
-        extract(pictures, network, counting.engine, cache, watch=stop_after_six)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "in_order", stop_after_six)
+        with pytest.raises(KeyboardInterrupt):
+            extract(pictures, network, counting.engine, cache)
     _, computed = extract(pictures, network, counting.engine, _again(tmp_path, network, counting))
     assert computed == 6
 
@@ -229,7 +234,7 @@ def test_a_kill_loses_one_shard_at_most_and_never_the_others(
 def test_two_processes_may_fill_one_cache(tmp_path):
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from catdog.training.features import FeatureCache\n"
+        "from catdog.training.feature_cache import FeatureCache\n"
         "cache = FeatureCache(Path(sys.argv[1]))\n"
         "for n in range(60):\n"
         "    key = int(sys.argv[2]) * 100 + n\n"
@@ -248,7 +253,7 @@ def test_two_processes_may_fill_one_cache(tmp_path):
 def test_killed_while_writing_a_cache_can_be_read(tmp_path):
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from catdog.training.features import FeatureCache\n"
+        "from catdog.training.feature_cache import FeatureCache\n"
         "cache = FeatureCache(Path(sys.argv[1])); n = 0\n"
         "print('ready', flush=True)\n"
         "while True:\n"
@@ -297,38 +302,38 @@ def test_a_cache_that_can_not_be_deleted_is_one_sentence(tmp_path, cache, monkey
     def in_use(folder: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr(features.shutil, "rmtree", in_use)
+    monkeypatch.setattr(files.shutil, "rmtree", in_use)
     with pytest.raises(CatdogError, match=r"can't be deleted \(Permission denied\): end the runs"):
         clear_caches(tmp_path / "data", days=0)
 
 
 def _batches(count: int, views: int = 1, **options) -> FeatureBatches:
-    values = torch.arange(views * count, dtype=torch.float32).reshape(views, count, 1)
-    return FeatureBatches(values, torch.arange(count), **{"batch_size": 4, "seed": 0} | options)
+    values = np.arange(views * count, dtype=np.float32).reshape(views, count, 1)
+    pictures = [Picture(Path(), number, "") for number in range(count)]
+    return FeatureBatches(values, pictures, **{"batch_size": 4, "seed": 0} | options)
 
 
 def test_an_epoch_takes_one_view_of_each_picture_in_turn():
     batches = _batches(10, views=3)
-    for epoch in range(6):
-        taken = torch.cat([inputs for inputs, _ in batches]).flatten()
-        assert sorted(taken.tolist()) == [10.0 * (epoch % 3) + n for n in range(10)]
+    for epoch in range(1, 7):
+        taken = torch.cat([inputs for inputs, _, _ in batches.epoch(epoch)]).flatten()
+        assert sorted(taken.tolist()) == [10.0 * ((epoch - 1) % 3) + n for n in range(10)]
 
 
 @given(st.integers(1, 50), st.integers(1, 60))
 def test_every_picture_comes_once_with_its_own_label(count, batch_size):
     batches = _batches(count, batch_size=batch_size)
-    pairs = [pair for inputs, labels in batches for pair in zip(inputs, labels, strict=True)]
-    assert len(list(batches)) == len(batches)
+    epoch = list(batches.epoch(1))
+    assert len(epoch) == len(batches)
+    pairs = [pair for inputs, labels, _ in epoch for pair in zip(inputs, labels, strict=True)]
     assert all(feature.item() == label.item() for feature, label in pairs)
     assert sorted(label.item() for _, label in pairs) == list(range(count))
 
 
 def test_the_order_follows_the_seed_and_changes_from_epoch_to_epoch():
-    def order(batches):
-        return torch.cat([labels for _, labels in batches]).tolist()
+    def order(batches: FeatureBatches, epoch: int = 1) -> list[int]:
+        return torch.cat([labels for _, labels, _ in batches.epoch(epoch)]).tolist()
 
-    first = _batches(30)
-    assert order(first) == order(_batches(30))
-    assert order(first) != order(_batches(30))  # its second epoch against a first one
+    assert order(_batches(30)) == order(_batches(30))
+    assert order(_batches(30), 2) != order(_batches(30))
     assert order(_batches(30, seed=1)) != order(_batches(30))
-    assert order(_batches(30, seed=None)) == list(range(30))
