@@ -15,8 +15,7 @@ from pathlib import Path
 
 from catdog.inference.inputs import Photo, find_photos
 from catdog.registry.load import load_classifier
-from catdog.serving import scoring
-from catdog.serving.spark import spark_session
+from catdog.serving.spark import PinnedModel, pin, score, spark_session
 
 ROUNDS = 3
 
@@ -29,10 +28,10 @@ def predicting(classifier, folder: Path) -> float:
     return count / (time.monotonic() - began)
 
 
-def with_spark(spark, model: scoring.Pinned, folder: Path) -> float:
+def with_spark(spark, model: PinnedModel, folder: Path) -> float:
     """Pictures a second of a whole job of Spark's, listing and the table of answers included."""
     with tempfile.TemporaryDirectory() as output:
-        scored = scoring.score(spark, model, str(folder), f"{output}/answers")
+        scored = score(spark, model, str(folder), f"{output}/answers")
     return scored.added / scored.seconds
 
 
@@ -40,7 +39,7 @@ def main() -> None:
     """Print a table in Markdown."""
     folder = Path(sys.argv[1])
     model_uri = sys.argv[2] if len(sys.argv) > 2 else "models:/catdog/Production"
-    classifier, model = load_classifier(model_uri), scoring.pin(model_uri)
+    classifier, model = load_classifier(model_uri), pin(model_uri)
     with spark_session("local[2]") as spark:
         with_spark(spark, model, folder)
         rounds = [

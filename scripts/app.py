@@ -8,10 +8,10 @@ from catdog.config import AppConfig
 
 def main(config: AppConfig) -> int:
     """Serve the page until Ctrl-C; status 0."""
-    from catdog.serving import app
+    from catdog.serving import app, server
 
     app.require_gradio()
-    model = app.load(config.model_uri, device=config.device)
+    model = server.load_model(config.model_uri, device=config.device)
     app.serve(model, config.host, config.port, open_browser=config.open == "yes")
     return 0
 

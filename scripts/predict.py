@@ -37,11 +37,11 @@ def main(config: PredictConfig) -> int:
     try:
         with output.open_output(config.output) as stream:
             shown = output.with_progress(answers, output=config.output)
-            tally = output.write_answers(shown, stream, config.format, classes)
+            counts = output.write_answers(shown, stream, config.format, classes)
     except BrokenPipeError:
         return output.PIPE_CLOSED
-    logger.info(f"{tally} by {config.model_uri}")
-    return 1 if tally.failed else 0
+    logger.info(f"{output.summary(counts, classes)} by {config.model_uri}")
+    return 1 if counts[""] else 0
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ def main(config: ScoreConfig) -> int:
     """Append an answer for each picture that has none; status 1 when one could not be read."""
     import os
 
-    from catdog.serving import scoring, spark
+    from catdog.serving import spark
 
     # A bar for sixty small files of this machine says nothing.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    model = scoring.pin(config.model_uri)
+    model = spark.pin(config.model_uri)
     with spark.spark_session(config.master) as session:
-        scored = scoring.score(session, model, config.input, config.output)
+        scored = spark.score(session, model, config.input, config.output)
     logger.info(f"{scored} by {model.version}")
     return 1 if scored.failed else 0
 

@@ -8,9 +8,9 @@ from catdog.config import ServeConfig
 
 def main(config: ServeConfig) -> int:
     """Serve until Ctrl-C; status 0."""
-    from catdog.serving import app, server
+    from catdog.serving import server
 
-    model = app.load(config.model_uri, device=config.device)
+    model = server.load_model(config.model_uri, device=config.device)
     server.serve(
         model,
         config.host,

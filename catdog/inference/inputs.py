@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from time import monotonic
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from catdog import CatdogError, __version__
 from catdog.data.images import MAX_BYTES, UnreadableImageError, is_image_name, too_large
 from catdog.files import portable
+
+if TYPE_CHECKING:
+    from requests import Response
 
 STDIN = "-"
 READ_BYTES = 65_536
@@ -29,6 +32,11 @@ MAX_DOWNLOAD_BYTES = 50_000_000
 DEADLINE_S = 30.0
 """For what an address holds; and for each silence of the server before it."""
 MAX_REDIRECTS = 3
+HEADERS = {
+    "User-Agent": f"catdog/{__version__}",
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",
+}
 
 
 @dataclass(slots=True)
@@ -105,23 +113,11 @@ def fetch(url: str) -> bytes:
     from urllib3.exceptions import HTTPError
 
     end = monotonic() + DEADLINE_S
-    headers = {"User-Agent": f"catdog/{__version__}", "Accept": "image/*"}
-    headers["Accept-Encoding"] = "identity"
-    content = bytearray()
     try:
         with requests.Session() as session:
             session.max_redirects = MAX_REDIRECTS
-            with session.get(url, headers=headers, timeout=DEADLINE_S, stream=True) as response:
-                if response.status_code != 200:
-                    told = f"the server answered {response.status_code} {response.reason}"
-                    raise UnreadableImageError(told.rstrip())
-                # Not iter_content: it waits until a piece is full, and a slow server's never is.
-                while piece := response.raw.read1(READ_BYTES, decode_content=True):
-                    content += piece
-                    if len(content) > MAX_DOWNLOAD_BYTES:
-                        raise UnreadableImageError(f"larger than {MAX_DOWNLOAD_BYTES:,} bytes")
-                    if monotonic() > end:
-                        raise TimeoutError
+            with session.get(url, headers=HEADERS, timeout=DEADLINE_S, stream=True) as response:
+                return _body(response, end)
     except requests.exceptions.InvalidSchema as error:
         raise UnreadableImageError("only http and https addresses are read") from error
     except requests.TooManyRedirects as error:
@@ -131,6 +127,20 @@ def fetch(url: str) -> bytes:
         raise UnreadableImageError(f"the address can't be understood: {error}") from error
     except (OSError, HTTPError) as error:
         raise UnreadableImageError(_why_broken(error)) from error
+
+
+def _body(response: Response, end: float) -> bytes:
+    if response.status_code != 200:
+        told = f"the server answered {response.status_code} {response.reason}"
+        raise UnreadableImageError(told.rstrip())
+    content = bytearray()
+    # Not iter_content: it waits until a piece is full, and a slow server's never is.
+    while piece := response.raw.read1(READ_BYTES, decode_content=True):
+        content += piece
+        if len(content) > MAX_DOWNLOAD_BYTES:
+            raise UnreadableImageError(f"larger than {MAX_DOWNLOAD_BYTES:,} bytes")
+        if monotonic() > end:
+            raise TimeoutError
     return bytes(content)
 
 
@@ -183,43 +193,25 @@ def _walk(folder: Path) -> Iterator[Photo]:
     waiting = [folder]
     while waiting:
         directory = waiting.pop()
+        photos, folders = [], []
         try:
-            photos, folders = _listing(directory)
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):  # a link may lead in a ring
+                        folders.append(entry.name)
+                    elif is_image_name(entry.name) and entry.is_file():
+                        photos.append(entry.name)
         except OSError as error:
             trouble = f"the folder can't be searched: {error.strerror or error}"
             yield Photo(str(directory), trouble=trouble)
             continue
-        yield from (Photo(str(directory / name)) for name in photos)
-        waiting.extend(directory / name for name in reversed(folders))
+        yield from (Photo(str(directory / name)) for name in _in_order(photos))
+        waiting.extend(directory / name for name in reversed(_in_order(folders)))
 
 
-def _listing(directory: Path) -> tuple[list[str], list[str]]:
-    """The names of a directory's photos and of its folders, each in order."""
-    photos: list[str] = []
-    folders: list[str] = []
-    for name, is_folder in _scan(directory):
-        (folders if is_folder else photos).append(name)
-    _sort(photos)
-    _sort(folders)
-    return photos, folders
-
-
-def _scan(directory: Path) -> Iterator[tuple[str, bool]]:
-    """Each photo's name with False, each folder's with True, in no order.
-
-    A link to a folder is left out, as it may lead in a ring.
-    """
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield entry.name, True
-            elif is_image_name(entry.name) and entry.is_file():
-                yield entry.name, False
-
-
-def _sort(names: list[str]) -> None:
+def _in_order(names: list[str]) -> list[str]:
     names.sort()  # decides between 1.jpg and 01.jpg
-    names.sort(key=_natural)
+    return sorted(names, key=_natural)
 
 
 def _natural(name: str) -> str:

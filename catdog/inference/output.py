@@ -14,7 +14,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -59,44 +58,34 @@ def labels_of(classes: Classes) -> tuple[str, ...]:
     return (*classes, NEITHER)
 
 
-@dataclass
-class Tally:
-    """How many answers there were, how many of them errors, and how many of each label."""
-
-    classes: Classes = CLASSES
-    total: int = 0
-    failed: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-
-    def watch(self, answers: Iterable[Answered]) -> Iterator[Answered]:
-        """The same answers, counted as they pass."""
-        for photo, prediction in answers:
-            self.total += 1
-            if prediction.error:
-                self.failed += 1
-            else:
-                self.labels[prediction.label] += 1
-            yield photo, prediction
-
-    def __str__(self) -> str:
-        each = ", ".join(f"{self.labels[label]} {label}" for label in labels_of(self.classes))
-        return f"{self.total - self.failed} of {self.total} photos labelled ({each})"
-
-
 def write_answers(
     answers: Iterable[Answered], stream: TextIO, form: Form, classes: Classes = CLASSES
-) -> Tally:
-    """Write answers in one of the forms, each as it comes; return their tally.
+) -> Counter[str]:
+    """Write answers in one of the forms, each as it comes; return how many there are of each label.
 
-    The probability of class 1 is called after it, `p_dog` say. "kaggle" is a submission: the
-    number that is the file's name, and the probability of class 1.
+    Those that are errors are counted as "". The probability of class 1 is called after it, `p_dog`
+    say. "kaggle" is a submission: the number that is the file's name, and the probability of
+    class 1.
 
     Raises:
         CatdogError: a photo can't be part of a submission.
     """
-    tally = Tally(classes)
-    WRITERS[form](tally.watch(answers), stream, classes)
-    return tally
+    counts: Counter[str] = Counter()
+
+    def counted() -> Iterator[Answered]:
+        for photo, prediction in answers:
+            counts[prediction.label] += 1
+            yield photo, prediction
+
+    WRITERS[form](counted(), stream, classes)
+    return counts
+
+
+def summary(counts: Counter[str], classes: Classes) -> str:
+    """What `write_answers` counted, in words."""
+    each = ", ".join(f"{counts[label]} {label}" for label in labels_of(classes))
+    total = counts.total()
+    return f"{total - counts['']} of {total} photos labelled ({each})"
 
 
 def with_progress(answers: Iterable[Answered], *, output: str) -> Iterable[Answered]:

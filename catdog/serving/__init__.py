@@ -1,4 +1,4 @@
 """The registered model behind a page, behind HTTP, and on Spark.
 
-In reading order: server, cards, app, export; table, spark, scoring.
+In reading order: server, app, export, spark.
 """

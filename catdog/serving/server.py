@@ -1,7 +1,8 @@
 """The registered model over HTTP, in the words of `mlflow models serve` and without its code.
 
 `POST /invocations` takes and gives what MLflow's scoring server does, for pictures as base64.
-The model is read as JSON, safetensors and ONNX; code that lies with it is not run.
+The model is read as JSON, safetensors and ONNX; code that lies with it is not run. What the page
+of `catdog.serving.app` needs as well stands here: the model, the socket, the limit of a body.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import json
 import logging
 import math
-from dataclasses import asdict, fields
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import uvicorn
@@ -22,12 +26,14 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import catdog
-from catdog import Classes
+from catdog import CatdogError, Classes
 from catdog.data.classes import as_outside
+from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import Options, Prediction
-from catdog.serving.app import LOOPBACK, BodyLimit, Model, listen, url_of
+from catdog.registry import load, versions
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +44,37 @@ MOST_PHOTOS = 10_000
 """In one request: an empty one takes three bytes, and its answer a hundred times as many."""
 PATIENCE_S = 60.0
 """For the whole of a body to come."""
+OTHER_BYTES = 2**20
+"""Of a request to any other address."""
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A classifier, the URI that was asked for, and the version it stood for when loaded."""
+
+    classifier: Classifier
+    uri: str
+    version: str
 
 
 class _BadRequestError(Exception):
     """What was asked can't be understood; the text says why."""
 
 
-def web_app(model: Model, host: str, max_body_bytes: int) -> Starlette:
+def load_model(model_uri: str, *, device: str = "auto") -> ServedModel:
+    """The model that a URI names, and which version that is just now.
+
+    Raises:
+        CatdogError: the URI names none, or the device is not there.
+    """
+    exact = versions.exact(model_uri)
+    classifier = load.load_classifier(exact, device=device)
+    _, _, version = exact.removeprefix("models:/").rpartition("/")
+    return ServedModel(classifier, model_uri, version if exact.startswith("models:/") else "")
+
+
+def web_app(model: ServedModel, host: str, max_body_bytes: int) -> Starlette:
     """The server as an ASGI app.
 
     `/ping` and `/health` answer while it runs, `/version` says which model answers.
@@ -74,23 +104,67 @@ def web_app(model: Model, host: str, max_body_bytes: int) -> Starlette:
         told = {"catdog": catdog.__version__, "model_uri": model.uri, "version": model.version}
         return JSONResponse(told)
 
+    routes = [
+        Route("/ping", alive),
+        Route("/health", alive),
+        Route("/version", version),
+        Route(INVOCATIONS, invocations, methods=["POST"]),
+    ]
+    return Starlette(routes=routes, middleware=guards(host, {INVOCATIONS: max_body_bytes}))
+
+
+def guards(host: str, limits: Mapping[str, int]) -> list[Middleware]:
+    """What stands before an app that listens at `host`, for bodies of so many bytes, by path."""
+    limit = Middleware(BodyLimit, limits=limits)
+    if host not in LOOPBACK:
+        return [limit]
     # Another site's name that is made to point here is turned away.
-    known = Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
-    return Starlette(
-        routes=[
-            Route("/ping", alive),
-            Route("/health", alive),
-            Route("/version", version),
-            Route(INVOCATIONS, invocations, methods=["POST"]),
-        ],
-        middleware=[
-            *([known] if host in LOOPBACK else []),
-            Middleware(BodyLimit, limits={INVOCATIONS: max_body_bytes}),
-        ],
-    )
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)), limit]
 
 
-def answer(model: Model, body: bytes) -> list[dict[str, Any]]:
+class BodyLimit:
+    """Turns away a request that says, or is found, to be larger than its address needs."""
+
+    def __init__(self, app: ASGIApp, limits: Mapping[str, int]) -> None:
+        """`limits` in bytes by path; of other paths it is `OTHER_BYTES`."""
+        self._app, self._limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, and count what comes."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limits.get(scope["path"], OTHER_BYTES)
+        seen, answered = 0, False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _TooLargeError
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        try:
+            if said.isdigit() and int(said) > limit:
+                raise _TooLargeError
+            await self._app(scope, counted, noted)
+        except _TooLargeError:
+            if not answered:
+                await PlainTextResponse("too large", 413)(scope, receive, send)
+
+
+class _TooLargeError(Exception):
+    """More came than is taken."""
+
+
+def answer(model: ServedModel, body: bytes) -> list[dict[str, Any]]:
     """The predictions for the pictures in the JSON of a request, in their order.
 
     Raises:
@@ -111,7 +185,7 @@ def answer(model: Model, body: bytes) -> list[dict[str, Any]]:
     return [_told(one, classes) for one in model.classifier.predict(contents, options)]
 
 
-def serve(model: Model, host: str, port: int, *, max_body_bytes: int) -> None:
+def serve(model: ServedModel, host: str, port: int, *, max_body_bytes: int) -> None:
     """Serve until Ctrl-C, and say where.
 
     Raises:
@@ -120,11 +194,42 @@ def serve(model: Model, host: str, port: int, *, max_body_bytes: int) -> None:
     listener = listen(host, port, or_free=False)
     if host not in LOOPBACK:
         logger.warning(f"--host {host} lets everyone who can reach this machine ask the model")
-    app = web_app(model, host, max_body_bytes)
-    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
     logger.info(f"{model.uri} answers at {url_of(listener, host)}{INVOCATIONS} (Ctrl-C ends it)")
+    run(web_app(model, host, max_body_bytes), listener, grace_s=5)
+
+
+def run(app: ASGIApp, listener: socket.socket, *, grace_s: int) -> None:
+    """Serve an app until Ctrl-C; requests that are underway have `grace_s` seconds to end."""
+    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=grace_s)
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run(sockets=[listener])
+
+
+def listen(host: str, port: int, *, or_free: bool = True) -> socket.socket:
+    """A socket that listens at `port`, or, `or_free`, at a free port where that is taken.
+
+    Raises:
+        CatdogError: the host is no address of this machine, or the port is not to be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        try:
+            return socket.create_server((host, port), family=family)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not or_free:
+                raise
+        return socket.create_server((host, 0), family=family)
+    except OSError as error:
+        raise CatdogError(
+            f"--host {host} --port {port} can't be listened at ({error.strerror or error}): "
+            "leave out --host for 127.0.0.1, and name a free port from 1024 to 65535."
+        ) from error
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """The address to type on this machine."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{listener.getsockname()[1]}"
 
 
 def _images(asked: dict[str, Any]) -> list[Any]:

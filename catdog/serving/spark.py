@@ -1,31 +1,71 @@
-"""A session of Spark, on this machine or on many, and the addresses that it reads.
+"""Any number of pictures → a Parquet table of answers, by Spark, on this machine or on many.
 
-In: the address of a master, or what the user typed for a folder. Out: a session; an address that
-Spark takes literally; and the same as people may see it.
+Spark's source `binaryFile` lists and reads the pictures, MLflow's `spark_udf` answers. They are
+taken in rounds, each of which Spark commits whole: a job that was killed and is started again goes
+on with those that have no answer. A file is known by its path, its time and its length, so that
+one that was replaced is answered anew; rows are only ever added.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
-from catdog import CatdogError
+from catdog import CLASSES, CatdogError, Classes
+from catdog.data.classes import probability_name
+from catdog.data.images import SUFFIXES
+from catdog.inference.classifier import classes_of
+from catdog.inference.output import labels_of
+from catdog.registry import versions
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
-BATCH, BATCH_BYTES = 256, "64m"
-"""Pictures that a worker is handed at once: as many as this, or the first to fill so much."""
+logger = logging.getLogger(__name__)
 
-COST_OF_A_PICTURE = 100_000
-"""Bytes of a JPEG that take as long to decode as a forward pass takes: it balances the tasks."""
+PER_TASK = 2_000
+"""Pictures for each core in a round. More would lose more work when a job is killed; fewer would
+load the model, which takes a quarter of a second, for too little."""
 
+MAX_BYTES = 512 << 20
+"""A larger file gets an error unread: a worker holds some files at once, each whole."""
+
+UNREAD = "can not be read"
+"""The error of a file that gave no bytes. It is no answer: a store that was throttled, a mount that
+was missing or a permission may be there the next time, and none of them changes the file."""
+
+FILE = ["path", "modified", "length"]
+"""What a file is known by."""
+
+PASSWORD = "(?i)([a-z][a-z0-9+.-]*://[^/@: ]*):[^/ ]*@"
+"""In an address; what is kept and what is shown is without it. For Spark's and Python's `re`."""
+
+SETTINGS = {
+    "spark.app.name": "catdog score",
+    "spark.log.level": "ERROR",
+    # Pictures that a worker is handed at once: as many as this, or the first to fill so much.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "256",
+    "spark.sql.execution.arrow.maxBytesPerBatch": "64m",
+    # A task for each core in a round, as each loads the model; a picture costs a forward pass, too.
+    "spark.sql.files.maxPartitionBytes": str(1 << 50),
+    "spark.sql.files.openCostInBytes": "100000",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "64",
+    # What can't be read is given an error at the end, and the others are answered.
+    "spark.sql.files.ignoreCorruptFiles": "true",
+    "spark.sql.files.ignoreMissingFiles": "true",
+}
 LOCAL_SETTINGS = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -34,9 +74,211 @@ LOCAL_SETTINGS = {
 }
 """For masters on this machine: nobody else is let in, and a few thousand paths are no big data."""
 
-PASSWORD = "(?i)([a-z][a-z0-9+.-]*://[^/@: ]*):[^/ ]*@"
-"""In an address; what is kept and what is shown is without it. For Spark's regular expressions and
-Python's."""
+
+@dataclass(frozen=True)
+class PinnedModel:
+    """One MLflow model in a local folder, and the name that tells it from every other."""
+
+    folder: Path
+    version: str
+    classes: Classes = CLASSES
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the table says of the pictures that are there now, and how many rows this job added."""
+
+    labels: Counter[str]
+    failed: int
+    added: int
+    seconds: float
+    classes: Classes = CLASSES
+
+    def __str__(self) -> str:
+        total = self.failed + self.labels.total()
+        each = ", ".join(f"{self.labels[label]} {label}" for label in labels_of(self.classes))
+        return (
+            f"{total - self.failed} of {total} photos labelled ({each}), {self.failed} errors; "
+            f"{self.added} of them now, in {self.seconds:.1f} s "
+            f"({self.added / max(self.seconds, 1e-9):.0f} photos/s)"
+        )
+
+
+def pin(model_uri: str) -> PinnedModel:
+    """Fetch the version that a model URI means now, and check its digest.
+
+    Raises:
+        CatdogError: it names none, or a folder that is no MLflow model.
+    """
+    uri = versions.exact(model_uri)
+    saved = versions.fetch(uri)
+    folder = saved.parent.parent  # MLmodel stands there, and the saved classifier in data/
+    if not (folder / "MLmodel").is_file():
+        raise CatdogError(
+            f"{model_uri} is not an MLflow model, which Spark needs: name a version of the "
+            "registry, or a run, as in --model-uri models:/catdog/Production"
+        )
+    # Another registry has another models:/catdog/1.
+    digest = f"sha256:{versions.digest_of(saved)[:16]}"
+    version = f"{uri} {digest}" if uri.startswith("models:/") else digest
+    return PinnedModel(folder, version, classes_of(saved))
+
+
+def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> Scored:
+    """Answer the pictures below `source` that have no answer in the table `output` yet.
+
+    Args:
+        spark: where the work is done.
+        model: whose answers they are.
+        source: a folder, or the URI of one that Spark can read (`s3a://...`).
+        output: the folder of the table, or its URI; see `Table`.
+
+    Raises:
+        CatdogError: there is no picture, or the table holds another model's answers.
+    """
+    import mlflow.pyfunc
+    from pyspark.sql.functions import col
+
+    began = time.monotonic()
+    listed = _pictures(spark, [_escaped(_address(source))], source)
+    every = {re.sub("^file:/+", "/", _shown(unquote(uri))) for uri in listed.inputFiles()}
+    if not every:
+        raise CatdogError(f"input={_shown(source)} holds no picture: name a folder that does.")
+    files = listed.drop("content").persist()
+    table = Table(output, model)
+    before = table.rows(spark)
+    table.refuse_others(before)
+    answered = before.where(~col("error").eqNullSafe(UNREAD))
+    waiting = files.where(col("length") <= MAX_BYTES).join(answered, FILE, "left_anti")
+    uris = sorted(row["uri"] for row in waiting.select("uri").collect())
+    size = PER_TASK * spark.sparkContext.defaultParallelism
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of pandas 3
+        classify = mlflow.pyfunc.spark_udf(spark, str(model.folder), env_manager="local")
+    for start in range(0, len(uris), size):
+        chosen = uris[start : start + size]
+        pictures = _pictures(spark, [_escaped(uri) for uri in chosen], source)
+        answers = pictures.select(*FILE, classify("content").alias("answer"))
+        table.append(answers.select(*FILE, "answer.*"))
+        number, of = start // size + 1, -(-len(uris) // size)
+        logger.info(f"round {number} of {of}: {len(chosen)} photos tried")
+    # Spark lists files without a byte, and then leaves them out.
+    empty = every - {row["path"] for row in files.select("path").toLocalIterator()}
+    errors = _errors(spark, files, empty, table.rows(spark))
+    if not errors.isEmpty():
+        table.append(errors)
+    rows = table.rows(spark)
+    labels, failed = _count_labels(files, rows)
+    files.unpersist()
+    added, seconds = rows.count() - before.count(), time.monotonic() - began
+    return Scored(labels, failed + len(empty), added, seconds, model.classes)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Parquet table in the folder `output`, or at that URI, of one model's answers.
+
+    A file can have two rows: the error of a day when it gave no bytes, and its later answer.
+    """
+
+    output: str
+    model: PinnedModel
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What `predict.py` answers, by which model, and for which file; with Spark's types."""
+        return {
+            "path": "string",
+            "label": "string",
+            "confidence": "double",
+            probability_name(self.model.classes): "double",
+            "familiarity": "double",
+            "error": "string",
+            "model_version": "string",
+            "modified": "timestamp",
+            "length": "bigint",
+        }
+
+    def rows(self, spark: SparkSession) -> DataFrame:
+        """The rows that it holds at this moment, even when some are added later.
+
+        Raises:
+            CatdogError: it can't be read.
+        """
+        from pyspark.errors import AnalysisException
+
+        # Quoted, as a class may have a name in any alphabet.
+        schema = ", ".join(f"`{name}` {form}" for name, form in self.columns.items())
+        try:
+            return spark.read.schema(schema).parquet(_escaped(_address(self.output)))
+        except AnalysisException:  # there is no table yet
+            return spark.createDataFrame([], schema)
+        except Exception as error:
+            raise _unreadable("output", self.output, error) from error
+
+    def refuse_others(self, rows: DataFrame) -> None:
+        """Raise a CatdogError where another model has answered."""
+        for row in rows.select("model_version").distinct().collect():
+            if row["model_version"] != self.model.version:
+                raise CatdogError(
+                    f"output={_shown(self.output)} holds answers of {row['model_version']}, and "
+                    f"these would be of {self.model.version}: name another output, or that model."
+                )
+
+    def append(self, answers: DataFrame) -> None:
+        """Add rows; columns that they lack are empty."""
+        from pyspark.sql.functions import expr, lit
+
+        for name, form in self.columns.items():
+            if name not in answers.columns:
+                answers = answers.withColumn(name, lit(None).cast(form))
+        whole = answers.withColumns(
+            {
+                "label": expr("nullif(label, '')"),
+                "error": expr(r"nullif(trim(regexp_replace(error, '\\s+', ' ')), '')"),
+                "model_version": lit(self.model.version),
+            }
+        )
+        whole.select(*self.columns).write.mode("append").parquet(_address(self.output))
+
+
+def _pictures(spark: SparkSession, uris: Sequence[str], source: str) -> DataFrame:
+    """The pictures at or below addresses of `source`: `FILE`, content, and Spark's own `uri`."""
+    suffixes = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in s) for s in SUFFIXES)
+    reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+    try:
+        found = reader.option("pathGlobFilter", f"*{{{','.join(suffixes)}}}").load(list(uris))
+    except Exception as error:
+        raise _unreadable("input", source, error) from error
+    return found.selectExpr(
+        f"regexp_replace(regexp_replace(path, '{PASSWORD}', '$1@'), '^file:/+', '/') AS path",
+        "modificationTime AS modified",
+        "length",
+        "content",
+        "path AS uri",
+    )
+
+
+def _errors(spark: SparkSession, files: DataFrame, empty: set[str], rows: DataFrame) -> DataFrame:
+    """A row with an error for each file without any: unread, too large to be read, or empty."""
+    from pyspark.sql.functions import expr
+
+    error = f"IF(length > {MAX_BYTES}, 'larger than {MAX_BYTES >> 20} MB', '{UNREAD}')"
+    left = files.join(rows, FILE, "left_anti").select(*FILE, expr(error).alias("error"))
+    known = {row["path"] for row in rows.where("length = 0").select("path").collect()}
+    new = [(path, None, 0, "the file is empty") for path in sorted(empty - known)]
+    form = "path string, modified timestamp, length bigint, error string"
+    return left.union(spark.createDataFrame(new, form))
+
+
+def _count_labels(files: DataFrame, rows: DataFrame) -> tuple[Counter[str], int]:
+    """How many of `files` have each label, and how many of them have none."""
+    from pyspark.sql.functions import max as greatest
+
+    found = files.select(*FILE).join(rows.select(*FILE, "label"), FILE, "left")
+    # Of a file's rows, one at most has a label.
+    each = found.groupBy(*FILE).agg(greatest("label").alias("label"))
+    labels = {row["label"]: row["count"] for row in each.groupBy("label").count().collect()}
+    return Counter({name: labels[name] for name in labels if name}), labels.get(None, 0)
 
 
 @contextlib.contextmanager
@@ -46,39 +288,6 @@ def spark_session(master: str) -> Iterator[SparkSession]:
     Raises:
         CatdogError: PySpark or Java is not installed, or there is no such master.
     """
-    session = _start(master)
-    try:
-        yield session
-    finally:
-        session.stop()
-
-
-def literal(name: str) -> str:
-    """The address of a folder, in which no sign stands for others."""
-    return re.sub(r"([*?{}\[\]\\])", r"\\\1", address(name))
-
-
-def address(name: str) -> str:
-    """A local folder as an absolute URI, which is the same whatever Spark's default is."""
-    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
-        return name
-    return f"file:{Path(name).expanduser().resolve()}"
-
-
-def shown(text: str) -> str:
-    """An address, or a text that quotes some, as people may see it."""
-    return re.sub(PASSWORD, r"\1@", text)
-
-
-def reason(error: Exception) -> str:
-    """What went wrong in one line: the root cause, where Java told of several."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    causes = [line for line in lines if line.startswith(("Caused by: ", ": "))]
-    told = (causes or lines)[0].removeprefix("Caused by: ").removeprefix(": ")
-    return f"{shown(told)[:300].rstrip('.')}."
-
-
-def _start(master: str) -> SparkSession:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
@@ -91,32 +300,51 @@ def _start(master: str) -> SparkSession:
             "Spark needs Java 17 or newer, and there is no `java` here: install one (on Debian: "
             "apt install default-jre-headless), or set JAVA_HOME."
         )
+    settings = SETTINGS
     if master.startswith("local"):
+        settings = SETTINGS | LOCAL_SETTINGS
         os.environ["PYSPARK_PYTHON"] = sys.executable  # workers need what is installed here
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     try:
-        return _builder(SparkSession.builder.master(master), master).getOrCreate()
+        session = SparkSession.builder.master(master).config(map={**settings}).getOrCreate()
     except Exception as error:  # Py4J's, Spark's own and Python's, as the reason is
         raise CatdogError(
-            f"Spark can't start with master={master}: {reason(error)} "
+            f"Spark can't start with master={master}: {_reason(error)} "
             "Try --master 'local[2]', which needs this machine alone."
         ) from error
+    try:
+        yield session
+    finally:
+        session.stop()
 
 
-def _builder(builder: SparkSession.Builder, master: str) -> SparkSession.Builder:
-    settings = {
-        "spark.app.name": "catdog score",
-        "spark.log.level": "ERROR",
-        "spark.sql.execution.arrow.maxRecordsPerBatch": str(BATCH),
-        "spark.sql.execution.arrow.maxBytesPerBatch": BATCH_BYTES,
-        # A task for each core in a round, as each loads the model.
-        "spark.sql.files.maxPartitionBytes": str(1 << 50),
-        "spark.sql.files.openCostInBytes": str(COST_OF_A_PICTURE),
-        # What can't be read is given an error at the end, and the others are answered.
-        "spark.sql.files.ignoreCorruptFiles": "true",
-        "spark.sql.files.ignoreMissingFiles": "true",
-        **(LOCAL_SETTINGS if master.startswith("local") else {}),
-    }
-    for name, value in settings.items():
-        builder = builder.config(name, value)
-    return builder
+def _address(name: str) -> str:
+    """A local folder as an absolute URI, which is the same whatever Spark's default is."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+        return name
+    return f"file:{Path(name).expanduser().resolve()}"
+
+
+def _escaped(uri: str) -> str:
+    """An address in which no sign stands for others."""
+    return re.sub(r"([*?{}\[\]\\])", r"\\\1", uri)
+
+
+def _shown(text: str) -> str:
+    """An address, or a text that quotes some, as people may see it."""
+    return re.sub(PASSWORD, r"\1@", text)
+
+
+def _unreadable(parameter: str, name: str, error: Exception) -> CatdogError:
+    return CatdogError(
+        f"{parameter}={_shown(name)} can't be read: {_reason(error)} Name a folder of this "
+        "machine, or a URI whose connector Spark has."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line: the root cause, where Java told of several."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    causes = [line for line in lines if line.startswith(("Caused by: ", ": "))]
+    told = (causes or lines)[0].removeprefix("Caused by: ").removeprefix(": ")
+    return f"{_shown(told)[:300].rstrip('.')}."

@@ -83,11 +83,10 @@ def test_predict_runs_no_code_that_comes_with_a_model(model, tmp_path, capsys, m
 def test_the_server_runs_no_code_that_comes_with_a_model(model, monkeypatch):
     from starlette.testclient import TestClient
 
-    from catdog.serving import app
     from catdog.serving import server as serve
 
     monkeypatch.chdir(model)
-    served = serve.web_app(app.load(str(model), device="cpu"), "127.0.0.1", 10**6)
+    served = serve.web_app(serve.load_model(str(model), device="cpu"), "127.0.0.1", 10**6)
     photo = base64.b64encode(encoded(tiny_picture("cat", 1))).decode()
     asked = {"dataframe_records": [{"image": photo}]}
     answer = TestClient(served, base_url="http://127.0.0.1").post("/invocations", json=asked)
@@ -304,7 +303,8 @@ def limited():
     from starlette.responses import JSONResponse
     from starlette.testclient import TestClient
 
-    from catdog.serving.app import BodyLimit
+    from catdog.serving import app
+    from catdog.serving.server import BodyLimit
 
     async def size(scope, receive, send):
         count, more = 0, True
@@ -314,15 +314,15 @@ def limited():
             more = message.get("more_body", False)
         await JSONResponse(count)(scope, receive, send)
 
-    return TestClient(BodyLimit(size))
+    return TestClient(BodyLimit(size, {app.UPLOAD: app.UPLOAD_BYTES}))
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large_is_turned_away_also_when_it_does_not_say_so(limited, chunked):
-    from catdog.serving import app
+    from catdog.serving import app, server
 
-    large = bytes(app.OTHER_BYTES + 1)
+    large = bytes(server.OTHER_BYTES + 1)
     pieces = iter([large[:1000], large[1000:]])
     assert limited.post("/queue/join", content=pieces if chunked else large).status_code == 413
-    assert limited.post("/queue/join", content=large[:-1]).json() == app.OTHER_BYTES
+    assert limited.post("/queue/join", content=large[:-1]).json() == server.OTHER_BYTES
     assert limited.post(app.UPLOAD, content=large).json() == len(large)

@@ -149,7 +149,7 @@ def test_of_twenty_thousand_photos_only_a_window_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "_put", lambda *_: True)
     answers = _Instant(window=16).stream(photos(), Photo.keep)
     sorted_ = predict.sort(answers, tmp_path, CLASSES)
-    assert write_answers(sorted_, Output(), "jsonl").total == taken == written == 20_000
+    assert write_answers(sorted_, Output(), "jsonl").total() == taken == written == 20_000
     assert ahead <= 16
 
 

@@ -20,7 +20,6 @@ from starlette.testclient import TestClient
 from catdog import CatdogError, cli
 from catdog.config import PredictConfig, ServeConfig
 from catdog.registry import register
-from catdog.serving import app
 from catdog.serving import server as serve
 from catdog.tracking.run import start_run
 from scripts import predict
@@ -39,11 +38,11 @@ def saved(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(saved) -> app.Model:
-    return app.load(str(saved), device="cpu")
+def model(saved) -> serve.ServedModel:
+    return serve.load_model(str(saved), device="cpu")
 
 
-def _client(model: app.Model, max_body_bytes: int = 10**7) -> TestClient:
+def _client(model: serve.ServedModel, max_body_bytes: int = 10**7) -> TestClient:
     served = serve.web_app(model, "127.0.0.1", max_body_bytes)
     return TestClient(served, base_url="http://127.0.0.1:5001")
 
@@ -216,7 +215,7 @@ def test_a_client_that_is_too_slow_or_gone_takes_nobodys_turn(model, monkeypatch
 
 
 def test_a_port_that_is_taken_is_one_sentence(model):
-    with app.listen("127.0.0.1", 0) as taken:
+    with serve.listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CatdogError, match=rf"--port {port} can't be listened at \(Address al"):
             serve.serve(model, "127.0.0.1", port, max_body_bytes=1)
