@@ -110,7 +110,7 @@ def register(
     candidate = Candidate(prepared.validation_digest, prepared.drawn, classes)
     version = _registered(config.registered_model_name, candidate, trained, saved, run)
     kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
-    run.log_model_metrics(version.source.removeprefix("models:/"), kept, prepared)
+    run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, prepared)
     proven = _is_proven(trained, version, fresh, run)
     approve(version, proven=proven)
     candidate = replace(candidate, status="approved" if proven else "rejected")
