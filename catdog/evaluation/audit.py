@@ -1,4 +1,4 @@
-"""What is wrong with the data itself: doubtful labels, twins across the split, odd pictures.
+"""What is wrong with the data itself: doubtful labels, near-duplicates across the split, outliers.
 
 In: features of all labelled pictures and a look at each. Out: issues, surest first, for a
 person to judge; the paths of those that shall go become lines of an exclude file. Only
@@ -48,10 +48,10 @@ FOLDS = 5
 INVERSE_REGULARISATION = 1e-3
 """Of 1,280 standardised features: strong, so that a few wrong labels are not learned."""
 
-TWIN_CORRELATION = 0.93
+DUPLICATE_CORRELATION = 0.93
 """Of thumbnails. Photos that were resized, re-encoded and turned reached 0.984 and more with
 their originals. Of two million pairs of real photos one is above 0.9: the same photo twice."""
-TWIN_COSINE = 0.5
+DUPLICATE_COSINE = 0.5
 """Of features: an even background may look the same around another animal."""
 SURE_CORRELATION = 0.97
 """Of thumbnails that need no features to agree: those of a photo and of its tiny, coarse copy,
@@ -59,10 +59,10 @@ turned upside down, point as far apart as those of two strangers."""
 TURNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 """Steps down and to the right: as it is, mirrored, upside down, and both."""
 FLAT = 3.0
-"""Grey levels; a thumbnail that varies less is as good as empty and has no twin."""
+"""Grey levels; a thumbnail that varies less is as good as empty and has no duplicate."""
 
 NEIGHBOURS = 10
-ODD = 2.5
+OUTLIER = 2.5
 """Robust standard deviations above the usual distance to the neighbours: 5 of 2,002 photos
 of cats and dogs are beyond it, and so are pages of text, noise and empty pictures."""
 
@@ -145,12 +145,12 @@ def near_duplicates(
 ) -> list[tuple[int, int, float]]:
     """Pairs of a training and a validation picture that show the same photo.
 
-    A twin may be resized, re-encoded, mirrored or upside down. Its thumbnail is the same to
+    One may be resized, re-encoded, mirrored or upside down. Its thumbnail is the same to
     the eye, and unless it is so beyond doubt, its features must point the same way.
 
     Returns:
         Index of the training picture, of the validation picture, and the correlation of
-        their thumbnails, from `TWIN_CORRELATION` to 1.
+        their thumbnails, from `DUPLICATE_CORRELATION` to 1.
     """
     held, learned = np.flatnonzero(validation), np.flatnonzero(~validation)
     if not len(held) or not len(learned):
@@ -162,10 +162,10 @@ def near_duplicates(
     for start in range(0, len(held), 1024):
         chunk = held[start : start + 1024]
         alike = reduce(np.maximum, (ours[chunk] @ plain[learned].T for ours in turned))
-        for row, column in np.argwhere(alike >= TWIN_CORRELATION):
+        for row, column in np.argwhere(alike >= DUPLICATE_CORRELATION):
             ours, theirs, correlation = learned[column], chunk[row], float(alike[row, column])
             sure = correlation >= SURE_CORRELATION
-            if sure or _cosine(features[ours], features[theirs]) >= TWIN_COSINE:
+            if sure or _cosine(features[ours], features[theirs]) >= DUPLICATE_COSINE:
                 found.append((int(ours), int(theirs), min(1.0, correlation)))
     return found
 
@@ -237,15 +237,15 @@ def _near_duplicates(
     paths: Sequence[str], found: Iterable[tuple[int, int, float]]
 ) -> Iterable[Issue]:
     for ours, theirs, alike in found:
-        surplus = (alike - TWIN_CORRELATION) / (1 - TWIN_CORRELATION)
+        surplus = (alike - DUPLICATE_CORRELATION) / (1 - DUPLICATE_CORRELATION)
         yield Issue(paths[ours], NEAR_DUPLICATE, 0.5 + surplus / 2, paths[theirs])
 
 
 def _unlike_others(
-    paths: Sequence[str], odd: NDArray[np.float64], nearest: NDArray[np.int64]
+    paths: Sequence[str], distances: NDArray[np.float64], nearest: NDArray[np.int64]
 ) -> Iterable[Issue]:
-    for index in np.flatnonzero(odd > ODD).tolist():
-        score = float(odd[index] / (odd[index] + ODD))
+    for index in np.flatnonzero(distances > OUTLIER).tolist():
+        score = float(distances[index] / (distances[index] + OUTLIER))
         yield Issue(paths[index], UNLIKE_OTHERS, score, paths[nearest[index]])
 
 

@@ -33,7 +33,7 @@ from catdog.evaluation.metrics import Scores
 from catdog.evaluation.slices import SliceScore
 from catdog.training.loop import Epoch
 
-INK, MUTED, LINE, PAPER = "#1b1f24", "#59636e", "#d0d7de", "#ffffff"
+INK, MUTED, PAPER = "#1b1f24", "#59636e", "#ffffff"
 OURS, OTHER, KEPT = "#0b5cad", "#9a5b00", "#1a7f37"
 
 STYLE = Path(__file__).with_name("plots.mplstyle")
