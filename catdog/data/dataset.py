@@ -22,7 +22,7 @@ from typing import Any
 from catdog import AUTO, CLASSES, CatdogError, Classes
 from catdog.data.classes import both, read_classes
 from catdog.data.images import is_image_name
-from catdog.files import normal, sha256_of, write_json
+from catdog.files import sha256_of, write_json
 
 FORMAT = 1
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
@@ -156,9 +156,9 @@ class PreparedDataset:
                         "delete it and run scripts/prepare.py again, which makes it anew. A "
                         "change of yours belongs into the source."
                     )
-        known = {normal(str(picture.path)) for picture in pictures}
+        known = {picture.path for picture in pictures}
         for path in (*self.training.rglob("*"), *self.validation.rglob("*")):
-            if is_image_name(path) and normal(str(path)) not in known:
+            if is_image_name(path) and path not in known:
                 raise CatdogError(
                     f"{path} was put there after the folder was prepared: move it into the "
                     "source, and run scripts/prepare.py again."

@@ -11,6 +11,7 @@ import csv
 import io
 import logging
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -63,7 +64,11 @@ def read_metadata(tables: Iterable[tuple[str, bytes]]) -> Metadata:
             logger.info(f"{name} has no column {FILE_NAME} and is not used.")
             continue
         added = [column for column in header if column and column != key]
-        _check_columns(name, added)
+        for column, count in Counter(added).items():
+            if count > 1:
+                raise CatdogError(
+                    f"{name} has the column {column!r} twice: give one of them another name."
+                )
         clashing = sorted(set(OWN_COLUMNS).intersection(added))
         if clashing:
             logger.info(f"{name}: {', '.join(clashing)} is not used, the manifest has its own.")
@@ -115,14 +120,6 @@ def _as_rows(header: list[str], lines: Iterable[list[str]]) -> Iterator[dict[str
             raise ValueError(f"row {number} has more fields than the header")
         if values:
             yield dict(zip_longest(header, values, fillvalue=""))
-
-
-def _check_columns(name: str, added: list[str]) -> None:
-    for column in added:
-        if added.count(column) > 1:
-            raise CatdogError(
-                f"{name} has the column {column!r} twice: give one of them another name."
-            )
 
 
 def _beside(table: str, named: str) -> str:

@@ -98,25 +98,26 @@ def prepare(source: Source, config: PrepareConfig) -> PreparedDataset:
                 "classes": ",".join(classes) if classes else AUTO,
             }
             typed = {"exclude_file": config.exclude}
-            if _is_finished(folder, recipe):
-                write_marker(folder, (read_marker(folder) or {}) | typed)
+            finished = _finished(folder, recipe)
+            if finished is None:
+                dataset = _prepare_afresh(source.path, folder, recipe | typed, exclusion)
+            else:
+                write_marker(folder, finished | typed)
                 dataset = load_dataset(folder)
-                logger.info(f"Already prepared: {_summary(dataset)}")
-                return dataset
-            dataset = _prepare_afresh(source.path, folder, recipe | typed, exclusion)
-    logger.info(f"Prepared: {_summary(dataset)}")
+    logger.info(f"{'Already prepared' if finished else 'Prepared'}: {_summary(dataset)}")
     return dataset
 
 
-def _is_finished(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the folder was prepared by this recipe, and all of it is still there."""
+def _finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """The marker of a folder that was prepared by this recipe and still holds all of it."""
     marker = read_marker(folder)
     if marker is None or recipe != {key: marker.get(key) for key in recipe}:
-        return False
+        return None
     gone = load_dataset(folder).missing() if (folder / MANIFEST).exists() else MANIFEST
     if gone:
         logger.info(f"{folder / gone} is gone: preparing afresh")
-    return gone is None
+        return None
+    return marker
 
 
 def _prepare_afresh(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import unicodedata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +15,6 @@ from catdog.data import prepare as step
 from catdog.data.dataset import PreparedDataset, load_dataset
 from tests.sources import (
     exclude_file,
-    fill,
     insect_source,
     kaggle_source,
     prepare_pictures,
@@ -153,13 +151,3 @@ def test_the_manifest_gives_back_what_was_written(paths, split):
     assert [(row["path"], int(row["width"])) for row in read] == list(
         zip(paths, range(len(paths)), strict=True)
     )
-
-
-def test_a_folder_that_spells_accents_apart_holds_no_picture_more(tmp_path):
-    names = [f"{name}/café{n}.jpg" for name in ("cat", "dog") for n in "12"]
-    prepared = prepare_pictures(fill(tmp_path / "raw", *names), tmp_path / "data")
-    for path in prepared.training.rglob("*.jpg"):
-        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
-    # What was renamed is gone here, where macOS finds it; that it is no new one is all there is.
-    with pytest.raises(CatdogError, match="is gone since it was prepared"):
-        prepared.check()
