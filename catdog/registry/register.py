@@ -109,9 +109,8 @@ def register(
     classes = trained.classifier.about.classes
     candidate = Candidate(prepared.validation_digest, prepared.drawn, classes)
     version = _registered(config.registered_model_name, candidate, trained, saved, run)
-    if version.model_id:
-        kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
-        run.log_model_metrics(version.model_id, kept, prepared)
+    kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
+    run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, prepared)
     proven = _is_proven(trained, version, fresh, run)
     approve(version, proven=proven)
     candidate = replace(candidate, status="approved" if proven else "rejected")
