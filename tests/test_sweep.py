@@ -75,7 +75,7 @@ def _sweep(prepared: PreparedDataset, **options: object) -> tuple[Run, list[str]
     config = replace(CONFIG, **options)
     with (
         heard() as said,
-        resume.open_run(config, "sweep", "x", lambda: prepared) as (_, run),
+        resume.open_run(config, "sweep", "x", prepared) as run,
     ):
         sweep.sweep_and_register(config, prepared, run)
     return MlflowClient().get_run(run.id), said

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog import NEITHER
-from catdog.inference.prediction import About, Options, to_prediction
+from catdog.inference.prediction import About, Options, Prediction, says_positive, to_prediction
 
 ABOUT = About("x", "pets", "", 1, 0.9, temperature=1.0, reject_below=0.01)
 logits = st.floats(-60, 60)
@@ -34,3 +34,15 @@ def test_neither_is_answered_below_the_threshold_where_it_may_be(logit, familiar
 def test_the_threshold_decides_from_which_probability_a_photo_is_a_dog(logit, threshold):
     answer = to_prediction(logit, 1.0, ABOUT, Options(threshold=threshold))
     assert (answer.label == "dog") == (answer.p_positive > threshold)
+
+
+@pytest.mark.parametrize(
+    ("label", "p_dog", "positive"),
+    [
+        *(("dog", 0.9, True), ("cat", 0.1, False), ("dog", 0.2, True)),
+        ("cat", 0.8, False),  # under a threshold of 0.9
+        *((NEITHER, 0.8, True), (NEITHER, 0.2, False)),
+    ],
+)
+def test_an_answer_speaks_for_its_label_and_neither_for_what_is_likelier(label, p_dog, positive):
+    assert says_positive(Prediction(label, 0.9, p_dog, 0.5), ABOUT.classes) is positive

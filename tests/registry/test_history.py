@@ -24,7 +24,7 @@ from catdog.registry.history import (
     roll_back,
     unfinished,
 )
-from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Candidate, Decision
+from catdog.registry.promotion import PRODUCTION, STAGING, Candidate, Decision
 from catdog.registry.versions import ModelVersion
 
 PHOTOS = Candidate("abc", drawn=False, status="approved")
@@ -325,14 +325,6 @@ def test_a_version_that_may_never_serve_is_not_promoted_by_hand_either(add):
         with pytest.raises(CatdogError, match=reason):
             promote_to(add(candidate), "by hand")
     assert _aliases()["champion"] == "1"
-
-
-def test_a_rejected_version_has_no_stage_even_where_there_is_no_other(add):
-    version = add()
-    approve(version, proven=False)
-    place(version, Decision(NO_STAGE, "it answers otherwise"), NOT_COMPARED)
-    assert _stages() == {"1": "None"}
-    assert versions.champion("pets") is None
 
 
 def test_the_order_of_the_history_does_not_hang_on_clocks(add, monkeypatch):

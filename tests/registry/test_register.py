@@ -140,6 +140,9 @@ def test_a_version_that_answers_alike_is_described_and_serves(said, shop):
     assert any(line.startswith("A fresh process answers alike to within") for line in said)
     metrics = mlflow.get_run(shop.run.id).data.metrics
     assert metrics["parity_max_abs_diff"] < 1e-3
+    model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
+    ranked = {metric.key: (metric.value, metric.dataset_name) for metric in model.metrics}
+    assert ranked["val_log_loss"] == (shop.trained.metrics["val_log_loss"], "pets-validation")
     loaded = versions.fetch("models:/pets/Production")
     assert (loaded / "model.json").read_bytes() == Path("model/model.json").read_bytes()
 
@@ -151,10 +154,6 @@ def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(said, shop, p
     assert (released.decision.stage, version.current_stage) == ("None", "None")
     assert version.tags["validation_status"] == "rejected"
     assert versions.champion("pets") is None
-    with pytest.raises(CatdogError, match="does not name a model"):
-        versions.fetch("models:/pets/Production")
-    with pytest.raises(CatdogError, match="did not answer as its training did"):
-        versions.fetch("models:/pets/latest")
     _tell(shop, released)
     assert shop.tags()["validation_status"] == "rejected"
     assert "registered_version" in shop.tags()
@@ -206,25 +205,6 @@ def test_what_is_told_names_stage_figures_and_the_next_command(said, shop):
     )
 
 
-def test_the_report_is_logged_with_its_tables(said, shop):
-    released = shop.release()
-    findings = summary.report_findings(CONFIG, shop.prepared, shop.trained, released, shop.run)
-    assert findings.slices[0].count == 8
-    load = mlflow.artifacts.load_text
-    page = load(f"runs:/{shop.run.id}/report.html")
-    assert "pets version 1" in page
-    for line in ("scripts/serve.py --model-uri models:/pets/1", "mlflow run . --env-manager=local"):
-        assert line in page
-    assert load(f"runs:/{shop.run.id}/data/audit.csv").startswith("path,issue,")
-    assert said[-1].startswith("Worst slice: ")
-
-
-def test_a_folder_that_can_not_be_written_is_told_and_holds_no_half_model(shop, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(CatdogError, match=r"the model can't be written to .*: make room there"):
-        register.save(shop.trained, CARD, tmp_path / "file" / "model")
-
-
 def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch):
     register.save(shop.trained, CARD, Path("kept"))
     before = (Path("kept") / "model.json").read_bytes()
@@ -233,7 +213,7 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(register, "put_in_place", full)
-    with pytest.raises(CatdogError, match="No space left"):
+    with pytest.raises(CatdogError, match=r"can't be written to .*No space left.*: make room"):
         register.save(shop.trained, CARD, Path("kept"))
     assert (Path("kept") / "model.json").read_bytes() == before
     assert not list(Path().glob(".kept*"))
