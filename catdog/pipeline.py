@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from catdog import CLASSES
-from catdog.config import TrainConfig
+from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.images import is_image_name, load
 from catdog.data.transforms import training_transform
@@ -39,7 +39,7 @@ from catdog.training.stages import finetune, train_head
 
 logger = logging.getLogger(__name__)
 
-WHERE = {"dataset", "data_dir", "device", "processes", "resume"}
+WHERE = {"dataset", "data_dir", "device", "processes", "resume", "storage"}
 """Parameters that say where and on what a run is done: its name leaves them out."""
 
 
@@ -100,10 +100,11 @@ def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
         if config.unfreeze == "none":
             return Learned(network, fit, features, features)
         fit = finetune(network, dataset, config, fit, checkpoints, on_epoch)
-        return Learned(network, fit, extract_features(network, dataset, folder), features)
+        tuned = extract_features(network, dataset, Path(config.data_dir), cache_dir=folder)
+        return Learned(network, fit, tuned, features)
 
 
-def run_name(config: TrainConfig, dataset: str) -> str:
+def run_name(config: TrainConfig | SweepConfig, dataset: str) -> str:
     """A name that tells a run from its neighbours: the data set, and what is not the default."""
     own = [
         f"{field.name}={getattr(config, field.name)}"

@@ -15,7 +15,6 @@ logger = logging.getLogger("catdog")
 def main(config: MainConfig) -> int:
     """From a data set's name to a registered classifier."""
     from catdog import pipeline
-    from catdog.data.dataset import PreparedDataset
     from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.backbone import check_backbone
@@ -29,16 +28,12 @@ def main(config: MainConfig) -> int:
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
         logger.info(SAMPLE_NOTICE)
-
-    def prepared_pictures() -> PreparedDataset:
-        fetch(source, seed=config.seed)
-        return prepare(source, config)
-
+    fetch(source, seed=config.seed)
+    dataset = prepare(source, config)
     if distributed.must_launch(config.processes):
-        prepared_pictures()  # each process finds them
-        return distributed.launch(config.processes)
+        return distributed.launch(config.processes)  # each process finds what is prepared
     name = pipeline.run_name(config, source.name)
-    with resume.open_run(config, "main", name, prepared_pictures) as (dataset, run):
+    with resume.open_run(config, "main", name, dataset) as run:
         pipeline.train_and_register(config, dataset, run)
     return 0
 

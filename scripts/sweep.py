@@ -12,8 +12,7 @@ logger = logging.getLogger("catdog")
 
 def main(config: SweepConfig) -> int:
     """From a data set's name to the best of many trials, registered."""
-    from catdog import sweep
-    from catdog.data.dataset import PreparedDataset
+    from catdog import pipeline, sweep
     from catdog.data.prepare import prepare
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.backbone import check_backbone
@@ -26,14 +25,11 @@ def main(config: SweepConfig) -> int:
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
     if source.kind == "sample":
         logger.info(SAMPLE_NOTICE)
-
-    def prepared_pictures() -> PreparedDataset:
-        fetch(source, seed=config.seed)
-        return prepare(source, config)
-
-    name = f"{source.name}-sweep-seed{config.seed}-{config.backbone}"
-    with resume.open_run(config, "sweep", name, prepared_pictures) as (prepared, run):
-        sweep.sweep_and_register(config, prepared, run)
+    fetch(source, seed=config.seed)
+    dataset = prepare(source, config)
+    name = pipeline.run_name(config, f"{source.name} sweep")
+    with resume.open_run(config, "sweep", name, dataset) as run:
+        sweep.sweep_and_register(config, dataset, run)
     return 0
 
 

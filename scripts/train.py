@@ -27,7 +27,7 @@ def main(config: TrainConfig) -> int:
     if distributed.must_launch(config.processes):
         return distributed.launch(config.processes)
     name = pipeline.run_name(config, source.name)
-    with resume.open_run(config, "train", name, lambda: dataset) as (_, run):
+    with resume.open_run(config, "train", name, dataset) as run:
         pipeline.train_and_register(config, dataset, run)
     return 0
 

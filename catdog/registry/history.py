@@ -31,7 +31,7 @@ from catdog.registry.promotion import (
     decide,
     refusal,
 )
-from catdog.registry.versions import ModelVersion, number_of, refusals_are_told, uri_of
+from catdog.registry.versions import ModelVersion, number_of
 
 PREVIOUS = "previous"
 """The alias of who served before."""
@@ -108,12 +108,11 @@ def approve(version: ModelVersion, *, proven: bool) -> None:
     A version that is seen not to, and serves already, makes way for who served before it.
 
     Raises:
-        CatdogError: the registry refused.
+        MlflowException: the registry refused.
     """
     status = "approved" if proven else "rejected"
-    with refusals_are_told(version.name, uri_of(version)):
-        MlflowClient().set_model_version_tag(version.name, version.version, STATUS_TAG, status)
-        serving = versions.champion(version.name)
+    MlflowClient().set_model_version_tag(version.name, version.version, STATUS_TAG, status)
+    serving = versions.champion(version.name)
     if not proven and number_of(serving) == number_of(version):
         promote_to(predecessor(version.name), f"version {version.version} was rejected")
 
@@ -148,12 +147,12 @@ def promote_by_evidence(
     was cut, is not compared with itself.
 
     Raises:
-        CatdogError: the registry refused, or the champion changed again and again.
+        CatdogError: the champion changed again and again.
+        MlflowException: the registry refused.
     """
     for _ in range(TRIES):
-        with refusals_are_told(version.name, uri_of(version)):
-            champion = versions.champion(version.name)
-            known = versions.numbered(version.name, number_of(version))
+        champion = versions.champion(version.name)
+        known = versions.numbered(version.name, number_of(version))
         if number_of(champion) == number_of(version):
             return Decision(PRODUCTION, "it is in Production already"), NOT_COMPARED
         if known is not None and was_rolled_back(known):
@@ -173,16 +172,15 @@ def place(version: ModelVersion, decision: Decision, comparison: Comparison) -> 
 
     Raises:
         ChampionChangedError: who serves is not who it was compared with.
-        CatdogError: the registry refused.
+        MlflowException: the registry refused.
     """
-    with refusals_are_told(version.name, uri_of(version)):
-        if number_of(versions.champion(version.name)) != number_of(comparison.champion):
-            raise ChampionChangedError(version)
-        if decision.stage == PRODUCTION:
-            _make_champion(version, decision, comparison)
-        else:
-            _set_stage(version, decision.stage)
-            _explain(version, decision, comparison)
+    if number_of(versions.champion(version.name)) != number_of(comparison.champion):
+        raise ChampionChangedError(version)
+    if decision.stage == PRODUCTION:
+        _make_champion(version, decision, comparison)
+    else:
+        _set_stage(version, decision.stage)
+        _explain(version, decision, comparison)
 
 
 def promote_to(version: ModelVersion, why: str) -> Decision:
@@ -190,8 +188,7 @@ def promote_to(version: ModelVersion, why: str) -> Decision:
 
     Raises:
         CatdogError: it is rejected, tells other things apart, was trained on drawings where
-            photos are served, or says nothing of itself where another serves; or the registry
-            refused.
+            photos are served, or says nothing of itself where another serves.
     """
     if forbidden := may_not_serve(version):
         raise CatdogError(
@@ -199,10 +196,9 @@ def promote_to(version: ModelVersion, why: str) -> Decision:
             "Name another version with --to."
         )
     decision = Decision(PRODUCTION, why)
-    with refusals_are_told(version.name, uri_of(version)):
-        if was_rolled_back(version):  # cut after the move, it would serve and be marked
-            MlflowClient().delete_model_version_tag(version.name, version.version, ROLLED_BACK)
-        _make_champion(version, decision, NOT_COMPARED)
+    if was_rolled_back(version):  # cut after the move, it would serve and be marked
+        MlflowClient().delete_model_version_tag(version.name, version.version, ROLLED_BACK)
+    _make_champion(version, decision, NOT_COMPARED)
     return decision
 
 
@@ -212,14 +208,13 @@ def roll_back(name: str, why: str) -> tuple[ModelVersion, Decision]:
     A marked version serves again only when it is named.
 
     Raises:
-        CatdogError: none served before, or the registry refused.
+        CatdogError: none served before.
     """
     leaving, back = versions.champion(name), predecessor(name)
     if leaving is not None and may_not_serve(back) is None:
-        with refusals_are_told(name, uri_of(leaving)):
-            # Before the move: cut after it, the same command would lead back to this one.
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            MlflowClient().set_model_version_tag(name, leaving.version, ROLLED_BACK, now)
+        # Before the move: cut after it, the same command would lead back to this one.
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        MlflowClient().set_model_version_tag(name, leaving.version, ROLLED_BACK, now)
     return back, promote_to(back, why)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow.exceptions import MlflowException
+
 from catdog import CatdogError, Classes
 from catdog.config import PromoteConfig
 from catdog.data import images
@@ -60,15 +62,16 @@ def promote(config: PromoteConfig) -> Outcome:
         raise CatdogError("--to and --rollback name two versions: give one of them.")
     if len(config.because) > LONGEST:
         raise CatdogError(f"--because has more than {LONGEST} characters: say it shorter.")
-    if config.rollback == "yes":
-        why = config.because or "rolled back"
-        if config.dry_run == "no":
-            return Outcome(*history.roll_back(config.name, why))
-        return _by_name(config, history.predecessor(config.name), why)
-    if config.to != NONE:
-        version = _named(config.name, config.to)
-        return _by_name(config, version, config.because or "promoted by hand")
-    return _by_evidence(config)
+    try:
+        if config.rollback == "yes":
+            return _back(config, config.because or "rolled back")
+        if config.to != NONE:
+            version = _named(config.name, config.to)
+            return _by_name(config, version, config.because or "promoted by hand")
+        return _by_evidence(config)
+    except MlflowException as error:
+        told = store.without_password(error.message)
+        raise CatdogError(f"the model registry refused to promote {config.name}: {told}") from error
 
 
 def history_table(events: Sequence[Event]) -> str:
@@ -90,6 +93,12 @@ def history_table(events: Sequence[Event]) -> str:
         "  ".join([*map(str.ljust, row[:-1], widths), row[-1]])  # the reason may be long
         for row in rows
     )
+
+
+def _back(config: PromoteConfig, why: str) -> Outcome:
+    if config.dry_run == "no":
+        return Outcome(*history.roll_back(config.name, why))
+    return _by_name(config, history.predecessor(config.name), why)
 
 
 def _by_name(config: PromoteConfig, version: ModelVersion, why: str) -> Outcome:

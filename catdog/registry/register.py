@@ -34,7 +34,7 @@ from catdog.registry.compare import Answers, Comparison, compare_with_champion
 from catdog.registry.history import approve, promote_by_evidence
 from catdog.registry.promotion import Candidate, Decision
 from catdog.registry.proof import LIMIT, FreshProcess, UnprovenError
-from catdog.registry.versions import ModelVersion, refusals_are_told, uri_of
+from catdog.registry.versions import ModelVersion, uri_of
 from catdog.tracking import provenance
 from catdog.tracking.log import Run
 from catdog.tracking.store import ONCE, limits
@@ -104,14 +104,13 @@ def register(
     A version that this run had registered before it was cut is used.
 
     Raises:
-        CatdogError: the registry refuses.
+        MlflowException: the registry refuses.
     """
     classes = trained.classifier.about.classes
     candidate = Candidate(prepared.validation_digest, prepared.drawn, classes)
     version = _registered(config.registered_model_name, candidate, trained, saved, run)
-    if version.model_id:
-        kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
-        run.log_model_metrics(version.model_id, kept, prepared)
+    kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
+    run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, prepared)
     proven = _is_proven(trained, version, fresh, run)
     approve(version, proven=proven)
     candidate = replace(candidate, status="approved" if proven else "rejected")
@@ -182,13 +181,8 @@ def _is_proven(trained: Trained, version: ModelVersion, fresh: FreshProcess, run
 
 
 def version_of_run(name: str, run_id: str) -> ModelVersion | None:
-    """The newest version of `name` that a run has registered; None when it has not.
-
-    Raises:
-        CatdogError: the registry refused.
-    """
-    with refusals_are_told(name, f"runs:/{run_id}"):
-        mine = [version for version in versions.versions(name) if version.run_id == run_id]
+    """The newest version of `name` that a run has registered; None when it has not."""
+    mine = [version for version in versions.versions(name) if version.run_id == run_id]
     return mine[-1] if mine else None
 
 
@@ -201,12 +195,8 @@ def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: s
         candidate: what the rule of promotion knows of it.
         digest: of the saved classifier; `versions.fetch` compares it.
         card: the model card, in Markdown, which becomes the version's description.
-
-    Raises:
-        CatdogError: the registry refused.
     """
-    with refusals_are_told(name, model_uri):
-        version = _create(model_uri, name, candidate.to_tags() | {versions.DIGEST_TAG: digest})
+    version = _create(model_uri, name, candidate.to_tags() | {versions.DIGEST_TAG: digest})
     versions.describe(version, card)
     return version
 

@@ -31,13 +31,8 @@ DIGEST_TAG = "model_digest"
 
 
 def describe(version: ModelVersion, text: str) -> None:
-    """Make a text in Markdown the version's description.
-
-    Raises:
-        CatdogError: the registry refused.
-    """
-    with refusals_are_told(version.name, uri_of(version)):
-        MlflowClient().update_model_version(version.name, version.version, description=text)
+    """Make a text in Markdown the version's description."""
+    MlflowClient().update_model_version(version.name, version.version, description=text)
 
 
 def fetch(model_uri: str) -> Path:
@@ -190,18 +185,6 @@ def stages_are_fine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-@contextlib.contextmanager
-def refusals_are_told(name: str, model_uri: str) -> Iterator[None]:
-    """What the registry refuses inside becomes a CatdogError that names the model."""
-    try:
-        yield
-    except MlflowException as error:
-        raise CatdogError(
-            f"the model registry refused to register {name}: {without_password(error.message)}. "
-            f"The trained model is kept in the run as {model_uri}."
-        ) from error
 
 
 def _advice(model_uri: str) -> str:

@@ -7,14 +7,15 @@ trained the best model in `model/`. A run that has finished leaves nothing there
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -22,18 +23,20 @@ from catdog import CatdogError
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.files import delete_folder, mend, write_json
-from catdog.tracking import run, store
+from catdog.tracking import store
 from catdog.tracking.log import Run, SilentRun
-from catdog.tracking.notes import NOTE, RUNNING, Note, notes_in, read_note
+from catdog.tracking.run import MODEL, RUNS, UNSENT, resume_command, start_run, status_of
 from catdog.training import distributed
 
 logger = logging.getLogger(__name__)
 
 NONE, AUTO = "none", "auto"
-INTERRUPTED = "interrupted"
-LOCK = "lock"
+NOTE, LOCK = "run.json", "lock"
 LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
+
+FORMAT = 2
+"""Of the note and of what lies beside it."""
 
 PATIENCE_S = 6
 """Worker processes outlive a killed run, and so its lock, for some seconds."""
@@ -41,148 +44,113 @@ PATIENCE_S = 6
 Config = TypeVar("Config", bound=TrainConfig | SweepConfig)
 
 
-class RunFolder:
-    """The folder of a run that this process works on; no other process does meanwhile."""
+@dataclass(frozen=True)
+class Note:
+    """What a run was asked to do. Runs are numbered as they begin: a clock may go backwards.
 
-    def __init__(self, path: Path, note: Note, lock: FileLock) -> None:
-        """Take a lock that is held."""
-        self.path, self.note, self._lock = path, note, lock
+    `data_digest` is of the prepared manifest. `launch` is of the processes that torchrun restarts
+    (see `catdog.training.distributed.launch_id`), and `processes` how many they are.
+    """
 
-    @classmethod
-    def begin(cls, config: TrainConfig | SweepConfig, run_id: str, entry_point: str) -> Self:
-        """Make the folder of a new run.
+    run_id: str
+    number: int
+    entry_point: str
+    parameters: dict[str, Any]
+    data_digest: str
+    launch: str = ""
+    processes: int = 1
+    format: int = FORMAT
 
-        Raises:
-            CatdogError: it can't be written.
-        """
-        home = Path(config.data_dir) / "runs"
-        number = 1 + max((note.number for note in notes_in(home)), default=0)
-        parameters = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
-        path = home / run_id
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path / LOCK)
-            lock.acquire()
-            note = Note(
-                *(run_id, number, entry_point, parameters),
-                launch=distributed.launch_id(),
-                processes=distributed.world_size(),
+
+def find_runs_to_resume(
+    new: Note, resume: str, notes: Sequence[Note], status_of: Callable[[str], str | None]
+) -> list[Note]:
+    """Unfinished runs that may go on in place of a new one, the best first.
+
+    | `resume` | there is | what goes on |
+    |---|---|---|
+    | none | a run of the same launch, as torchrun has restarted this process | that run |
+    | none | no such run | a new one begins |
+    | auto | runs of the same entry point, parameters and pictures | the latest of them |
+    | auto | no such run | a new one begins |
+    | a run's id | that run, begun with the same pictures | that run |
+    | a run's id | that run, begun with other pictures | a CatdogError says so |
+
+    Args:
+        new: what would be noted of a new run.
+        resume: the parameter.
+        notes: of all runs that are not finished, or look so.
+        status_of: asks the store what became of a run; None where it has none of this id.
+
+    Raises:
+        CatdogError: the pictures are not those that the named run began with.
+    """
+    if resume not in (NONE, AUTO):
+        found = [note for note in notes if note.run_id == resume]
+        if any(note.data_digest != new.data_digest for note in found):
+            raise CatdogError(
+                f"resume={resume}: the pictures are no longer those that the run began with: "
+                "begin a new run without resume."
             )
-            folder = cls(path, note, lock)
-            folder.mark(RUNNING)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        return folder
+        return found
+    if resume == NONE and not new.launch:
+        return []
 
-    @classmethod
-    def take(cls, path: Path) -> Self | None:
-        """The folder of a run that was cut; None when a process still works on it."""
-        lock = FileLock(path / LOCK)
-        try:
-            lock.acquire(timeout=PATIENCE_S)
-        except Timeout:
-            return None
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        mend(path / run.MODEL)
-        return cls(path, read_note(path), lock)
+    def what(note: Note) -> tuple[object, ...]:
+        launch = note.launch if resume == NONE else ""
+        return note.entry_point, note.parameters, note.data_digest, launch
 
-    @property
-    def model(self) -> Path:
-        """Where the best model is saved."""
-        return self.path / run.MODEL
-
-    def mark(self, state: str, *, data_digest: str | None = None) -> None:
-        """Write how far the run is, and of which data once that is known."""
-        digest = self.note.data_digest if data_digest is None else data_digest
-        self.note = replace(self.note, state=state, data_digest=digest)
-        try:
-            write_json(self.path / NOTE, asdict(self.note))
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-
-    def command(self) -> str:
-        """The line that lets the run go on."""
-        return run.resume_command(self.path, self.note.entry_point, self.note.processes)
-
-    def _is_worth_keeping(self) -> bool:
-        """Whether there is what a run could go on with, or what did not reach the server."""
-        if distributed.may_restart():
-            return True
-        unsent = self.path / run.UNSENT
-        return (
-            self.model.is_dir()
-            or any(self.path.glob("checkpoint-*"))
-            or (unsent.is_dir() and any(unsent.iterdir()))
-        )
-
-    def release(self) -> None:
-        """Let other processes work on the run."""
-        self._lock.release()
-
-    def remove(self) -> None:
-        """Delete the folder; what can't be deleted, clear_cache deletes another time."""
-        self.release()
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def cut_is_told(self, active: Run) -> Iterator[None]:
-        """When what is done inside is cut, note it and say how to go on; then release."""
-        try:
-            yield
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            if interrupted or self._is_worth_keeping():
-                with contextlib.suppress(CatdogError):  # a full disk; `running` serves as well
-                    self.mark(INTERRUPTED)
-                logger.info(
-                    f"{'Go on' if interrupted else 'Once that is mended, go on'}: {self.command()}"
-                )
-                with contextlib.suppress(CatdogError):  # what cut the run is what is told
-                    active.set_tags({"resume_with": self.command()})
-            else:
-                self.remove()
-            raise
-        finally:
-            self.release()
+    alike = [note for note in notes if what(note) == what(new)]
+    # The others are of another store, deleted, or were cut when all was done.
+    unfinished = [note for note in alike if status_of(note.run_id) not in (None, "FINISHED")]
+    return sorted(unfinished, key=lambda note: note.number, reverse=True)
 
 
 @contextlib.contextmanager
 def open_run(
-    config: TrainConfig | SweepConfig,
-    entry_point: str,
-    name: str,
-    prepare: Callable[[], PreparedDataset],
-) -> Iterator[tuple[PreparedDataset, Run]]:
-    """A new run, or the one that `config.resume` lets go on, with its pictures.
+    config: TrainConfig | SweepConfig, entry_point: str, name: str, dataset: PreparedDataset
+) -> Iterator[Run]:
+    """A new run, or the one that `config.resume` lets go on; both are noted in their folder.
 
-    Pictures of a run that goes on are looked at first: what does not fit leaves it as it is. Of
-    several processes that train together, the main one alone has the run.
+    Of several processes that train together, the main one alone has the run.
 
     Raises:
-        CatdogError: no such run can go on, or the pictures can't be had.
+        CatdogError: no such run can go on, or something has not arrived at the end.
     """
     if not distributed.is_main():
-        yield prepare(), SilentRun("", Path())
+        yield SilentRun("", Path())
         return
-    home = Path(config.data_dir) / "runs"
-    restarted = config.resume == NONE and _is_restarted(home)
-    prepared = prepare() if restarted or config.resume != NONE else None
-    found = _found(config, entry_point, prepared) if prepared else None
-    resumed = found.note.run_id if found else None
-    with run.start_run(
-        name,
-        Path(config.data_dir),
-        resume=resumed,
+    store.connect()
+    home = Path(config.data_dir) / RUNS
+    notes = notes_in(home)
+    new = Note(
+        run_id="",
+        number=1 + max((note.number for note in notes), default=0),
         entry_point=entry_point,
+        parameters={k: v for k, v in asdict(config).items() if k not in LEFT_OPEN},
+        data_digest=dataset.digest,
+        launch=distributed.launch_id(),
         processes=distributed.world_size(),
-    ) as active:
-        folder = found or RunFolder.begin(config, active.id, entry_point)
-        with folder.cut_is_told(active):
-            prepared = prepared or prepare()
-            folder.mark(RUNNING, data_digest=prepared.digest)
-            yield prepared, active
-    folder.remove()  # all of it has reached the server
+    )
+    with contextlib.ExitStack() as stack:
+        found = find_runs_to_resume(new, config.resume, notes, status_of)
+        resumed = next((note for note in found if _locked(home / note.run_id, stack)), None)
+        _say_which(config.resume, found, resumed)
+        run = stack.enter_context(
+            start_run(
+                name,
+                Path(config.data_dir),
+                resume=resumed.run_id if resumed else None,
+                entry_point=entry_point,
+                processes=new.processes,
+            )
+        )
+        if resumed is None:
+            _begin(run.folder, replace(new, run_id=run.id), stack)
+        mend(run.folder / MODEL)
+        with _cut_is_told(run):
+            yield run
+    shutil.rmtree(run.folder, ignore_errors=True)  # all of it has reached the server
 
 
 def as_begun(config: Config, entry_point: str) -> Config:
@@ -193,12 +161,13 @@ def as_begun(config: Config, entry_point: str) -> Config:
     """
     if config.resume in (NONE, AUTO):
         return config
-    home = Path(config.data_dir) / "runs"
+    home = Path(config.data_dir) / RUNS
     note = _named(home, config.resume)
     if note.entry_point != entry_point:
+        command = resume_command(home / note.run_id, note.entry_point, note.processes)
         raise CatdogError(
             f"resume={note.run_id} was begun by the entry point {note.entry_point}: go on with "
-            f"{run.resume_command(home / note.run_id, note.entry_point, note.processes)}"
+            f"{command}"
         )
     begun = {}
     for field in fields(config):
@@ -218,87 +187,124 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
     """Delete folders of runs that nobody went on with for `days` days; the bytes that freed."""
     freed = 0
     oldest = time.time() - days * 86_400
-    for path in (data_dir / "runs").glob("*/"):
+    for path in (data_dir / RUNS).glob("*/"):
         if path.stat().st_mtime > oldest:
             continue
-        lock = FileLock(path / LOCK)
         with contextlib.suppress(Timeout):  # a run that goes on
-            lock.acquire(timeout=0)
-            lock.release()
+            FileLock(path / LOCK).acquire(timeout=0).lock.release()
             freed += delete_folder(path)
     return freed
 
 
-def _is_restarted(home: Path) -> bool:
-    """Whether torchrun has started this process in place of one that had begun a run.
+def read_note(folder: Path) -> Note:
+    """The note in the folder of a run.
 
-    How often torchrun says it has restarted does not tell: where another machine fails, or one
-    joins in its place, all processes are started anew and none counts it.
+    Raises:
+        CatdogError: there is none, or it is of another format.
     """
-    ours = distributed.launch_id()
-    return bool(ours) and any(note.launch == ours for note in notes_in(home))
-
-
-def _found(
-    config: TrainConfig | SweepConfig, entry_point: str, prepared: PreparedDataset
-) -> RunFolder | None:
-    home = Path(config.data_dir) / "runs"
-    if config.resume in (NONE, AUTO):
-        return _latest(home, config, entry_point, prepared)
-    note = _named(home, config.resume)
-    if note.data_digest not in ("", prepared.digest):
+    try:
+        told = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        stored = told["format"]
+        note = Note(**told) if stored == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CatdogError(
-            f"resume={note.run_id}: the pictures in {prepared.folder} are no longer those that "
-            "the run began with: begin a new run without resume."
-        )
-    folder = RunFolder.take(home / note.run_id)
-    if folder is None:
+            f"{folder / NOTE} can't be read ({error}): begin a new run without resume."
+        ) from error
+    if note is None:
         raise CatdogError(
-            f"resume={note.run_id}: another process still works on that run; end it first."
+            f"{folder / NOTE} is of format {stored}, this catdog reads {FORMAT}: use the catdog "
+            "version that began the run, or begin a new one without resume."
         )
-    logger.info(f"Resuming run {note.run_id}")
-    return folder
+    return note
 
 
-def _latest(
-    home: Path, config: TrainConfig | SweepConfig, entry_point: str, prepared: PreparedDataset
-) -> RunFolder | None:
-    """The latest run that may go on; None, which is said, when there is none."""
-    wanted = {k: v for k, v in asdict(config).items() if k not in LEFT_OPEN}
-    for note in sorted(notes_in(home), key=lambda note: note.number, reverse=True):
-        alike = note.parameters == wanted and note.entry_point == entry_point
-        if config.resume == NONE and note.launch != distributed.launch_id():
-            continue
-        if not alike or note.data_digest not in ("", prepared.digest):
-            continue
-        if run.status_of(note.run_id) in (None, "FINISHED"):
-            continue  # of another store, deleted, or cut when all was done
-        folder = RunFolder.take(home / note.run_id)
-        if folder is not None:
-            logger.info(
-                f"Resuming run {note.run_id}, the latest unfinished one of these parameters"
-            )
-            return folder
-    logger.info("No unfinished run has these parameters and pictures: a new one begins")
-    return None
+def notes_in(home: Path) -> list[Note]:
+    """The notes of all runs in `home` that this catdog can read."""
+    found = []
+    for path in home.glob(f"*/{NOTE}"):
+        with contextlib.suppress(CatdogError):
+            found.append(read_note(path.parent))
+    return found
+
+
+def _begin(folder: Path, note: Note, stack: contextlib.ExitStack) -> None:
+    """Note a new run in its folder, which no other process works on meanwhile."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _locked(folder, stack)
+        write_json(folder / NOTE, asdict(note))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _locked(folder: Path, stack: contextlib.ExitStack) -> bool:
+    """Lock a run's folder until the stack is left; False when a process still works on it."""
+    try:
+        stack.enter_context(FileLock(folder / LOCK).acquire(timeout=PATIENCE_S))
+    except Timeout:
+        return False
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return True
+
+
+def _say_which(resume: str, found: Sequence[Note], resumed: Note | None) -> None:
+    if resumed:
+        latest = ", the latest unfinished one of these parameters" if resume == AUTO else ""
+        logger.info(f"Resuming run {resumed.run_id}{latest}")
+    elif resume == AUTO:
+        logger.info("No unfinished run has these parameters and pictures: a new one begins")
+    elif found and resume != NONE:
+        raise CatdogError(
+            f"resume={resume}: another process still works on that run; end it first."
+        )
+
+
+@contextlib.contextmanager
+def _cut_is_told(run: Run) -> Iterator[None]:
+    """When what is done inside is cut, say how to go on; without anything to go on with, clear."""
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if interrupted or _is_worth_keeping(run.folder):
+            when = "Go on" if interrupted else "Once that is mended, go on"
+            logger.info(f"{when}: {run.resume_command}")
+            run.set_tags({"resume_with": run.resume_command})
+        else:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        raise
+
+
+def _is_worth_keeping(folder: Path) -> bool:
+    """Whether there is what a run could go on with, or what did not reach the server."""
+    there = any((folder / name).exists() for name in (MODEL, UNSENT))
+    return there or any(folder.glob("checkpoint-*")) or distributed.may_restart()
 
 
 def _named(home: Path, run_id: str) -> Note:
-    if re.fullmatch(r"[\w-]+", run_id) and (home / run_id / NOTE).is_file():
-        note = read_note(home / run_id)
-        if run.status_of(run_id) is None:
-            raise CatdogError(
-                f"resume={run_id}: the MLflow store {store.shown_uri()} has no such run, or it "
-                "was deleted: restore it, or set MLFLOW_TRACKING_URI to the store that it is in."
-            )
-        return note
-    if run.status_of(run_id) == "FINISHED":
+    """The note of an unfinished run that the user names.
+
+    Raises:
+        CatdogError: there is none; says why.
+    """
+    here = bool(re.fullmatch(r"[\w-]+", run_id)) and (home / run_id / NOTE).is_file()
+    status = status_of(run_id)
+    if status == "FINISHED" and not here:
         raise CatdogError(f"resume={run_id}: that run has finished, there is nothing left to do.")
-    others = ", ".join(note.run_id for note in notes_in(home)) or "none"
-    raise CatdogError(
-        f"resume={run_id}: {home} holds no such run (unfinished ones there: {others}). "
-        "Name one of them, give the run's --data_dir, or begin a new run without resume."
-    )
+    if not here:
+        others = ", ".join(note.run_id for note in notes_in(home)) or "none"
+        raise CatdogError(
+            f"resume={run_id}: {home} holds no such run (unfinished ones there: {others}). "
+            "Name one of them, give the run's --data_dir, or begin a new run without resume."
+        )
+    note = read_note(home / run_id)
+    if status is None:
+        raise CatdogError(
+            f"resume={run_id}: the MLflow store {store.shown_uri()} has no such run, or it "
+            "was deleted: restore it, or set MLFLOW_TRACKING_URI to the store that it is in."
+        )
+    return note
 
 
 def _unwritable(path: Path, error: OSError) -> CatdogError:

@@ -131,21 +131,19 @@ def test_a_refusal_is_one_sentence_that_says_what_to_do(tmp_path, kaggle, waits,
     assert sum(waits) < 120
 
 
-def test_an_expired_token_is_said(tmp_path, kaggle):
+def test_a_token_that_expired_or_is_missing_is_said(tmp_path, kaggle, monkeypatch):
     kaggle.token_active = False
     _refused(tmp_path, "did not accept the token")
+    kaggle.asked.clear()
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+    _refused(tmp_path, "needs a Kaggle token and none was found")
+    assert kaggle.asked == []
 
 
 def test_no_network_is_said(tmp_path, kaggle, monkeypatch, waits):
     point_kaggle_client_to("http://127.0.0.1:9", monkeypatch)
     _refused(tmp_path, "Kaggle can't be reached")
     assert all(wait < 120 for wait in waits)
-
-
-def test_kaggle_without_a_token_is_said_before_anything_is_asked(tmp_path, kaggle, monkeypatch):
-    monkeypatch.delenv("KAGGLE_API_TOKEN")
-    _refused(tmp_path, "needs a Kaggle token and none was found")
-    assert kaggle.asked == []
 
 
 def test_a_data_folder_that_can_not_be_written_is_said(tmp_path, kaggle):
@@ -219,8 +217,10 @@ def test_words_win_over_files_of_their_name_and_a_path_is_meant_by_a_slash(tmp_p
 @pytest.mark.parametrize(
     ("dataset", "said"),
     [
-        *((f"kaggle:{name}", "is not the name of a Kaggle data set") for name in ("pets", "a/b/c")),
-        *((f"kaggle:{name}", "is not the name of a Kaggle data set") for name in ("../x", "a/b?c")),
+        *(
+            (f"kaggle:{name}", "is not the name of a Kaggle data set")
+            for name in ("pets", "a/b/c", "../x", "a/b?c")
+        ),
         ("gone.zip", r"dataset=gone\.zip does not exist"),
     ],
 )

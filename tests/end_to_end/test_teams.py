@@ -172,29 +172,6 @@ def test_a_version_is_compared_promoted_and_rolled_back(trained, challenger, ask
     assert lines[0].endswith("it was a bad day")  # the newest first
 
 
-def test_the_registered_model_is_exported(trained, ask, tmp_path):
-    status, out = ask("export", "--to", str(tmp_path / "exported"))
-    assert (status, out) == (0, f"{tmp_path / 'exported'}\n")
-    photo = next((trained.home / "data" / "pets" / "validation" / "dog").iterdir())
-    shown = subprocess.run(
-        [sys.executable, str(tmp_path / "exported" / "example.py"), str(photo)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert photo.name in shown
-
-
-def test_the_data_is_audited(trained, ask, tmp_path):
-    written = tmp_path / "audit.csv"
-    asked = ("--backbone=test_resnet", "--weights=none", "--dataset=pets")
-    status, out = ask("audit", *asked, "--output", str(written))
-    assert status == 0
-    assert "label" in out
-    assert written.read_text().startswith("path,issue,")
-
-
 def test_a_colleague_without_the_data_predicts_and_scores(trained, tmp_path):
     colleague = Colleague(tmp_path, trained.server)
     draw(tmp_path / "photos", 2)

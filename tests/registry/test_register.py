@@ -140,6 +140,9 @@ def test_a_version_that_answers_alike_is_described_and_serves(said, shop):
     assert any(line.startswith("A fresh process answers alike to within") for line in said)
     metrics = mlflow.get_run(shop.run.id).data.metrics
     assert metrics["parity_max_abs_diff"] < 1e-3
+    model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
+    ranked = {metric.key: (metric.value, metric.dataset_name) for metric in model.metrics}
+    assert ranked["val_log_loss"] == (shop.trained.metrics["val_log_loss"], "pets-validation")
     loaded = versions.fetch("models:/pets/Production")
     assert (loaded / "model.json").read_bytes() == Path("model/model.json").read_bytes()
 

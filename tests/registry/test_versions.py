@@ -3,7 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
@@ -38,6 +40,24 @@ def test_a_rejected_version_is_used_by_its_number_alone(logged_model):
     with pytest.raises(CatdogError, match="which did not answer as its training did"):
         versions.fetch("models:/pets/latest")
     assert versions.fetch(f"models:/pets/{version.version}").is_dir()  # whoever names it knows
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_version_whose_making_was_answered_too_late_is_made_once(logged_model, monkeypatch, made):
+    real, answers = mlflow.register_model, iter([False, True])
+
+    def late(*given, **named):
+        in_time = next(answers)
+        version = real(*given, **named) if made or in_time else None
+        if not in_time:
+            raise MlflowException("504 Gateway Timeout")
+        return version
+
+    monkeypatch.setattr(register, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(mlflow, "register_model", late)
+    version = register.add(logged_model, "pets", PHOTOS, digest="", card="# A card")
+    (only,) = versions.versions("pets")
+    assert (only.version, only.description) == (version.version, "# A card")
 
 
 def test_the_version_that_a_run_has_registered_is_found(logged_model):
