@@ -31,7 +31,7 @@ LIMITS = {
 
 ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 PROMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"}
-"""A connection that was closed for want of use is made anew; a server that is away takes no time."""
+"""A connection that was closed for want of use is opened again; one that is away costs little."""
 
 QUICK = PROMPT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
