@@ -20,15 +20,13 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.config import Promote
 from catdog.registry import versions
-from catdog.registry.compare import NOT_COMPARED, Comparison
+from catdog.registry.compare import NOT_COMPARED, Comparison, as_champion, judge
 from catdog.registry.promotion import (
     ARCHIVED,
     PRODUCTION,
     STATUS_TAG,
     Candidate,
-    Champion,
     Decision,
-    decide,
     refusal,
 )
 from catdog.registry.versions import ModelVersion, number_of
@@ -115,21 +113,6 @@ def approve(version: ModelVersion, *, proven: bool) -> None:
     serving = versions.champion(version.name)
     if not proven and number_of(serving) == number_of(version):
         promote_to(predecessor(version.name), f"version {version.version} was rejected")
-
-
-def judge(
-    candidate: Candidate | None,
-    champion: ModelVersion | None,
-    compare: Callable[[ModelVersion], Comparison],
-    *,
-    promote: Promote = "auto",
-    margin: float,
-) -> tuple[Decision, Comparison]:
-    """What the rule says of a candidate, which is compared with the champion where that counts."""
-    now, comparison = as_champion(champion), Comparison(champion)
-    if champion is not None and refusal(candidate, now) is None:
-        comparison = compare(champion)
-    return decide(candidate, now, comparison.evidence, promote=promote, margin=margin), comparison
 
 
 def promote_by_evidence(
@@ -257,13 +240,6 @@ def may_not_serve(version: ModelVersion) -> Decision | None:
     if candidate is None and not versions.is_rejected(version) and serving is None:
         return None  # of somebody who has registered it by hand, and names it
     return refusal(candidate, as_champion(serving))
-
-
-def as_champion(version: ModelVersion | None) -> Champion | None:
-    """What the rule needs to know of the version that serves."""
-    if version is None:
-        return None
-    return Champion(number_of(version), Candidate.from_tags(version.tags))
 
 
 def _make_champion(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
