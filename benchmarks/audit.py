@@ -31,7 +31,8 @@ from catdog.evaluation.audit import NEAR_DUPLICATE, find_issues, other_label_pro
 from catdog.evaluation.slices import Look, look_at_all
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import build_network
-from catdog.training.features import FeatureCache, extract
+from catdog.training.feature_cache import FeatureCache
+from catdog.training.features import extract
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def main(options: Options) -> None:
     """Plant and look for it, round by round, and print a table."""
     with tempfile.TemporaryDirectory() as scratch:
         network = build_network("tf_efficientnet_lite0").eval()
-        engine = pick_engine(network, print, cores=2)
+        engine = pick_engine(network, cores=2)
         cache = FeatureCache(Path(scratch) / "features")
 
         def compute(pictures: Sequence[Picture]) -> Features:

@@ -38,31 +38,35 @@ def measure(archive: Path, count: int, scratch: Path) -> dict[str, float]:
     import os
 
     import torch
+    from torch import nn
 
     from catdog.models.engine import pick_engine
     from catdog.models.network import build_network
-    from catdog.training.features import as_batches, extract, open_cache
-    from catdog.training.loop import EarlyStopping, fit, make_optimizer
+    from catdog.training.early_stopping import EarlyStopping
+    from catdog.training.feature_cache import open_cache
+    from catdog.training.features import FeatureBatches, extract, labels_of
+    from catdog.training.loop import Loaders, fit
+    from catdog.training.optim import make_optimizer, make_train_step
 
     pictures = _multiply(archive, count, scratch)
     network = build_network("tf_efficientnet_lite0")
-    engine = pick_engine(network, print, cores=os.cpu_count() or 1)
+    engine = pick_engine(network, cores=os.cpu_count() or 1)
     cache = open_cache(scratch, network)
     before = _peak_mb()
     start = time.perf_counter()
     features, _ = extract(pictures, network, engine, cache)
     passed = time.perf_counter()
     held_back = count // 5
-    device = torch.device("cpu")
+    train = FeatureBatches(features[:, held_back:], pictures[held_back:], batch_size=32, seed=0)
+    val = [(torch.from_numpy(features[0, :held_back]), labels_of(pictures[:held_back]))]
+    optimizer = make_optimizer((network.head, 0.002), weight_decay=0.01)
     fit(
         network.head,
-        as_batches(features[:, held_back:], pictures[held_back:], device, batch_size=32, seed=0),
-        as_batches(
-            features[:, :held_back], pictures[:held_back], device, batch_size=4096, seed=None
-        ),
-        optimizer=make_optimizer((network.head, 0.002), weight_decay=0.01),
-        epochs=10,
+        Loaders(train, val),
+        make_train_step(network.head, optimizer, nn.BCEWithLogitsLoss()),
+        epochs=range(1, 11),
         stopping=EarlyStopping(10),
+        on_epoch=lambda _: None,
     )
     trained = time.perf_counter()
     return {

@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from catdog.config import PrepareConfig, TrainConfig
+from catdog.data.dataset import Picture
 from catdog.data.images import to_tensor
 from catdog.data.ood_images import neither_pictures
 from catdog.data.prepare import prepare
@@ -31,9 +32,12 @@ from catdog.evaluation.intervals import wilson
 from catdog.inference.prediction import About
 from catdog.models.engine import Features, pick_engine
 from catdog.models.network import Network, build_network
-from catdog.training.features import FeatureBatches, extract, open_cache
+from catdog.training.early_stopping import EarlyStopping
+from catdog.training.feature_cache import open_cache
+from catdog.training.features import FeatureBatches, extract
 from catdog.training.judge import Evidence, judge
-from catdog.training.loop import EarlyStopping, fit, make_optimizer, seed_everything
+from catdog.training.loop import Loaders, fit, seed_everything
+from catdog.training.optim import make_optimizer, make_train_step
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def main(options: Options) -> None:
 
 
 def _features(archive: Path, network: Network) -> tuple[Features, np.ndarray, Features]:
-    engine = pick_engine(network, print, cores=os.cpu_count() or 1)
+    engine = pick_engine(network, cores=os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(Source("x", "path", archive, ""), PrepareConfig(data_dir=scratch))
         pictures = prepared.pictures("training", "validation")
@@ -94,7 +98,7 @@ def _hold_back(
     train, val = next(inner.split(features[learned], labels[learned]))
     train, val = learned[train], learned[val]
     _train_head(network, features, labels, train, val)
-    engine = pick_engine(network, print, cores=1)
+    engine = pick_engine(network, cores=1)
     evidence = Evidence(features[train], features[val], labels[val], others)
     about = About("tf_efficientnet_lite0", "", "", 0, 0.0)
     classifier, judgement = judge(
@@ -117,20 +121,21 @@ def _train_head(
     seed_everything(config.seed)
     network.head.linear.reset_parameters()
 
-    def batches(chosen: np.ndarray, seed: int | None) -> FeatureBatches:
-        shown = torch.from_numpy(features[chosen])[None]
-        wanted = torch.from_numpy(labels[chosen])
-        return FeatureBatches(shown, wanted, batch_size=config.batch_size, seed=seed)
-
+    pictures = [Picture(Path(), int(label), "") for label in labels[train]]
+    learned = FeatureBatches(
+        features[train][None], pictures, batch_size=config.batch_size, seed=config.seed
+    )
+    judged = [(torch.from_numpy(features[val]), torch.from_numpy(labels[val]))]
+    optimizer = make_optimizer(
+        (network.head, config.learning_rate), weight_decay=config.weight_decay
+    )
     fit(
         network.head,
-        batches(train, config.seed),
-        batches(val, None),
-        optimizer=make_optimizer(
-            (network.head, config.learning_rate), weight_decay=config.weight_decay
-        ),
-        epochs=config.epochs,
+        Loaders(learned, judged),
+        make_train_step(network.head, optimizer, torch.nn.BCEWithLogitsLoss()),
+        epochs=range(1, config.epochs + 1),
         stopping=EarlyStopping(config.patience),
+        on_epoch=lambda _: None,
     )
 
 

@@ -30,7 +30,8 @@ from catdog.inference.inputs import Photo, find_photos
 from catdog.registry.versions import fetch
 from catdog.tracking import store
 from catdog.tracking.run import start_run
-from catdog.training.features import FeatureCache, extract
+from catdog.training.feature_cache import FeatureCache
+from catdog.training.features import extract
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "predict.py"
 

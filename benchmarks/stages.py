@@ -30,7 +30,8 @@ from catdog.data.sources import Source
 from catdog.data.transforms import evaluation_transform
 from catdog.models.engine import Engine, export, onnx_engine, openvino_engine, torch_engine
 from catdog.models.network import Network, build_network
-from catdog.training.features import FeatureCache, extract
+from catdog.training.feature_cache import FeatureCache
+from catdog.training.features import extract
 
 
 @dataclass(frozen=True)

@@ -90,25 +90,26 @@ def eager(folder: Path, epochs: int) -> float:
     import torch
     from torch import nn
 
-    from catdog.data.loaders import LabelledFolder
-    from catdog.data.transforms import evaluation_transform, training_transform
+    from catdog.data import loaders
+    from catdog.data.loaders import EvaluationBatches, LabelledFolder, PictureBatches
+    from catdog.data.transforms import evaluation_transform
     from catdog.models.network import build_network
-    from catdog.training.loaders import make_batches
-    from catdog.training.loop import make_optimizer, make_train_step, predict, train_epoch
+    from catdog.training.loop import predict, train_epoch
+    from catdog.training.optim import make_optimizer, make_train_step
 
+    loaders.pick_workers = lambda _device: os.cpu_count() or 1
     network = build_network(BACKBONE)
-    train = LabelledFolder(folder / "training", training_transform(network.preprocessing))
-    val = LabelledFolder(folder / "validation", evaluation_transform(network.preprocessing))
-    shared = {"batch_size": BATCH, "seed": 0, "workers": os.cpu_count() or 1}
-    train_batches = make_batches(train, shuffle=True, **shared)
-    val_batches = make_batches(val, shuffle=False, **shared)
+    look = network.preprocessing
+    shared = {"batch_size": BATCH, "device": torch.device("cpu")}
+    train = PictureBatches(LabelledFolder(folder / "training"), look, seed=0, **shared)
+    plain = LabelledFolder(folder / "validation", evaluation_transform(look))
+    val = EvaluationBatches(plain, **shared)
     optimizer = make_optimizer((network, 1e-3), weight_decay=0.01)
     step = make_train_step(network, optimizer, nn.BCEWithLogitsLoss())
-    torch.manual_seed(0)
     start = time.perf_counter()
-    for _ in range(epochs):
-        train_epoch(network, train_batches, step)
-        predict(network, val_batches)
+    for number in range(1, epochs + 1):
+        train_epoch(network, train.epoch(number), step)
+        predict(network, val)
     return (time.perf_counter() - start) / epochs
 
 
@@ -177,6 +178,7 @@ def catdog(
     from catdog.data.dataset import load_dataset
     from catdog.tracking import store
     from catdog.tracking.run import start_run
+    from catdog.training.judge import judge_as_served
 
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
@@ -188,8 +190,10 @@ def catdog(
         prepared = load_dataset(folder)
         with start_run("benchmark") as run:
             start = time.perf_counter()
-            work = pipeline.train_and_register if registered else pipeline.train
-            work(config, prepared, run)
+            if registered:
+                pipeline.train_and_register(config, prepared, run)
+            else:
+                judge_as_served(pipeline.train(config, prepared, run), prepared, config)
             seconds = time.perf_counter() - start
         os.chdir("/")
     return seconds

@@ -100,7 +100,8 @@ def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
         if config.unfreeze == "none":
             return Learned(network, fit, features, features)
         fit = finetune(network, dataset, config, fit, checkpoints, on_epoch)
-        return Learned(network, fit, extract_features(network, dataset, folder), features)
+        tuned = extract_features(network, dataset, Path(config.data_dir), cache_dir=folder)
+        return Learned(network, fit, tuned, features)
 
 
 def run_name(config: TrainConfig | SweepConfig, dataset: str) -> str:

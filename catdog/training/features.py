@@ -37,7 +37,6 @@ from catdog.training import distributed
 from catdog.training.feature_cache import (
     FeatureCache,
     cache_trouble_is_told,
-    features_folder,
     open_cache,
 )
 
@@ -71,7 +70,12 @@ class FeatureSet:
 
 
 def extract_features(
-    network: Network, dataset: PreparedDataset, data_dir: Path, *, views: int = 1
+    network: Network,
+    dataset: PreparedDataset,
+    data_dir: Path,
+    *,
+    views: int = 1,
+    cache_dir: Path | None = None,
 ) -> FeatureSet:
     """The features of a data set's pictures; of those to compute, each rank computes a part.
 
@@ -80,28 +84,28 @@ def extract_features(
         dataset: whose training and validation pictures.
         data_dir: holds the cache, in which all ranks find what each has computed.
         views: of each training picture: the plain one, then augmented ones.
+        cache_dir: holds it instead, for a backbone that no other run will have.
 
     Raises:
         CatdogError: a picture is gone, or the cache can't be written.
     """
     start = time.perf_counter()
     engine = pick_engine(network, cores=cores())
-    cache = open_cache(data_dir, network)
+    cache = open_cache(cache_dir or data_dir, network)
     train, val = dataset.pictures(TRAINING), dataset.pictures(VALIDATION)
-    others = neither_folder(data_dir, dataset.classes)
     computed = _compute_shares([(val, 1), (train, views)], network, engine, cache)
     validation, new = extract(val, network, engine, cache)
     training, more = extract(train, network, engine, cache, views=views)
-    neither, _ = extract(
-        [Picture(path, 0, sha256_of(path)) for path in others], network, engine, cache
-    )
+    others = neither_folder(data_dir, dataset.classes)
+    strange = [Picture(path, 0, sha256_of(path)) for path in others]
+    neither, _ = extract(strange, network, engine, cache)
     computed += new + more
     found = len(val) + views * len(train) - computed
     seconds = time.perf_counter() - start
     logger.info(
         f"Features: {computed:,} computed by {engine.name} and {found:,} found, in "
         f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
-        f"{features_folder(data_dir)} (python scripts/clear_cache.py clears it)"
+        f"{cache.folder.parent} (python scripts/clear_cache.py clears it)"
     )
     return FeatureSet(engine, training, validation[0], neither[0], computed, found, seconds)
 

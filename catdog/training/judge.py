@@ -248,14 +248,6 @@ def seen_in_training(classifier: Classifier, judgement: Judgement) -> list[tuple
     return list(zip(logits.tolist(), judgement.familiarity.tolist(), strict=True))
 
 
-def spread(pictures: list[Picture], count: int) -> list[Picture]:
-    """At most `count` pictures, evenly taken from the whole list."""
-    if len(pictures) <= count:
-        return pictures
-    places = np.linspace(0, len(pictures) - 1, count).round().astype(int)
-    return [pictures[place] for place in places]
-
-
 def _kept_share(raw: NDArray[np.float64], keep: float) -> float:
     """The share of photos above the threshold that the other folds would set, cross-fitted."""
     fold = np.arange(len(raw)) % FOLDS

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from catdog import NEITHER
@@ -21,7 +19,7 @@ from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.engine import torch_engine
 from catdog.models.network import ImageNetClassifier, Network
-from catdog.training.judge import Evidence, Judgement, judge, seen_in_training, spread
+from catdog.training.judge import Evidence, Judgement, judge, seen_in_training
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
 
 KEEP = 0.9
@@ -161,18 +159,6 @@ def test_imagenets_classes_have_a_say_and_are_saved_to_the_last_bit(network, sam
     assert not np.allclose(knowing.judgement.familiarity, judged.judgement.familiarity)
     twin = NoveltyDetector.from_tensors(novelty.to_tensors())
     assert torch.equal(twin.imagenet.weight, novelty.imagenet.weight)
-
-
-@given(st.integers(0, 60), st.integers(2, 30))
-def test_a_few_pictures_are_taken_evenly_from_all_of_them(total, count):
-    pictures = [Picture(Path(str(number)), 0, "") for number in range(total)]
-    places = [int(picture.path.name) for picture in spread(pictures, count)]
-    assert len(places) == min(total, count)
-    assert places == sorted(set(places))
-    if total > count:
-        gaps = np.diff(places)
-        assert (places[0], places[-1]) == (0, total - 1)
-        assert gaps.max() - gaps.min() <= 1
 
 
 def test_the_classifier_knows_which_photos_it_learned_from_and_saves_it(judged, tmp_path):
