@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -81,7 +82,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, number, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     # torchrun's store outlives a restart, and remembers where those before listened.
-    fresh = dist.PrefixStore(f"restart {_restarts()}", store)
+    fresh = PrefixStore(f"restart {_restarts()}", store)
     dist.init_process_group(backend, store=fresh, rank=number, world_size=size, timeout=TIMEOUT)
     try:
         yield
