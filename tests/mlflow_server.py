@@ -94,14 +94,12 @@ class Proxy:
     """Passes bytes on to a port of loopback after `delay` seconds, or swallows them.
 
     `refused` are statuses by what the first line of a request holds: it gets that for an answer.
-    With the status 0 the connection is cut in mid-request. `late` are statuses for requests that
-    the server does get and do, and whose answer is lost on its way back.
+    With the status 0 the connection is cut in mid-request.
     """
 
     def __init__(self, port: int) -> None:
         self.delay, self.swallow = 0.0, False
         self.refused: dict[str, int] = {}
-        self.late: dict[str, int] = {}
         self._to = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -119,24 +117,16 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._to))
-                lost: list[int] = []
-                for pair in ((client, server, True, lost), (server, client, False, lost)):
+                for pair in ((client, server, True), (server, client, False)):
                     threading.Thread(target=self._pass, args=pair, daemon=True).start()
 
-    def _pass(
-        self, source: socket.socket, target: socket.socket, asks: bool, lost: list[int]
-    ) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, asks: bool) -> None:
         with contextlib.suppress(OSError), source, target:
             while content := source.recv(65536):
                 if self.swallow:
                     continue
                 if asks and (status := _matching(content, self.refused)) is not None:
                     _refuse(source, content, status)
-                    return
-                if asks and (status := _matching(content, self.late)) is not None:
-                    lost.append(status)
-                if lost and not asks:
-                    target.sendall(_answer(lost[0]))
                     return
                 time.sleep(self.delay if asks else 0)
                 target.sendall(content)
@@ -149,11 +139,6 @@ def _matching(content: bytes, statuses: dict[str, int]) -> int | None:
     return next((status for part, status in statuses.items() if part in line), None)
 
 
-def _answer(status: int) -> bytes:
-    head = f"HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    return head.encode()
-
-
 def _refuse(client: socket.socket, content: bytes, status: int) -> None:
     """Read a request to its end, as a polite gateway does, and answer with nothing but a status."""
     if not status:
@@ -164,7 +149,8 @@ def _refuse(client: socket.socket, content: bytes, status: int) -> None:
     length = re.search(rb"(?i)content-length: *(\d+)", head)
     while length and len(body) < int(length[1]):
         body += client.recv(65536)
-    client.sendall(_answer(status))
+    head = f"HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    client.sendall(head.encode())
 
 
 def has_postgres() -> bool:

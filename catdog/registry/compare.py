@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from catdog import CLASSES, CatdogError, Classes
+from catdog.config import Promote
 from catdog.data.classes import both, one
 from catdog.data.dataset import Picture
 from catdog.evaluation.calibration import Labels, Logits, cross_fitted
@@ -18,8 +19,15 @@ from catdog.evaluation.comparison import Paired, compare_answers
 from catdog.evaluation.metrics import metrics_of
 from catdog.inference.classifier import Classifier
 from catdog.registry import versions
-from catdog.registry.promotion import AT_LEAST
-from catdog.registry.versions import ModelVersion
+from catdog.registry.promotion import (
+    AT_LEAST,
+    Candidate,
+    Champion,
+    Decision,
+    decide,
+    refusal,
+)
+from catdog.registry.versions import ModelVersion, number_of
 from catdog.training.feature_cache import open_cache
 from catdog.training.features import extract
 
@@ -70,6 +78,28 @@ class Comparison:
 
 
 NOT_COMPARED = Comparison(None)
+
+
+def judge(
+    candidate: Candidate | None,
+    champion: ModelVersion | None,
+    compare: Callable[[ModelVersion], Comparison],
+    *,
+    promote: Promote = "auto",
+    margin: float,
+) -> tuple[Decision, Comparison]:
+    """What the rule says of a candidate, which is compared with the champion where that counts."""
+    now, comparison = as_champion(champion), Comparison(champion)
+    if champion is not None and refusal(candidate, now) is None:
+        comparison = compare(champion)
+    return decide(candidate, now, comparison.evidence, promote=promote, margin=margin), comparison
+
+
+def as_champion(version: ModelVersion | None) -> Champion | None:
+    """What the rule needs to know of the version that serves."""
+    if version is None:
+        return None
+    return Champion(number_of(version), Candidate.from_tags(version.tags))
 
 
 def compare_with_champion(

@@ -20,15 +20,13 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.config import Promote
 from catdog.registry import versions
-from catdog.registry.compare import NOT_COMPARED, Comparison
+from catdog.registry.compare import NOT_COMPARED, Comparison, as_champion, judge
 from catdog.registry.promotion import (
     ARCHIVED,
     PRODUCTION,
     STATUS_TAG,
     Candidate,
-    Champion,
     Decision,
-    decide,
     refusal,
 )
 from catdog.registry.versions import ModelVersion, number_of
@@ -115,21 +113,6 @@ def approve(version: ModelVersion, *, proven: bool) -> None:
     serving = versions.champion(version.name)
     if not proven and number_of(serving) == number_of(version):
         promote_to(predecessor(version.name), f"version {version.version} was rejected")
-
-
-def judge(
-    candidate: Candidate | None,
-    champion: ModelVersion | None,
-    compare: Callable[[ModelVersion], Comparison],
-    *,
-    promote: Promote = "auto",
-    margin: float,
-) -> tuple[Decision, Comparison]:
-    """What the rule says of a candidate, which is compared with the champion where that counts."""
-    now, comparison = as_champion(champion), Comparison(champion)
-    if champion is not None and refusal(candidate, now) is None:
-        comparison = compare(champion)
-    return decide(candidate, now, comparison.evidence, promote=promote, margin=margin), comparison
 
 
 def promote_by_evidence(
@@ -259,13 +242,6 @@ def may_not_serve(version: ModelVersion) -> Decision | None:
     return refusal(candidate, as_champion(serving))
 
 
-def as_champion(version: ModelVersion | None) -> Champion | None:
-    """What the rule needs to know of the version that serves."""
-    if version is None:
-        return None
-    return Champion(number_of(version), Candidate.from_tags(version.tags))
-
-
 def _make_champion(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
     """Move aliases, history and stage to a version, in this order; see above."""
     events, name = history(version.name), version.name
@@ -276,26 +252,48 @@ def _make_champion(version: ModelVersion, decision: Decision, comparison: Compar
     _move_aliases(version, former)
     _add_to_history(version, before, decision, events)
     _explain(version, decision, comparison)
-    if former is not None:
+    leaving = versions.champion(name)  # by now perhaps another one
+    leaving = former if number_of(leaving) == number_of(version) else leaving
+    if leaving is not None:
         left = f"version {version.version} took its place"
-        if was_rolled_back(former):
+        if was_rolled_back(leaving):
             left = f"rolled back to version {version.version}: {decision.reason}"
-        _explain(former, Decision(ARCHIVED, left))
+        _explain(leaving, Decision(ARCHIVED, left))
     _set_stage(version, PRODUCTION)
-    # Of two promotions at once the one whose stage stands has the aliases; the other is told.
-    if number_of(versions.champion(name)) != number_of(version):
-        raise ChampionChangedError(version)
-    _move_aliases(version, None)
+    _check_aliases(version)
 
 
-def _move_aliases(version: ModelVersion, former: ModelVersion | None) -> None:
+def _check_aliases(version: ModelVersion) -> None:
+    """See that stage and aliases agree, as two promotions at once may each have set some.
+
+    The newest version whose stage stands serves.
+
+    Raises:
+        ChampionChangedError: that is another one.
+    """
+    serving = versions.champion(version.name)
+    while number_of(serving) == number_of(version):
+        if not _move_aliases(version, None):
+            return
+        serving = versions.champion(version.name)
+    _set_stage(version, ARCHIVED)
+    told = f"version {number_of(serving)} was promoted at the same time"
+    _explain(version, Decision(ARCHIVED, told))
+    if serving is not None:
+        _move_aliases(serving, None)
+    raise ChampionChangedError(version)
+
+
+def _move_aliases(version: ModelVersion, former: ModelVersion | None) -> bool:
+    """Give a version the aliases of who serves, and `former` its own; whether any was elsewhere."""
     client, wanted = MlflowClient(), dict.fromkeys(versions.ALIASES, number_of(version))
     if former is not None:
         wanted[PREVIOUS] = number_of(former)
     known = client.get_registered_model(version.name).aliases
-    for alias, number in wanted.items():
-        if str(known.get(alias)) != number:
-            client.set_registered_model_alias(version.name, alias, number)
+    moved = {alias: one for alias, one in wanted.items() if str(known.get(alias)) != one}
+    for alias, number in moved.items():
+        client.set_registered_model_alias(version.name, alias, number)
+    return bool(moved)
 
 
 def _add_to_history(

@@ -25,8 +25,9 @@ from catdog.registry.compare import (
     answers_of,
     compare_with_champion,
     is_own_validation,
+    judge,
 )
-from catdog.registry.history import Event, judge, promote_by_evidence
+from catdog.registry.history import Event, promote_by_evidence
 from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Candidate, Decision
 from catdog.registry.versions import ModelVersion, number_of, uri_of
 from catdog.tracking import store

@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from catdog.files import atomic_write
-from catdog.tracking.store import ONCE, QUICK, first_line, limits
+from catdog.tracking.store import PROMPT, QUICK, first_line, limits
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Spool:
                 and does not take something, is not.
         """
         until = time.monotonic() + patience
-        with limits(ONCE):
+        with limits(PROMPT):
             while not self._send_kept(max(PATIENCE, patience)):
                 if time.monotonic() >= until or self.server_answers():
                     return False

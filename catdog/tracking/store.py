@@ -30,7 +30,10 @@ LIMITS = {
 """How long a request may take: MLflow's own limits add up to many minutes."""
 
 ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-QUICK = ONCE | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+PROMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"}
+"""A connection that was closed for want of use is opened again; one that is away costs little."""
+
+QUICK = PROMPT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 """For a model, which a server with a slow store behind it is long in taking."""
 

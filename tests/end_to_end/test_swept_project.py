@@ -53,7 +53,6 @@ def test_two_machines_sweep_together_and_one_of_them_registers(tmp_path):
         )
 
     first = begin("--data_dir=data")
-    assert any(line.startswith("trial") for line in first.stderr)
     second = begin("--data_dir=elsewhere")
     for process in (first, second):
         said = process.communicate(timeout=300)[1]

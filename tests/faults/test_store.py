@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -72,16 +71,6 @@ def shop(trained, monkeypatch, trains_quickly) -> Shop:
     return Shop(trained, ("--dataset", "pets", "--data_dir", "data", *TINY))
 
 
-def test_a_damaged_feature_cache_is_computed_again(run, shop):
-    for stored in shop.root.glob("data/features/*/*.features.npy"):
-        content = bytearray(stored.read_bytes())
-        content[-5] ^= 0xFF
-        stored.write_bytes(content)
-    ended = run("train", *shop.where)
-    assert ended.status == 0, ended.err
-    assert shop.newest_run().data.metrics["features_computed"] == 12
-
-
 def test_a_clock_that_goes_backwards_does_no_harm(run, shop, monkeypatch):
     steps = iter(range(10**9))
     for name, back in (("time", 60), ("time_ns", 60 * 10**9)):
@@ -122,23 +111,6 @@ def test_a_loss_that_is_no_number_keeps_the_best_model(run, shop, monkeypatch):
     assert newest.data.tags["stopped_because"].startswith("training diverged in epoch 2")
     assert newest.data.metrics["best_epoch"] == 1
     assert "registered_version" in newest.data.tags
-
-
-def test_a_loss_that_never_was_a_number_ends_the_run(run, shop, monkeypatch):
-    real = loop.train_epoch
-
-    def poisoned(model, *rest, **options):
-        with torch.no_grad():
-            model.linear.weight.fill_(float("nan"))
-        return real(model, *rest, **options)
-
-    monkeypatch.setattr(loop, "train_epoch", poisoned)
-    before = len(MlflowClient().search_model_versions("name = 'catdog'"))
-    ended = run("train", *shop.where)
-    assert ended.status == 2
-    assert ended.sentence.startswith("training diverged in epoch 1")
-    assert shop.newest_run().info.status == "FAILED"
-    assert len(MlflowClient().search_model_versions("name = 'catdog'")) == before
 
 
 def test_a_sweeps_database_that_breaks_is_told_and_the_same_command_goes_on(
@@ -202,46 +174,14 @@ def test_a_version_that_is_deleted_meanwhile_answers_to_the_end(run, shop, secon
     assert again.sentence.startswith(f"{uri} does not name a model. Versions of 'catdog': 1")
 
 
-def test_a_version_that_is_deleted_while_it_is_fetched_is_told(run, shop, second, monkeypatch):
-    real = mlflow.artifacts.download_artifacts
-
-    def deleting(uri):
-        MlflowClient().delete_model_version("catdog", str(second))
-        return real(uri)
-
-    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", deleting)
-    ended = run("predict", "pets/cat", "--model_uri", f"models:/catdog/{second}")
-    assert ended.status == 2
-    assert ended.sentence.startswith(f"models:/catdog/{second} does not name a model. Versions of")
-    assert "Try: python scripts/predict.py --model-uri models:/catdog/" in ended.sentence
-
-
-FILES = ["model.json", "weights.safetensors", "arrays.safetensors", "backbone.onnx"]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_registered_model_that_was_tampered_with_is_not_used(run, shop, name):
-    path = shop.model / name
+def test_a_registered_model_that_was_tampered_with_is_not_used(run, shop):
+    path = shop.model / "weights.safetensors"
     content = path.read_bytes()
-    path.write_bytes(content.replace(b'"best_epoch": ', b'"best_epoch":  '))
-    if path.read_bytes() == content:
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
         ended = run("predict", "pets/cat", "--model_uri", "models:/catdog/1")
     finally:
         path.write_bytes(content)
     assert (ended.status, ended.out) == (2, "")
-    assert name in ended.sentence
+    assert "weights.safetensors" in ended.sentence
     assert "differs" in ended.sentence
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_registered_model_that_lacks_a_file_is_not_used(run, shop, tmp_path, name):
-    path = shop.model / name
-    shutil.move(path, tmp_path / name)
-    try:
-        ended = run("predict", "pets/cat", "--model_uri", "models:/catdog/1")
-    finally:
-        shutil.move(tmp_path / name, path)
-    assert (ended.status, ended.out) == (2, "")
-    assert name in ended.sentence

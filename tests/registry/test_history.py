@@ -255,8 +255,10 @@ def test_two_promotions_at_once_end_in_one_of_both(add, monkeypatch, moment):
             promote_to(second, "better")
     else:
         promote_to(second, "better")
-    (serving,) = [number for number, stage in _stages().items() if stage == "Production"]
-    assert serving == ("3" if moment == "_set_stage" else "2")
+    stages = _stages()
+    serving, left = ("3", "2") if moment == "_set_stage" else ("2", "3")
+    assert stages == {"1": "Archived", serving: "Production", left: "Archived"}
+    assert "\n\nArchived: " in versions.numbered("pets", left).description
     assert _aliases()["champion"] == _aliases()["production"] == serving
     assert unfinished("pets") is None
 

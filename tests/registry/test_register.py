@@ -10,12 +10,15 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.registry import register, versions
+from catdog.registry.promotion import Candidate
 from catdog.registry.proof import Proof
 from catdog.registry.register import Released
 from catdog.reporting import summary
@@ -221,3 +224,18 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch
 
 def _tell(shop: Shop, released: Released) -> None:
     summary.summarize(released, shop.trained, NOTHING_FOUND, shop.run)
+
+
+def test_a_version_whose_making_was_answered_too_late_is_made_once(logged_model, monkeypatch):
+    real = mlflow.register_model
+
+    def late(*given: object, **options: object) -> None:
+        real(*given, **options)
+        raise MlflowException("too late", TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(mlflow, "register_model", late)
+    monkeypatch.setattr(register, "PAUSES_S", (0.0,))
+    candidate = Candidate("abc", drawn=False)
+    made = register.add(logged_model, "late", candidate, digest="", card="# A card")
+    (only,) = versions.versions("late")
+    assert (only.version, only.description) == (made.version, "# A card")

@@ -61,7 +61,7 @@ def _log_epochs(run: Run, *numbers: int) -> None:
     for number in numbers:
         labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
         scores = score(labels, logits)
-        epoch = Epoch(number, scores, scores, labels, logits, 0.001, 2.0, 50.0, is_best=True)
+        epoch = Epoch(number, scores, scores, 0.001, 2.0, 50.0, is_best=True)
         run.log_epoch(epoch, Figure(figsize=(1, 1)))
 
 
