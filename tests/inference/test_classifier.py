@@ -14,7 +14,6 @@ import torch
 from catdog import NEITHER, CatdogError
 from catdog.data.images import UnreadableImageError, to_tensor
 from catdog.data.transforms import evaluation_transform
-from catdog.inference import classifier as module
 from catdog.inference.classifier import (
     ARRAYS_FILE,
     BACKBONE_FILE,
@@ -24,6 +23,7 @@ from catdog.inference.classifier import (
     ServedClassifier,
 )
 from catdog.inference.prediction import Options
+from catdog.models import engine as module
 from tests.conftest import encoded, tiny_picture
 
 PHOTOS = [encoded(tiny_picture(name, seed)) for name in ("cat", "dog") for seed in range(3)]
