@@ -108,9 +108,9 @@ def look_at(content: bytes) -> Look:
     """What the bytes of a picture look like.
 
     Raises:
-        UnreadableImageError: see `catdog.data.images.decode_small`.
+        UnreadableImageError: see `catdog.data.images.decode`.
     """
-    picture = images.decode_small(content, LOOK_PX).convert("L")
+    picture = images.decode(content, side_px=LOOK_PX).convert("L")
     scale = LOOK_PX / min(picture.size)
     # One size for all: blur in a large picture must count like blur in a small one.
     size = [min(8 * LOOK_PX, max(THUMBNAIL_PX, round(side * scale))) for side in picture.size]
