@@ -17,10 +17,9 @@ from catdog.inference.prediction import Options, Prediction, unanswered
 
 
 class ColourClassifier:
-    """`window` is how many photos it reads ahead of its answers."""
+    """`learned` are the digests of the photos that it learned from."""
 
-    def __init__(self, window: int = 16) -> None:
-        self.window = window
+    def __init__(self) -> None:
         self.about = SimpleNamespace(classes=CLASSES)
         self.learned: frozenset[str] = frozenset()
 
@@ -30,11 +29,12 @@ class ColourClassifier:
     def predict(self, contents: Sequence[bytes], options: Any = None) -> list[Prediction]:
         return [self._predict(content, options or Options()) for content in contents]
 
-    def logits(
+    def outputs(
         self, items: Iterable[Any], read: Callable, **_: Any
-    ) -> Iterator[tuple[Any, float | str]]:
+    ) -> Iterator[tuple[Any, tuple[float, float] | str]]:
         for item, answer in self.stream(items, read, Options(reject=False)):
-            yield item, answer.error or float(np.log(answer.p_positive / (1 - answer.p_positive)))
+            logit = float(np.log(answer.p_positive / (1 - answer.p_positive)))
+            yield item, answer.error or (logit, answer.familiarity)
 
     def stream(
         self,
@@ -44,9 +44,9 @@ class ColourClassifier:
         *,
         batch_size: int | None = None,
     ) -> Iterator[tuple[Any, Prediction]]:
-        waiting, window = iter(items), max(self.window, batch_size or 8)
+        waiting = iter(items)
         with ThreadPoolExecutor(2) as workers:
-            while some := list(islice(waiting, window)):
+            while some := list(islice(waiting, batch_size or 16)):
                 work = [
                     workers.submit(self._try, read, item, options or Options()) for item in some
                 ]

@@ -138,7 +138,7 @@ def decide(
         return Decision(STAGING, "promote=never")
     if champion is None:
         return Decision(PRODUCTION, "no version was in Production")
-    told = evidence if isinstance(evidence, str) else evidence.told()
+    told = evidence if isinstance(evidence, str) else evidence.summary()
     if promote == "always":
         return Decision(PRODUCTION, f"promote=always, over version {champion.version}", told)
     if champion.candidate and champion.candidate.drawn and challenger and not challenger.drawn:

@@ -91,7 +91,7 @@ def show(
     for photo, (path, answer) in zip(photos, answered, strict=True):
         favoured = classifier.about.classes[says_positive(answer, classifier.about.classes)]
         try:
-            heat = explain.warm(classifier, path.read_bytes(), answer)
+            heat = explain.overlay(classifier, path.read_bytes(), answer)
         except CatdogError:  # this backbone has no heat map
             return
         pictures += [photo, (heat, f"what speaks for {one(favoured)}")]

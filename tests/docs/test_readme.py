@@ -118,7 +118,7 @@ def test_the_rooms_stand_in_the_order_of_the_contract():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     (layers,) = [each["layers"] for each in contracts["contracts"] if each["type"] == "layers"]
     expected = [
-        room.strip().removeprefix("catdog.") for layer in layers[::-1] for room in layer.split(":")
+        room.strip().removeprefix("catdog.") for layer in layers[::-1] for room in layer.split("|")
     ]
     table = ARCHITECTURE.partition("## The rooms")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
@@ -126,7 +126,7 @@ def test_the_rooms_stand_in_the_order_of_the_contract():
     assert rooms == expected
 
 
-def test_every_file_of_the_architecture_is_there_and_every_file_of_a_room_is_told():
+def test_every_file_of_the_architecture_is_there_and_every_file_of_a_room_is_listed():
     for name in re.findall(r"catdog/[\w/]+\.py", ARCHITECTURE):
         assert (ROOT / name).is_file(), name
     rows = re.findall(r"^\| `(\w+)/` \| [^|]+ \| ([^|]*) \|$", ARCHITECTURE, re.MULTILINE)
