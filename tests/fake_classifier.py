@@ -24,11 +24,12 @@ class ColourClassifier:
     def learned_from(self, sha256s: Iterable[str]) -> np.ndarray:
         return np.array([sha256 in self.learned for sha256 in sha256s])
 
-    def logits(
+    def outputs(
         self, items: Iterable[Any], read: Callable[[Any], bytes], **_: Any
-    ) -> Iterator[tuple[Any, float | str]]:
+    ) -> Iterator[tuple[Any, tuple[float, float] | str]]:
         for item, answer in self.stream(items, read, Options(reject=False)):
-            yield item, answer.error or float(np.log(answer.p_positive / (1 - answer.p_positive)))
+            logit = float(np.log(answer.p_positive / (1 - answer.p_positive)))
+            yield item, answer.error or (logit, answer.familiarity)
 
     def stream(
         self,

@@ -123,14 +123,13 @@ class PreparedDataset:
         return _read_csv(self.quarantine)
 
     def check(self) -> None:
-        """Raise CatdogError when a picture to learn from was changed, added or deleted by hand."""
+        """Raise CatdogError when a picture was changed, added or deleted by hand."""
         self._check_unchanged()
-        for picture in self.pictures(TRAINING, VALIDATION):
-            if not picture.path.exists():
-                raise CatdogError(
-                    f"{picture.path} is gone since it was prepared: "
-                    "run scripts/prepare.py again, which makes it anew."
-                )
+        if gone := self.missing():
+            raise CatdogError(
+                f"{self.folder / gone} is gone since it was prepared: "
+                "run scripts/prepare.py again, which makes it anew."
+            )
 
     def missing(self) -> str | None:
         """The path in the manifest of a picture that is gone, if there is one.
@@ -145,7 +144,7 @@ class PreparedDataset:
         return gone
 
     def _check_unchanged(self) -> None:
-        """Raise when a picture to learn from was edited, or put there, after it was prepared."""
+        """Raise CatdogError when a picture to learn from was edited, or put there, by hand."""
         pictures = self.pictures(TRAINING, VALIDATION)
         with ThreadPoolExecutor() as pool:
             digests = pool.map(_digest, (picture.path for picture in pictures))

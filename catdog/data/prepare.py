@@ -258,13 +258,15 @@ def _is_managed(path: Path, folder: Path) -> bool:
 
 def _summary(dataset: PreparedDataset) -> str:
     training, validation, test = (sum(dataset.counts[split].values()) for split in SPLITS)
-    left_out = f", {dataset.quarantined:,} left out (see {dataset.quarantine})"
-    excluded = f", {dataset.excluded:,} excluded"
-    return (
+    line = (
         f"{training:,} training, {validation:,} validation and {test:,} test pictures in "
-        f"{dataset.folder}{left_out if dataset.quarantined else ''}"
-        f"{excluded if dataset.excluded else ''}"
+        f"{dataset.folder}"
     )
+    if dataset.quarantined:
+        line += f", {dataset.quarantined:,} left out (see {dataset.quarantine})"
+    if dataset.excluded:
+        line += f", {dataset.excluded:,} excluded"
+    return line
 
 
 @contextmanager

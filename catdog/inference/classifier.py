@@ -61,8 +61,8 @@ WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
 CARD_FILE = "model_card.md"
 
 Item = TypeVar("Item")
-Seen = tuple[float, float]
-"""What the model makes of a photo before it is put into words: calibrated logit, familiarity."""
+Outputs = tuple[float, float]
+"""What the model gives for a photo: its calibrated logit, and its familiarity."""
 
 
 class Classifier:
@@ -110,25 +110,29 @@ class Classifier:
             options: how to answer.
             batch_size: pictures at once; without, what the engine likes.
         """
-        for item, seen in self._see(items, read, tta=options.tta, batch_size=batch_size):
-            if isinstance(seen, tuple):
-                yield item, to_prediction(*seen, self.about, options)
+        for item, outputs in self.outputs(items, read, tta=options.tta, batch_size=batch_size):
+            if isinstance(outputs, tuple):
+                yield item, to_prediction(*outputs, self.about, options)
             else:
-                yield item, unanswered(seen)
+                yield item, unanswered(outputs)
 
-    def logits(
+    def outputs(
         self,
         items: Iterable[Item],
         read: Callable[[Item], bytes],
         *,
+        tta: bool = False,
         batch_size: int | None = None,
-    ) -> Iterator[tuple[Item, float | str]]:
-        """For each picture its calibrated logit, or why it could not be read.
+    ) -> Iterator[tuple[Item, Outputs | str]]:
+        """For each picture its calibrated logit and familiarity, or why it could not be read.
 
-        Arguments are those of `stream`.
+        Arguments are those of `stream`; `tta` is as in `Options`.
         """
-        for item, seen in self._see(items, read, tta=False, batch_size=batch_size):
-            yield item, seen[0] if isinstance(seen, tuple) else seen
+        waiting = iter(items)
+        size = batch_size or self.engine.batch
+        batches = iter(lambda: list(islice(waiting, size)), [])
+        for answers in in_order(functools.partial(self._batch, read=read, tta=tta), batches):
+            yield from answers
 
     def learned_from(self, sha256s: Iterable[str]) -> NDArray[np.bool_] | None:
         """Of each photo, by its digest, whether it was learned from; None where not known."""
@@ -178,31 +182,19 @@ class Classifier:
         except CatdogError:
             raise
         except Exception as error:  # a damaged file shows in as many ways as there are parsers
-            raise CatdogError(
-                f"{folder} does not hold a whole catdog model ({error}): "
-                "name a version of the registry, or a folder that catdog saved."
-            ) from error
+            raise _not_whole(folder, error) from error
         engine = _engine(portable, network, device)
         learned = arrays["learned"].numpy() if "learned" in arrays else None
         return cls(about, preprocessing, engine, head, network, learned)
 
-    def _see(
-        self,
-        items: Iterable[Item],
-        read: Callable[[Item], bytes],
-        *,
-        tta: bool,
-        batch_size: int | None,
-    ) -> Iterator[tuple[Item, Seen | str]]:
-        def look(chunk: list[Item]) -> list[tuple[Item, Seen | str]]:
-            decoded = [self._decode(item, read) for item in chunk]
-            pictures = [item for item in decoded if isinstance(item, Tensor)]
-            answers = iter(self._compute(torch.stack(pictures), tta=tta) if pictures else ())
-            seen = (next(answers) if isinstance(item, Tensor) else item for item in decoded)
-            return list(zip(chunk, seen, strict=True))
-
-        for answers in in_order(look, _chunks(items, batch_size or self.engine.batch)):
-            yield from answers
+    def _batch(
+        self, items: list[Item], *, read: Callable[[Item], bytes], tta: bool
+    ) -> list[tuple[Item, Outputs | str]]:
+        decoded = [self._decode(item, read) for item in items]
+        pictures = [picture for picture in decoded if isinstance(picture, Tensor)]
+        computed = iter(self._compute(torch.stack(pictures), tta=tta) if pictures else ())
+        outputs = (next(computed) if isinstance(it, Tensor) else it for it in decoded)
+        return list(zip(items, outputs, strict=True))
 
     def _decode(self, item: Item, read: Callable[[Item], bytes]) -> Tensor | str:
         try:
@@ -212,7 +204,7 @@ class Classifier:
         except OSError as error:
             return error.strerror or str(error) or type(error).__name__
 
-    def _compute(self, pictures: Tensor, *, tta: bool) -> list[Seen]:
+    def _compute(self, pictures: Tensor, *, tta: bool) -> list[Outputs]:
         with self._free:
             features = torch.from_numpy(self.engine.compute(pictures))
             mirrored = torch.from_numpy(self.engine.compute(pictures.flip(-1))) if tta else None
@@ -246,10 +238,7 @@ def classes_of(folder: Path) -> Classes:
     try:
         negative, positive = json.loads((folder / MODEL_FILE).read_text("utf-8"))["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CatdogError(
-            f"{folder} does not hold a whole catdog model ({error}): name a version of the "
-            "registry."
-        ) from error
+        raise _not_whole(folder, error) from error
     return negative, positive
 
 
@@ -314,14 +303,15 @@ def _engine(portable: Portable | None, network: Callable[[], Network], asked: st
     return fastest(portable, cores=cores) or torch_engine(network().cpu(), portable)
 
 
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    waiting = iter(items)
-    while chunk := list(islice(waiting, size)):
-        yield chunk
-
-
 def _to_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _not_whole(folder: Path, error: Exception) -> CatdogError:
+    return CatdogError(
+        f"{folder} does not hold a whole catdog model ({error}): "
+        "name a version of the registry, or a folder that catdog saved."
+    )
 
 
 def _described(folder: Path) -> dict[str, Any]:

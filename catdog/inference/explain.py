@@ -47,10 +47,9 @@ def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
     canvas = Image.new("RGB", (picture.width, picture.height + CAPTION_PX), "white")
     canvas.paste(picture)
     sure = "" if math.isnan(prediction.confidence) else f" {prediction.confidence:.1%}"
-    told = f"{prediction.label}{sure}, familiar {prediction.familiarity:.3f}"
-    ImageDraw.Draw(canvas).text(
-        (4, picture.height + 3), told, fill="black", font=ImageFont.load_default(13)
-    )
+    caption = f"{prediction.label}{sure}, familiar {prediction.familiarity:.3f}"
+    font = ImageFont.load_default(13)
+    ImageDraw.Draw(canvas).text((4, picture.height + 3), caption, fill="black", font=font)
     return canvas
 
 

@@ -138,7 +138,7 @@ def decide(
         return Decision(STAGING, "promote=never")
     if champion is None:
         return Decision(PRODUCTION, "no version was in Production")
-    figures = evidence if isinstance(evidence, str) else evidence.told()
+    figures = evidence if isinstance(evidence, str) else evidence.summary()
     if promote == "always":
         return Decision(PRODUCTION, f"promote=always, over version {champion.version}", figures)
     if champion.candidate and champion.candidate.drawn and challenger and not challenger.drawn:

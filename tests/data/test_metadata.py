@@ -25,7 +25,7 @@ def test_names_are_relative_to_the_folder_of_the_table():
     assert found.of("cat/1.jpg") == ("", "")
     found = _read("file_name,camera\ncafé.jpg,old\n", "metadata.csv")
     apart = unicodedata.normalize("NFD", "café.jpg")
-    assert (found.of(apart), found.unmatched([apart])) == (("old",), [])
+    assert found.of(apart) == ("old",)
 
 
 def test_what_a_spreadsheet_saves_is_read():

@@ -18,13 +18,13 @@ def test_figures_are_given_with_the_excluded_photos_too(prepared, trained, findi
     count = len(trained.judgement.labels)
     assert prepared.excluded == 1
     assert findings.metrics["val_example_count"] == count
-    assert findings.others["val_raw_example_count"] == count + 1
+    assert findings.other_metrics["val_raw_example_count"] == count + 1
 
 
 def test_a_labelled_test_set_is_scored_and_sliced(findings):
     whole, *slices = findings.test_slices
-    assert whole.count == findings.others["test_example_count"] == 8
-    assert round(whole.accuracy, 6) == round(findings.others["test_accuracy_score"], 6) > 0.5
+    assert whole.count == findings.other_metrics["test_example_count"] == 8
+    assert round(whole.accuracy, 6) == round(findings.other_metrics["test_accuracy_score"], 6) > 0.5
     assert {"class", "camera"} <= {row.group for row in slices}
     table = findings.tables()["tables/test_slices.csv"]
     assert list(table["count"]) == [row.count for row in findings.test_slices]
@@ -41,7 +41,7 @@ def test_without_labelled_tests_or_excluded_photos_there_is_nothing_of_them(trai
     first["familiarity"] = trained.judgement.familiarity[:4]
     judgement = replace(trained.judgement, labels=np.array([0, 0, 1, 1]), **first)
     found = find(bare, replace(trained, judgement=judgement, pretrained=tuple(features)), seed=0)
-    assert (found.others, found.test_slices) == ({}, [])
+    assert (found.other_metrics, found.test_slices) == ({}, [])
     assert "tables/test_slices.csv" not in found.tables()
 
 
