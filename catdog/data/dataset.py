@@ -22,7 +22,7 @@ from typing import Any
 from catdog import AUTO, CLASSES, CatdogError, Classes
 from catdog.data.classes import both, read_classes
 from catdog.data.images import is_image_name
-from catdog.files import sha256_of, write_json
+from catdog.files import sha256_of
 
 FORMAT = 1
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
@@ -186,7 +186,7 @@ def load_dataset(folder: Path, *, classes: str = AUTO) -> PreparedDataset:
         excluded=marker.get("excluded", 0),
         val_fraction=marker["val_fraction"],
         seed=marker["seed"],
-        exclude=marker.get("exclude_file", "none"),
+        exclude=marker["exclude_file"],
         exclude_digest=marker.get("exclude"),
         classes=tuple(marker["told_apart"]),
         asked=marker["classes"],
@@ -212,14 +212,8 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(marker, dict) or marker.get("format") != FORMAT:
         return None
-    # Before there were other classes, none were named.
-    return {"classes": AUTO, "told_apart": CLASSES} | marker
-
-
-def write_marker(folder: Path, marker: dict[str, Any]) -> None:
-    """Say what the folder was prepared from and with, and that it is finished."""
-    if read_marker(folder) != marker:
-        write_json(folder / MARKER, marker)
+    # Before there were other classes, none were named; before exclude files, none was used.
+    return {"classes": AUTO, "told_apart": CLASSES, "exclude_file": "none"} | marker
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

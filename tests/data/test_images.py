@@ -46,7 +46,6 @@ def test_every_exif_orientation_is_turned_upright(orientation):
     upright = images.decode(content)
     assert upright.size == MARKED.size == images.check(content) == images.upright_size(content)
     assert _is_red(upright)
-    assert np.array_equal(to_tensor(content).permute(1, 2, 0), upright)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,7 @@ def test_without_the_library_a_heic_photo_says_what_to_install(monkeypatch):
         images.decode(HEIC)
 
 
-@pytest.mark.parametrize("read", [images.decode, images.check])
+@pytest.mark.parametrize("read", [images.decode, images.check, to_tensor])
 @pytest.mark.parametrize("form", ["JPEG", "PNG", *MODERN])
 def test_a_truncated_file_is_refused(read, form):
     noise = Image.effect_noise((200, 160), 80).convert("RGB")
