@@ -15,7 +15,7 @@ from catdog.inference.prediction import Options, Prediction, unanswered
 
 
 class ColourClassifier:
-    """What `Classifier` answers to; it knows the digests in `learned`."""
+    """`learned` are the digests of the photos that it learned from."""
 
     def __init__(self) -> None:
         self.about = SimpleNamespace(classes=CLASSES)

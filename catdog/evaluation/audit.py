@@ -7,14 +7,14 @@ person to judge; the paths of those that shall go become lines of an exclude fil
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -196,15 +196,11 @@ def write_issues(path: Path, issues: Iterable[Issue]) -> None:
     Raises:
         CatdogError: it can't be written.
     """
+    rounded = [asdict(issue) | {"score": round(issue.score, 4)} for issue in issues]
+    table = pd.DataFrame(rounded, columns=[field.name for field in fields(Issue)])
     try:
-        with (
-            atomic_write(path) as part,
-            part.open("w", encoding="utf-8", newline="") as stream,
-        ):
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(field.name for field in fields(Issue))
-            for issue in issues:
-                writer.writerow(astuple(replace(issue, score=round(issue.score, 4))))
+        with atomic_write(path) as part:
+            table.to_csv(part, index=False, lineterminator="\n")
     except OSError as error:
         raise CatdogError(
             f"{path} can't be written ({error.strerror or error}): choose another file "

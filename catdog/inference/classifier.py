@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -38,23 +36,13 @@ from catdog.inference.prediction import (
     to_prediction,
     unanswered,
 )
-from catdog.models.device import pick_device
-from catdog.models.engine import (
-    TOLERANCE,
-    Engine,
-    Portable,
-    fastest,
-    largest_difference,
-    torch_engine,
-)
+from catdog.models.engine import Engine, Portable, engine_for
 from catdog.parallel import in_order
 
 if TYPE_CHECKING:  # timm is needed only to fine-tune, to explain, and on a GPU
     import pandas as pd
 
     from catdog.models.network import Network
-
-logger = logging.getLogger(__name__)
 
 MODEL_FILE, BACKBONE_FILE = "model.json", "backbone.onnx"
 WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
@@ -166,7 +154,6 @@ class Classifier:
             CatdogError: a file is missing, damaged or changed, the format is of a newer catdog,
                 or the device is not there.
         """
-        pick_device(device)
         try:
             described = _described(folder)
             preprocessing = Preprocessing.from_dict(described.pop("preprocessing"))
@@ -183,7 +170,7 @@ class Classifier:
             raise
         except Exception as error:  # a damaged file shows in as many ways as there are parsers
             raise _not_whole(folder, error) from error
-        engine = _engine(portable, network, device)
+        engine = engine_for(portable, network, device)
         learned = arrays["learned"].numpy() if "learned" in arrays else None
         return cls(about, preprocessing, engine, head, network, learned)
 
@@ -280,27 +267,6 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     """What MLflow calls to load the registered model; `model_config` may name a device."""
     device = (model_config or {}).get("device") or "auto"
     return ServedClassifier(Classifier.load(Path(path), device=device))
-
-
-def _engine(portable: Portable | None, network: Callable[[], Network], asked: str) -> Engine:
-    """The engine that answers on the device that was asked for as the training process did.
-
-    `auto` is the CPU where the backbone is portable: starting a GPU takes seconds, and decoding
-    the photos bounds what it could save. It is to be asked for by name.
-    """
-    cores = os.cpu_count() or 1
-    if portable is not None and asked in ("auto", "cpu"):
-        engine = fastest(portable, cores=cores)
-        if engine is not None:
-            return engine
-    device, _ = pick_device(asked)
-    engine = torch_engine(network().to(device), portable)
-    if portable is None or device.type == "cpu":
-        return engine
-    if largest_difference(portable, engine) <= TOLERANCE:
-        return engine
-    logger.info(f"{device.type} is not used: its features differ from those of the training.")
-    return fastest(portable, cores=cores) or torch_engine(network().cpu(), portable)
 
 
 def _to_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

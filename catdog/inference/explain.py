@@ -37,13 +37,13 @@ CAPTION_PX = 22
 
 
 def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
-    """What `warm` gives, with the answer written below it.
+    """What `overlay` gives, with the answer written below it.
 
     Raises:
         UnreadableImageError: `content` is not a picture.
         CatdogError: the backbone has no map of features.
     """
-    picture = warm(classifier, content, prediction)
+    picture = overlay(classifier, content, prediction)
     canvas = Image.new("RGB", (picture.width, picture.height + CAPTION_PX), "white")
     canvas.paste(picture)
     sure = "" if math.isnan(prediction.confidence) else f" {prediction.confidence:.1%}"
@@ -53,7 +53,7 @@ def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Imag
     return canvas
 
 
-def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
+def overlay(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
     """The photo, warm where its answer comes from.
 
     The margin that the model does not look at is darker.

@@ -211,7 +211,7 @@ def _mistakes(
         row, (logit, familiarity) = rows[place], answers[place]
         answer = to_prediction(logit, familiarity, classifier.about)
         photo = (prepared.folder / row["path"]).read_bytes()
-        heat_map = explain.warm(classifier, photo, answer)
+        heat_map = explain.overlay(classifier, photo, answer)
         heat_map.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         mistakes.append(Mistake(row["path"], row["label"], answer.p_positive, heat_map))
     return mistakes

@@ -90,7 +90,7 @@ def render(
     page = _template().render(
         title=f"{version.name} version {version.version}",
         verdict=_verdict(findings, untrained, len(judgement.labels), result),
-        whence=_whence(prepared, trained, findings, details),
+        subtitle=_subtitle(prepared, trained, findings, details),
         prepared=prepared,
         excluded=excluded,
         trained=trained,
@@ -213,7 +213,7 @@ def _verdict(findings: Findings, untrained: Mapping[str, float], photos: int, de
     return f"{sentence}; {decision.rstrip('.')}."
 
 
-def _whence(
+def _subtitle(
     prepared: PreparedDataset, trained: Trained, findings: Findings, details: RunDetails
 ) -> str:
     """Which run it is, in a line."""
@@ -238,6 +238,7 @@ def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:
     judgement, about = trained.judgement, trained.classifier.about
     ranked = (judgement.labels, judgement.logits, trained.baseline_logits, about.classes)
     before, after = probability(judgement.logits), judgement.p_positive
+    familiarity = (judgement.familiarity, judgement.others)
     epochs = (trained.fit.epochs, trained.best.number, trained.baseline)
     charts: dict[str, list[Chart]] = {
         "ranking": [],
@@ -246,11 +247,7 @@ def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:
         "calibration": [
             to_svg(plots.draw_reliability, judgement.labels, before, after, about.classes)
         ],
-        "familiarity": [
-            to_svg(
-                plots.draw_familiarity, judgement.familiarity, judgement.others, about.reject_below
-            )
-        ],
+        "familiarity": [to_svg(plots.draw_familiarity, *familiarity, about.reject_below)],
         "learning": [
             to_svg(plots.draw_learning_curve, measure, *epochs) for measure in ("loss", "accuracy")
         ],

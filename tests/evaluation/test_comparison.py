@@ -32,7 +32,7 @@ def test_the_counts_are_of_photos_that_only_one_gets_right():
     assert not found.surely_better
 
 
-def test_better_probabilities_are_told_though_no_answer_changes_and_the_other_way_round():
+def test_better_probabilities_count_though_no_answer_changes_and_the_other_way_round():
     surer = SIGNS * np.linspace(2.0, 3.0, 200)
     better = compare_answers(LABELS, SIGNS, surer, seed=0, replicates=200)
     worse = compare_answers(LABELS, surer, SIGNS, seed=0, replicates=200)

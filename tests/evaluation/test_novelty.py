@@ -81,10 +81,10 @@ def test_belief_is_the_log_of_the_share_of_the_probability_on_pets(seed):
 
 def test_what_imagenet_takes_for_no_pet_is_less_familiar():
     belief, features = _belief(), _cloud(2, 10)
-    told = NoveltyDetector.fit(_cloud(0, 60), _cloud(1, 40), belief)
-    before = told(features)
+    fitted = NoveltyDetector.fit(_cloud(0, 60), _cloud(1, 40), belief)
+    before = fitted(features)
     belief.bias -= 20 * belief.pets
-    assert (told(features) < before).all()
+    assert (fitted(features) < before).all()
 
 
 def test_it_survives_a_round_trip_through_tensors_to_the_last_bit(fitted):

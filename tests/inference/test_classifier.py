@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from catdog import NEITHER, CatdogError
 from catdog.data.images import UnreadableImageError, to_tensor
 from catdog.data.transforms import evaluation_transform
-from catdog.inference import classifier as module
 from catdog.inference.classifier import (
     ARRAYS_FILE,
     BACKBONE_FILE,
@@ -119,18 +117,6 @@ def test_a_saved_classifier_gives_the_same_answers(classifier, saved):
 def test_a_saved_classifier_holds_nothing_that_runs(saved):
     names = sorted(path.name for path in saved.iterdir())
     assert names == sorted([ARRAYS_FILE, BACKBONE_FILE, MODEL_FILE, WEIGHTS_FILE])
-
-
-def test_a_portable_backbone_runs_on_the_cpu_unless_a_gpu_is_asked_for(saved, monkeypatch):
-    found = torch.device("meta"), "as if it were a GPU"
-    monkeypatch.setattr(module, "pick_device", lambda _: found)
-    assert Classifier.load(saved).engine.name == "openvino"
-    made = types.SimpleNamespace(name="gpu", callers=1)
-    monkeypatch.setattr(module, "torch_engine", lambda *_: made)
-    monkeypatch.setattr(module, "largest_difference", lambda *_: 0.0)
-    assert Classifier.load(saved, device="cuda").engine is made
-    monkeypatch.setattr(module, "largest_difference", lambda *_: 0.1)
-    assert Classifier.load(saved, device="cuda").engine.name == "openvino"
 
 
 def test_without_an_onnx_export_pytorch_answers_the_same(classifier, tmp_path):

@@ -85,7 +85,7 @@ def test_a_link_to_a_folder_above_is_not_followed_in_a_ring(tmp_path):
     assert _names(tmp_path, ".") == ["deep/1.jpg", "deep/again.jpg"]
 
 
-def test_a_folder_that_can_not_be_searched_is_told_and_the_others_are(tmp_path, monkeypatch):
+def test_a_folder_that_can_not_be_searched_is_one_error_among_answers(tmp_path, monkeypatch):
     _draw(tmp_path, "a/1.jpg", "b/1.jpg")
     scandir = os.scandir
 

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from math import nan
 from pathlib import Path
 
@@ -37,8 +36,7 @@ def _draw(folder: Path, **pictures: str) -> None:
         (folder / f"{name.strip('_')}.jpg").write_bytes(encoded(picture))
 
 
-def _sort(target: Path, answers: Iterable[Answered]) -> list[str]:
-    answers = list(answers)
+def _sort(target: Path, answers: list[Answered]) -> list[str]:
     assert list(predict.sort(answers, target, CLASSES)) == answers
     return sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
 

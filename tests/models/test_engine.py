@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from catdog.models.device import pick_device
 from catdog.models.engine import (
     TOLERANCE,
     Portable,
+    engine_for,
     export,
     fastest,
     largest_difference,
@@ -140,6 +142,22 @@ def test_a_network_on_any_other_device_is_exported_as_a_cpu_computes_it(network)
     expected = network.features(module.noise(engine.portable.size_px)).numpy()
     assert np.array_equal(engine.portable.expected, expected)
     assert fastest(engine.portable, cores=1).name == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("asked", "difference", "name"),
+    [("auto", 0.0, "openvino"), ("cuda", 0.0, "gpu"), ("cuda", 0.1, "openvino")],
+)
+def test_a_saved_backbone_runs_on_the_cpu_unless_a_gpu_that_agrees_is_asked_for(
+    network, portable, monkeypatch, asked, difference, name
+):
+    on_gpu = types.SimpleNamespace(name="gpu")
+    monkeypatch.setattr(module, "pick_device", lambda _: (torch.device("meta"), "as asked"))
+    monkeypatch.setattr(module, "torch_engine", lambda *_: on_gpu)
+    monkeypatch.setattr(
+        module, "largest_difference", lambda _, engine: difference if engine is on_gpu else 0.0
+    )
+    assert engine_for(portable, lambda: copy.deepcopy(network), asked).name == name
 
 
 @pytest.mark.gpu
