@@ -80,16 +80,16 @@ def summarize(released: Released, trained: Trained, findings: Findings, run: Run
             "mlflow.runName": f"{run.name} (version {version.version})",
             "registered_version": version.version,
             "stage": decision.stage,
-            "stage_reason": decision.told,
+            "stage_reason": decision.summary,
             "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
         }
     )
     run.describe(describe(released, trained, findings))
     rejected = decision.stage == NO_STAGE
     if rejected:
-        logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
+        logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.summary}.")
     else:
-        logger.info(f"Registered {name} in {decision.stage}: {decision.told}.")
+        logger.info(f"Registered {name} in {decision.stage}: {decision.summary}.")
     logger.info(f"Compare runs:  {store.ui_hint()}")
     logger.info(f"               {store.runs_page(run.experiment_id)}")
     logger.info(f"This run:      {store.run_page(run.experiment_id, run.id)}")
@@ -110,7 +110,7 @@ def describe(released: Released, trained: Trained, findings: Findings) -> str:
     )
     paragraphs = [
         f"**{version.name} version {version.version}** went to **{decision.stage}**: "
-        f"{decision.told}.",
+        f"{decision.summary}.",
         f"It tells {both(trained.classifier.about.classes)} apart.",
         f"Kept epoch {trained.best.number} of {len(trained.fit.epochs)}; on "
         f"{len(trained.validation):,} held back photos, calibrated:",
