@@ -270,30 +270,17 @@ def run_trial(trial: Trial, run: Run, most_views: int, train_head: TrainHead) ->
 def _log_trial(trial: Trial, run: Run, epochs: Sequence[Epoch], state: str) -> None:
     """Log a run of the trial below `run`, and say what came of it."""
     best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
+    scores = [{"search_loss": e.val.loss, "search_accuracy": e.val.accuracy} for e in epochs]
+    steps = [{**of, "train_loss": e.train.loss} for e, of in zip(epochs, scores, strict=True)]
     kept: dict[str, float] = {}
     if best:
-        kept = {
-            "best_epoch": best.number,
-            "best_search_loss": best.val.loss,
-            "best_search_accuracy": best.val.accuracy,
-        }
-    steps = [
-        {
-            "train_loss": epoch.train.loss,
-            "search_loss": epoch.val.loss,
-            "search_accuracy": epoch.val.accuracy,
-        }
-        for epoch in epochs
-    ]
+        kept = {f"best_{name}": value for name, value in scores[best.number - 1].items()}
+        kept["best_epoch"] = best.number
     began, number = trial.datetime_start or datetime.now(), str(trial.number)
+    tags = {"trial": number, "trial_state": state, "study": trial.study.study_name}
     log_nested(
         run,
-        {
-            "mlflow.runName": f"trial {number}",
-            "trial": number,
-            "trial_state": state,
-            "study": trial.study.study_name,
-        },
+        {"mlflow.runName": f"trial {number}"} | tags,
         trial.params,
         [kept, *steps],
         began=began,

@@ -135,7 +135,12 @@ def build(model: ServedModel) -> gradio.Blocks:
         headers = ["photo", "label", "sure", f"probability of {positive}", "familiarity", "error"]
         table = gr.Dataframe(headers=headers, label="Numbers", interactive=False, wrap=True)
         gr.Markdown(MEANING)
-        gr.JSON(facts(model), label="The model that answers", elem_id="facts")
+        gr.Dataframe(
+            [[name, str(value)] for name, value in facts(model).items()],
+            headers=["fact", "value"],
+            label="The model that answers",
+            interactive=False,
+        )
         gr.on(
             [photos.change, reject.change, threshold.change],
             answer,

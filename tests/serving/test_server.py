@@ -75,13 +75,13 @@ def test_the_line_of_the_page_gets_the_answer_of_predict(url, saved, tmp_path, c
     (line,) = re.findall(r"^\{ printf .*?--data-binary @-$", page, re.MULTILINE | re.DOTALL)
     assert f"http://127.0.0.1:{ServeConfig.port}/" in line
     typed = line.replace(f"http://127.0.0.1:{ServeConfig.port}", url)
-    told = subprocess.run(
+    answer = subprocess.run(
         ["bash", "-c", typed], cwd=tmp_path, capture_output=True, check=True, timeout=60
     ).stdout
     asked = ["photo.jpg", "--model-uri", str(saved), "--format=json", "--device=cpu"]
     assert cli.run(predict.main, PredictConfig, asked) == 0
     (expected,) = json.loads(capsys.readouterr().out)
-    (found,) = json.loads(told)["predictions"]
+    (found,) = json.loads(answer)["predictions"]
     assert found.pop("error") == ""
     assert found == {name: pytest.approx(expected[name], abs=1e-6) for name in found}
     assert found["label"] == "dog"

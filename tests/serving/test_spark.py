@@ -291,7 +291,7 @@ def test_what_can_not_be_read_is_said_in_one_sentence(spark, model, ftp, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "shown"),
     [
         ("ftp://ada:secret@host/x", "ftp://ada@host/x"),
         ("no such file: FTP://ada:se@cret@host:21/x.", "no such file: FTP://ada@host:21/x."),
@@ -300,8 +300,8 @@ def test_what_can_not_be_read_is_said_in_one_sentence(spark, model, ftp, tmp_pat
         ("/photos/a:b@c", "/photos/a:b@c"),
     ],
 )
-def test_an_address_is_shown_without_its_password(text, told):
-    assert scoring._shown(text) == told
+def test_an_address_is_shown_without_its_password(text, shown):
+    assert scoring._shown(text) == shown
 
 
 def test_without_pyspark_it_says_what_to_install(monkeypatch):
