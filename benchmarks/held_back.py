@@ -35,7 +35,7 @@ from catdog.models.network import Network, build_network
 from catdog.training.early_stopping import EarlyStopping
 from catdog.training.feature_cache import open_cache
 from catdog.training.features import FeatureBatches, extract
-from catdog.training.judge import Evidence, judge
+from catdog.training.judge import ServedFeatures, judge
 from catdog.training.loop import Loaders, fit, seed_everything
 from catdog.training.optim import make_optimizer, make_train_step
 
@@ -99,7 +99,7 @@ def _hold_back(
     train, val = learned[train], learned[val]
     _train_head(network, features, labels, train, val)
     engine = pick_engine(network, cores=1)
-    evidence = Evidence(features[train], features[val], labels[val], others)
+    evidence = ServedFeatures(features[train], features[val], labels[val], others)
     about = About("tf_efficientnet_lite0", "", "", 0, 0.0)
     classifier, judgement = judge(
         network, engine, about, evidence, keep=TrainConfig.keep_share, learned=()
@@ -110,7 +110,7 @@ def _hold_back(
         logits,
         logits / classifier.about.temperature,
         familiarity,
-        judgement.others,
+        judgement.neither,
     )
 
 

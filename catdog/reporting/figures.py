@@ -78,7 +78,7 @@ def familiarity_figure(
 ) -> Figure:
     """Familiarity of validation photos beside that of pictures that are neither."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained", dpi=120)
-    draw_familiarity(figure.subplots(), judgement.familiarity, judgement.others, reject_below)
+    draw_familiarity(figure.subplots(), judgement.familiarity, judgement.neither, reject_below)
     title = f"neither {classes[0]} nor {classes[1]}: ROC AUC {judgement.neither_roc_auc:.4f}"
     figure.suptitle(title, fontsize="medium")
     return figure

@@ -238,7 +238,7 @@ def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:
     judgement, about = trained.judgement, trained.classifier.about
     ranked = (judgement.labels, judgement.logits, trained.baseline_logits, about.classes)
     before, after = probability(judgement.logits), judgement.p_positive
-    familiarity = (judgement.familiarity, judgement.others)
+    familiarity = (judgement.familiarity, judgement.neither)
     epochs = (trained.fit.epochs, trained.best.number, trained.baseline)
     charts: dict[str, list[Chart]] = {
         "ranking": [],

@@ -22,7 +22,11 @@ from catdog import CatdogError
 from catdog.evaluation.metrics import Confusion, Scores
 from catdog.files import sha256_of, sync
 from catdog.training.distributed import barrier, is_main
-from catdog.training.early_stopping import EarlyStopping, trained_weights
+from catdog.training.early_stopping import (
+    EarlyStopping,
+    load_trained_weights,
+    trained_weights,
+)
 from catdog.training.loop import Epoch
 
 logger = logging.getLogger(__name__)
@@ -60,7 +64,7 @@ class Checkpoint:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.epochs = epochs_of(state)
-        self.model.load_state_dict(state["model"], strict=False)
+        load_trained_weights(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stopping.load_state_dict(state["stopping"])
         if self.schedule is not None:
@@ -77,7 +81,7 @@ class CheckpointFolder:
             CatdogError: it is whole and can't be used, or can't be read.
         """
         self._folder = folder
-        self._told_trouble = False
+        self._has_warned = False
         self.newest: dict[str, Any] | None = None
         paths = _in_order(folder)
         for path in reversed(paths):
@@ -113,12 +117,12 @@ class CheckpointFolder:
                 old.unlink()
         except (OSError, RuntimeError) as error:  # torch.save raises the latter
             part.unlink(missing_ok=True)
-            if not self._told_trouble:
+            if not self._has_warned:
                 logger.warning(
                     f"no checkpoint could be written in {self._folder} ({error}); the "
                     "training goes on, and resuming it would begin further back"
                 )
-            self._told_trouble = True
+            self._has_warned = True
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         """What is in a file; None, and the file goes, where it is not what was written."""
@@ -146,13 +150,13 @@ class CheckpointFolder:
 def epochs_of(state: dict[str, Any]) -> list[Epoch]:
     """The epochs behind a checkpoint."""
     return [
-        Epoch(**told | {"train": _scores(told["train"]), "val": _scores(told["val"])})
-        for told in json.loads(state["epochs"])
+        Epoch(**epoch | {"train": _scores(epoch["train"]), "val": _scores(epoch["val"])})
+        for epoch in json.loads(state["epochs"])
     ]
 
 
-def _scores(told: dict[str, Any]) -> Scores:
-    return Scores(**told | {"confusion": Confusion(**told["confusion"])})
+def _scores(state: dict[str, Any]) -> Scores:
+    return Scores(**state | {"confusion": Confusion(**state["confusion"])})
 
 
 def _in_order(folder: Path) -> list[Path]:

@@ -38,13 +38,13 @@ class EarlyStopping:
         """Whether `patience` epochs have passed without a better one."""
         return epoch - max(self.best_epoch, self.started) >= self.patience
 
-    def stop(self, trouble: str) -> None:
-        """Say why training can't go on."""
+    def add_trouble(self, trouble: str) -> None:
+        """Keep why training can't go on, beside what went wrong in the stage before."""
         self.trouble = f"{self.trouble} {trouble}".strip()
 
     def restore(self, model: nn.Module) -> None:
         """Put the best weights back into `model`."""
-        model.load_state_dict(self.weights, strict=False)
+        load_trained_weights(model, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -68,3 +68,15 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: value.detach() for name, value in model.state_dict().items() if name not in frozen
     }
+
+
+def load_trained_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put back what `trained_weights` gave; what is frozen stays as it is.
+
+    Raises:
+        RuntimeError: `weights` are not those that learn in `model`.
+    """
+    expected = trained_weights(model).keys()
+    if weights.keys() != expected:
+        raise RuntimeError(f"weights of another model: {sorted(weights.keys() ^ expected)}")
+    model.load_state_dict(weights, strict=False)

@@ -120,12 +120,12 @@ def open_cache(data_dir: Path, network: Network) -> FeatureCache:
     for name, tensor in network.backbone.state_dict().items():
         known_by.update(name.encode())
         known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    with cache_trouble_is_told(features_folder(data_dir)):
+    with cache_errors(features_folder(data_dir)):
         return FeatureCache(features_folder(data_dir) / known_by.hexdigest()[:16])
 
 
 @contextlib.contextmanager
-def cache_trouble_is_told(folder: Path) -> Iterator[None]:
+def cache_errors(folder: Path) -> Iterator[None]:
     """Raise what the disk refuses below the cache's `folder` as a CatdogError."""
     try:
         yield

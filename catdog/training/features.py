@@ -36,7 +36,7 @@ from catdog.parallel import cores, in_order
 from catdog.training import distributed
 from catdog.training.feature_cache import (
     FeatureCache,
-    cache_trouble_is_told,
+    cache_errors,
     open_cache,
 )
 
@@ -96,9 +96,9 @@ def extract_features(
     computed = _compute_shares([(val, 1), (train, views)], network, engine, cache)
     validation, new = extract(val, network, engine, cache)
     training, more = extract(train, network, engine, cache, views=views)
-    others = neither_folder(data_dir, dataset.classes)
-    strange = [Picture(path, 0, sha256_of(path)) for path in others]
-    neither, _ = extract(strange, network, engine, cache)
+    strangers = neither_folder(data_dir, dataset.classes)
+    pictures = [Picture(path, 0, sha256_of(path)) for path in strangers]
+    neither, _ = extract(pictures, network, engine, cache)
     computed += new + more
     found = len(val) + views * len(train) - computed
     seconds = time.perf_counter() - start
@@ -154,7 +154,7 @@ def extract(
     if missing:
         _compute(missing, network, engine, cache)
     keys = [picture.key(view) for view in range(views) for picture in pictures]
-    with cache_trouble_is_told(cache.folder):
+    with cache_errors(cache.folder):
         return cache.gather(keys).reshape(views, len(pictures), -1), len(missing)
 
 
@@ -184,7 +184,7 @@ def _compute(
         done += len(computed)
         if done - written >= SHARD_ROWS or done == len(missing):
             keys = [picture.key(view) for picture, view in missing[written:done]]
-            with cache_trouble_is_told(cache.folder):
+            with cache_errors(cache.folder):
                 cache.append(keys, np.concatenate(waiting))
             waiting, written = [], done
 

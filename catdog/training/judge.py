@@ -27,8 +27,7 @@ from catdog.evaluation.calibration import (
     log_loss,
     probability,
 )
-from catdog.evaluation.metrics import Scores as EpochScores
-from catdog.evaluation.metrics import metrics_of, score
+from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.novelty import ImageNetBelief, NoveltyDetector
 from catdog.inference.classifier import Classifier, photo_keys
 from catdog.inference.head import ScoringHead
@@ -49,7 +48,7 @@ class Judgement:
         logits: as the head gives them, `(N,)`.
         calibrated: each by a temperature that the photo had no say in, `(N,)`.
         familiarity: of the validation photos, `(N,)`.
-        others: familiarity of pictures that are neither, `(M,)`.
+        neither: familiarity of pictures that are neither, `(M,)`.
         kept_share: of photos like these, how many are not called neither; cross-fitted.
     """
 
@@ -57,7 +56,7 @@ class Judgement:
     logits: Logits
     calibrated: Logits
     familiarity: NDArray[np.float64]
-    others: NDArray[np.float64]
+    neither: NDArray[np.float64]
     kept_share: float
 
     @property
@@ -77,28 +76,28 @@ class Judgement:
             "val_brier_score": float(np.mean((after - self.labels) ** 2)),
             "val_brier_score_uncalibrated": float(np.mean((before - self.labels) ** 2)),
             "val_kept_share": self.kept_share,
-            "neither_rejected_share": float(np.mean(self.others < about.reject_below)),
+            "neither_rejected_share": float(np.mean(self.neither < about.reject_below)),
             "neither_roc_auc": self.neither_roc_auc,
         }
 
     @property
     def neither_roc_auc(self) -> float:
         """How well familiarity tells validation photos from pictures that are neither."""
-        known = np.repeat([1, 0], [len(self.familiarity), len(self.others)])
-        return float(metrics.roc_auc_score(known, np.append(self.familiarity, self.others)))
+        known = np.repeat([1, 0], [len(self.familiarity), len(self.neither)])
+        return float(metrics.roc_auc_score(known, np.append(self.familiarity, self.neither)))
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ServedFeatures:
     """The features `(N, D)` that a judgement is made from, all by the engine that will serve.
 
-    `labels` are those of the validation pictures; `others` are pictures that are neither.
+    `labels` are those of the validation pictures; `neither` are pictures that are neither.
     """
 
     training: Features
     validation: Features
     labels: Labels
-    others: Features
+    neither: Features
 
 
 @dataclass(frozen=True)
@@ -127,11 +126,11 @@ class Trained:
 
     classifier: Classifier
     judgement: Judgement
-    evidence: Evidence
+    evidence: ServedFeatures
     pretrained: tuple[Features, Features]
     validation: list[Picture]
     fit: Fit
-    baseline: EpochScores | None
+    baseline: Scores | None
     baseline_logits: Logits | None
     metrics: dict[str, float]
     licence: str
@@ -156,7 +155,7 @@ def judge_as_served(learned: Learned, dataset: PreparedDataset, config: TrainCon
         best_val_accuracy=fit.best.val.accuracy,
         classes=dataset.classes,
     )
-    evidence = Evidence(features.training[0], features.validation, labels, features.neither)
+    evidence = ServedFeatures(features.training[0], features.validation, labels, features.neither)
     classifier, judgement = judge(
         network,
         features.engine,
@@ -197,7 +196,7 @@ def judge(
     network: Network,
     engine: Engine,
     about: About,
-    evidence: Evidence,
+    evidence: ServedFeatures,
     *,
     keep: float,
     learned: Iterable[str],
@@ -212,8 +211,8 @@ def judge(
         keep: the share of validation photos that shall not be called neither.
         learned: the sha256 of each photo that was learned from.
     """
-    training, validation, others = map(
-        torch.from_numpy, (evidence.training, evidence.validation, evidence.others)
+    training, validation, neither = map(
+        torch.from_numpy, (evidence.training, evidence.validation, evidence.neither)
     )
     novelty = NoveltyDetector.fit(training, validation, _imagenet_belief(network))
     head = ScoringHead(network.head.linear.weight[0], network.head.linear.bias, novelty)
@@ -236,7 +235,7 @@ def judge(
         logits,
         cross_fitted(evidence.labels, logits),
         novelty(validation).numpy(),
-        novelty(others).numpy(),
+        novelty(neither).numpy(),
         _kept_share(novelty.raw(validation).numpy(), keep),
     )
     return classifier, judgement

@@ -98,7 +98,7 @@ def fit(
         trained = time.perf_counter()
         val_labels, val_logits = loaders.gather(*predict(model, loaders.val))
         if not (np.isfinite(logits).all() and np.isfinite(val_logits).all()):
-            stopping.stop(_divergence(number, learning_rate))
+            stopping.add_trouble(_divergence(number, learning_rate))
             break
         train, val = score(labels, logits), score(val_labels, val_logits)
         best = stopping.offer(number, val.loss, model)

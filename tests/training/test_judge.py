@@ -19,7 +19,7 @@ from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.engine import torch_engine
 from catdog.models.network import ImageNetClassifier, Network
-from catdog.training.judge import Evidence, Judgement, judge, seen_in_training
+from catdog.training.judge import Judgement, ServedFeatures, judge, seen_in_training
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
 
 KEEP = 0.9
@@ -30,7 +30,7 @@ LEARNED = ("ff" * 32, "01" * 32)
 class Sample:
     training: list[Picture]
     validation: list[Picture]
-    others: list[Picture]
+    neither: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def _judge(network: Network, sample: Sample) -> Judged:
         return engine.compute(torch.stack([plain(load(picture.path)) for picture in pictures]))
 
     about = About("test_resnet", "tiny", "tiny pictures", 1, 0.9)
-    evidence = Evidence(
+    evidence = ServedFeatures(
         features(sample.training),
         features(sample.validation),
         np.array([picture.label for picture in sample.validation]),
-        features(sample.others),
+        features(sample.neither),
     )
     return Judged(*judge(network, engine, about, evidence, keep=KEEP, learned=LEARNED), sample)
 
@@ -137,12 +137,12 @@ def test_grey_noise_is_neither(judged):
     metrics = judged.judgement.metrics(judged.classifier.about)
     assert metrics["neither_rejected_share"] == 1.0
     assert metrics["neither_roc_auc"] > 0.99
-    noise = [picture.path.read_bytes() for picture in judged.sample.others]
+    noise = [picture.path.read_bytes() for picture in judged.sample.neither]
     assert {answer.label for answer in judged.classifier.predict(noise)} == {NEITHER}
 
 
 def test_how_well_neither_is_told_is_half_when_it_can_not_be_told(judged):
-    same = replace(judged.judgement, others=judged.judgement.familiarity)
+    same = replace(judged.judgement, neither=judged.judgement.familiarity)
     assert same.neither_roc_auc == pytest.approx(0.5)
 
 
