@@ -253,13 +253,26 @@ def log_model(
 
 
 def _signature(classes: Classes) -> ModelSignature:
-    """What goes into the served model, and what comes out, from one example of each."""
-    from mlflow.models import infer_signature
+    """What goes into the served model, and what comes out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
-    answer = {"label": "", "confidence": 0.0, probability_name(classes): 0.0}
-    answer |= {"familiarity": 0.0, "error": ""}
-    return infer_signature(
-        pd.DataFrame({"image": [b""]}),
-        pd.DataFrame([answer]),
-        {"reject": True, "threshold": 0.5, "tta": False},
+    return ModelSignature(
+        inputs=Schema([ColSpec("binary", "image")]),
+        outputs=Schema(
+            [
+                ColSpec("string", "label"),
+                ColSpec("double", "confidence"),
+                ColSpec("double", probability_name(classes)),
+                ColSpec("double", "familiarity"),
+                ColSpec("string", "error"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("reject", "boolean", True),
+                ParamSpec("threshold", "double", 0.5),
+                ParamSpec("tta", "boolean", False),
+            ]
+        ),
     )

@@ -226,7 +226,8 @@ def test_metrics_of_the_kept_epoch_rank_the_logged_model(tmp_path):
     with start_run("x", tmp_path) as run:
         run.log_dataset(prepared)
         run.log_metrics({"val_log_loss": 0.25})
-        model_id = mlflow.create_external_model(name="model").model_id
+        experiment = mlflow.get_run(run.id).info.experiment_id
+        model_id = MlflowClient().create_logged_model(experiment, "model").model_id
         run.log_model_metrics(model_id, {"val_log_loss": 0.25}, prepared)
     with start_run("x", tmp_path, resume=run.id) as again:
         again.log_model_metrics(model_id, {"val_log_loss": 0.25}, prepared)
