@@ -64,6 +64,8 @@ def connect() -> None:
     Raises:
         CatdogError: the store can't be opened.
     """
+    # A run that ends says where it is shown, and better: MLflow's own lines lead elsewhere.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         home = ROOT if (ROOT / "MLproject").is_file() else Path.cwd()
         mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
