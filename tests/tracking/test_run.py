@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
+import time
 
 import mlflow
 import pytest
@@ -16,25 +15,18 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.tracking import run as tracking
 from catdog.tracking import store
-from tests.conftest import ROOT
 from tests.tracking.conftest import everything
 
 pytestmark = pytest.mark.usefixtures("tracking_store")
 
 
-def _only_run():
-    client = MlflowClient()
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(ids)
-    return run
+def _fail() -> None:
+    raise ZeroDivisionError
 
 
-def test_a_run_of_a_script_goes_to_the_experiment_catdog():
-    with tracking.start_run("first"):
-        pass
-    run = _only_run()
-    assert MlflowClient().get_experiment(run.info.experiment_id).name == "catdog"
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "first")
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
 
 
 def test_the_experiment_that_mlflow_run_uses_is_called_catdog(monkeypatch, tracking_store):
@@ -55,10 +47,13 @@ def test_a_default_experiment_with_other_peoples_runs_keeps_its_name(tracking_st
         assert MlflowClient().get_experiment(run.experiment_id).name == "catdog"
 
 
-def test_the_experiment_is_shown_as_one_of_training_and_keeps_what_people_set():
-    with tracking.start_run("x") as run:
+def test_a_scripts_experiment_is_shown_as_one_of_training_and_keeps_what_people_set():
+    with tracking.start_run("first") as run:
         pass
     client = MlflowClient()
+    info = client.get_run(run.id).info
+    assert (info.status, info.run_name) == ("FINISHED", "first")
+    assert client.get_experiment(run.experiment_id).name == "catdog"
     tags = client.get_experiment(run.experiment_id).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert tags["mlflow.experiment.primaryMetric.name"] == "val_log_loss"
@@ -74,32 +69,11 @@ def test_the_experiment_can_be_named_by_the_environment(monkeypatch):
         assert MlflowClient().get_experiment(run.experiment_id).name == "pets"
 
 
-def test_a_failed_run_ends_as_failed_and_an_interrupted_one_as_killed():
-    with pytest.raises(ZeroDivisionError), tracking.start_run("x"):
-        _ = 1 / 0
-    assert _only_run().info.status == "FAILED"
-    MlflowClient().delete_run(_only_run().info.run_id)
-    with pytest.raises(KeyboardInterrupt), tracking.start_run("x"):
-        raise KeyboardInterrupt
-    assert _only_run().info.status == "KILLED"
-
-
-def test_sigterm_ends_a_run_as_killed():
-    code = (
-        "from catdog.tracking import run; import time\n"
-        "with run.start_run('x'):\n    print('started', flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    assert _only_run().info.status == "KILLED"
+@pytest.mark.parametrize(("end", "status"), [(_fail, "FAILED"), (_terminate, "KILLED")])
+def test_a_run_that_fails_or_is_ended_by_a_signal_says_so(end, status):
+    with pytest.raises((ZeroDivisionError, KeyboardInterrupt)), tracking.start_run("x") as run:
+        end()
+    assert tracking.status_of(run.id) == status
 
 
 def test_the_line_that_lets_a_run_go_on_names_what_is_not_the_default(tmp_path, monkeypatch):
