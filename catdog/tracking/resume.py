@@ -35,7 +35,7 @@ NOTE, LOCK = "run.json", "lock"
 LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
 
-FORMAT = 2
+FORMAT = 3
 """Of the note and of what lies beside it."""
 
 PATIENCE_S = 6
@@ -202,20 +202,19 @@ def read_note(folder: Path) -> Note:
     Raises:
         CatdogError: there is none, or it is of another format.
     """
+    path = folder / NOTE
     try:
-        content = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        stored = content["format"]
-        note = Note(**content) if stored == FORMAT else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] == FORMAT:
+            return Note(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CatdogError(
-            f"{folder / NOTE} can't be read ({error}): begin a new run without resume."
+            f"{path} can't be read ({error}): begin a new run without resume."
         ) from error
-    if note is None:
-        raise CatdogError(
-            f"{folder / NOTE} is of format {stored}, this catdog reads {FORMAT}: use the catdog "
-            "version that began the run, or begin a new one without resume."
-        )
-    return note
+    raise CatdogError(
+        f"{path} is of format {content['format']}, this catdog reads {FORMAT}: use the catdog "
+        "version that began the run, or begin a new one without resume."
+    )
 
 
 def notes_in(home: Path) -> list[Note]:

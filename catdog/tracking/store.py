@@ -202,15 +202,11 @@ def _name_default_experiment(client: MlflowClient) -> None:
     `mlflow run .` puts its runs into experiment 0 unless told otherwise, and a run can't be
     moved. Where other projects' runs live in it, it keeps its name.
     """
-    default = client.get_experiment("0") if _has_default(client) else None
-    if default is None or default.name != Experiment.DEFAULT_EXPERIMENT_NAME:
+    experiments = {one.experiment_id: one.name for one in client.search_experiments()}
+    if experiments.get("0") != Experiment.DEFAULT_EXPERIMENT_NAME:
         return
     if client.get_experiment_by_name(EXPERIMENT) is None and _is_ours(client):
         client.rename_experiment("0", EXPERIMENT)
-
-
-def _has_default(client: MlflowClient) -> bool:
-    return any(experiment.experiment_id == "0" for experiment in client.search_experiments())
 
 
 def _is_ours(client: MlflowClient) -> bool:

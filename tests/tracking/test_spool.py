@@ -114,34 +114,16 @@ def test_tries_that_fail_cost_the_training_a_moment_only(way, unsent, monkeypatc
     assert len(unsent.kept()) == 6
 
 
-def test_lines_and_files_that_a_power_cut_spoiled_keep_no_others(way, unsent, said):
-    way.refused = everything
-    unsent.write(_metric(1))
-    with (unsent.folder / "writes.jsonl").open("a") as lines:
-        lines.write('\n{"kind": "metr')
-    unsent.write(Write("artifact", "note.txt", b"x"))
-    unsent.write(_metric(2))
-    next((unsent.folder / "files").iterdir()).unlink()
-    way.refused = lambda _: False
-    assert unsent.send(0)
-    assert _steps(unsent) == [1, 2]
-    assert any(line.startswith("note.txt is lost") for line in said)
-
-
-@pytest.mark.parametrize("method", ["mkdir", "write_text"])
-def test_a_full_disk_stops_nothing(way, unsent, said, monkeypatch, method):
+def test_a_full_disk_stops_nothing(way, unsent, said, monkeypatch):
     def full(*_args: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     way.refused = everything
-    if method == "write_text":
-        unsent.write(Write("artifact", "note.txt", b"x"))
-        unsent.write(_metric(1))
+    unsent.write(_metric(1))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, method, full)
-        way.refused = artifacts
-        unsent.write(Write("artifact", "other.txt", b"x"))
-        unsent.send(0)
-    assert any("can't be" in line for line in said)
+        patch.setattr(Path, "write_bytes", full)
+        unsent.write(_metric(2))
+    assert any("metrics loss can't be kept" in line for line in said)
     way.refused = lambda _: False
     assert unsent.send(0)
+    assert _steps(unsent) == [1]
