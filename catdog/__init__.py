@@ -1,8 +1,9 @@
 """A binary image classifier by transfer learning, tracked and registered with MLflow.
 
-Each room, a folder here, says in its `__init__` what it is for. A room imports only from those
-before it: sample, data, models, evaluation, inference, training, tracking, registry, reporting,
-sweep, serving; `pipeline` tells the whole story.
+Each folder here is a room, which says in its `__init__` what it is for. A room imports only from
+those before it: sample, data, models, evaluation, inference, training, tracking, registry,
+reporting, serving. Of the files beside them, start with `config`, which declares every parameter,
+and `pipeline`, which is the whole training in one function; docs/architecture.md has a tour.
 """
 
 from __future__ import annotations

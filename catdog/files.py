@@ -68,6 +68,22 @@ def beside(folder: Path) -> Path:
     return new
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` on leaving; on an error it goes.
+
+    For what can be made again: unlike with `put_in_place`, a kill may leave neither of them.
+    """
+    new = beside(folder)
+    try:
+        new.mkdir()
+        yield new
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def put_in_place(new: Path, folder: Path) -> None:
     """Let the folder `new`, which is whole, take the place of `folder`, and delete that.
 

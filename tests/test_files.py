@@ -15,6 +15,7 @@ from catdog.files import (
     atomic_write,
     beside,
     mend,
+    new_folder,
     normal,
     portable,
     put_in_place,
@@ -66,6 +67,18 @@ def test_an_old_folder_that_a_kill_left_beside_the_new_one_goes():
     mend(Path("model"))
     assert Path("model/weights").read_text(encoding="utf-8") == "new"
     assert not before.exists()
+
+
+def test_a_folder_is_filled_whole_or_not_at_all():
+    for content in ("old", "new"):
+        with new_folder(Path("drawn")) as new:
+            (new / content).touch()
+    Path(".drawn.part").mkdir()  # a kill left it
+    Path(".drawn.part/half").touch()
+    with pytest.raises(KeyboardInterrupt), new_folder(Path("drawn")) as new:
+        assert list(new.iterdir()) == []
+        raise KeyboardInterrupt
+    assert list(Path().rglob("*")) == [Path("drawn"), Path("drawn/new")]
 
 
 def test_what_can_not_be_written_whole_leaves_the_file_as_it_was(tmp_path):

@@ -29,8 +29,6 @@ MAX_DEPTH = 2
 """An archive in an archive is Kaggle's habit; a third level is nobody's."""
 TABLE = "metadata.csv"
 """What the user knows of the pictures beside it, see `catdog.data.metadata`."""
-MAX_TABLE_BYTES = 50_000_000
-"""Room for some hundred thousand pictures."""
 MAX_RATIO = 1_000
 """Deflate's own limit is 1,032; photos hardly shrink, so only a bomb comes near it."""
 BOMB_BYTES = 10_000_000
@@ -86,7 +84,7 @@ def tables_in(folder: Path) -> Iterator[Member]:
     """The tables of metadata in a folder and below it, and no picture.
 
     Raises:
-        CatdogError: one has more bytes than a table has.
+        CatdogError: one has more bytes than a picture has.
     """
     for path in sorted(path for path in folder.rglob("*") if is_table_name(path.name)):
         name = path.relative_to(folder).as_posix()
@@ -109,7 +107,7 @@ def _in_folder(folder: Path) -> Iterator[Member]:
 def _in_archive(stream: IO[bytes], name: str, *, depth: int) -> Iterator[Member]:
     if depth > MAX_DEPTH:
         raise CatdogError(f"{name} is an archive in an archive in an archive: unpack it first.")
-    with _damage_as_error(name):
+    with _archive_errors(name):
         is_zip = zipfile.is_zipfile(stream)
         stream.seek(0)
         yield from _in_zip(stream, name, depth) if is_zip else _in_tar(stream, name, depth)
@@ -175,9 +173,8 @@ def _check_zip_member(member: zipfile.ZipInfo, archive: str) -> None:
 
 
 def _check_size(member: str, size: int, archive: str) -> None:
-    kind, most = _size_limit(member)
-    if size > most:
-        _refuse(archive, member, f"says it has {size:,} bytes, more than a {kind} has")
+    if size > MAX_BYTES:
+        _refuse(archive, member, f"says it has {size:,} bytes, more than a picture has")
 
 
 def _refuse(archive: str, member: str, why: str) -> NoReturn:
@@ -195,20 +192,14 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
-def _size_limit(name: str) -> tuple[str, int]:
-    """What a file of that name is, and how many bytes it may have."""
-    return ("table", MAX_TABLE_BYTES) if is_table_name(name) else ("picture", MAX_BYTES)
-
-
 def _read_file(path: Path) -> bytes:
-    kind, most = _size_limit(path.name)
-    if path.stat().st_size > most:
-        raise CatdogError(f"{path} has more bytes than a {kind} has: move it out of the folder.")
+    if path.stat().st_size > MAX_BYTES:
+        raise CatdogError(f"{path} has more bytes than a picture has: move it out of the folder.")
     return path.read_bytes()
 
 
 @contextmanager
-def _damage_as_error(name: str) -> Iterator[None]:
+def _archive_errors(name: str) -> Iterator[None]:
     """Say in a sentence that the archive `name` is damaged; other trouble of the disk passes."""
     try:
         yield

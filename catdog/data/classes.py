@@ -46,14 +46,14 @@ def read_classes(typed: str) -> Classes | None:
     if typed == AUTO:
         return None
     words = typed.split(",")
-    named = [folded(word) for word in words if re.fullmatch(r"[\w -]+", word)]
-    if len(words) != 2 or len(set(filter(_is_usable, named))) != 2:
+    names = [folded(word) for word in words if re.fullmatch(r"[\w -]+", word)]
+    if len(words) != 2 or len(set(filter(_is_usable, names))) != 2:
         raise CatdogError(
             f"classes={typed} does not name two classes: give two different words of letters, "
             f"digits, - and _, at most {LONGEST} each, none of them {NEITHER} or the name of a "
             "split as train, as in -P classes=ant,bee"
         )
-    return named[0], named[1]
+    return names[0], names[1]
 
 
 def folded(name: str) -> str:

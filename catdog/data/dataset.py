@@ -22,7 +22,7 @@ from typing import Any
 from catdog import AUTO, CLASSES, CatdogError, Classes
 from catdog.data.classes import both, read_classes
 from catdog.data.images import is_image_name
-from catdog.files import sha256_of, write_json
+from catdog.files import sha256_of
 
 FORMAT = 1
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
@@ -123,14 +123,13 @@ class PreparedDataset:
         return _read_csv(self.quarantine)
 
     def check(self) -> None:
-        """Raise CatdogError when a picture to learn from was changed, added or deleted by hand."""
+        """Raise CatdogError when a picture was changed, added or deleted by hand."""
         self._check_unchanged()
-        for picture in self.pictures(TRAINING, VALIDATION):
-            if not picture.path.exists():
-                raise CatdogError(
-                    f"{picture.path} is gone since it was prepared: "
-                    "run scripts/prepare.py again, which makes it anew."
-                )
+        if gone := self.missing():
+            raise CatdogError(
+                f"{self.folder / gone} is gone since it was prepared: "
+                "run scripts/prepare.py again, which makes it anew."
+            )
 
     def missing(self) -> str | None:
         """The path in the manifest of a picture that is gone, if there is one.
@@ -145,7 +144,7 @@ class PreparedDataset:
         return gone
 
     def _check_unchanged(self) -> None:
-        """Raise when a picture to learn from was edited, or put there, after it was prepared."""
+        """Raise CatdogError when a picture to learn from was edited, or put there, by hand."""
         pictures = self.pictures(TRAINING, VALIDATION)
         with ThreadPoolExecutor() as pool:
             digests = pool.map(_digest, (picture.path for picture in pictures))
@@ -187,7 +186,7 @@ def load_dataset(folder: Path, *, classes: str = AUTO) -> PreparedDataset:
         excluded=marker.get("excluded", 0),
         val_fraction=marker["val_fraction"],
         seed=marker["seed"],
-        exclude=marker.get("exclude_file", "none"),
+        exclude=marker["exclude_file"],
         exclude_digest=marker.get("exclude"),
         classes=tuple(marker["told_apart"]),
         asked=marker["classes"],
@@ -213,14 +212,8 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(marker, dict) or marker.get("format") != FORMAT:
         return None
-    # Before there were other classes, none were named.
-    return {"classes": AUTO, "told_apart": CLASSES} | marker
-
-
-def write_marker(folder: Path, marker: dict[str, Any]) -> None:
-    """Say what the folder was prepared from and with, and that it is finished."""
-    if read_marker(folder) != marker:
-        write_json(folder / MARKER, marker)
+    # Before there were other classes, none were named; before exclude files, none was used.
+    return {"classes": AUTO, "told_apart": CLASSES, "exclude_file": "none"} | marker
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

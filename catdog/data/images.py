@@ -5,12 +5,11 @@ Needs Pillow alone until a tensor is asked for: preparing data must not wait for
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -41,59 +40,32 @@ MAX_ASPECT = 8
 
 JPEG_START = b"\xff\xd8\xff"
 
-HEIC_BRANDS = frozenset(
-    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-)
-"""What bytes 8 to 12 of such a file can be. AVIF has brands of its own, and Pillow reads it."""
-
-DAMAGE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    RuntimeError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    MemoryError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-"""What decoders raise over damaged bytes: nearly anything, as any field may hold anything."""
+HEIC_STARTS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
+"""What such a file has from byte 4 on. AVIF has brands of its own, and Pillow reads it."""
 
 
 class UnreadableImageError(CatdogError):
     """The bytes are not a picture that we can read whole."""
 
 
-def decode(content: bytes) -> Image.Image:
+def decode(content: bytes, *, side_px: int | None = None) -> Image.Image:
     """Decode a picture's bytes into an upright RGB image.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit depth is scaled
     to 8, and of an animation the first frame is taken.
 
+    Args:
+        content: of the file.
+        side_px: how long the shorter side must be for what it is wanted for. A JPEG then comes
+            reduced, in a fraction of the time; other formats come in full size.
+
     Raises:
         UnreadableImageError: empty, not a picture, truncated, or over `MAX_PIXELS`.
     """
     image = _open(content)
-    with _guarded():
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
-
-
-def decode_small(content: bytes, side_px: int) -> Image.Image:
-    """Decode a picture for a look at it: upright, RGB, in its own proportions.
-
-    A JPEG comes reduced, in a fraction of the time, with its shorter side still
-    `side_px` long or more (as far as it ever was); other formats come in full size.
-
-    Raises:
-        UnreadableImageError: as `decode` does.
-    """
-    image = _open(content)
-    with _guarded():
-        image.draft("RGB", (side_px, side_px))
+    with _decoder_errors():
+        if side_px is not None:
+            image.draft("RGB", (side_px, side_px))
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
 
@@ -108,12 +80,11 @@ def check(content: bytes) -> tuple[int, int]:
         UnreadableImageError: as `decode` does.
     """
     image = _open(content)
-    upright = _upright_size(image)
-    width, height = image.size
-    with _guarded():
-        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+    size = _upright_size(image)
+    with _decoder_errors():
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
-    return upright
+    return size
 
 
 def upright_size(content: bytes) -> tuple[int, int]:
@@ -123,15 +94,6 @@ def upright_size(content: bytes) -> tuple[int, int]:
         UnreadableImageError: it is no picture.
     """
     return _upright_size(_open(content))
-
-
-def orientation(content: bytes) -> int:
-    """How the picture is to be turned, 1 to 8 as EXIF counts; read from its header alone.
-
-    Raises:
-        UnreadableImageError: empty, not a picture, over `MAX_PIXELS`, or with damaged EXIF.
-    """
-    return _orientation(_open(content))
 
 
 def to_tensor(content: bytes) -> Tensor:
@@ -147,15 +109,13 @@ def to_tensor(content: bytes) -> Tensor:
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    turned = orientation(content)
-    if content.startswith(JPEG_START):
+    # What stands in XMP alone, of how the picture lies, Pillow knows and torchvision does not.
+    xmp = _open(content).info.get("xmp", b"")
+    if content.startswith(JPEG_START) and b"Orientation" not in xmp:
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        try:
-            decoded = cast("Tensor", decode_jpeg(encoded, mode=ImageReadMode.RGB))
-        except RuntimeError:
-            pass
-        else:
-            return _limit_aspect(_upright(decoded, turned))
+        with contextlib.suppress(RuntimeError):
+            image = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            return _limit_aspect(cast("Tensor", image))
     return _limit_aspect(pil_to_tensor(decode(content)))
 
 
@@ -185,14 +145,14 @@ def too_large(size: int) -> str:
     return f"{size:,} bytes are more than the limit of {MAX_BYTES:,}"
 
 
-@contextmanager
-def _guarded() -> Iterator[None]:
+@contextlib.contextmanager
+def _decoder_errors() -> Iterator[None]:
     """Make one error of all that a decoder raises, and keep its warnings to ourselves."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except DAMAGE as error:
+    except Exception as error:  # over damaged bytes nearly any, as any field may hold anything
         raise UnreadableImageError(f"does not decode: {error}") from error
 
 
@@ -205,9 +165,11 @@ def _open(content: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = _identify(content)
+    except UnreadableImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"too large: {error}") from error
-    except DAMAGE as error:
+    except Exception as error:
         raise UnreadableImageError("not a picture in a format that can be read") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -217,24 +179,27 @@ def _open(content: bytes) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
-    with _guarded():
-        orientation = image.getexif().get(ORIENTATION, 1)
-    return orientation if orientation in range(1, 9) else 1
+def _identify(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        if not content[4:].startswith(HEIC_STARTS):
+            raise
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnreadableImageError(
+            "a HEIC photo: install what reads it with `pip install pillow-heif` "
+            "(or `pip install 'catdog[heic]'`)"
+        ) from error
+    pillow_heif.register_heif_opener()
+    return Image.open(io.BytesIO(content))
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if _orientation(image) in SIDEWAYS else (width, height)
-
-
-def _upright(image: Tensor, orientation: int) -> Tensor:
-    """A picture `(3, H, W)` turned as an EXIF orientation, 1 to 8, says."""
-    if orientation in SIDEWAYS:
-        image = image.transpose(-1, -2)
-    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
-    flipped = [dim for dim, flip in ((-1, across), (-2, down)) if flip]
-    return image.flip(flipped) if flipped else image
+    with _decoder_errors():
+        turned = image.getexif().get(ORIENTATION) in SIDEWAYS
+    return (image.height, image.width) if turned else image.size
 
 
 def _limit_aspect(image: Tensor) -> Tensor:
@@ -245,28 +210,6 @@ def _limit_aspect(image: Tensor) -> Tensor:
     from torchvision.transforms.v2.functional import center_crop
 
     return center_crop(image, [min(height, longest), min(width, longest)])
-
-
-def _identify(content: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:
-        if content[4:8] != b"ftyp" or content[8:12] not in HEIC_BRANDS:
-            raise
-    _learn_heic()
-    return Image.open(io.BytesIO(content))
-
-
-def _learn_heic() -> None:
-    """Teach Pillow the format of phones; done when the first such photo is met."""
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise UnreadableImageError(
-            "a HEIC photo: install what reads it with `pip install pillow-heif` "
-            "(or `pip install 'catdog[heic]'`)"
-        ) from error
-    pillow_heif.register_heif_opener()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -132,7 +132,7 @@ class PictureBatches:
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch, which count from 1."""
         self._sampler.set_epoch(number)
-        loaded = _with_trouble_told(self._loader)
+        loaded = _with_worker_errors(self._loader)
         for (pictures, labels), weight in zip(loaded, self._sampler.weights(), strict=True):
             yield pictures, labels, weight
 
@@ -152,7 +152,7 @@ class EvaluationBatches:
         self._loader = _loader(Subset(folder, mine), device, batch_size=batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return _with_trouble_told(self._loader)
+        return _with_worker_errors(self._loader)
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -224,7 +224,7 @@ def pick_workers(device: torch.device) -> int:
     return min(cores(), 16) if device.type == "cuda" else 0
 
 
-def _with_trouble_told(
+def _with_worker_errors(
     loader: Iterable[tuple[Tensor, Tensor]],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The loader's batches; says in a sentence what went wrong in one of its processes."""

@@ -14,7 +14,6 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
 
 from catdog import CatdogError
 from catdog.files import normal
@@ -40,10 +39,6 @@ class Metadata:
         """What is known of the picture, a string for each column, empty where nothing is."""
         row = self.known.get(normal(source), {})
         return tuple(row.get(column, "") for column in self.columns)
-
-    def unmatched(self, sources: Iterable[str]) -> list[str]:
-        """The names in the tables that none of the pictures has."""
-        return sorted(self.known.keys() - set(map(normal, sources)))
 
 
 def read_metadata(tables: Iterable[tuple[str, bytes]]) -> Metadata:
@@ -77,7 +72,7 @@ def read_metadata(tables: Iterable[tuple[str, bytes]]) -> Metadata:
         for row in rows:
             if not row[key]:
                 raise CatdogError(f"{name} has a row without a {key}: name its picture.")
-            picture = _beside(name, row[key])
+            picture = _source_name(name, row[key])
             if picture in known:
                 raise CatdogError(f"{name} names {picture} a second time: keep one of the rows.")
             known[picture] = {column: row[column] for column in added}
@@ -86,7 +81,7 @@ def read_metadata(tables: Iterable[tuple[str, bytes]]) -> Metadata:
 
 def log_unmatched(metadata: Metadata, sources: Iterable[str]) -> None:
     """Say how many rows name no picture, and the first of them."""
-    unmatched = metadata.unmatched(sources)
+    unmatched = sorted(metadata.known.keys() - set(map(normal, sources)))
     if unmatched:
         logger.info(
             f"Rows of metadata.csv that name no picture: {len(unmatched):,}, "
@@ -99,9 +94,9 @@ def _parse(name: str, content: bytes) -> tuple[list[str], list[dict[str, str]]]:
         text = content.decode("utf-8-sig")
         if "\0" in text:
             raise ValueError("it holds a zero byte")
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-        header = [column.strip() for column in next(lines, [])]
-        return header, list(_as_rows(header, lines))
+        table = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+        table.fieldnames = [column.strip() for column in table.fieldnames or ()]
+        return list(table.fieldnames), list(_rows(table))
     except (csv.Error, ValueError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise CatdogError(
@@ -110,19 +105,17 @@ def _parse(name: str, content: bytes) -> tuple[list[str], list[dict[str, str]]]:
         ) from error
 
 
-def _as_rows(header: list[str], lines: Iterable[list[str]]) -> Iterator[dict[str, str]]:
+def _rows(table: csv.DictReader[str]) -> Iterator[dict[str, str]]:
     """Each row by column; spreadsheets pad rows with empty fields, and leave some out."""
-    for number, line in enumerate(lines, start=2):
-        values = [value.strip() for value in line]
-        while values and not values[-1]:
-            values.pop()
-        if len(values) > len(header):
-            raise ValueError(f"row {number} has more fields than the header")
-        if values:
-            yield dict(zip_longest(header, values, fillvalue=""))
+    for row in table:
+        if "".join(row.pop(None, ())).strip():
+            raise ValueError(f"row {table.line_num} has more fields than the header")
+        values = {column: value.strip() for column, value in row.items()}
+        if any(values.values()):
+            yield values
 
 
-def _beside(table: str, named: str) -> str:
-    """The name in the source of what a table calls `named`."""
-    name = posixpath.join(posixpath.dirname(table), named.replace("\\", "/").lstrip("/"))
-    return normal(posixpath.normpath(name))
+def _source_name(table: str, name: str) -> str:
+    """The name in the source of the picture that a table calls `name`."""
+    path = posixpath.join(posixpath.dirname(table), name.replace("\\", "/").lstrip("/"))
+    return normal(posixpath.normpath(path))

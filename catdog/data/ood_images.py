@@ -7,7 +7,6 @@ bring along. They test whether a model knows what it does not know; nothing lear
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -21,7 +20,7 @@ from PIL import Image
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import label_of
 from catdog.data.images import decode, is_image_name
-from catdog.files import beside
+from catdog.files import new_folder
 from catdog.sample.drawing import draw_scene
 
 Grey = NDArray[np.float64]
@@ -139,11 +138,12 @@ def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
     """
     folder = data_dir / f"neither-{RECIPE}"
     try:
-        if not folder.is_dir():
-            data_dir.mkdir(parents=True, exist_ok=True)
-            with FileLock(data_dir / f".{folder.name}.lock"):
-                if not folder.is_dir():
-                    _fill(folder)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(data_dir / f".{folder.name}.lock"):
+            if not folder.is_dir():
+                with new_folder(folder) as new:
+                    for name, content in neither_pictures():
+                        (new / f"{name}.jpg").write_bytes(content)
     except OSError as error:
         raise CatdogError(
             f"{folder} can't be written ({error.strerror or error}): choose another folder "
@@ -151,15 +151,3 @@ def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
         ) from error
     pictures = filter(is_image_name, sorted(folder.iterdir()))
     return [path for path in pictures if not label_of(path.name, classes)]
-
-
-def _fill(folder: Path) -> None:
-    """Write the pictures beside `folder`, then rename: it appears whole or not at all."""
-    new = beside(folder)
-    try:
-        new.mkdir()
-        for name, content in neither_pictures():
-            (new / f"{name}.jpg").write_bytes(content)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)

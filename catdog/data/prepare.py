@@ -39,7 +39,6 @@ from catdog.data.dataset import (
     PreparedDataset,
     load_dataset,
     read_marker,
-    write_marker,
 )
 from catdog.data.ingest import SourcePicture, find_classes, fingerprint, ingest
 from catdog.data.metadata import OWN_COLUMNS, Metadata, log_unmatched, read_metadata
@@ -53,7 +52,7 @@ from catdog.data.split import (
     settle_duplicates,
     with_paths,
 )
-from catdog.files import sha256_of
+from catdog.files import sha256_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -95,34 +94,31 @@ def prepare(source: Source, config: PrepareConfig) -> PreparedDataset:
                 "seed": config.seed,
                 "source": fingerprint(source.path),
                 "exclude": exclusion.digest,
+                "exclude_file": config.exclude,
                 "classes": ",".join(classes) if classes else AUTO,
             }
-            typed = {"exclude_file": config.exclude}
-            finished = _finished(folder, recipe)
-            if finished is None:
-                dataset = _prepare_afresh(source.path, folder, recipe | typed, exclusion)
-            else:
-                write_marker(folder, finished | typed)
-                dataset = load_dataset(folder)
+            finished = _is_finished(folder, recipe)
+            if not finished:
+                _prepare_afresh(source.path, folder, recipe, exclusion)
+            dataset = load_dataset(folder)
     logger.info(f"{'Already prepared' if finished else 'Prepared'}: {_summary(dataset)}")
     return dataset
 
 
-def _finished(folder: Path, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """The marker of a folder that was prepared by this recipe and still holds all of it."""
+def _is_finished(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Whether the folder was prepared by this recipe and still holds all of it."""
     marker = read_marker(folder)
     if marker is None or recipe != {key: marker.get(key) for key in recipe}:
-        return None
+        return False
     gone = load_dataset(folder).missing() if (folder / MANIFEST).exists() else MANIFEST
     if gone:
         logger.info(f"{folder / gone} is gone: preparing afresh")
-        return None
-    return marker
+    return not gone
 
 
 def _prepare_afresh(
     source: Path, folder: Path, recipe: dict[str, Any], exclusion: Exclusion
-) -> PreparedDataset:
+) -> None:
     _remove_old(folder)
     staging = folder / STAGING
     staging.mkdir()
@@ -148,12 +144,11 @@ def _prepare_afresh(
             "quarantined": len(left_out),
             "excluded": sum(picture.split.startswith(EXCLUDED) for picture in pictures),
         }
-        write_marker(folder, recipe | results)
+        write_json(folder / MARKER, recipe | results)
     except BaseException:
         _remove_old(folder)
         raise
     shutil.rmtree(staging)
-    return load_dataset(folder)
 
 
 def _remove_old(folder: Path) -> None:
@@ -258,13 +253,15 @@ def _is_managed(path: Path, folder: Path) -> bool:
 
 def _summary(dataset: PreparedDataset) -> str:
     training, validation, test = (sum(dataset.counts[split].values()) for split in SPLITS)
-    left_out = f", {dataset.quarantined:,} left out (see {dataset.quarantine})"
-    excluded = f", {dataset.excluded:,} excluded"
-    return (
+    line = (
         f"{training:,} training, {validation:,} validation and {test:,} test pictures in "
-        f"{dataset.folder}{left_out if dataset.quarantined else ''}"
-        f"{excluded if dataset.excluded else ''}"
+        f"{dataset.folder}"
     )
+    if dataset.quarantined:
+        line += f", {dataset.quarantined:,} left out (see {dataset.quarantine})"
+    if dataset.excluded:
+        line += f", {dataset.excluded:,} excluded"
+    return line
 
 
 @contextmanager

@@ -84,24 +84,22 @@ class Exclusion:
         Returns:
             Their paths in the manifest, and the lines that no picture answers to.
         """
-        by_path, by_source, by_spelling = (defaultdict[str, set[str]](set) for _ in range(3))
+        by_path, by_source = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
         for picture in pictures:
-            sources = {picture.source, picture.source.removeprefix(f"{archive}/")}
-            by_path[picture.path].add(picture.path)
-            for name in sources:
-                by_source[name].add(picture.path)
-            for name in (picture.path, *sources):
-                by_spelling[normal(name)].add(picture.path)
+            by_path[normal(picture.path)].add(picture.path)
+            for name in (picture.source, picture.source.removeprefix(f"{archive}/")):
+                by_source[normal(name)].add(picture.path)
         chosen: set[str] = set()
         unmatched = []
         for line in self.lines:
-            path = line.removeprefix(f"{EXCLUDED}/")
-            found = by_path.get(path) or by_source.get(line) or by_spelling.get(normal(path))
+            name = normal(line)
+            found = by_path[name.removeprefix(f"{EXCLUDED}/")] or by_source[name]
             if not found and DIGEST.fullmatch(line):
                 start = line.lower()
                 found = {picture.path for picture in pictures if picture.sha256.startswith(start)}
-            chosen |= found or set()
-            unmatched += [] if found else [line]
+            chosen |= found
+            if not found:
+                unmatched.append(line)
         return chosen, unmatched
 
 
@@ -155,6 +153,7 @@ def check_classes(
         label: {picture.sha256 for picture in labelled if picture.label == label}
         for label in classes
     }
+    own_validation = any(picture.split == VALIDATION for picture in labelled)
     for label in classes:
         if not digests[label]:
             there = other(label, classes)
@@ -163,8 +162,6 @@ def check_classes(
                 f"{one(label)}: add pictures of both, in folders named {negative}/ and "
                 f"{positive}/.{hint}"
             )
-    own_validation = any(picture.split == VALIDATION for picture in labelled)
-    for label in classes:
         sides = {picture.split == VALIDATION for picture in labelled if picture.label == label}
         if len(digests[label]) < 2 or (own_validation and len(sides) < 2):
             raise CatdogError(

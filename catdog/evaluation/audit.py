@@ -7,14 +7,14 @@ person to judge; the paths of those that shall go become lines of an exclude fil
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -102,21 +102,23 @@ def find_issues(
         classes: what the pictures show.
         seed: of the folds.
     """
-    paths = [row["path"] for row in rows]
     labels = np.array([classes.index(row["label"]) for row in rows])
     validation = np.array([row["split"] == VALIDATION for row in rows])
     other = other_label_probability(features, labels, seed=seed)
-    issues = [
-        *_wrong_labels(paths, labels, other, classes),
-        *_near_duplicates(paths, near_duplicates(features, looks, validation)),
-        *_unlike_others(paths, *outlier_scores(features)),
-    ]
-    digests = {row["path"]: row["sha256"] for row in rows}
-    known = (
-        replace(issue, sha256=digests[issue.path], other_sha256=digests.get(issue.detail, ""))
-        for issue in issues
-    )
-    return sorted(known, key=lambda issue: (KINDS.index(issue.issue), -issue.score, issue.path))
+    issues = []
+    for index in np.flatnonzero(other > 0.5).tolist():
+        row, suggested = rows[index], classes[1 - labels[index]]
+        issues.append(
+            Issue(row["path"], WRONG_LABEL, float(other[index]), suggested, row["sha256"])
+        )
+    for ours, theirs, correlation in near_duplicates(features, looks, validation):
+        surplus = (correlation - DUPLICATE_CORRELATION) / (1 - DUPLICATE_CORRELATION)
+        issues.append(_issue_of_two(NEAR_DUPLICATE, 0.5 + surplus / 2, rows[ours], rows[theirs]))
+    distances, nearest = outlier_scores(features)
+    for index in np.flatnonzero(distances > OUTLIER).tolist():
+        score = float(distances[index] / (distances[index] + OUTLIER))
+        issues.append(_issue_of_two(UNLIKE_OTHERS, score, rows[index], rows[nearest[index]]))
+    return sorted(issues, key=lambda issue: (KINDS.index(issue.issue), -issue.score, issue.path))
 
 
 def other_label_probability(features: Features, labels: Labels, *, seed: int = 0) -> Probabilities:
@@ -136,8 +138,8 @@ def other_label_probability(features: Features, labels: Labels, *, seed: int = 0
     # Its many small products are twenty times as slow when a busy machine's cores share them.
     with threadpool_limits(1):
         probabilities = cross_val_predict(model, features, labels, cv=parts, method="predict_proba")
-    others: Probabilities = probabilities[np.arange(len(labels)), 1 - labels].astype(np.float64)
-    return others
+    other: Probabilities = probabilities[np.arange(len(labels)), 1 - labels].astype(np.float64)
+    return other
 
 
 def near_duplicates(
@@ -194,15 +196,11 @@ def write_issues(path: Path, issues: Iterable[Issue]) -> None:
     Raises:
         CatdogError: it can't be written.
     """
+    rounded = [asdict(issue) | {"score": round(issue.score, 4)} for issue in issues]
+    table = pd.DataFrame(rounded, columns=[field.name for field in fields(Issue)])
     try:
-        with (
-            atomic_write(path) as part,
-            part.open("w", encoding="utf-8", newline="") as stream,
-        ):
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(field.name for field in fields(Issue))
-            for issue in issues:
-                writer.writerow(astuple(replace(issue, score=round(issue.score, 4))))
+        with atomic_write(path) as part:
+            table.to_csv(part, index=False, lineterminator="\n")
     except OSError as error:
         raise CatdogError(
             f"{path} can't be written ({error.strerror or error}): choose another file "
@@ -225,28 +223,10 @@ def explained(issue: Issue) -> str:
     return DETAILS[issue.issue].format(detail)
 
 
-def _wrong_labels(
-    paths: Sequence[str], labels: Labels, other: Probabilities, classes: Classes
-) -> Iterable[Issue]:
-    for index in np.flatnonzero(other > 0.5).tolist():
-        suggested = classes[1 - labels[index]]
-        yield Issue(paths[index], WRONG_LABEL, float(other[index]), suggested)
-
-
-def _near_duplicates(
-    paths: Sequence[str], found: Iterable[tuple[int, int, float]]
-) -> Iterable[Issue]:
-    for ours, theirs, alike in found:
-        surplus = (alike - DUPLICATE_CORRELATION) / (1 - DUPLICATE_CORRELATION)
-        yield Issue(paths[ours], NEAR_DUPLICATE, 0.5 + surplus / 2, paths[theirs])
-
-
-def _unlike_others(
-    paths: Sequence[str], distances: NDArray[np.float64], nearest: NDArray[np.int64]
-) -> Iterable[Issue]:
-    for index in np.flatnonzero(distances > OUTLIER).tolist():
-        score = float(distances[index] / (distances[index] + OUTLIER))
-        yield Issue(paths[index], UNLIKE_OTHERS, score, paths[nearest[index]])
+def _issue_of_two(
+    kind: str, score: float, row: Mapping[str, str], other: Mapping[str, str]
+) -> Issue:
+    return Issue(row["path"], kind, score, other["path"], row["sha256"], other["sha256"])
 
 
 def _unit(thumbnails: NDArray[np.float32]) -> NDArray[np.float32]:

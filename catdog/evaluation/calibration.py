@@ -6,8 +6,6 @@ One number does it, a temperature that every logit is divided by, fitted on vali
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,21 +18,6 @@ COLDEST, HOTTEST = 0.25, 10.0
 
 FOLDS = 5
 BINS = 15
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Photos binned by their probability of a dog; each array is `(bins with a photo in them,)`.
-
-    Attributes:
-        predicted: the mean probability of a dog in a bin.
-        observed: the share of dogs in it.
-        count: how many photos are in it.
-    """
-
-    predicted: NDArray[np.float64]
-    observed: NDArray[np.float64]
-    count: NDArray[np.int64]
 
 
 def probability(logits: Logits | float) -> Probabilities:
@@ -107,8 +90,8 @@ def cross_fitted(labels: Labels, logits: Logits, *, folds: int = FOLDS) -> Logit
         return logits.copy()
     calibrated = np.empty_like(logits)
     parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(logits, labels)
-    for others, held in parts:
-        calibrated[held] = logits[held] / fit_temperature(labels[others], logits[others])
+    for fitted, held in parts:
+        calibrated[held] = logits[held] / fit_temperature(labels[fitted], logits[fitted])
     return calibrated
 
 
@@ -126,11 +109,18 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def reliability(labels: Labels, p_positive: Probabilities, *, bins: int = 10) -> Reliability:
-    """Photos binned by the probability of a dog, for a reliability plot."""
+def reliability(
+    labels: Labels, p_positive: Probabilities, *, bins: int = 10
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Photos binned by their probability of a dog, for a reliability plot.
+
+    Returns:
+        For each bin with a photo in it the mean probability of a dog, the share of dogs, and the
+        number of photos.
+    """
     places = np.minimum((p_positive * bins).astype(np.int64), bins - 1)
     count = np.bincount(places, minlength=bins)
     held = count > 0
     predicted = np.bincount(places, weights=p_positive, minlength=bins)[held] / count[held]
     observed = np.bincount(places, weights=labels, minlength=bins)[held] / count[held]
-    return Reliability(predicted, observed, count[held])
+    return predicted, observed, count[held]

@@ -6,7 +6,7 @@ two accuracies whose intervals overlap. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +56,9 @@ class Paired:
 
     def to_dict(self, prefix: str = "") -> dict[str, float]:
         """All numbers by name, with `prefix` before each."""
-        return {f"{prefix}{field.name}": getattr(self, field.name) for field in fields(self)}
+        return {f"{prefix}{name}": value for name, value in asdict(self).items()}
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """The same in one clause."""
         return (
             f"{self.fixed} of {self.count:,} photos put right and {self.broken} made wrong, "
@@ -85,18 +85,11 @@ def compare_answers(
         ValueError: a class has no photo, or the lengths differ.
     """
     labels = np.asarray(labels)
-    if not len(labels) == len(champion) == len(challenger):
-        raise ValueError(f"{len(labels)} labels, {len(champion)} and {len(challenger)} logits")
     if np.bincount(labels, minlength=2).min() == 0:
         raise ValueError("a comparison needs photos of both classes")
-    right = {
-        name: predicted_labels(logits) == labels
-        for name, logits in (("challenger", challenger), ("champion", champion))
-    }
-    fixed = int(np.sum(right["challenger"] & ~right["champion"]))
-    broken = int(np.sum(right["champion"] & ~right["challenger"]))
-    both = int(np.sum(right["champion"] & right["challenger"]))
-    neither = len(labels) - both - fixed - broken
+    before, after = (predicted_labels(logits) == labels for logits in (champion, challenger))
+    fixed, broken = int(np.sum(after & ~before)), int(np.sum(before & ~after))
+    both, neither = int(np.sum(before & after)), int(np.sum(~before & ~after))
     losses = log_losses(labels, challenger) - log_losses(labels, champion)
     low, high = _bootstrap_mean(labels, losses, seed=seed, replicates=replicates)
     return Paired(
@@ -126,11 +119,7 @@ def mcnemar(fixed: int, broken: int) -> float:
 def _bootstrap_mean(
     labels: Labels, values: NDArray[np.float64], *, seed: int, replicates: int
 ) -> tuple[float, float]:
-    drawn = np.concatenate(
-        [
-            weights @ values / len(values)
-            for weights in resamples(labels, np.random.default_rng(seed), replicates)
-        ]
-    )
-    low, high = np.percentile(drawn, (2.5, 97.5))
+    rng = np.random.default_rng(seed)
+    means = [weights @ values / len(values) for weights in resamples(labels, rng, replicates)]
+    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
     return float(low), float(high)

@@ -128,7 +128,7 @@ def metrics_of(
     labels, logits = _checked(labels, logits)
     _, calibrated = _checked(labels, logits if calibrated is None else calibrated)
     cells = confusion_counts(labels, predicted_labels(logits))
-    values = _estimates(labels, logits, calibrated)
+    values = estimates(labels, logits, calibrated)
     intervals = _wilson_intervals(cells)
     if len(np.unique(labels)) == 2:
         means = {
@@ -139,33 +139,41 @@ def metrics_of(
         intervals |= {name: _percentiles(drawn[name], values[name]) for name in drawn}
     found = {"example_count": float(labels.size), **cells.to_dict()}
     for name, value in values.items():
-        if math.isfinite(value):
-            found[name] = value
-            if name in intervals:
-                found[f"{name}_ci_low"], found[f"{name}_ci_high"] = intervals[name]
+        found[name] = value
+        if name in intervals:
+            found[f"{name}_ci_low"], found[f"{name}_ci_high"] = intervals[name]
     return {f"{prefix}{name}": value for name, value in found.items()}
 
 
-def estimates(labels: Labels, logits: Logits) -> dict[str, float]:
-    """The metrics of `metrics_of` without counts and intervals; what is undefined is left out.
-
-    Raises:
-        ValueError: as `score` does.
-    """
-    labels, logits = _checked(labels, logits)
-    values = _estimates(labels, logits, logits)
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+def estimates(labels: Labels, logits: Logits, calibrated: Logits | None = None) -> dict[str, float]:
+    """The metrics of `metrics_of` without counts and intervals; what is undefined is left out."""
+    predictions = predicted_labels(logits)
+    measured = logits if calibrated is None else calibrated
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        labels, predictions, average="binary", zero_division=np.nan
+    )
+    values = {
+        "accuracy_score": metrics.accuracy_score(labels, predictions),
+        "precision_score": precision,
+        "recall_score": recall,
+        "f1_score": f1,
+        "log_loss": np.mean(log_losses(labels, measured)),
+        "brier_score": np.mean(_squares(labels, measured)),
+    }
+    if len(np.unique(labels)) == 2:
+        values |= {
+            "roc_auc": metrics.roc_auc_score(labels, logits),
+            "precision_recall_auc": metrics.average_precision_score(labels, logits),
+            "matthews_corrcoef": metrics.matthews_corrcoef(labels, predictions),
+            "balanced_accuracy_score": metrics.balanced_accuracy_score(labels, predictions),
+        }
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
 def per_class_metrics(
     labels: Labels, logits: Logits, classes: Classes = CLASSES
 ) -> list[dict[str, str | float]]:
-    """For each class: class, precision, recall, f1 (nan where undefined) and support.
-
-    Raises:
-        ValueError: as `score` does.
-    """
-    labels, logits = _checked(labels, logits)
+    """For each class: class, precision, recall, f1 (nan where undefined) and support."""
     columns = metrics.precision_recall_fscore_support(
         labels, predicted_labels(logits), labels=[0, 1], zero_division=np.nan
     )
@@ -217,11 +225,7 @@ def operating_points(
         logits: `(N,)`, divided by the temperature that the served model divides by.
         at_most: shares in 0..1.
         classes: what they are called.
-
-    Raises:
-        ValueError: as `score` does.
     """
-    labels, logits = _checked(labels, logits)
     if len(np.unique(labels)) < 2:
         return []
     p_positive = probability(logits)
@@ -238,7 +242,7 @@ def _operating_point(
     kept: str, at_most: float, cats: Probabilities, dogs: Probabilities, classes: Classes
 ) -> OperatingPoint:
     keeps_dogs = kept == classes[1]
-    mine, others = (dogs, cats) if keeps_dogs else (cats, dogs)
+    mine, theirs = (dogs, cats) if keeps_dogs else (cats, dogs)
     allowed = _allowed(at_most, len(mine))
     p_positive = np.concatenate([cats, dogs])
     if keeps_dogs:
@@ -258,8 +262,8 @@ def _operating_point(
         missed_share=missed / len(mine),
         missed_ci_high=wilson(missed, len(mine))[1],
         mistaken=mistaken,
-        other_count=len(others),
-        mistaken_share=mistaken / len(others),
+        other_count=len(theirs),
+        mistaken_share=mistaken / len(theirs),
     )
 
 
@@ -291,31 +295,6 @@ def _checked(labels: Labels, logits: Logits) -> tuple[Labels, Logits]:
 
 def _squares(labels: Labels, logits: Logits) -> NDArray[np.float64]:
     return (probability(logits) - labels) ** 2
-
-
-def _estimates(labels: Labels, logits: Logits, calibrated: Logits) -> dict[str, float]:
-    """Every metric but the counts; nan where it is undefined."""
-    predictions = predicted_labels(logits)
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        labels, predictions, average="binary", zero_division=np.nan
-    )
-    both = len(np.unique(labels)) == 2
-    nan = math.nan
-    values = {
-        "accuracy_score": metrics.accuracy_score(labels, predictions),
-        "precision_score": precision,
-        "recall_score": recall,
-        "f1_score": f1,
-        "roc_auc": metrics.roc_auc_score(labels, logits) if both else nan,
-        "precision_recall_auc": metrics.average_precision_score(labels, logits) if both else nan,
-        "log_loss": np.mean(log_losses(labels, calibrated)),
-        "brier_score": np.mean(_squares(labels, calibrated)),
-        "matthews_corrcoef": metrics.matthews_corrcoef(labels, predictions) if both else nan,
-        "balanced_accuracy_score": (
-            metrics.balanced_accuracy_score(labels, predictions) if both else nan
-        ),
-    }
-    return {name: float(value) for name, value in values.items()}
 
 
 def _wilson_intervals(cells: Confusion) -> dict[str, tuple[float, float]]:

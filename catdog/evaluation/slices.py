@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,9 +108,9 @@ def look_at(content: bytes) -> Look:
     """What the bytes of a picture look like.
 
     Raises:
-        UnreadableImageError: see `catdog.data.images.decode_small`.
+        UnreadableImageError: see `catdog.data.images.decode`.
     """
-    picture = images.decode_small(content, LOOK_PX).convert("L")
+    picture = images.decode(content, side_px=LOOK_PX).convert("L")
     scale = LOOK_PX / min(picture.size)
     # One size for all: blur in a large picture must count like blur in a small one.
     size = [min(8 * LOOK_PX, max(THUMBNAIL_PX, round(side * scale))) for side in picture.size]
@@ -132,15 +132,10 @@ def make_slices(rows: Sequence[Row], looks: Sequence[Look]) -> list[Slice]:
     Args:
         rows: of a manifest, N of them; columns besides its own are taken for properties.
         looks: of the same pictures, in the same order.
-
-    Raises:
-        ValueError: there are not as many looks as rows.
     """
-    if len(rows) != len(looks):
-        raise ValueError(f"{len(rows)} rows and {len(looks)} looks don't belong together")
     if not rows:
         return []
-    found = [*_by_word("class", [row["label"] for row in rows])]
+    found = _by_word("class", [row["label"] for row in rows])
     width, height = (np.array([float(row[side]) for row in rows]) for side in ("width", "height"))
     found += _by_size(width * height / 1e6)
     found += _by_shape(width / height)
@@ -151,11 +146,10 @@ def make_slices(rows: Sequence[Row], looks: Sequence[Look]) -> list[Slice]:
     return [slice_ for slice_ in found if 0 < slice_.members.sum() < len(rows)]
 
 
-def slice_table(slices: Iterable[Slice], labels: Labels, logits: Logits) -> list[SliceScore]:
+def slice_table(slices: Sequence[Slice], labels: Labels, logits: Logits) -> list[SliceScore]:
     """The scores of all pictures, and then of each slice; labels and logits are `(N,)`."""
     wrong = predicted_labels(logits) != np.asarray(labels)
     everything = Slice("all", "all", np.ones(len(wrong), dtype=bool))
-    slices = list(slices)
     rows = [_score(slice_, wrong) for slice_ in slices]
     whole = _score(everything, wrong)
     return [whole, *(_compared(row, whole, len(rows)) for row in rows)]
@@ -188,10 +182,11 @@ def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     return around - 4 * grey[1:-1, 1:-1]
 
 
-def _by_word(group: str, words: Sequence[str]) -> Iterator[Slice]:
+def _by_word(group: str, words: Sequence[str], prefix: str = "") -> list[Slice]:
     array = np.array(words)
-    for word in sorted(set(words)):
-        yield Slice(group, word or "(empty)", array == word)
+    return [
+        Slice(group, f"{prefix}{word or '(empty)'}", array == word) for word in sorted(set(words))
+    ]
 
 
 def _by_size(megapixels: NDArray[np.float64]) -> list[Slice]:
@@ -229,21 +224,18 @@ def _by_tercile(
 
 
 def _by_column(column: str, words: Sequence[str]) -> list[Slice]:
+    prefix = f"{column} = "
     if len(set(words)) <= MOST_VALUES:
-        return _by_value(column, words)
+        return _by_word(column, words, prefix)
     missing = np.array([not word for word in words])
     try:
         values = np.array([float(word or "nan") for word in words])
     except ValueError:
-        return _by_value(column, _commonest(words))
+        return _by_word(column, _commonest(words), prefix)
     if not np.isfinite(values[~missing]).all():
-        return _by_value(column, _commonest(words))
+        return _by_word(column, _commonest(words), prefix)
     terciles = _by_tercile(column, values, ("low", "medium", "high"))
-    return [*terciles, Slice(column, f"{column} = (empty)", missing)]
-
-
-def _by_value(column: str, words: Sequence[str]) -> list[Slice]:
-    return [Slice(column, f"{column} = {it.name}", it.members) for it in _by_word("", words)]
+    return [*terciles, Slice(column, f"{prefix}(empty)", missing)]
 
 
 def _commonest(words: Sequence[str]) -> list[str]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -38,15 +36,7 @@ from catdog.inference.prediction import (
     to_prediction,
     unanswered,
 )
-from catdog.models.device import pick_device
-from catdog.models.engine import (
-    TOLERANCE,
-    Engine,
-    Portable,
-    fastest,
-    largest_difference,
-    torch_engine,
-)
+from catdog.models.engine import Engine, Portable, engine_for
 from catdog.parallel import in_order
 
 if TYPE_CHECKING:  # timm is needed only to fine-tune, to explain, and on a GPU
@@ -54,15 +44,13 @@ if TYPE_CHECKING:  # timm is needed only to fine-tune, to explain, and on a GPU
 
     from catdog.models.network import Network
 
-logger = logging.getLogger(__name__)
-
 MODEL_FILE, BACKBONE_FILE = "model.json", "backbone.onnx"
 WEIGHTS_FILE, ARRAYS_FILE = "weights.safetensors", "arrays.safetensors"
 CARD_FILE = "model_card.md"
 
 Item = TypeVar("Item")
-Seen = tuple[float, float]
-"""What the model makes of a photo before it is put into words: calibrated logit, familiarity."""
+Outputs = tuple[float, float]
+"""What the model gives for a photo: its calibrated logit, and its familiarity."""
 
 
 class Classifier:
@@ -110,25 +98,29 @@ class Classifier:
             options: how to answer.
             batch_size: pictures at once; without, what the engine likes.
         """
-        for item, seen in self._see(items, read, tta=options.tta, batch_size=batch_size):
-            if isinstance(seen, tuple):
-                yield item, to_prediction(*seen, self.about, options)
+        for item, outputs in self.outputs(items, read, tta=options.tta, batch_size=batch_size):
+            if isinstance(outputs, tuple):
+                yield item, to_prediction(*outputs, self.about, options)
             else:
-                yield item, unanswered(seen)
+                yield item, unanswered(outputs)
 
-    def logits(
+    def outputs(
         self,
         items: Iterable[Item],
         read: Callable[[Item], bytes],
         *,
+        tta: bool = False,
         batch_size: int | None = None,
-    ) -> Iterator[tuple[Item, float | str]]:
-        """For each picture its calibrated logit, or why it could not be read.
+    ) -> Iterator[tuple[Item, Outputs | str]]:
+        """For each picture its calibrated logit and familiarity, or why it could not be read.
 
-        Arguments are those of `stream`.
+        Arguments are those of `stream`; `tta` is as in `Options`.
         """
-        for item, seen in self._see(items, read, tta=False, batch_size=batch_size):
-            yield item, seen[0] if isinstance(seen, tuple) else seen
+        waiting = iter(items)
+        size = batch_size or self.engine.batch
+        batches = iter(lambda: list(islice(waiting, size)), [])
+        for answers in in_order(functools.partial(self._batch, read=read, tta=tta), batches):
+            yield from answers
 
     def learned_from(self, sha256s: Iterable[str]) -> NDArray[np.bool_] | None:
         """Of each photo, by its digest, whether it was learned from; None where not known."""
@@ -162,7 +154,6 @@ class Classifier:
             CatdogError: a file is missing, damaged or changed, the format is of a newer catdog,
                 or the device is not there.
         """
-        pick_device(device)
         try:
             described = _described(folder)
             preprocessing = Preprocessing.from_dict(described.pop("preprocessing"))
@@ -178,31 +169,19 @@ class Classifier:
         except CatdogError:
             raise
         except Exception as error:  # a damaged file shows in as many ways as there are parsers
-            raise CatdogError(
-                f"{folder} does not hold a whole catdog model ({error}): "
-                "name a version of the registry, or a folder that catdog saved."
-            ) from error
-        engine = _engine(portable, network, device)
+            raise _not_whole(folder, error) from error
+        engine = engine_for(portable, network, device)
         learned = arrays["learned"].numpy() if "learned" in arrays else None
         return cls(about, preprocessing, engine, head, network, learned)
 
-    def _see(
-        self,
-        items: Iterable[Item],
-        read: Callable[[Item], bytes],
-        *,
-        tta: bool,
-        batch_size: int | None,
-    ) -> Iterator[tuple[Item, Seen | str]]:
-        def look(chunk: list[Item]) -> list[tuple[Item, Seen | str]]:
-            decoded = [self._decode(item, read) for item in chunk]
-            pictures = [item for item in decoded if isinstance(item, Tensor)]
-            answers = iter(self._compute(torch.stack(pictures), tta=tta) if pictures else ())
-            seen = (next(answers) if isinstance(item, Tensor) else item for item in decoded)
-            return list(zip(chunk, seen, strict=True))
-
-        for answers in in_order(look, _chunks(items, batch_size or self.engine.batch)):
-            yield from answers
+    def _batch(
+        self, items: list[Item], *, read: Callable[[Item], bytes], tta: bool
+    ) -> list[tuple[Item, Outputs | str]]:
+        decoded = [self._decode(item, read) for item in items]
+        pictures = [picture for picture in decoded if isinstance(picture, Tensor)]
+        computed = iter(self._compute(torch.stack(pictures), tta=tta) if pictures else ())
+        outputs = (next(computed) if isinstance(it, Tensor) else it for it in decoded)
+        return list(zip(items, outputs, strict=True))
 
     def _decode(self, item: Item, read: Callable[[Item], bytes]) -> Tensor | str:
         try:
@@ -212,7 +191,7 @@ class Classifier:
         except OSError as error:
             return error.strerror or str(error) or type(error).__name__
 
-    def _compute(self, pictures: Tensor, *, tta: bool) -> list[Seen]:
+    def _compute(self, pictures: Tensor, *, tta: bool) -> list[Outputs]:
         with self._free:
             features = torch.from_numpy(self.engine.compute(pictures))
             mirrored = torch.from_numpy(self.engine.compute(pictures.flip(-1))) if tta else None
@@ -246,10 +225,7 @@ def classes_of(folder: Path) -> Classes:
     try:
         negative, positive = json.loads((folder / MODEL_FILE).read_text("utf-8"))["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CatdogError(
-            f"{folder} does not hold a whole catdog model ({error}): name a version of the "
-            "registry."
-        ) from error
+        raise _not_whole(folder, error) from error
     return negative, positive
 
 
@@ -293,35 +269,15 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
     return ServedClassifier(Classifier.load(Path(path), device=device))
 
 
-def _engine(portable: Portable | None, network: Callable[[], Network], asked: str) -> Engine:
-    """The engine that answers on the device that was asked for as the training process did.
-
-    `auto` is the CPU where the backbone is portable: starting a GPU takes seconds, and decoding
-    the photos bounds what it could save. It is to be asked for by name.
-    """
-    cores = os.cpu_count() or 1
-    if portable is not None and asked in ("auto", "cpu"):
-        engine = fastest(portable, cores=cores)
-        if engine is not None:
-            return engine
-    device, _ = pick_device(asked)
-    engine = torch_engine(network().to(device), portable)
-    if portable is None or device.type == "cpu":
-        return engine
-    if largest_difference(portable, engine) <= TOLERANCE:
-        return engine
-    logger.info(f"{device.type} is not used: its features differ from those of the training.")
-    return fastest(portable, cores=cores) or torch_engine(network().cpu(), portable)
-
-
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    waiting = iter(items)
-    while chunk := list(islice(waiting, size)):
-        yield chunk
-
-
 def _to_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _not_whole(folder: Path, error: Exception) -> CatdogError:
+    return CatdogError(
+        f"{folder} does not hold a whole catdog model ({error}): "
+        "name a version of the registry, or a folder that catdog saved."
+    )
 
 
 def _described(folder: Path) -> dict[str, Any]:

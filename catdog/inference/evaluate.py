@@ -67,13 +67,12 @@ def score_photos(
 ) -> Scored:
     """What the classifier says of each photo; each is read once, and none is held."""
     read, logits, unreadable = [], [], {}
-    answers = classifier.logits(photos, LabelledPhoto.read, batch_size=batch_size)
-    for photo, logit in answers:
-        if isinstance(logit, float):
+    for photo, outputs in classifier.outputs(photos, LabelledPhoto.read, batch_size=batch_size):
+        if isinstance(outputs, tuple):
             read.append(photo)
-            logits.append(logit)
+            logits.append(outputs[0])
         else:
-            unreadable[photo.path] = logit
+            unreadable[photo.path] = outputs
     return Scored(read, np.array(logits), unreadable)
 
 
@@ -114,18 +113,8 @@ class Evaluation:
         yield f"{'slice':{width}}  photos  errors  accuracy"
         for row in self.slices:
             share = f"{row.accuracy:.4f}  {row.low:.4f} to {row.high:.4f}"
-            told = "  surely worse" if row.surely_worse else ""
-            yield f"{row.label:{width}}  {row.count:6,}  {row.errors:6,}    {share}{told}"
-
-
-def labelled_photos(classifier: Classifier, folder: Path) -> list[LabelledPhoto]:
-    """The photos in a folder with one for each class in it.
-
-    Raises:
-        CatdogError: a class has no folder or no picture.
-    """
-    samples = LabelledFolder(folder, classes=classifier.about.classes).samples
-    return [LabelledPhoto(Path(path), label) for path, label in samples]
+            verdict = "  surely worse" if row.surely_worse else ""
+            yield f"{row.label:{width}}  {row.count:6,}  {row.errors:6,}    {share}{verdict}"
 
 
 def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 32) -> Evaluation:
@@ -137,7 +126,8 @@ def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 3
         CatdogError: a class has no folder or no picture, none can be read, or the
             metadata.csv can't be used.
     """
-    photos = labelled_photos(classifier, folder)
+    samples = LabelledFolder(folder, classes=classifier.about.classes).samples
+    photos = [LabelledPhoto(Path(path), label) for path, label in samples]
     metadata = read_metadata(tables_in(folder))
     names = {photo.path: photo.path.relative_to(folder).as_posix() for photo in photos}
     log_unmatched(metadata, names.values())

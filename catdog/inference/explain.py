@@ -37,24 +37,23 @@ CAPTION_PX = 22
 
 
 def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
-    """What `warm` gives, with the answer written below it.
+    """What `overlay` gives, with the answer written below it.
 
     Raises:
         UnreadableImageError: `content` is not a picture.
         CatdogError: the backbone has no map of features.
     """
-    picture = warm(classifier, content, prediction)
+    picture = overlay(classifier, content, prediction)
     canvas = Image.new("RGB", (picture.width, picture.height + CAPTION_PX), "white")
     canvas.paste(picture)
     sure = "" if math.isnan(prediction.confidence) else f" {prediction.confidence:.1%}"
-    told = f"{prediction.label}{sure}, familiar {prediction.familiarity:.3f}"
-    ImageDraw.Draw(canvas).text(
-        (4, picture.height + 3), told, fill="black", font=ImageFont.load_default(13)
-    )
+    caption = f"{prediction.label}{sure}, familiar {prediction.familiarity:.3f}"
+    font = ImageFont.load_default(13)
+    ImageDraw.Draw(canvas).text((4, picture.height + 3), caption, fill="black", font=font)
     return canvas
 
 
-def warm(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
+def overlay(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
     """The photo, warm where its answer comes from.
 
     The margin that the model does not look at is darker.

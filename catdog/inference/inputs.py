@@ -99,7 +99,7 @@ def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Itera
     Raises:
         CatdogError: before the first photo, when a folder or a glob holds none.
     """
-    return chain.from_iterable([_named(name, stdin) for name in names])
+    return chain.from_iterable([_photos_of(name, stdin) for name in names])
 
 
 def fetch(url: str) -> bytes:
@@ -121,8 +121,8 @@ def fetch(url: str) -> bytes:
     except requests.exceptions.InvalidSchema as error:
         raise UnreadableImageError("only http and https addresses are read") from error
     except requests.TooManyRedirects as error:
-        told = f"the server redirected more than {MAX_REDIRECTS} times"
-        raise UnreadableImageError(told) from error
+        reason = f"the server redirected more than {MAX_REDIRECTS} times"
+        raise UnreadableImageError(reason) from error
     except ValueError as error:
         raise UnreadableImageError(f"the address can't be understood: {error}") from error
     except (OSError, HTTPError) as error:
@@ -131,8 +131,8 @@ def fetch(url: str) -> bytes:
 
 def _body(response: Response, end: float) -> bytes:
     if response.status_code != 200:
-        told = f"the server answered {response.status_code} {response.reason}"
-        raise UnreadableImageError(told.rstrip())
+        status = f"{response.status_code} {response.reason}".rstrip()
+        raise UnreadableImageError(f"the server answered {status}")
     content = bytearray()
     # Not iter_content: it waits until a piece is full, and a slow server's never is.
     while piece := response.raw.read1(READ_BYTES, decode_content=True):
@@ -152,9 +152,10 @@ def _why_broken(error: BaseException) -> str:
     return f"no connection: {getattr(error, 'strerror', None) or error}"
 
 
-def _named(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:
-    if name == STDIN:
-        return (_listed(line) for line in _lines(stdin or sys.stdin.buffer))
+def _photos_of(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:
+    if name == STDIN:  # no glob and no folder, as lists are made by other programs
+        lines = _lines(stdin or sys.stdin.buffer)
+        return (Photo(line if is_url(line) else str(_as_path(line))) for line in lines)
     if is_url(name):
         return iter([Photo(name)])
     photos = _photos(_as_path(name))
@@ -162,11 +163,6 @@ def _named(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:
     if first is None:
         raise CatdogError(f"{name} holds no picture: name a folder, file or glob that does.")
     return chain([first], photos)
-
-
-def _listed(name: str) -> Photo:
-    """A photo of a list: no glob and no folder, as lists are made by other programs."""
-    return Photo(name) if is_url(name) else Photo(str(_as_path(name)))
 
 
 def _as_path(name: str) -> Path:
@@ -210,8 +206,7 @@ def _walk(folder: Path) -> Iterator[Photo]:
 
 
 def _in_order(names: list[str]) -> list[str]:
-    names.sort()  # decides between 1.jpg and 01.jpg
-    return sorted(names, key=_natural)
+    return sorted(sorted(names), key=_natural)  # the inner decides between 1.jpg and 01.jpg
 
 
 def _natural(name: str) -> str:

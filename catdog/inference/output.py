@@ -209,8 +209,8 @@ def _write_kaggle(answers: Iterable[Answered], stream: TextIO, _classes: Classes
         label = min(max(prediction.p_positive, low), high)
         if prediction.error:
             label = 0.5
-            told = _on_one_line(prediction.error)
-            logger.info(f"{photo.name}: {told}; it gets 0.5, as a submission must have each id")
+            reason = _on_one_line(prediction.error)
+            logger.info(f"{photo.name}: {reason}; it gets 0.5, as a submission must have each id")
         stream.write(f"{number},{label:.6f}\n")
 
 

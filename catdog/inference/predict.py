@@ -60,7 +60,7 @@ def sort(answers: Iterable[Answered], target: Path, classes: Classes) -> Iterato
         CatdogError: at once when a folder can't be made, later when a copy can't be written.
     """
     target = target.expanduser()
-    with _trouble_told("sort_into", target):
+    with _write_errors("sort_into", target):
         for label in labels_of(classes):
             (target / label).mkdir(parents=True, exist_ok=True)
     return _sorted(answers, target)
@@ -70,7 +70,7 @@ def _sorted(answers: Iterable[Answered], target: Path) -> Iterator[Answered]:
     for photo, prediction in answers:
         if not prediction.error:
             name = _short_name(photo.file_name)
-            with _trouble_told("sort_into", target):
+            with _write_errors("sort_into", target):
                 for free in _free_names(target / prediction.label / name):
                     if _holds(free, photo.content) or _put(free, photo):
                         break
@@ -91,20 +91,20 @@ def explain(
     from catdog.inference import explain as drawing
 
     target = target.expanduser()
-    with _trouble_told("explain", target):
+    with _write_errors("explain", target):
         target.mkdir(parents=True, exist_ok=True)
     for photo, prediction in answers:
         if not prediction.error:
             path = target / f"{Path(_short_name(photo.file_name)).stem}.png"
             free = next(name for name in _free_names(path) if not name.exists())
             drawn = drawing.draw(classifier, photo.content, prediction)
-            with _trouble_told("explain", target):
+            with _write_errors("explain", target):
                 drawn.save(free)
         yield photo, prediction
 
 
 @contextlib.contextmanager
-def _trouble_told(flag: str, target: Path) -> Iterator[None]:
+def _write_errors(flag: str, target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -134,21 +134,19 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _put(target: Path, photo: Photo) -> bool:
-    """Write the photo to `target`, whole or not at all; False when the name is taken."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    """Write the photo to a new file `target`, with its date; False when the name is taken."""
     try:
-        # Renaming alone would replace what another program put there a moment ago.
-        target.touch(exist_ok=False)
+        # Of its own making: another program may have put a file there a moment ago.
+        stream = target.open("xb")
     except FileExistsError:
         return False
     try:
-        part.write_bytes(photo.content)
+        with stream:
+            stream.write(photo.content)
         with contextlib.suppress(FileNotFoundError):  # it is an address, or was deleted since
             taken = Path(photo.name).stat()
-            os.utime(part, ns=(taken.st_atime_ns, taken.st_mtime_ns))
-        part.replace(target)
+            os.utime(target, ns=(taken.st_atime_ns, taken.st_mtime_ns))
     except BaseException:
-        part.unlink(missing_ok=True)
         target.unlink()
         raise
     return True

@@ -14,6 +14,7 @@ import copy
 import functools
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from catdog.models.device import pick_device
 
 if TYPE_CHECKING:  # whoever runs a portable backbone need not wait for timm
     from catdog.models.network import Network
@@ -75,6 +78,27 @@ def pick_engine(network: Network, *, cores: int) -> Engine:
             return engine
         logger.info("Features are computed by PyTorch, which takes several times as long.")
     return torch_engine(network, portable)
+
+
+def engine_for(portable: Portable | None, network: Callable[[], Network], asked: str) -> Engine:
+    """The engine that answers on the device that was asked for as the training process did.
+
+    `auto` is the CPU where the backbone is portable: starting a GPU takes seconds, and decoding
+    the photos bounds what it could save. It is to be asked for by name.
+    """
+    cores = os.cpu_count() or 1
+    if portable is not None and asked in ("auto", "cpu"):
+        engine = fastest(portable, cores=cores)
+        if engine is not None:
+            return engine
+    device, _ = pick_device(asked)
+    engine = torch_engine(network().to(device), portable)
+    if portable is None or device.type == "cpu":
+        return engine
+    if largest_difference(portable, engine) <= TOLERANCE:
+        return engine
+    logger.info(f"{device.type} is not used: its features differ from those of the training.")
+    return fastest(portable, cores=cores) or torch_engine(network().cpu(), portable)
 
 
 def fastest(portable: Portable, *, cores: int) -> Engine | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from catdog import CLASSES, CatdogError, Classes
-from catdog.config import Promote
 from catdog.data.classes import both, one
 from catdog.data.dataset import Picture
 from catdog.evaluation.calibration import Labels, Logits, cross_fitted
@@ -19,15 +18,8 @@ from catdog.evaluation.comparison import Paired, compare_answers
 from catdog.evaluation.metrics import metrics_of
 from catdog.inference.classifier import Classifier
 from catdog.registry import versions
-from catdog.registry.promotion import (
-    AT_LEAST,
-    Candidate,
-    Champion,
-    Decision,
-    decide,
-    refusal,
-)
-from catdog.registry.versions import ModelVersion, number_of
+from catdog.registry.promotion import AT_LEAST
+from catdog.registry.versions import ModelVersion
 from catdog.training.feature_cache import open_cache
 from catdog.training.features import extract
 
@@ -61,45 +53,25 @@ class Comparison:
         """The figures of the comparison as a table in Markdown; "" where there are none."""
         if self.champion is None or isinstance(self.evidence, str):
             return ""
-        told = self.evidence
-        points = [
-            100 * value for value in (told.accuracy, told.accuracy_ci_low, told.accuracy_ci_high)
-        ]
-        nats = (told.log_loss, told.log_loss_ci_low, told.log_loss_ci_high)
-        rows = [
-            ("photos that neither learned from", f"{told.count:,}"),
-            ("put right, made wrong", f"{told.fixed:,}, {told.broken:,}"),
-            ("accuracy, points", "{:+.2f} ({:+.2f} to {:+.2f})".format(*points)),
-            ("McNemar's p", f"{told.p_value:.2g}"),
-            ("log-loss", "{:+.4f} ({:+.4f} to {:+.4f})".format(*nats)),
-        ]
+        found = self.evidence
+        points = "{:+.2f} ({:+.2f} to {:+.2f})".format(
+            *(100 * x for x in (found.accuracy, found.accuracy_ci_low, found.accuracy_ci_high))
+        )
+        nats = (
+            f"{found.log_loss:+.4f} ({found.log_loss_ci_low:+.4f} to {found.log_loss_ci_high:+.4f})"
+        )
+        rows = {
+            "photos that neither learned from": f"{found.count:,}",
+            "put right, made wrong": f"{found.fixed:,}, {found.broken:,}",
+            "accuracy, points": points,
+            "McNemar's p": f"{found.p_value:.2g}",
+            "log-loss": nats,
+        }
         head = f"| against version {self.champion.version} | difference (95 %) |\n|---|---|\n"
-        return head + "".join(f"| {name} | {value} |\n" for name, value in rows)
+        return head + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
 NOT_COMPARED = Comparison(None)
-
-
-def judge(
-    candidate: Candidate | None,
-    champion: ModelVersion | None,
-    compare: Callable[[ModelVersion], Comparison],
-    *,
-    promote: Promote = "auto",
-    margin: float,
-) -> tuple[Decision, Comparison]:
-    """What the rule says of a candidate, which is compared with the champion where that counts."""
-    now, comparison = as_champion(champion), Comparison(champion)
-    if champion is not None and refusal(candidate, now) is None:
-        comparison = compare(champion)
-    return decide(candidate, now, comparison.evidence, promote=promote, margin=margin), comparison
-
-
-def as_champion(version: ModelVersion | None) -> Champion | None:
-    """What the rule needs to know of the version that serves."""
-    if version is None:
-        return None
-    return Champion(number_of(version), Candidate.from_tags(version.tags))
 
 
 def compare_with_champion(
@@ -173,8 +145,8 @@ def compare_fairly(
     counts = np.bincount(labels[fresh], minlength=2)
     if counts.min() < AT_LEAST:
         each = zip(counts, champion.classes, strict=True)
-        told = both(f"{n} of {one(name)}" for n, name in each)
-        return f"of {len(labels):,} photos only {told} were learned by neither"
+        few = both(f"{n} of {one(name)}" for n, name in each)
+        return f"of {len(labels):,} photos only {few} were learned by neither"
     return compare_answers(
         labels[fresh], champion.logits[fresh], challenger.logits[fresh], seed=seed
     )

@@ -7,6 +7,7 @@ that is left; afterwards nothing is.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import re
@@ -20,16 +21,18 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.config import Promote
 from catdog.registry import versions
-from catdog.registry.compare import NOT_COMPARED, Comparison, as_champion, judge
+from catdog.registry.compare import NOT_COMPARED, Comparison
 from catdog.registry.promotion import (
     ARCHIVED,
     PRODUCTION,
     STATUS_TAG,
     Candidate,
+    Champion,
     Decision,
+    decide,
     refusal,
 )
-from catdog.registry.versions import ModelVersion, number_of
+from catdog.registry.versions import ModelVersion, is_same, number_of
 
 PREVIOUS = "previous"
 """The alias of who served before."""
@@ -40,8 +43,6 @@ KEY, KEY_TIME = re.compile(r"promotion_(\d{8}T\d+Z)"), "%Y%m%dT%H%M%S%fZ"
 LINE = re.compile(r"version (\d+)(?: after (\d+))?, by (.*?)(?:, of run (\w+))?: (.*)")
 SECTION = "## Where it stands, and why"
 """The last section of a version's description."""
-FORMER_TAGS = re.compile(r"vs_champion_\w+|compared_with|stage_reason")
-"""What that section replaces, on versions that earlier commits have promoted."""
 TRIES = 3
 
 
@@ -65,7 +66,7 @@ class Event:
 
     @classmethod
     def from_tag(cls, key: str, value: str) -> Event | None:
-        """The promotion that a tag of the registered model tells of; None where it tells none."""
+        """The promotion that a tag of the registered model records; None where it records none."""
         found = KEY.fullmatch(key)
         if found is None:
             return None
@@ -85,8 +86,8 @@ def history(name: str) -> list[Event]:
         tags = MlflowClient().get_registered_model(name).tags
     except MlflowException:
         return []
-    told = [Event.from_tag(key, value) for key, value in tags.items()]
-    return sorted(filter(None, told), key=lambda event: event.when)
+    events = [Event.from_tag(key, value) for key, value in tags.items()]
+    return sorted(filter(None, events), key=lambda event: event.when)
 
 
 class ChampionChangedError(CatdogError):
@@ -110,20 +111,19 @@ def approve(version: ModelVersion, *, proven: bool) -> None:
     """
     status = "approved" if proven else "rejected"
     MlflowClient().set_model_version_tag(version.name, version.version, STATUS_TAG, status)
-    serving = versions.champion(version.name)
-    if not proven and number_of(serving) == number_of(version):
+    if not proven and is_same(version, versions.champion(version.name)):
         promote_to(predecessor(version.name), f"version {version.version} was rejected")
 
 
 def promote_by_evidence(
     version: ModelVersion,
-    candidate: Candidate | None,
     compare: Callable[[ModelVersion], Comparison],
     *,
     promote: Promote = "auto",
     margin: float,
+    dry_run: bool = False,
 ) -> tuple[Decision, Comparison]:
-    """Judge a version, and give it the stage that it earns.
+    """Judge a version, and give it the stage that it earns, unless this is a dry run.
 
     When another version has become champion meanwhile, as a run beside this one may bring it
     about, it is judged again, with that one. A version that serves already, as it may after a run
@@ -135,18 +135,22 @@ def promote_by_evidence(
     """
     for _ in range(TRIES):
         champion = versions.champion(version.name)
-        known = versions.numbered(version.name, number_of(version))
-        if number_of(champion) == number_of(version):
+        known = MlflowClient().get_model_version(version.name, version.version)
+        if is_same(known, champion):
             return Decision(PRODUCTION, "it is in Production already"), NOT_COMPARED
-        if known is not None and was_rolled_back(known):
-            told = "it was rolled back: promote.py --to names it again"
-            return Decision(ARCHIVED, told), Comparison(champion)
-        decision, comparison = judge(candidate, champion, compare, promote=promote, margin=margin)
-        try:
+        comparison = Comparison(champion)
+        if was_rolled_back(known):
+            reason = "it was rolled back: promote.py --to names it again"
+            return Decision(ARCHIVED, reason), comparison
+        candidate, now = Candidate.from_tags(known.tags), _as_champion(champion)
+        if champion is not None and refusal(candidate, now) is None:
+            comparison = compare(champion)
+        decision = decide(candidate, now, comparison.evidence, promote=promote, margin=margin)
+        if dry_run:
+            return decision, comparison
+        with contextlib.suppress(ChampionChangedError):
             place(version, decision, comparison)
-        except ChampionChangedError:
-            continue
-        return decision, comparison
+            return decision, comparison
     raise ChampionChangedError(version)
 
 
@@ -157,7 +161,7 @@ def place(version: ModelVersion, decision: Decision, comparison: Comparison) -> 
         ChampionChangedError: who serves is not who it was compared with.
         MlflowException: the registry refused.
     """
-    if number_of(versions.champion(version.name)) != number_of(comparison.champion):
+    if not is_same(comparison.champion, versions.champion(version.name)):
         raise ChampionChangedError(version)
     if decision.stage == PRODUCTION:
         _make_champion(version, decision, comparison)
@@ -207,25 +211,16 @@ def predecessor(name: str) -> ModelVersion:
     Raises:
         CatdogError: there is none.
     """
-    now = number_of(versions.champion(name))
+    champion = versions.champion(name)
     known = {number_of(version): version for version in versions.versions(name)}
-    marked = number_of(versions.aliased(name, PREVIOUS))
-    for number in (marked, *(event.before for event in reversed(history(name)))):
-        if number in known and number != now and not was_rolled_back(known[number]):
-            return known[number]
+    for event in reversed(history(name)):
+        before = known.get(event.before)
+        if before and not is_same(before, champion) and not was_rolled_back(before):
+            return before
     raise CatdogError(
         f"no version of {name} served before the one in Production: name one with --to VERSION, "
         f"of those that {versions.promoting(name)} --history lists."
     )
-
-
-def unfinished(name: str) -> ModelVersion | None:
-    """The version with the alias of the champion, where it is not the one that serves.
-
-    A promotion was cut then, or somebody has moved alias or stage by hand.
-    """
-    named = versions.aliased(name, versions.ALIASES[-1])
-    return named if number_of(named) != number_of(versions.champion(name)) else None
 
 
 def was_rolled_back(version: ModelVersion) -> bool:
@@ -235,30 +230,34 @@ def was_rolled_back(version: ModelVersion) -> bool:
 
 def may_not_serve(version: ModelVersion) -> Decision | None:
     """Why a version may never take the place of the one that serves now; None when it may."""
-    serving = versions.champion(version.name)
+    champion = versions.champion(version.name)
     candidate = Candidate.from_tags(version.tags)
-    if candidate is None and not versions.is_rejected(version) and serving is None:
+    if candidate is None and not versions.is_rejected(version) and champion is None:
         return None  # of somebody who has registered it by hand, and names it
-    return refusal(candidate, as_champion(serving))
+    return refusal(candidate, _as_champion(champion))
+
+
+def _as_champion(version: ModelVersion | None) -> Champion | None:
+    """What the rule needs to know of the version that serves."""
+    if version is None:
+        return None
+    return Champion(number_of(version), Candidate.from_tags(version.tags))
 
 
 def _make_champion(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
     """Move aliases, history and stage to a version, in this order; see above."""
-    events, name = history(version.name), version.name
-    before = number_of(versions.champion(name))
-    if before == number_of(version):  # a stage that was moved by hand tells of nobody before
-        before = events[-1].version if events else ""
-    former = versions.numbered(name, before) if before != number_of(version) else None
+    former = versions.champion(version.name)
+    if is_same(version, former):
+        former = None  # somebody has moved the stage by hand, and nobody leaves
     _move_aliases(version, former)
-    _add_to_history(version, before, decision, events)
+    _add_to_history(version, number_of(former), decision.summary)
     _explain(version, decision, comparison)
-    leaving = versions.champion(name)  # by now perhaps another one
-    leaving = former if number_of(leaving) == number_of(version) else leaving
-    if leaving is not None:
-        left = f"version {version.version} took its place"
+    leaving = versions.champion(version.name)  # by now perhaps another one
+    if leaving is not None and not is_same(version, leaving):
+        reason = f"version {version.version} took its place"
         if was_rolled_back(leaving):
-            left = f"rolled back to version {version.version}: {decision.reason}"
-        _explain(leaving, Decision(ARCHIVED, left))
+            reason = f"rolled back to version {version.version}: {decision.reason}"
+        _explain(leaving, Decision(ARCHIVED, reason))
     _set_stage(version, PRODUCTION)
     _check_aliases(version)
 
@@ -271,16 +270,14 @@ def _check_aliases(version: ModelVersion) -> None:
     Raises:
         ChampionChangedError: that is another one.
     """
-    serving = versions.champion(version.name)
-    while number_of(serving) == number_of(version):
+    while is_same(version, champion := versions.champion(version.name)):
         if not _move_aliases(version, None):
             return
-        serving = versions.champion(version.name)
     _set_stage(version, ARCHIVED)
-    told = f"version {number_of(serving)} was promoted at the same time"
-    _explain(version, Decision(ARCHIVED, told))
-    if serving is not None:
-        _move_aliases(serving, None)
+    reason = f"version {number_of(champion)} was promoted at the same time"
+    _explain(version, Decision(ARCHIVED, reason))
+    if champion is not None:
+        _move_aliases(champion, None)
     raise ChampionChangedError(version)
 
 
@@ -289,40 +286,34 @@ def _move_aliases(version: ModelVersion, former: ModelVersion | None) -> bool:
     client, wanted = MlflowClient(), dict.fromkeys(versions.ALIASES, number_of(version))
     if former is not None:
         wanted[PREVIOUS] = number_of(former)
-    known = client.get_registered_model(version.name).aliases
-    moved = {alias: one for alias, one in wanted.items() if str(known.get(alias)) != one}
+    now = client.get_registered_model(version.name).aliases
+    moved = {alias: number for alias, number in wanted.items() if str(now.get(alias)) != number}
     for alias, number in moved.items():
         client.set_registered_model_alias(version.name, alias, number)
     return bool(moved)
 
 
-def _add_to_history(
-    version: ModelVersion, before: str, decision: Decision, events: list[Event]
-) -> None:
+def _add_to_history(version: ModelVersion, before: str, why: str) -> None:
     """Add a promotion to the history, unless it is the last one, made again."""
-    number, now = number_of(version), datetime.now(UTC)
-    if events and events[-1].version == number and before in (events[-1].before, number):
-        return
-    if events:  # clocks differ, and go backwards; the order of promotions does not
-        now = max(now, events[-1].when + timedelta(microseconds=1))
+    number, now, events = number_of(version), datetime.now(UTC), history(version.name)
+    if events:
+        last = events[-1]
+        if last.version == number and before in (last.before, ""):
+            return
+        # Clocks differ, and go backwards; the order of promotions does not.
+        now = max(now, last.when + timedelta(microseconds=1))
     try:
         who = getpass.getuser()
     except (KeyError, OSError):
         who = "unknown"  # a container whose user has no name
-    event = Event(now, who, number, before, version.run_id or "", decision.told)
+    event = Event(now, who, number, before, version.run_id or "", why)
     MlflowClient().set_registered_model_tag(version.name, *event.to_tag())
 
 
 def _set_stage(version: ModelVersion, stage: str) -> None:
-    """Put a version into a stage, the former ones of Production into Archived.
-
-    The one place where a stage is set: where MLflow has none any more, aliases carry on.
-    """
-    client = MlflowClient()
-    if not hasattr(client, "transition_model_version_stage"):
-        return
+    """Put a version into a stage, the former ones of Production into Archived."""
     with versions.stages_are_fine():
-        client.transition_model_version_stage(
+        MlflowClient().transition_model_version_stage(
             version.name, version.version, stage, archive_existing_versions=stage == PRODUCTION
         )
 
@@ -331,11 +322,7 @@ def _explain(
     version: ModelVersion, decision: Decision, comparison: Comparison = NOT_COMPARED
 ) -> None:
     """Say in the last section of a version's description where it stands, and why."""
-    client = MlflowClient()
-    known = client.get_model_version(version.name, version.version)
-    for key in filter(FORMER_TAGS.fullmatch, known.tags):
-        client.delete_model_version_tag(version.name, version.version, key)
+    known = MlflowClient().get_model_version(version.name, version.version)
     card, table = (known.description or "").split(SECTION)[0].rstrip(), comparison.table()
-    told = f"{decision.reason}.\n\n{table}" if table else f"{decision.told}.\n"
-    text = f"{card}\n\n{SECTION}\n\n{decision.stage}: {told}"
-    client.update_model_version(version.name, version.version, description=text)
+    why = f"{decision.reason}.\n\n{table}" if table else f"{decision.summary}.\n"
+    versions.describe(version, f"{card}\n\n{SECTION}\n\n{decision.stage}: {why}")

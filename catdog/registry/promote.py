@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -25,35 +24,22 @@ from catdog.registry.compare import (
     answers_of,
     compare_with_champion,
     is_own_validation,
-    judge,
 )
-from catdog.registry.history import Event, promote_by_evidence
-from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Candidate, Decision
-from catdog.registry.versions import ModelVersion, number_of, uri_of
+from catdog.registry.history import Event
+from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Decision
+from catdog.registry.versions import ModelVersion, is_same, number_of, uri_of
 from catdog.tracking import store
 
 logger = logging.getLogger(__name__)
 
 LATEST, NONE, AUTO = "latest", "none", "auto"
-LONGEST = 500
-"""Characters of a reason: it becomes a line of the history and part of a description."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was decided about a version, and whether it serves now (or would, in a dry run)."""
+def promote(config: PromoteConfig) -> tuple[ModelVersion, Decision]:
+    """Do what the parameters ask for, or say what would be done in a dry run.
 
-    version: ModelVersion
-    decision: Decision
-
-    @property
-    def serves(self) -> bool:
-        """Whether the version is in Production after this."""
-        return self.decision.stage == PRODUCTION
-
-
-def promote(config: PromoteConfig) -> Outcome:
-    """Do what the parameters ask for.
+    Returns:
+        The version, and the stage that it has now (or would have), with the reason.
 
     Raises:
         CatdogError: there is no such version, it may never serve, or the registry refuses.
@@ -61,60 +47,46 @@ def promote(config: PromoteConfig) -> Outcome:
     store.connect()
     if config.rollback == "yes" and config.to != NONE:
         raise CatdogError("--to and --rollback name two versions: give one of them.")
-    if len(config.because) > LONGEST:
-        raise CatdogError(f"--because has more than {LONGEST} characters: say it shorter.")
     try:
         if config.rollback == "yes":
-            return _back(config, config.because or "rolled back")
+            why = config.because or "rolled back"
+            if config.dry_run == "no":
+                return history.roll_back(config.name, why)
+            return _promote_by_hand(config, history.predecessor(config.name), why)
         if config.to != NONE:
-            version = _named(config.name, config.to)
-            return _by_name(config, version, config.because or "promoted by hand")
-        return _by_evidence(config)
+            version = _existing(config.name, config.to)
+            return _promote_by_hand(config, version, config.because or "promoted by hand")
+        return _promote_by_evidence(config)
     except MlflowException as error:
-        told = store.without_password(error.message)
-        raise CatdogError(f"the model registry refused to promote {config.name}: {told}") from error
+        reason = store.without_password(error.message)
+        raise CatdogError(
+            f"the model registry refused to promote {config.name}: {reason}"
+        ) from error
 
 
 def history_table(events: Sequence[Event]) -> str:
     """One line for each promotion, the newest first, for people."""
-    rows = [("when (UTC)", "version", "before", "by", "run", "why")]
-    rows += [
-        (
-            f"{event.when:%Y-%m-%d %H:%M:%S}",
-            event.version,
-            event.before or "-",
-            event.who,
-            event.run_id[:8] or "-",
-            event.why,
+    form = "{:19}  {:7}  {:6}  {:12}  {:8}  {}"
+    rows = [form.format("when (UTC)", "version", "before", "by", "run", "why")]
+    for event in reversed(events):
+        when, before, run = f"{event.when:%Y-%m-%d %H:%M:%S}", event.before, event.run_id[:8]
+        rows.append(
+            form.format(when, event.version, before or "-", event.who, run or "-", event.why)
         )
-        for event in reversed(events)
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    return "\n".join(
-        "  ".join([*map(str.ljust, row[:-1], widths), row[-1]])  # the reason may be long
-        for row in rows
-    )
+    return "\n".join(rows)
 
 
-def _back(config: PromoteConfig, why: str) -> Outcome:
+def _promote_by_hand(
+    config: PromoteConfig, version: ModelVersion, why: str
+) -> tuple[ModelVersion, Decision]:
     if config.dry_run == "no":
-        return Outcome(*history.roll_back(config.name, why))
-    return _by_name(config, history.predecessor(config.name), why)
+        return version, history.promote_to(version, why)
+    return version, history.may_not_serve(version) or Decision(PRODUCTION, why)
 
 
-def _by_name(config: PromoteConfig, version: ModelVersion, why: str) -> Outcome:
-    if config.dry_run == "no":
-        return Outcome(version, history.promote_to(version, why))
-    return Outcome(version, history.may_not_serve(version) or Decision(PRODUCTION, why))
-
-
-def _by_evidence(config: PromoteConfig) -> Outcome:
+def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]:
     version = _challenger(config)
-    champion = versions.champion(config.name)
-    candidate = Candidate.from_tags(version.tags)
-    if number_of(champion) == number_of(version):
-        return Outcome(version, Decision(PRODUCTION, "it is in Production already"))
-    if candidate is not None and candidate.status == "pending":
+    if version.tags.get(STATUS_TAG) == "pending":
         raise CatdogError(
             f"version {version.version} of {version.name} was never seen to answer as its training "
             f"did, or its run is at it now. Let that go on: mlflow run . -P resume={version.run_id}"
@@ -127,10 +99,10 @@ def _by_evidence(config: PromoteConfig) -> Outcome:
         answers = answers_of(challenger, pictures, data_dir, own=own)
         return compare_with_champion(champion, answers, pictures, data_dir, digest=digest)
 
-    if config.dry_run == "yes":
-        return Outcome(version, judge(candidate, champion, compare, margin=config.margin)[0])
-    decision, _ = promote_by_evidence(version, candidate, compare, margin=config.margin)
-    return Outcome(version, decision)
+    decision, _ = history.promote_by_evidence(
+        version, compare, margin=config.margin, dry_run=config.dry_run == "yes"
+    )
+    return version, decision
 
 
 def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
@@ -165,17 +137,12 @@ def _labelled(folder: Path, classes: Classes) -> list[Picture]:
 def _challenger(config: PromoteConfig) -> ModelVersion:
     """The version that is named, else the newest that may be compared, else the champion."""
     if config.version != LATEST:
-        return _named(config.name, config.version)
+        return _existing(config.name, config.version)
     champion = versions.champion(config.name)
-    others = [
-        one
-        for one in versions.versions(config.name)
-        if one.tags.get(STATUS_TAG) not in ("pending", "rejected")
-        and not history.was_rolled_back(one)
-        and number_of(one) != number_of(champion)
-    ]
-    if others:
-        return others[-1]
+    for version in reversed(versions.versions(config.name)):
+        unproven = version.tags.get(STATUS_TAG) in ("pending", "rejected")
+        if not (unproven or history.was_rolled_back(version) or is_same(version, champion)):
+            return version
     if champion is not None:
         return champion
     raise CatdogError(
@@ -184,9 +151,9 @@ def _challenger(config: PromoteConfig) -> ModelVersion:
     )
 
 
-def _named(name: str, number: str) -> ModelVersion:
+def _existing(name: str, number: str) -> ModelVersion:
     version = versions.numbered(name, number)
     if version is None:
-        told = ", ".join(map(number_of, versions.versions(name))) or "none"
-        raise CatdogError(f"{name} has no version {number!r}. It has: {told}.")
+        numbers = ", ".join(map(number_of, versions.versions(name))) or "none"
+        raise CatdogError(f"{name} has no version {number!r}. It has: {numbers}.")
     return version

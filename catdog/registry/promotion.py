@@ -77,7 +77,7 @@ class Decision:
     evidence: str = ""
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Reason and evidence in one clause."""
         return f"{self.reason}: {self.evidence}" if self.evidence else self.reason
 
@@ -138,15 +138,15 @@ def decide(
         return Decision(STAGING, "promote=never")
     if champion is None:
         return Decision(PRODUCTION, "no version was in Production")
-    told = evidence if isinstance(evidence, str) else evidence.told()
+    figures = evidence if isinstance(evidence, str) else evidence.summary()
     if promote == "always":
-        return Decision(PRODUCTION, f"promote=always, over version {champion.version}", told)
+        return Decision(PRODUCTION, f"promote=always, over version {champion.version}", figures)
     if champion.candidate and champion.candidate.drawn and challenger and not challenger.drawn:
         return Decision(PRODUCTION, "the version in Production was trained on drawn pictures")
     if isinstance(evidence, str):
-        return Decision(STAGING, f"not comparable with version {champion.version}", told)
+        return Decision(STAGING, f"not comparable with version {champion.version}", figures)
     stage, verdict = _weigh(evidence, margin)
-    return Decision(stage, f"{verdict} than version {champion.version}", told)
+    return Decision(stage, f"{verdict} than version {champion.version}", figures)
 
 
 def _weigh(evidence: Paired, margin: float) -> tuple[str, str]:

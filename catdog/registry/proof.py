@@ -42,13 +42,7 @@ class Proof:
     answers: NDArray[np.float64]
 
     def difference(self, expected: NDArray[np.float64]) -> float:
-        """The largest difference from other answers `(N, 2)`; nan where one is no number.
-
-        Raises:
-            ValueError: they are of another number of photos.
-        """
-        if self.answers.shape != expected.shape:
-            raise ValueError(f"{len(self.answers)} answers for {len(expected)} photos")
+        """The largest difference from other answers `(N, 2)`; nan where one is no number."""
         return float(np.abs(self.answers - expected).max())
 
     def is_served_as_judged(self, judged: Engine) -> bool:
@@ -63,7 +57,7 @@ class Proof:
 
 
 class FreshProcess:
-    """A process that knows nothing of the training, and loads a version when it is told which.
+    """A process that knows nothing of the training, and loads the version that it is asked for.
 
     Starting takes a few seconds, which can pass while the training process learns and logs.
     """
@@ -125,8 +119,8 @@ class FreshProcess:
             complaint = self._complaint.read_text(encoding="utf-8", errors="replace")
             reason = complaint.strip().splitlines()[-1:] or ["no reason given"]
             raise CatdogError(f"{model_uri} can't be used in a fresh process: {reason[0]}")
-        told = json.loads(out.splitlines()[-1])
-        return Proof(told["engine"], np.array(told["answers"], dtype=np.float64))
+        answer = json.loads(out.splitlines()[-1])
+        return Proof(answer["engine"], np.array(answer["answers"], dtype=np.float64))
 
     def close(self) -> None:
         """End the process, if it still runs, and remove its folder."""

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from catdog import CLASSES, CatdogError, Classes
 from catdog.config import TrainConfig
 from catdog.data.classes import probability_name
 from catdog.data.dataset import PreparedDataset
-from catdog.data.images import JPEG_START, decode
+from catdog.data.images import decode
 from catdog.evaluation.calibration import probability
 from catdog.evaluation.comparison import Paired
 from catdog.files import beside, put_in_place
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 PROOF_PHOTOS = 32
 """Validation photos on which the registered version is compared with the training process."""
-PAUSES_S = (1.0, 4.0)
+PAUSE_S = 4.0
 """After which a server that gave no answer is asked whether it made a version."""
 
 
@@ -113,7 +113,6 @@ def register(
     run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, prepared)
     proven = _is_proven(trained, version, fresh, run)
     approve(version, proven=proven)
-    candidate = replace(candidate, status="approved" if proven else "rejected")
 
     def compare(champion: ModelVersion) -> Comparison:
         learned = np.zeros(len(trained.validation), dtype=bool)  # of validation it learned nothing
@@ -127,7 +126,7 @@ def register(
         )
 
     decision, comparison = promote_by_evidence(
-        version, candidate, compare, promote=config.promote, margin=config.promote_margin
+        version, compare, promote=config.promote, margin=config.promote_margin
     )
     if isinstance(comparison.evidence, Paired):
         run.log_metrics(comparison.evidence.to_dict("vs_champion_"))
@@ -138,20 +137,20 @@ def _registered(
     name: str, candidate: Candidate, trained: Trained, saved: Saved, run: Run
 ) -> ModelVersion:
     """The version of a run: the one that it had registered before it was cut, or a new one."""
-    version = version_of_run(name, run.id)
-    if version is None:
+    mine = [version for version in versions.versions(name) if version.run_id == run.id]
+    if not mine:
         logged = log_model(
             saved.folder,
-            _as_jpeg(trained.validation[0].path),
+            as_jpeg(decode(trained.validation[0].path.read_bytes())),
             run,
             step=trained.best.number,
             tags=candidate.to_tags(),
             classes=candidate.classes,
         )
         return add(logged.model_uri, name, candidate, digest=saved.digest, card=saved.card)
-    if not version.description:  # the run was cut between the two
-        versions.describe(version, saved.card)
-    return version
+    if not mine[-1].description:  # the run was cut between the two
+        versions.describe(mine[-1], saved.card)
+    return mine[-1]
 
 
 def _is_proven(trained: Trained, version: ModelVersion, fresh: FreshProcess, run: Run) -> bool:
@@ -180,12 +179,6 @@ def _is_proven(trained: Trained, version: ModelVersion, fresh: FreshProcess, run
     return difference <= LIMIT
 
 
-def version_of_run(name: str, run_id: str) -> ModelVersion | None:
-    """The newest version of `name` that a run has registered; None when it has not."""
-    mine = [version for version in versions.versions(name) if version.run_id == run_id]
-    return mine[-1] if mine else None
-
-
 def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: str) -> ModelVersion:
     """Register a logged model as a new version, which has no stage yet.
 
@@ -196,25 +189,25 @@ def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: s
         digest: of the saved classifier; `versions.fetch` compares it.
         card: the model card, in Markdown, which becomes the version's description.
     """
-    version = _create(model_uri, name, candidate.to_tags() | {versions.DIGEST_TAG: digest})
+    tags = candidate.to_tags() | {versions.DIGEST_TAG: digest}
+    version = _create(model_uri, name, tags)
     versions.describe(version, card)
     return version
 
 
 def _create(model_uri: str, name: str, tags: dict[str, str]) -> ModelVersion:
     """Create a version once: a server that answers too late may have made it already."""
-    for pause in (*PAUSES_S, None):
+    with limits(ONCE):
         try:
-            with limits(ONCE):
-                return mlflow.register_model(model_uri, name, tags=tags)
+            return mlflow.register_model(model_uri, name, tags=tags)
         except MlflowException as error:
-            if pause is None or error.get_http_status_code() < 500:
+            if error.get_http_status_code() < 500:
                 raise
-            time.sleep(pause)
-            known = versions.versions(name)
-            if made := [v for v in known if model_uri in (v.source, f"models:/{v.model_id}")]:
-                return made[-1]
-    raise AssertionError("the last try returns or raises")
+        time.sleep(PAUSE_S)
+        for version in versions.versions(name):
+            if model_uri in (version.source, f"models:/{version.model_id}"):
+                return version
+        return mlflow.register_model(model_uri, name, tags=tags)
 
 
 def log_model(
@@ -260,32 +253,13 @@ def log_model(
 
 
 def _signature(classes: Classes) -> ModelSignature:
-    """What goes into the served model, and what comes out."""
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
+    """What goes into the served model, and what comes out, from one example of each."""
+    from mlflow.models import infer_signature
 
-    return ModelSignature(
-        inputs=Schema([ColSpec("binary", "image")]),
-        outputs=Schema(
-            [
-                ColSpec("string", "label"),
-                ColSpec("double", "confidence"),
-                ColSpec("double", probability_name(classes)),
-                ColSpec("double", "familiarity"),
-                ColSpec("string", "error"),
-            ]
-        ),
-        params=ParamSchema(
-            [
-                ParamSpec("reject", "boolean", True),
-                ParamSpec("threshold", "double", 0.5),
-                ParamSpec("tta", "boolean", False),
-            ]
-        ),
+    answer = {"label": "", "confidence": 0.0, probability_name(classes): 0.0}
+    answer |= {"familiarity": 0.0, "error": ""}
+    return infer_signature(
+        pd.DataFrame({"image": [b""]}),
+        pd.DataFrame([answer]),
+        {"reject": True, "threshold": 0.5, "tta": False},
     )
-
-
-def _as_jpeg(path: Path) -> bytes:
-    """The file as it is if it is a JPEG, else what it shows as one."""
-    content = path.read_bytes()
-    return content if content.startswith(JPEG_START) else as_jpeg(decode(content))

@@ -36,8 +36,8 @@ def main() -> None:
     """Answer what standard input asks; nothing, where whoever asks has changed its mind."""
     if line := sys.stdin.readline():
         with contextlib.redirect_stdout(sys.stderr):
-            told = answer(**json.loads(line))
-        print(json.dumps(told))
+            found = answer(**json.loads(line))
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import warnings
 from collections.abc import Iterator
@@ -103,27 +104,16 @@ def version_of(model_uri: str) -> ModelVersion | None:
     if not model_uri.startswith("models:/"):
         return None
     client = MlflowClient()
-    name, _, stage = model_uri.removeprefix("models:/").partition("/")
-    if stage == PRODUCTION and (found := champion(name)):
-        return found
     with stages_are_fine():
-        named = get_model_name_and_version(client, model_uri)
+        found = get_model_name_and_version(client, model_uri)
     # The URI of a logged model, which is no version of anything, names itself alone.
-    return client.get_model_version(*named) if len(named) == 2 else None
+    return client.get_model_version(*found) if len(found) == 2 else None
 
 
 def champion(name: str) -> ModelVersion | None:
-    """The version of `name` that serves: the one in Production; None when none is.
-
-    Where MLflow has no stages any more, it is the one with the alias.
-    """
-    found = versions(name)
-    staged = [version for version in found if stage_of(version) == PRODUCTION]
-    if staged:
-        return staged[-1]
-    if any(map(stage_of, found)):
-        return None
-    return next(filter(None, (aliased(name, alias) for alias in ALIASES)), None)
+    """The version of `name` that serves: the one in Production; None when none is."""
+    staged = [version for version in versions(name) if version.current_stage == PRODUCTION]
+    return staged[-1] if staged else None
 
 
 def versions(name: str) -> list[ModelVersion]:
@@ -144,22 +134,14 @@ def number_of(version: ModelVersion | None) -> str:
     return str(version.version) if version is not None else ""
 
 
+def is_same(version: ModelVersion | None, other: ModelVersion | None) -> bool:
+    """Whether two of a registered model are the same version, or both are none."""
+    return number_of(version) == number_of(other)
+
+
 def uri_of(version: ModelVersion) -> str:
     """The URI that names this version, whoever serves."""
     return f"models:/{version.name}/{version.version}"
-
-
-def stage_of(version: ModelVersion) -> str:
-    """The stage of a version; "" where MLflow has no stages any more."""
-    return getattr(version, "current_stage", None) or ""
-
-
-def aliased(name: str, alias: str) -> ModelVersion | None:
-    """The version of `name` that has an alias; None when none has."""
-    try:
-        return MlflowClient().get_model_version_by_alias(name, alias)
-    except MlflowException:
-        return None
 
 
 def is_rejected(version: ModelVersion) -> bool:
@@ -169,14 +151,14 @@ def is_rejected(version: ModelVersion) -> bool:
 
 def training(name: str) -> str:
     """The command that trains a version of `name`."""
-    named = "" if name == DEFAULT_NAME else shlex.quote(f"registered_model_name={name}")
-    return f"mlflow run . -P epochs=10{f' -P {named}' if named else ''}"
+    option = "" if name == DEFAULT_NAME else f" -P registered_model_name={shlex.quote(name)}"
+    return f"mlflow run . -P epochs=10{option}"
 
 
 def promoting(name: str) -> str:
     """The command that promotes a version of `name`, without its options."""
-    named = "" if name == DEFAULT_NAME else f" --name {shlex.quote(name)}"
-    return f"python scripts/promote.py{named}"
+    option = "" if name == DEFAULT_NAME else f" --name {shlex.quote(name)}"
+    return f"python scripts/promote.py{option}"
 
 
 @contextlib.contextmanager
@@ -189,10 +171,9 @@ def stages_are_fine() -> Iterator[None]:
 
 def _advice(model_uri: str) -> str:
     """What exists, and the command that would help."""
-    name = DEFAULT_NAME
-    if model_uri.startswith("models:/"):
-        name = model_uri.removeprefix("models:/").split("/")[0].split("@")[0]
     where = f"The registry at {store.shown_uri()}"
+    name = re.split("[/@]", model_uri.removeprefix("models:/"))[0]
+    name = name if model_uri.startswith("models:/") else DEFAULT_NAME
     try:
         known = {model.name: model.aliases for model in MlflowClient().search_registered_models()}
     except MlflowException as error:
@@ -203,18 +184,16 @@ def _advice(model_uri: str) -> str:
         names = ", ".join(sorted(known))
         return f"{where} holds no version of {name!r}, but of: {names}. Name one of these."
     found = versions(name)
-    if not found:
-        return f"{name!r} has no version: train one with: {training(name)}"
-    told = ", ".join(_told(version, known[name]) for version in found)
     usable = [version for version in found if not is_rejected(version)]
     if not usable:
-        return f"Versions of {name!r}: {told}. None of them answers as its training did."
+        return f"No version of {name!r} can be used: train one with: {training(name)}"
+    lines = ", ".join(_line(version, known[name]) for version in found)
     command = f"python scripts/predict.py --model-uri {uri_of(usable[-1])}"
-    return f"Versions of {name!r}: {told}. Try: {command}"
+    return f"Versions of {name!r}: {lines}. Try: {command}"
 
 
-def _told(version: ModelVersion, aliases: dict[str, str]) -> str:
+def _line(version: ModelVersion, aliases: dict[str, str]) -> str:
     number = number_of(version)
-    named = [f"@{alias}" for alias, other in aliases.items() if str(other) == number]
+    own = [f"@{alias}" for alias, other in aliases.items() if str(other) == number]
     state = ["rejected"] if is_rejected(version) else []
-    return f"{number} ({' '.join([stage_of(version), *named, *state]).strip()})"
+    return f"{number} ({' '.join([str(version.current_stage), *own, *state])})"

@@ -50,37 +50,37 @@ def confusion_figure(confusion: Confusion, title: str, classes: Classes = CLASSE
     return figure
 
 
+@mpl.rc_context(fname=STYLE)
 def learning_curves(epochs: Sequence[Epoch], kept: int, baseline: Scores | None = None) -> Figure:
     """Loss and accuracy by epoch, training beside validation, the kept epoch marked."""
-    with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
-        loss_axes, accuracy_axes = figure.subplots(1, 2)
-        draw_learning_curve(loss_axes, "loss", epochs, kept, baseline)
-        draw_learning_curve(accuracy_axes, "accuracy", epochs, kept, baseline)
+    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    draw_learning_curve(loss_axes, "loss", epochs, kept, baseline)
+    draw_learning_curve(accuracy_axes, "accuracy", epochs, kept, baseline)
     return figure
 
 
+@mpl.rc_context(fname=STYLE)
 def reliability_figure(judgement: Judgement, classes: Classes = CLASSES) -> Figure:
     """How often photos are dogs beside how often they were said to be, before and after."""
     labels, before, after = judgement.labels, probability(judgement.logits), judgement.p_positive
     errors = [expected_calibration_error(labels, p_positive) for p_positive in (before, after)]
-    with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained", dpi=120)
-        draw_reliability(figure.subplots(), labels, before, after, classes)
-        title = "calibration error {:.4f} as trained, {:.4f} calibrated".format(*errors)
-        figure.suptitle(title, fontsize="medium")
+    figure = Figure(figsize=SIZE, layout="constrained", dpi=120)
+    draw_reliability(figure.subplots(), labels, before, after, classes)
+    title = "calibration error {:.4f} as trained, {:.4f} calibrated".format(*errors)
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 
+@mpl.rc_context(fname=STYLE)
 def familiarity_figure(
     judgement: Judgement, reject_below: float, classes: Classes = CLASSES
 ) -> Figure:
     """Familiarity of validation photos beside that of pictures that are neither."""
-    with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained", dpi=120)
-        draw_familiarity(figure.subplots(), judgement.familiarity, judgement.others, reject_below)
-        title = f"neither {classes[0]} nor {classes[1]}: ROC AUC {judgement.neither_roc_auc:.4f}"
-        figure.suptitle(title, fontsize="medium")
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained", dpi=120)
+    draw_familiarity(figure.subplots(), judgement.familiarity, judgement.others, reject_below)
+    title = f"neither {classes[0]} nor {classes[1]}: ROC AUC {judgement.neither_roc_auc:.4f}"
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 

@@ -64,7 +64,7 @@ class Findings:
 
     Attributes:
         metrics: by MLflow's names, with `val_` before them and 95 % intervals beside them.
-        others: the same, `test_` where test pictures are labelled, and `val_raw_` with the
+        other_metrics: the same, `test_` where test pictures are labelled, and `val_raw_` with the
             excluded photos.
         classes: precision, recall, f1 and support of each class.
         operating_points: thresholds that keep the promise to miss at most a share of a class.
@@ -75,7 +75,7 @@ class Findings:
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
-    others: Mapping[str, float] = field(default_factory=dict)
+    other_metrics: Mapping[str, float] = field(default_factory=dict)
     classes: Sequence[dict[str, str | float]] = ()
     operating_points: Sequence[OperatingPoint] = ()
     slices: Sequence[SliceScore] = ()
@@ -125,7 +125,7 @@ def find(prepared: PreparedDataset, trained: Trained, *, seed: int) -> Findings:
     served = judgement.logits / classifier.about.temperature
     return Findings(
         metrics=trained.metrics,
-        others=on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
+        other_metrics=on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
         classes=per_class_metrics(judgement.labels, judgement.calibrated, prepared.classes),
         operating_points=operating_points(judgement.labels, served, classes=prepared.classes),
         slices=slice_table(slices, judgement.labels, judgement.calibrated),
@@ -211,7 +211,7 @@ def _mistakes(
         row, (logit, familiarity) = rows[place], answers[place]
         answer = to_prediction(logit, familiarity, classifier.about)
         photo = (prepared.folder / row["path"]).read_bytes()
-        heat_map = explain.warm(classifier, photo, answer)
+        heat_map = explain.overlay(classifier, photo, answer)
         heat_map.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         mistakes.append(Mistake(row["path"], row["label"], answer.p_positive, heat_map))
     return mistakes

@@ -22,12 +22,7 @@ from sklearn import metrics
 
 from catdog import CLASSES, Classes
 from catdog.data.classes import probability_name
-from catdog.evaluation.calibration import (
-    Labels,
-    Logits,
-    Probabilities,
-    reliability,
-)
+from catdog.evaluation.calibration import Labels, Logits, Probabilities, reliability
 from catdog.evaluation.intervals import wilson
 from catdog.evaluation.metrics import Scores
 from catdog.evaluation.slices import SliceScore
@@ -97,11 +92,11 @@ def draw_learning_curve(
     axes.plot(numbers, val, "o-", color=OURS, label="validation")
     axes.plot([kept], [val[kept - 1]], "o", ms=11, mfc="none", mec=KEPT, label="kept")
     shown = "{:.1%}" if measure == "accuracy" else "{:.4f}"
-    told = f"{measure} by epoch: validation {shown.format(val[kept - 1])} in the kept epoch {kept}"
+    text = f"{measure} by epoch: validation {shown.format(val[kept - 1])} in the kept epoch {kept}"
     if baseline:
         untrained = getattr(baseline, measure)
         axes.axhline(untrained, color=OTHER, linestyle=":", label="untrained")
-        told += f"; untrained {shown.format(untrained)}"
+        text += f"; untrained {shown.format(untrained)}"
     if measure == "accuracy":
         axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -110,7 +105,7 @@ def draw_learning_curve(
     axes.set(xlabel="epoch", ylabel="loss (nats)" if measure == "loss" else measure)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_above(axes)
-    return told
+    return text
 
 
 def draw_roc_curve(
@@ -210,36 +205,36 @@ def draw_reliability(
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfect")
     series = ((before, "s", OTHER, "as trained"), (after, "o", OURS, "calibrated"))
     for place, (p_positive, marker, colour, label) in enumerate(series):
-        bins = reliability(labels, p_positive)
-        x = bins.predicted + 0.012 * place  # beside each other where they are alike
-        right = np.rint(bins.observed * bins.count).astype(int)
-        low, high = zip(*map(wilson, right.tolist(), bins.count.tolist()), strict=True)
+        predicted, observed, count = reliability(labels, p_positive)
+        x = predicted + 0.012 * place  # beside each other where they are alike
+        right = np.rint(observed * count).astype(int)
+        low, high = zip(*map(wilson, right.tolist(), count.tolist()), strict=True)
         axes.vlines(x, low, high, color=colour, lw=0.9)
-        area = 14 + 120 * bins.count / bins.count.sum()
-        axes.scatter(x, bins.observed, area, marker=marker, color=colour, label=label)
+        area = 14 + 120 * count / count.sum()
+        axes.scatter(x, observed, area, marker=marker, color=colour, label=label)
     _label_shares(axes, name, share)
     _legend_above(axes)
     return f"Reliability: {share} by {name}, as trained and calibrated, against the diagonal"
 
 
-def draw_familiarity(axes: Axes, known: ArrayLike, others: ArrayLike, threshold: float) -> str:
+def draw_familiarity(axes: Axes, validation: ArrayLike, ood: ArrayLike, threshold: float) -> str:
     """Draw how familiar photos of both classes look, beside pictures that are neither.
 
     Args:
         axes: to draw on.
-        known: familiarity of validation photos, in 0..1; more is more familiar.
-        others: familiarity of pictures that are neither.
+        validation: familiarity of validation photos, in 0..1; more is more familiar.
+        ood: familiarity of pictures that are neither (out of distribution).
         threshold: what looks less familiar is answered with "neither".
 
     Returns:
         What is drawn, in words.
     """
-    known, others = (np.maximum(values, FAINTEST) for values in (known, others))
-    least = min(known.min(), others.min(), 1e-2)
+    validation, ood = (np.maximum(values, FAINTEST) for values in (validation, ood))
+    least = min(validation.min(), ood.min(), 1e-2)
     edges = np.geomspace(least, 1, 33).tolist()
     groups = (
-        (others, {"facecolor": "none", "edgecolor": OTHER, "hatch": "////", "label": "neither"}),
-        (known, {"facecolor": OURS, "alpha": 0.55, "label": "validation photos"}),
+        (ood, {"facecolor": "none", "edgecolor": OTHER, "hatch": "////", "label": "neither"}),
+        (validation, {"facecolor": OURS, "alpha": 0.55, "label": "validation photos"}),
     )
     for values, look in groups:
         share = np.full(len(values), 1 / len(values))
@@ -252,8 +247,8 @@ def draw_familiarity(axes: Axes, known: ArrayLike, others: ArrayLike, threshold:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     _legend_above(axes)
     return (
-        f"Familiarity: below the threshold lie {np.mean(others < threshold):.1%} of the pictures "
-        f"that are neither and {np.mean(known < threshold):.1%} of the validation photos"
+        f"Familiarity: below the threshold lie {np.mean(ood < threshold):.1%} of the pictures "
+        f"that are neither and {np.mean(validation < threshold):.1%} of the validation photos"
     )
 
 

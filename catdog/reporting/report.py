@@ -90,7 +90,7 @@ def render(
     page = _template().render(
         title=f"{version.name} version {version.version}",
         verdict=_verdict(findings, untrained, len(judgement.labels), result),
-        whence=_whence(prepared, trained, findings, details),
+        subtitle=_subtitle(prepared, trained, findings, details),
         prepared=prepared,
         excluded=excluded,
         trained=trained,
@@ -102,7 +102,7 @@ def render(
         production_head=_production_head(released.comparison, len(judgement.labels)),
         comparison=compared(released.comparison),
         findings=findings,
-        raw=with_excluded(findings.others),
+        raw=with_excluded(findings.other_metrics),
         charts=_charts(trained, findings),
         details=details,
         classes=prepared.classes,
@@ -120,19 +120,19 @@ def compared(comparison: Comparison) -> str:
     version = comparison.champion.version
     if isinstance(comparison.evidence, Paired):
         where = f"Against version {version} in Production, on photos that neither learned from: "
-        return f"{where}{comparison.evidence.told()}."
+        return f"{where}{comparison.evidence.summary()}."
     return f"Not compared with version {version} in Production: {comparison.evidence}."
 
 
-def with_excluded(others: Mapping[str, float]) -> str:
+def with_excluded(metrics: Mapping[str, float]) -> str:
     """Figures with the excluded photos among the others, in a sentence; "" without any."""
     key = f"{RAW_PREFIX}accuracy_score"
-    if key not in others:
+    if key not in metrics:
         return ""
-    accuracy, low, high = (share(others[f"{key}{end}"]) for end in ("", "_ci_low", "_ci_high"))
+    accuracy, low, high = (share(metrics[f"{key}{end}"]) for end in ("", "_ci_low", "_ci_high"))
     return (
-        f"With the excluded photos, {others[f'{RAW_PREFIX}example_count']:,.0f} in all: accuracy "
-        f"{accuracy} ({low} to {high}), log-loss {others[f'{RAW_PREFIX}log_loss']:.4f}."
+        f"With the excluded photos, {metrics[f'{RAW_PREFIX}example_count']:,.0f} in all: accuracy "
+        f"{accuracy} ({low} to {high}), log-loss {metrics[f'{RAW_PREFIX}log_loss']:.4f}."
     )
 
 
@@ -192,16 +192,9 @@ SHOWN_METRICS = {
 
 def _untrained(trained: Trained) -> dict[str, float]:
     """What is reached with nothing trained, by the name of the metric; empty if not known."""
-    if trained.baseline_logits is not None:
-        return estimates(trained.judgement.labels, trained.baseline_logits)
-    if trained.baseline is None:
+    if trained.baseline_logits is None:
         return {}
-    scores = trained.baseline
-    return {
-        "accuracy_score": scores.accuracy,
-        "log_loss": scores.loss,
-        "roc_auc": scores.roc_auc,
-    }
+    return estimates(trained.judgement.labels, trained.baseline_logits)
 
 
 def _verdict(findings: Findings, untrained: Mapping[str, float], photos: int, decision: str) -> str:
@@ -220,13 +213,13 @@ def _verdict(findings: Findings, untrained: Mapping[str, float], photos: int, de
     return f"{sentence}; {decision.rstrip('.')}."
 
 
-def _whence(
+def _subtitle(
     prepared: PreparedDataset, trained: Trained, findings: Findings, details: RunDetails
 ) -> str:
     """Which run it is, in a line."""
     epochs = f"kept epoch {trained.best.number} of {len(trained.fit.epochs)}"
     parts = [f"{prepared.folder.name}, {epochs}"]
-    on_test = findings.others.get(f"{TEST_PREFIX}accuracy_score")
+    on_test = findings.other_metrics.get(f"{TEST_PREFIX}accuracy_score")
     if on_test is not None:
         parts.append(f"{share(on_test)} right on test photos")
     return "; ".join([*parts, details.identity])
@@ -245,7 +238,7 @@ def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:
     judgement, about = trained.judgement, trained.classifier.about
     ranked = (judgement.labels, judgement.logits, trained.baseline_logits, about.classes)
     before, after = probability(judgement.logits), judgement.p_positive
-    known, others = judgement.familiarity, judgement.others
+    familiarity = (judgement.familiarity, judgement.others)
     epochs = (trained.fit.epochs, trained.best.number, trained.baseline)
     charts: dict[str, list[Chart]] = {
         "ranking": [],
@@ -254,7 +247,7 @@ def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:
         "calibration": [
             to_svg(plots.draw_reliability, judgement.labels, before, after, about.classes)
         ],
-        "familiarity": [to_svg(plots.draw_familiarity, known, others, about.reject_below)],
+        "familiarity": [to_svg(plots.draw_familiarity, *familiarity, about.reject_below)],
         "learning": [
             to_svg(plots.draw_learning_curve, measure, *epochs) for measure in ("loss", "accuracy")
         ],

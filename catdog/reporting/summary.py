@@ -53,7 +53,7 @@ def report_findings(
     page = render(prepared, trained, released, findings, details)
     worst = findings.worst
     slice_ = f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
-    run.log_findings(findings.others, findings.tables(), slice_, page)
+    run.log_findings(findings.other_metrics, findings.tables(), slice_, page)
     if findings.mistakes:
         shown = [np.asarray(mistake.heat_map) for mistake in findings.mistakes]
         column = probability_name(prepared.classes)
@@ -80,16 +80,16 @@ def summarize(released: Released, trained: Trained, findings: Findings, run: Run
             "mlflow.runName": f"{run.name} (version {version.version})",
             "registered_version": version.version,
             "stage": decision.stage,
-            "stage_reason": decision.told,
+            "stage_reason": decision.summary,
             "validation_status": "rejected" if decision.stage == NO_STAGE else "approved",
         }
     )
     run.describe(describe(released, trained, findings))
     rejected = decision.stage == NO_STAGE
     if rejected:
-        logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.told}.")
+        logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.summary}.")
     else:
-        logger.info(f"Registered {name} in {decision.stage}: {decision.told}.")
+        logger.info(f"Registered {name} in {decision.stage}: {decision.summary}.")
     logger.info(f"Compare runs:  {store.ui_hint()}")
     logger.info(f"               {store.runs_page(run.experiment_id)}")
     logger.info(f"This run:      {store.run_page(run.experiment_id, run.id)}")
@@ -101,21 +101,21 @@ def describe(released: Released, trained: Trained, findings: Findings) -> str:
     """What the MLflow UI shows on top of the run, in Markdown."""
     version, decision = released.version, released.decision
     metrics, uri = trained.metrics, _uri(released)
-    named = {"accuracy": "accuracy_score", "ROC AUC": "roc_auc", "log-loss": "log_loss"}
+    shown = {"accuracy": "accuracy_score", "ROC AUC": "roc_auc", "log-loss": "log_loss"}
     table = "".join(
         f"| {name} | {metrics[f'val_{key}']:.4f} | "
         f"{metrics[f'val_{key}_ci_low']:.4f} to {metrics[f'val_{key}_ci_high']:.4f} |\n"
-        for name, key in named.items()
+        for name, key in shown.items()
         if f"val_{key}_ci_low" in metrics
     )
     paragraphs = [
         f"**{version.name} version {version.version}** went to **{decision.stage}**: "
-        f"{decision.told}.",
+        f"{decision.summary}.",
         f"It tells {both(trained.classifier.about.classes)} apart.",
         f"Kept epoch {trained.best.number} of {len(trained.fit.epochs)}; on "
         f"{len(trained.validation):,} held back photos, calibrated:",
         f"| metric | value | 95 % |\n|---|---|---|\n{table}",
-        with_excluded(findings.others),
+        with_excluded(findings.other_metrics),
         "- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
         f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
         f"{_line_to_promote(released)}"

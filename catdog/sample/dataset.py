@@ -7,9 +7,7 @@ its own.
 from __future__ import annotations
 
 import errno
-import io
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -18,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from catdog import CLASSES, CatdogError, __version__
-from catdog.files import beside
+from catdog.files import new_folder
 from catdog.sample.drawing import draw_animal
 
 RECIPE_NAME = ".drawn.json"
@@ -41,15 +39,14 @@ def draw_sample(folder: Path, *, seed: int, count: int = 400, test_count: int = 
         CatdogError: the folder cannot be written, the disk is full, or something other
             than a drawn sample is already there.
     """
-    folder = Path(folder)
     recipe = {"version": __version__, "seed": seed, "count": count, "test_count": test_count}
     try:
-        if not _is_finished(folder, recipe):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            # The system frees the lock of a killed process: whoever holds it is alone.
-            with FileLock(folder.parent / f".{folder.name}.lock"):
-                if not _is_finished(folder, recipe):
-                    _redraw(folder, recipe)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            if not _is_finished(folder, recipe):
+                _check_is_ours(folder)
+                with new_folder(folder) as new:
+                    _fill(new, recipe)
     except OSError as error:
         remedy = "free some space or " if error.errno == errno.ENOSPC else ""
         raise CatdogError(
@@ -78,28 +75,18 @@ def _plan(recipe: dict[str, Any]) -> Iterator[tuple[str, int, Random]]:
         yield f"test/{index}.jpg", rng.randrange(len(CLASSES)), rng
 
 
-def _redraw(folder: Path, recipe: dict[str, Any]) -> None:
-    """Draw beside `folder`, then rename; the caller holds the lock."""
+def _check_is_ours(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / RECIPE_NAME).exists():
         raise CatdogError(
             f"{folder} holds something other than a drawn sample: "
             "move it away, or choose another folder with --data_dir"
         )
-    new = beside(folder)
-    try:
-        _fill_folder(new, recipe)
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
-def _fill_folder(folder: Path, recipe: dict[str, Any]) -> None:
+def _fill(folder: Path, recipe: dict[str, Any]) -> None:
     for split in ("train", "test"):
-        (folder / split).mkdir(parents=True)
+        (folder / split).mkdir()
     for name, label, rng in _plan(recipe):
-        content = io.BytesIO()
-        draw_animal(label, rng).save(content, "JPEG", quality=rng.randint(85, 92))
-        (folder / name).write_bytes(content.getvalue())
+        with (folder / name).open("wb") as stream:
+            draw_animal(label, rng).save(stream, "JPEG", quality=rng.randint(85, 92))
     (folder / RECIPE_NAME).write_text(json.dumps(recipe), encoding="utf-8")

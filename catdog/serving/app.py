@@ -99,7 +99,7 @@ def show(
     for photo, (path, said) in zip(photos, answered, strict=True):
         speaks = classifier.about.classes[says_positive(said, classifier.about.classes)]
         try:
-            heat = explain.warm(classifier, path.read_bytes(), said)
+            heat = explain.overlay(classifier, path.read_bytes(), said)
         except CatdogError:
             logger.info("This backbone has no heat map.")
             return

@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from catdog import CatdogError, interrupts
@@ -77,9 +79,11 @@ def process_group(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # What is gathered lies on the CPU, and so does what a barrier needs.
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT
-    )
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, number, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    # torchrun's store outlives a restart, and remembers where those before listened.
+    fresh = PrefixStore(f"restart {_restarts()}", store)
+    dist.init_process_group(backend, store=fresh, rank=number, world_size=size, timeout=TIMEOUT)
     try:
         yield
         dist.destroy_process_group()
@@ -199,8 +203,12 @@ def launch_id() -> str:
 
 def may_restart() -> bool:
     """Whether torchrun will start this process once more if it fails."""
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    return restarts < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    return _restarts() < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+
+
+def _restarts() -> int:
+    """How often torchrun has started all processes anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _is_of_exchange(error: RuntimeError) -> bool:

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from catdog import CLASSES, CatdogError
 from catdog.data.classes import (
     LONGEST,
-    TAKEN,
     as_outside,
     classes_in,
     folded,
@@ -18,9 +17,6 @@ from catdog.data.classes import (
 )
 
 INSECTS = ("ant", "bee")
-words = st.text("abcdefghijklmnopqrstuvwxyz", min_size=2, max_size=12).filter(
-    lambda word: word not in TAKEN and not word.endswith("s")
-)
 
 
 @pytest.mark.parametrize(
@@ -51,25 +47,13 @@ def test_what_names_no_two_classes_is_one_sentence(typed):
     assert str(refused.value).startswith(f"classes={typed} ")
 
 
-@given(negative=words, positive=words)
-def test_a_class_is_found_however_its_folder_is_spelled(negative, positive):
-    if negative == positive:
-        return
-    classes = (negative, positive)
-    assert read_classes(f"{negative},{positive}") == classes
-    for label in classes:
-        for folder in (label, label.upper(), f"{label}s", f"{label.title()}s"):
-            assert label_of(f"some/{folder}/1.jpg", classes) == label
-        for name in (f"{label}.0.jpg", f"{label.upper()}s (3).jpg", f"{label}-4.jpg"):
-            assert label_of(f"train/{name}", classes) == label
-
-
 @pytest.mark.parametrize(
     ("name", "label"),
     [
+        *((f"in/{folder}/1.jpg", "ant") for folder in ("ant", "ANT", "ants", "Ants")),
+        *((f"train/{file}.jpg", "bee") for file in ("bee.0", "BEES (3)", "bee-4", "bee_12")),
         ("bees/ants/1.jpg", "ant"),
         ("bee/ant.1.jpg", "bee"),
-        ("bee_12.jpg", "bee"),
         ("antelope.1.jpg", ""),
         ("been/1.jpg", ""),
         ("ant.zip/1.jpg", ""),

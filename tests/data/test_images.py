@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import sys
 import zlib
@@ -19,11 +20,12 @@ MARKED = Image.new("RGB", (40, 24), "white")
 MARKED.paste((220, 30, 30), (0, 0, 20, 12))  # the upper left quarter is red
 
 MODERN = ["AVIF"] if features.check("avif") else []
-NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 
 
-def _corner(picture: Image.Image) -> tuple[int, int, int]:
-    return picture.getpixel((3, 3))
+def _is_red(picture: Image.Image) -> bool:
+    """Whether its upper left corner is."""
+    red, green, _ = picture.getpixel((3, 3))
+    return red > 180 and green < 90
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -43,32 +45,21 @@ def test_every_exif_orientation_is_turned_upright(orientation):
     content = encoded(stored, quality=95, exif=exif)
     upright = images.decode(content)
     assert upright.size == MARKED.size == images.check(content) == images.upright_size(content)
-    red, green, _ = _corner(upright)
-    assert red > 180
-    assert green < 90
+    assert _is_red(upright)
 
 
 @pytest.mark.parametrize(
-    ("picture", "form"),
+    ("mode", "form"),
     [
-        (tiny_picture("cat", 1).convert("L"), "JPEG"),
-        (tiny_picture("cat", 1).convert("CMYK"), "JPEG"),
-        (tiny_picture("cat", 1).convert("P"), "PNG"),
-        (tiny_picture("cat", 1).convert("RGBA"), "PNG"),
-        (tiny_picture("cat", 1).convert("LA"), "PNG"),
-        (tiny_picture("cat", 1).convert("1"), "PNG"),
-        (tiny_picture("cat", 1), "WEBP"),
-        (tiny_picture("cat", 1), "GIF"),
-        (tiny_picture("cat", 1), "BMP"),
-        (tiny_picture("cat", 1), "TIFF"),
-        pytest.param(tiny_picture("cat", 1), "AVIF", marks=NEEDS_AVIF),
-        pytest.param(tiny_picture("cat", 1).convert("RGBA"), "AVIF", marks=NEEDS_AVIF),
+        *((mode, "JPEG") for mode in ("L", "CMYK")),
+        *((mode, "PNG") for mode in ("P", "RGBA", "LA", "1")),
+        *(("RGB", form) for form in ("WEBP", "GIF", "BMP", "TIFF", *MODERN)),
     ],
 )
-def test_every_common_format_and_mode_becomes_rgb(picture, form):
-    decoded = images.decode(encoded(picture, form))
-    assert decoded.mode == "RGB"
-    assert decoded.size == picture.size
+def test_every_common_format_and_mode_becomes_rgb(mode, form):
+    picture = tiny_picture("cat", 1)
+    decoded = images.decode(encoded(picture.convert(mode), form))
+    assert (decoded.mode, decoded.size) == ("RGB", picture.size)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
@@ -81,8 +72,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(form):
     ("mode", "form", "options"),
     [
         ("RGBA", "PNG", {}),
-        *((mode, form, {"transparency": 0}) for mode, form in (("P", "PNG"), ("L", "PNG"))),
-        ("P", "GIF", {"transparency": 0}),
+        *((mode, form, {"transparency": 0}) for mode, form in (("P", "GIF"), ("L", "PNG"))),
     ],
 )
 def test_what_is_transparent_is_laid_over_white(mode, form, options):
@@ -90,7 +80,7 @@ def test_what_is_transparent_is_laid_over_white(mode, form, options):
     assert images.decode(clear).getpixel((0, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["GIF", "WEBP"])
 def test_of_an_animation_the_first_frame_is_taken(form):
     first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
     content = encoded(first, form, save_all=True, append_images=[second])
@@ -109,13 +99,11 @@ def _heic(picture: Image.Image, **options: object) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_a_heic_photo_becomes_rgb(mode):
+def test_a_heic_photo_becomes_rgb():
     picture = tiny_picture("cat", 1, (64, 40))
-    decoded = images.decode(_heic(picture.convert(mode)))
+    decoded = images.decode(_heic(picture))
     assert (decoded.mode, decoded.size) == ("RGB", picture.size)
-    expected = np.asarray(picture.convert(mode).convert("RGB"), dtype=float)
-    assert np.abs(np.asarray(decoded, dtype=float) - expected).mean() < 8
+    assert np.abs(np.asarray(decoded, dtype=float) - np.asarray(picture)).mean() < 8
 
 
 def test_a_heic_photo_is_turned_upright_once():
@@ -126,20 +114,7 @@ def test_a_heic_photo_is_turned_upright_once():
     content = _heic(large.transpose(Image.Transpose.ROTATE_90), exif=exif.tobytes())
     upright = images.decode(content)
     assert upright.size == large.size == images.check(content)
-    red, green, _ = _corner(upright)
-    assert red > 180
-    assert green < 90
-
-
-def test_damaged_heic_gives_our_error_and_nothing_else():
-    content = _heic(tiny_picture("dog", 1, (64, 40)))
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        damaged = bytearray(content[: rng.integers(16, len(content))])
-        damaged[rng.integers(12, len(damaged))] ^= 0xFF
-        for read in (images.decode, images.check, images.upright_size, images.orientation):
-            with contextlib.suppress(UnreadableImageError):
-                read(bytes(damaged))
+    assert _is_red(upright)
 
 
 def test_without_the_library_a_heic_photo_says_what_to_install(monkeypatch):
@@ -150,14 +125,13 @@ def test_without_the_library_a_heic_photo_says_what_to_install(monkeypatch):
         images.decode(HEIC)
 
 
-@pytest.mark.parametrize("read", [images.decode, images.check])
-@pytest.mark.parametrize("kept", [0.5, 0.9])
-@pytest.mark.parametrize("form", ["JPEG", "PNG", pytest.param("AVIF", marks=NEEDS_AVIF)])
-def test_a_truncated_file_is_refused(read, kept, form):
+@pytest.mark.parametrize("read", [images.decode, images.check, to_tensor])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", *MODERN])
+def test_a_truncated_file_is_refused(read, form):
     noise = Image.effect_noise((200, 160), 80).convert("RGB")
     content = encoded(noise, form)
     with pytest.raises(UnreadableImageError):
-        read(content[: int(kept * len(content))])
+        read(content[: int(0.9 * len(content))])
 
 
 @pytest.mark.parametrize(
@@ -202,20 +176,18 @@ def test_pictures_are_known_by_their_names(name, is_one):
     assert images.is_image_name(name) is is_one
 
 
-def _with_exif() -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "maker"
-    return exif
-
-
+EXIF = Image.Exif()
+EXIF[0x0112], EXIF[0x010F] = 6, "maker"
 FORMS = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", *MODERN]
-REAL = {form: encoded(tiny_picture("dog", 3, (24, 20)), form, exif=_with_exif()) for form in FORMS}
+REAL = {form: encoded(tiny_picture("dog", 3, (24, 20)), form, exif=EXIF) for form in FORMS}
+if importlib.util.find_spec("pillow_heif"):
+    REAL["HEIC"] = _heic(tiny_picture("dog", 3, (64, 40)), exif=EXIF.tobytes())
 images.to_tensor(REAL["JPEG"])  # what it imports counts for none of the examples
 READERS = (
     images.decode,
     images.check,
-    images.orientation,
-    lambda content: images.decode_small(content, 16),
+    images.upright_size,
+    lambda content: images.decode(content, side_px=16),
     to_tensor,
 )
 edits = st.lists(
@@ -225,7 +197,7 @@ edits = st.lists(
 
 
 @settings(max_examples=250, deadline=5_000)
-@given(edits=edits, form=st.sampled_from(FORMS))
+@given(edits=edits, form=st.sampled_from(list(REAL)))
 @example(edits=[], form="JPEG")
 def test_damaged_bytes_give_a_picture_or_our_error_in_short_time(edits, form):
     content = bytearray(REAL[form])
@@ -242,8 +214,6 @@ def test_a_small_decode_is_upright_and_no_smaller_than_wanted(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(MARKED.resize((800, 480)), quality=95, exif=exif)
-    small = images.decode_small(content, 64)
+    small = images.decode(content, side_px=64)
     assert (small.width > small.height) == (orientation == 1)
     assert 64 <= min(small.size) < 480
-    with pytest.raises(UnreadableImageError):
-        images.decode_small(content[:-200], 64)

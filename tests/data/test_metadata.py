@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-import io
 import unicodedata
 
 import pytest
@@ -25,7 +23,7 @@ def test_names_are_relative_to_the_folder_of_the_table():
     assert found.of("cat/1.jpg") == ("", "")
     found = _read("file_name,camera\ncafé.jpg,old\n", "metadata.csv")
     apart = unicodedata.normalize("NFD", "café.jpg")
-    assert (found.of(apart), found.unmatched([apart])) == (("old",), [])
+    assert found.of(apart) == ("old",)
 
 
 def test_what_a_spreadsheet_saves_is_read():
@@ -89,15 +87,6 @@ def test_rows_that_name_no_picture_are_said_once_with_their_number(said):
     log_unmatched(found, ["2.jpg"])
     log_unmatched(found, ["1.jpg", "2.jpg", "3.jpg"])
     assert said == ["Rows of metadata.csv that name no picture: 2, the first of them 1.jpg."]
-
-
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)))
-def test_whatever_a_column_says_is_kept(values):
-    stream = io.StringIO(newline="")
-    rows = [(f"{number}.jpg", value) for number, value in enumerate(values)]
-    csv.writer(stream).writerows([("file_name", "what"), *rows])
-    found = _read(stream.getvalue(), "metadata.csv")
-    assert [found.of(name) for name, _ in rows] == [(value.strip(),) for value in values]
 
 
 @given(st.binary(max_size=200))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -58,21 +57,6 @@ def test_what_shows_one_of_the_classes_is_left_out(tmp_path, monkeypatch):
     assert len(neither_folder(tmp_path)) == 4
     left = neither_folder(tmp_path, ("flower", "tree"))
     assert [path.stem for path in left] == ["brick-0", "horse-1"]
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path, few, monkeypatch):
-    write = Path.write_bytes
-
-    def stop_at_the_second(path, content):
-        if path.stem == "two":
-            raise KeyboardInterrupt
-        return write(path, content)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "write_bytes", stop_at_the_second)
-        neither_folder(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f".neither-{ood_images.RECIPE}.lock"]
-    assert len(neither_folder(tmp_path)) == 3
 
 
 def test_a_folder_that_can_not_be_written_is_one_sentence(tmp_path, few):

@@ -247,7 +247,7 @@ def test_any_text_reaches_its_own_parameter_and_no_other(dataset, data_dir):
 
 
 @pytest.mark.parametrize(
-    "name", ["it's", "a/b", "a:b", "a?b", "a' OR name = 'b", "$(touch x)", "-x"]
+    "name", ["it's", "a/b", "a:b", "a?b", "a' OR name = 'b", "$(touch x)", "-x", "", "a b "]
 )
 def test_a_name_that_the_registry_could_misread_is_refused_before_anything_is_done(name):
     with pytest.raises(CatdogError, match=r"registered_model_name=.* is no name: use letters"):

@@ -59,17 +59,15 @@ def drawn() -> list[Image.Image]:
     return [draw_animal(n % 2, Random(f"audit{n}")) for n in range(24)]
 
 
-def _resized(picture: Image.Image) -> Image.Image:
-    return picture.resize((picture.width * 2 // 3, picture.height * 2 // 3))
+def _coarse_mirror(picture: Image.Image) -> bytes:
+    small = picture.resize((picture.width * 2 // 3, picture.height * 2 // 3))
+    return encoded(ImageOps.mirror(small), quality=40)
 
 
 CHANGES = {
-    "re-encoded": lambda picture: encoded(picture, quality=30),
-    "resized": lambda picture: encoded(_resized(picture), quality=80),
-    "mirrored": lambda picture: encoded(ImageOps.mirror(picture), quality=80),
     "upside down": lambda picture: encoded(ImageOps.flip(picture), quality=80),
     "turned": lambda picture: encoded(picture.rotate(180), quality=80),
-    "all": lambda picture: encoded(ImageOps.mirror(_resized(picture)), quality=40),
+    "small, coarse and mirrored": _coarse_mirror,
 }
 
 
@@ -93,10 +91,8 @@ def test_pictures_that_look_alike_but_mean_something_else_are_no_twins(drawn):
     assert 0.93 < correlation < 0.97
     features = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
     assert near_duplicates(features, [look, other], np.array([False, True])) == []
-    assert (
-        len(near_duplicates(features[:1].repeat(2, axis=0), [look, other], np.array([False, True])))
-        == 1
-    )
+    alike = features[:1].repeat(2, axis=0)
+    assert len(near_duplicates(alike, [look, other], np.array([False, True]))) == 1
 
 
 def test_a_copy_that_is_surely_the_same_needs_no_features_to_agree(drawn):
@@ -134,7 +130,7 @@ def test_few_pictures_are_no_error(count):
 
 def test_issues_name_the_picture_and_what_to_do(drawn):
     contents = [encoded(picture) for picture in drawn]
-    contents.append(CHANGES["mirrored"](drawn[2]))
+    contents.append(_coarse_mirror(drawn[2]))
     features, labels = _features(25, 640)
     features[:, :320] += 2 * (2 * labels - 1)[:, None]
     features[24] = features[2]
@@ -147,12 +143,9 @@ def test_issues_name_the_picture_and_what_to_do(drawn):
     ]
     issues = find_issues(rows, features, [look_at(content) for content in contents])
     found = {(issue.issue, issue.path): issue for issue in issues}
-    for kind, path, *told in (
-        ("wrong_label", "p4", "cat", "d4", ""),
-        ("near_duplicate", "p2", "p24", "d2", "d24"),
-    ):
-        issue = found[kind, path]
-        assert [issue.detail, issue.sha256, issue.other_sha256] == told
+    wrong, twin = found["wrong_label", "p4"], found["near_duplicate", "p2"]
+    assert (wrong.detail, wrong.sha256, wrong.other_sha256) == ("cat", "d4", "")
+    assert (twin.detail, twin.sha256, twin.other_sha256) == ("p24", "d2", "d24")
     assert found["unlike_others", "p7"].sha256 == "d7"
     assert all(0.5 <= issue.score <= 1 for issue in issues)
     kinds = [issue.issue for issue in issues]
@@ -174,11 +167,8 @@ def test_the_list_of_issues_is_a_csv(tmp_path):
 def test_the_summary_counts_every_kind_and_shows_the_first():
     issues = [Issue(f"{n}.jpg", "wrong_label", 0.9, "dog") for n in range(12)]
     first, *shown, near_duplicates, unlike_others = summary_lines(issues, first=10)
-    assert (first, shown[0], len(shown)) == (
-        "wrong_label: 12",
-        "  0.90  0.jpg  looks like a dog",
-        10,
-    )
+    assert (first, len(shown)) == ("wrong_label: 12", 10)
+    assert shown[0] == "  0.90  0.jpg  looks like a dog"
     assert (near_duplicates, unlike_others) == ("near_duplicate: 0", "unlike_others: 0")
 
 

@@ -4,19 +4,17 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import expit
 
 from catdog.evaluation.calibration import (
     COLDEST,
-    HOTTEST,
     cross_fitted,
     expected_calibration_error,
     fit_temperature,
     log_loss,
-    predicted_labels,
     probability,
     reliability,
 )
@@ -32,12 +30,6 @@ def _synthetic(temperature: float, count: int = 20_000) -> tuple[np.ndarray, np.
     return labels, honest * temperature
 
 
-@given(LOGITS, st.floats(COLDEST, HOTTEST))
-def test_a_temperature_never_changes_a_label(logits, temperature):
-    logits[np.abs(logits) < 1e-300] = 0.0  # a division may take these to zero
-    assert np.array_equal(predicted_labels(logits / temperature), predicted_labels(logits))
-
-
 @given(LOGITS)
 def test_a_probability_is_that_of_the_logistic_function_and_grows_with_its_logit(logits):
     found = probability(np.sort(logits))
@@ -49,17 +41,6 @@ def test_a_probability_is_that_of_the_logistic_function_and_grows_with_its_logit
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7, 4.0])
 def test_a_known_temperature_is_found_again(temperature):
     assert fit_temperature(*_synthetic(temperature)) == pytest.approx(temperature, rel=0.05)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.data())
-def test_the_fitted_temperature_is_never_worse_than_none(data):
-    logits = data.draw(LOGITS)
-    labels = data.draw(arrays(np.int64, len(logits), elements=st.integers(0, 1)))
-    found = fit_temperature(labels, logits)
-    assert COLDEST <= found <= HOTTEST
-    assume(not np.array_equal(predicted_labels(logits), labels))
-    assert log_loss(labels, logits / found) <= log_loss(labels, logits) * (1 + 1e-4) + 1e-9
 
 
 def test_without_a_mistake_more_photos_make_surer_but_never_certain():
@@ -104,18 +85,12 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     assert expected_calibration_error(labels, p_dog) == pytest.approx((0.3 + 0.0) / 2)
 
 
-def test_gaps_within_a_bin_may_cancel_but_not_between_bins():
-    p_dog, labels = np.array([0.95, 0.75]), np.array([0, 1])
-    assert expected_calibration_error(labels, p_dog) == pytest.approx((0.95 + 0.25) / 2)
-    assert expected_calibration_error(labels, p_dog, bins=1) == pytest.approx(0.35)
-
-
 @settings(deadline=None)
 @given(arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1)), st.randoms())
 def test_reliability_counts_every_photo_once(p_dog, random):
     labels = np.array([random.randint(0, 1) for _ in p_dog])
-    found = reliability(labels, p_dog)
-    assert (found.count > 0).all()
-    assert found.count.sum() == len(p_dog)
-    assert found.predicted @ found.count == pytest.approx(p_dog.sum())
-    assert found.observed @ found.count == pytest.approx(labels.sum())
+    predicted, observed, count = reliability(labels, p_dog)
+    assert (count > 0).all()
+    assert count.sum() == len(p_dog)
+    assert predicted @ count == pytest.approx(p_dog.sum())
+    assert observed @ count == pytest.approx(labels.sum())

@@ -32,14 +32,7 @@ def test_the_counts_are_of_photos_that_only_one_gets_right():
     assert not found.surely_better
 
 
-def test_a_model_is_neither_better_nor_worse_than_itself():
-    found = compare_answers(LABELS, SIGNS, SIGNS, seed=0, replicates=50)
-    assert not found.surely_better
-    assert not found.surely_worse
-    assert found.log_loss == found.log_loss_ci_low == found.log_loss_ci_high == 0
-
-
-def test_better_probabilities_are_told_though_no_answer_changes_and_the_other_way_round():
+def test_better_probabilities_count_though_no_answer_changes_and_the_other_way_round():
     surer = SIGNS * np.linspace(2.0, 3.0, 200)
     better = compare_answers(LABELS, SIGNS, surer, seed=0, replicates=200)
     worse = compare_answers(LABELS, surer, SIGNS, seed=0, replicates=200)
@@ -61,15 +54,13 @@ def test_equal_models_are_called_different_about_one_time_in_twenty():
     assert better <= 20  # 4.4 % of 1,500 trials; more than 20 of 200 comes once in a thousand
 
 
-def test_what_is_told_holds_counts_and_intervals():
+def test_the_summary_holds_counts_and_intervals():
     found = compare_answers(LABELS, SIGNS, 2 * SIGNS, seed=0, replicates=50)
-    told = dataclasses.replace(found, fixed=3, accuracy=0.015).told()
-    assert "3 of 200 photos put right and 0 made wrong" in told
-    assert "accuracy +1.50 points (95 %" in told
+    summary = dataclasses.replace(found, fixed=3, accuracy=0.015).summary()
+    assert "3 of 200 photos put right and 0 made wrong" in summary
+    assert "accuracy +1.50 points (95 %" in summary
 
 
-def test_a_class_without_photos_and_lengths_that_differ_are_refused():
+def test_photos_of_one_class_alone_are_refused():
     with pytest.raises(ValueError, match="both classes"):
         compare_answers(LABELS * 0, SIGNS, SIGNS, seed=0)
-    with pytest.raises(ValueError, match="200 labels, 199"):
-        compare_answers(LABELS, SIGNS[1:], SIGNS, seed=0)

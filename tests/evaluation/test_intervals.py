@@ -80,8 +80,3 @@ def test_an_interval_holds_the_difference_and_turns_with_it(both, first, second,
     assert -1 - 1e-9 <= low <= (first - second) / count + 1e-9
     assert (first - second) / count - 1e-9 <= high <= 1 + 1e-9
     assert newcombe(both, second, first, neither) == pytest.approx((-high, -low), abs=1e-9)
-
-
-def test_photos_that_no_two_answers_differ_on_leave_the_difference_unsure():
-    low, high = newcombe(100, 0, 0, 0)
-    assert low < -0.01 < 0.01 < high

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -21,24 +20,12 @@ from catdog.evaluation.metrics import (
 )
 
 INTERVALS = (
-    "accuracy_score",
-    "precision_score",
-    "recall_score",
-    "f1_score",
-    "roc_auc",
-    "precision_recall_auc",
-    "log_loss",
-    "brier_score",
-    "matthews_corrcoef",
+    *("accuracy_score", "precision_score", "recall_score", "f1_score", "roc_auc"),
+    *("precision_recall_auc", "log_loss", "brier_score", "matthews_corrcoef"),
     "balanced_accuracy_score",
 )
-COUNTS = (
-    "example_count",
-    "true_negatives",
-    "false_positives",
-    "false_negatives",
-    "true_positives",
-)
+CELLS = ("true_negatives", "false_positives", "false_negatives", "true_positives")
+COUNTS = ("example_count", *CELLS)
 PAIRS = st.lists(
     st.tuples(st.integers(0, 1), st.floats(-60, 60, width=32)), min_size=1, max_size=40
 )
@@ -57,7 +44,7 @@ def _photos(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_dog_is_the_positive_class():
     counts = confusion_counts(np.array([0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 1, 1]))
-    cells = dict(zip(COUNTS[1:], (2, 1, 1, 3), strict=True))
+    cells = dict(zip(CELLS, (2, 1, 1, 3), strict=True))
     assert counts.to_dict("val_") == {f"val_{name}": count for name, count in cells.items()}
     assert counts.matrix.tolist() == [[2, 1], [1, 3]]
     assert confusion_counts(np.array([1, 1]), np.array([1, 1])).matrix.tolist() == [[0, 0], [0, 2]]
@@ -75,12 +62,7 @@ def test_the_loss_is_the_one_that_training_minimises(pairs):
 def test_the_scores_of_a_known_case():
     scores = score(np.array([0, 0, 1, 1]), np.array([-2.0, 1.0, 0.5, 3.0]))
     assert (scores.accuracy, scores.roc_auc, scores.count) == (0.75, 0.75, 4)
-    assert list(scores.to_dict()) == ["accuracy", "log_loss", "roc_auc", *COUNTS[1:], "count"]
-
-
-@given(st.floats(-700, 700))
-def test_the_label_is_the_more_probable_class(logit):
-    assert predicted_labels(logit) == (probability(logit) > 0.5) or abs(logit) < 1e-12
+    assert list(scores.to_dict()) == ["accuracy", "log_loss", "roc_auc", *CELLS, "count"]
 
 
 @pytest.mark.parametrize(
@@ -119,12 +101,10 @@ def test_photos_are_ranked_by_logits_and_measured_by_calibrated_ones():
     found = metrics_of(labels, logits, calibrated=calibrated, replicates=30)
     raw = metrics_of(labels, logits, replicates=30)
     other = metrics_of(labels, calibrated, replicates=30)
-    measured = {name for name in found if name.startswith(("log_loss", "brier_score"))}
     for name in ("log_loss", "brier_score"):
         assert found[name] == other[name] != raw[name]
-    assert {n: v for n, v in found.items() if n not in measured} == {
-        n: v for n, v in raw.items() if n not in measured
-    }
+    ranked = [name for name in found if not name.startswith(("log_loss", "brier_score"))]
+    assert all(found[name] == raw[name] for name in ranked)
     assert found["roc_auc"] != other["roc_auc"]
     assert estimates(labels, logits) == {n: raw[n] for n in estimates(labels, logits)}
 
@@ -155,18 +135,6 @@ def test_what_one_class_alone_does_not_define_is_left_out(label):
     assert never_dog["recall_score"] == 0
 
 
-def test_intervals_follow_the_seed_alone_and_shrink_with_the_number_of_photos():
-    labels, logits = _photos(200)
-    found = metrics_of(labels, logits, seed=3)
-    assert found == metrics_of(labels, logits, seed=3)
-    assert found != metrics_of(labels, logits, seed=4)
-    many = metrics_of(np.tile(labels, 16), np.tile(logits, 16), seed=3)
-    for name in INTERVALS:
-        few_width = found[f"{name}_ci_high"] - found[f"{name}_ci_low"]
-        many_width = many[f"{name}_ci_high"] - many[f"{name}_ci_low"]
-        assert many_width == pytest.approx(few_width / 4, rel=0.25), name
-
-
 def test_nineteen_of_twenty_intervals_hold_the_true_value():
     truth = metrics_of(*_photos(200_000, seed=9), replicates=2)
     held = dict.fromkeys(INTERVALS, 0)
@@ -177,22 +145,10 @@ def test_nineteen_of_twenty_intervals_hold_the_true_value():
     assert all(count >= 86 for count in held.values()), held
 
 
-def test_what_is_told_of_each_class_names_those_of_another_pair():
-    labels, logits = np.array([0, 0, 1, 1]), np.array([-2.0, -1.0, 1.0, 2.0])
-    assert [row["class"] for row in per_class_metrics(labels, logits, ("ant", "bee"))] == [
-        "ant",
-        "bee",
-    ]
-    ours = operating_points(labels, logits, (0.01,), classes=("ant", "bee"))
-    plain = operating_points(labels, logits, (0.01,))
-    named = {"cat": "ant", "dog": "bee"}
-    assert ours == [dataclasses.replace(row, kept=named[row.kept]) for row in plain]
-
-
 def test_per_class_metrics_of_a_known_case():
     labels, logits = np.array([0, 0, 0, 1, 1]), np.array([-1.0, -1.0, 2.0, 3.0, -1.0])
-    rows = per_class_metrics(labels, logits)
-    assert [row.pop("class") for row in rows] == ["cat", "dog"]
+    rows = per_class_metrics(labels, logits, ("ant", "bee"))
+    assert [row.pop("class") for row in rows] == ["ant", "bee"]
     assert [list(row.values()) for row in rows] == [
         pytest.approx([2 / 3, 2 / 3, 2 / 3, 3]),
         pytest.approx([0.5, 0.5, 0.5, 2]),
@@ -222,11 +178,11 @@ def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares)
 
 
 def test_operating_points_of_a_known_case():
-    logits = np.array([-3.0, -1.0, 2.0, -2.0, 1.0, 3.0])
-    first, second = operating_points(np.array([0, 0, 0, 1, 1, 1]), logits, (0.34,))
-    assert (first.kept, first.missed, first.mistaken) == ("dog", 1, 1)
+    labels, logits = np.repeat([0, 1], 3), np.array([-3.0, -1.0, 2.0, -2.0, 1.0, 3.0])
+    first, second = operating_points(labels, logits, (0.34,), classes=("ant", "bee"))
+    assert (first.kept, first.missed, first.mistaken) == ("bee", 1, 1)
     assert probability(-1.0) <= first.threshold < probability(1.0)
-    assert (second.kept, second.missed, second.mistaken) == ("cat", 1, 1)
+    assert (second.kept, second.missed, second.mistaken) == ("ant", 1, 1)
     assert probability(-1.0) <= second.threshold < probability(1.0)
     assert first.threshold == 0.27
 

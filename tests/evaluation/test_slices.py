@@ -66,25 +66,9 @@ def test_an_even_picture_and_a_strip_can_be_looked_at():
     assert strip.thumbnail.shape == (16, 16)
 
 
-def test_looks_come_in_the_order_of_the_paths(tmp_path):
-    paths = [tmp_path / f"{light}.jpg" for light in (200, 50, 120)]
-    for path in paths:
-        path.write_bytes(encoded(_noise(float(path.stem))))
-    found = [look.brightness * 255 for look in look_at_all(paths)]
-    assert found == pytest.approx([200, 50, 120], abs=12)
-
-
-@pytest.mark.parametrize("content", [None, b"no picture"])
-def test_a_picture_that_has_gone_is_one_sentence(tmp_path, content):
-    if content:
-        (tmp_path / "gone.jpg").write_bytes(content)
+def test_a_picture_that_has_gone_is_one_sentence(tmp_path):
     with pytest.raises(CatdogError, match=r"gone.jpg can't be read .* run scripts/prepare.py"):
         look_at_all([tmp_path / "gone.jpg"])
-
-
-def test_looks_of_other_pictures_are_refused():
-    with pytest.raises(ValueError, match="don't belong together"):
-        make_slices([_row()], [])
 
 
 def test_slices_have_names_that_people_understand():
@@ -119,13 +103,12 @@ def test_photos_of_one_size_class_are_sliced_into_thirds():
                 "{x} %s = (empty)": 2,
             },
         ),
-        ([f"photo {n}" for n in range(30)], {}),
         (
             [f"model {n % 10}" for n in range(100)] + [f"odd {n}" for n in range(20)],
             {f"{{x}} %s = model {n}": 10 for n in range(10)} | {"{x} %s = (other)": 20},
         ),
     ],
-    ids=["words", "numbers", "another word in each row", "many words"],
+    ids=["words", "numbers", "many words"],
 )
 def test_a_column_of_the_user_is_sliced_whatever_it_is_called(words, slices):
     assert _counts("{x} %s", [_row(**{"{x} %s": word}) for word in words]) == slices
@@ -172,17 +155,9 @@ def test_a_slice_that_is_surely_worse_is_called_worst_before_one_that_may_be_cha
     many, few = members < 150, (members >= 150) & (members < 170)
     slices = [Slice("a", "many", many), Slice("b", "few", few)]
     table = _table(slices, [*range(12), 150, 151], of=1000)
-    assert [row.surely_worse for row in table[1:]] == [True, False]
     assert table[2].accuracy < table[1].accuracy
     assert worst_slice(table).name == "many"
-
-
-def test_a_worst_slice_says_whether_it_may_be_chance():
-    for wrong, verdict in (
-        ([0, 1, 200, 300], "may be chance"),
-        ([*range(12), 200, 300], "surely worse"),
-    ):
-        assert worst_slice(_table([_first(100, 400)], wrong)).verdict == verdict
+    assert [row.verdict for row in table[1:]] == ["surely worse", "may be chance"]
 
 
 def test_of_many_slices_one_that_is_a_little_worse_is_no_surprise():

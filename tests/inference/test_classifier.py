@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from catdog import NEITHER, CatdogError
 from catdog.data.images import UnreadableImageError, to_tensor
 from catdog.data.transforms import evaluation_transform
-from catdog.inference import classifier as module
 from catdog.inference.classifier import (
     ARRAYS_FILE,
     BACKBONE_FILE,
@@ -51,17 +49,8 @@ def test_bytes_are_answered_as_the_network_answers_prepared_tensors(classifier):
     with torch.inference_mode():
         expected = network(pictures) / classifier.about.temperature
     assert classifier.about.temperature != 1
-    logits = [logit for _, logit in classifier.logits(PHOTOS, bytes)]
+    logits = [logit for _, (logit, _) in classifier.outputs(PHOTOS, bytes)]
     assert logits == pytest.approx(expected.tolist(), abs=1e-3)
-
-
-def test_an_answer_is_the_same_in_whatever_company(classifier):
-    alone = [classifier.predict([photo])[0] for photo in PHOTOS]
-    together = classifier.predict(PHOTOS)
-    for one, other in zip(alone, together, strict=True):
-        assert one.label == other.label
-        assert one.p_positive == pytest.approx(other.p_positive, abs=1e-9)
-        assert one.familiarity == pytest.approx(other.familiarity, abs=1e-5)
 
 
 def test_what_is_no_picture_gets_an_error_and_the_others_are_answered(classifier):
@@ -82,11 +71,11 @@ def test_what_reading_an_item_gives_is_its_error(classifier):
         return PHOTOS[0]
 
     answers = dict(classifier.stream(range(4), read, batch_size=2))
-    told = ["", "No such file or directory", "the server answered 404", ""]
-    assert [answers[number].error for number in range(4)] == told
-    logits = [logit for _, logit in classifier.logits(range(4), read)]
-    assert logits[1:3] == told[1:3]
-    assert [type(logit) for logit in logits] == [float, str, str, float]
+    errors = ["", "No such file or directory", "the server answered 404", ""]
+    assert [answers[number].error for number in range(4)] == errors
+    outputs = [outputs for _, outputs in classifier.outputs(range(4), read)]
+    assert outputs[1:3] == errors[1:3]
+    assert [type(it) for it in outputs] == [tuple, str, str, tuple]
 
 
 def test_a_stream_takes_only_a_few_items_ahead_of_its_answers(classifier):
@@ -128,18 +117,6 @@ def test_a_saved_classifier_gives_the_same_answers(classifier, saved):
 def test_a_saved_classifier_holds_nothing_that_runs(saved):
     names = sorted(path.name for path in saved.iterdir())
     assert names == sorted([ARRAYS_FILE, BACKBONE_FILE, MODEL_FILE, WEIGHTS_FILE])
-
-
-def test_a_portable_backbone_runs_on_the_cpu_unless_a_gpu_is_asked_for(saved, monkeypatch):
-    found = torch.device("meta"), "as if it were a GPU"
-    monkeypatch.setattr(module, "pick_device", lambda _: found)
-    assert Classifier.load(saved).engine.name == "openvino"
-    made = types.SimpleNamespace(name="gpu", callers=1)
-    monkeypatch.setattr(module, "torch_engine", lambda *_: made)
-    monkeypatch.setattr(module, "largest_difference", lambda *_: 0.0)
-    assert Classifier.load(saved, device="cuda").engine is made
-    monkeypatch.setattr(module, "largest_difference", lambda *_: 0.1)
-    assert Classifier.load(saved, device="cuda").engine.name == "openvino"
 
 
 def test_without_an_onnx_export_pytorch_answers_the_same(classifier, tmp_path):
@@ -190,7 +167,7 @@ def test_the_served_model_takes_options(classifier):
     served = ServedClassifier(classifier)
     stranger = pd.DataFrame({"image": [encoded(tiny_picture("cat", 0).convert("L"), "PNG")]})
     assert served.predict(stranger)["label"].tolist() == [NEITHER]
-    told = served.predict(stranger, {"reject": False, "threshold": 1.0, "tta": True})
-    assert told["label"].tolist() == ["cat"]
+    options = {"reject": False, "threshold": 1.0, "tta": True}
+    assert served.predict(stranger, options)["label"].tolist() == ["cat"]
     with pytest.raises(ValueError, match="threshold=2 must be from 0 to 1"):
         served.predict(stranger, {"threshold": 2})

@@ -41,7 +41,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(no_gpu):
         pick_device("tpu")
 
 
-def test_a_driver_that_is_too_old_is_told_and_not_that_there_is_no_gpu(no_gpu, monkeypatch):
+def test_a_driver_that_is_too_old_is_not_taken_for_no_gpu(no_gpu, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert "driver is older than PyTorch" in pick_device("auto")[1]

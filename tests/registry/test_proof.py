@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +22,6 @@ def test_the_largest_difference_counts_and_what_is_no_number_proves_nothing():
     proof = Proof("openvino", np.array([[0.5, 0.2], [0.9, 0.8]]))
     assert proof.difference(np.array([[0.5, 0.3], [0.9, 0.8]])) == pytest.approx(0.1)
     assert not proof.difference(np.array([[0.5, np.nan], [0.9, 0.8]])) <= 1.0
-    with pytest.raises(ValueError, match="2 answers for 1 photos"):
-        proof.difference(np.array([[0.5, 0.2]]))
 
 
 @pytest.mark.parametrize(
@@ -71,10 +69,9 @@ def test_it_has_no_gpu_takes_no_pickle_and_begins_in_an_empty_folder(fresh, monk
     child = tmp_path / "child.py"
     child.write_text(
         "import json, os\n"
-        "answers = [[float(not os.listdir(os.curdir + '/..') is None), 0.0]]\n"
         "names = ('CUDA_VISIBLE_DEVICES', 'MLFLOW_ALLOW_PICKLE_DESERIALIZATION')\n"
         "engine = [*(os.environ[name] for name in names), os.listdir()]\n"
-        "print(json.dumps({'engine': engine, 'answers': answers}))\n"
+        "print(json.dumps({'engine': engine, 'answers': []}))\n"
     )
     monkeypatch.setattr("catdog.registry.proof.CHILD", child)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
@@ -90,22 +87,16 @@ def test_a_process_that_was_killed_says_nothing_of_the_version(fresh):
 
 def test_a_model_that_is_not_there_is_one_sentence_whoever_holds_the_pipe(fresh, tmp_path):
     fresh.start()
+    folder = Path(fresh._folder.name)
     # As a worker that decodes pictures does, it keeps the pipe to the fresh process open.
     forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     forked.start()
     try:
-        with pytest.raises(CatdogError, match=r"gone can't be used in a fresh process: ") as told:
+        with pytest.raises(CatdogError, match=r"gone can't be used in a fresh process: ") as error:
             fresh.answers(str(tmp_path / "gone"), [])
         assert forked.is_alive()
     finally:
         forked.kill()
-    assert len(str(told.value).splitlines()) == 1
-
-
-def test_a_process_that_is_never_asked_ends_and_leaves_nothing(fresh):
-    fresh.start()
-    process, folder = fresh._process, fresh._folder.name
-    assert process.poll() is None
+    assert len(str(error.value).splitlines()) == 1
     fresh.close()
-    assert process.poll() is not None
-    assert not os.path.exists(folder)  # noqa: PTH110
+    assert not folder.exists()

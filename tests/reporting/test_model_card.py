@@ -25,9 +25,7 @@ def test_a_card_says_what_the_model_was_made_of_and_what_it_is_not_for(card, pre
     assert "The backbone's weights: apache-2.0." in card
 
 
-def test_each_measured_number_has_a_row_with_its_interval_and_the_thresholds_are_told(
-    card, trained
-):
+def test_each_measured_number_has_a_row_with_its_interval(card, trained):
     ends = (trained.metrics[f"val_accuracy_score{end}"] for end in ("", "_ci_low", "_ci_high"))
     assert "| `val_accuracy_score` | {:.4f} | {:.4f} to {:.4f} |\n".format(*ends) in card
     about = trained.classifier.about

@@ -89,11 +89,6 @@ def test_familiarity_tells_what_lies_below_the_threshold():
     assert "75.0% of the pictures that are neither and 25.0% of the validation photos" in drawn
 
 
-def test_an_untrained_level_is_drawn_where_there_is_one():
-    assert "untrained" in _texts(to_svg(*DRAWN["loss"]).svg)
-    assert "untrained" not in _texts(to_svg(*DRAWN["accuracy"]).svg)
-
-
 def test_a_corner_is_enlarged_only_where_the_curve_hides_in_it():
     for draw in (plots.draw_roc_curve, plots.draw_precision_recall_curve):
         assert "the corner, enlarged" in _texts(to_svg(draw, LABELS, LOGITS).svg)

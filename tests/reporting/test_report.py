@@ -7,15 +7,11 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from catdog.data.images import UnreadableImageError
-from catdog.data.ingest import SourcePicture
 from catdog.data.split import Exclusion
 from catdog.evaluation.audit import Issue
 from catdog.evaluation.slices import SliceScore
@@ -24,8 +20,8 @@ from catdog.registry.promotion import STAGING, Decision
 from catdog.registry.register import Released
 from catdog.reporting import report
 from catdog.reporting.findings import Findings
-from catdog.reporting.report import Command, RunDetails, number, render, share, thumbnail
-from tests.conftest import SCROLLED_SIDEWAYS, as_phone, encoded
+from catdog.reporting.report import Command, RunDetails, number, render, share
+from tests.conftest import SCROLLED_SIDEWAYS, as_phone
 
 VOID = {"br", "wbr", "img", "input", "meta", "link", "hr"}
 EVIL = '<script>alert("1")</script>\'"><img src=x onerror=alert(1)> \udcff \x07 猫 not UTF-8'
@@ -120,10 +116,6 @@ def test_every_part_has_a_section_and_a_link_to_it(page):
     assert {f"#{name}" for name in SECTIONS} <= {attributes["href"] for attributes in page.all("a")}
 
 
-def test_the_same_run_gives_the_same_page(text, draw_page):
-    assert draw_page() == text
-
-
 def test_parts_with_nothing_to_show_leave_nothing_behind(draw_page, trained, findings):
     one_class = replace(trained.judgement, labels=np.zeros_like(trained.judgement.labels))
     page = Page(
@@ -215,24 +207,19 @@ def test_names_that_users_give_are_text_and_never_markup(
     text.encode("utf-8")  # a name that is not UTF-8 can be written to a file
 
 
-def test_a_line_to_leave_out_names_the_photo_in_any_split_and_is_one_line(tmp_path):
+def test_a_line_to_leave_out_is_the_photos_digest_whatever_its_name(tmp_path):
     exclude = tmp_path / "exclude.txt"
     line = report.exclude_line("a\u2028b #1\n.jpg", "fedcba98" * 8)
     exclude.write_text(line + "\n", encoding="utf-8")
     exclusion = Exclusion.read(str(exclude))
     assert exclusion.lines == ("fedcba98fedcba98",)
-    moved, other = (
-        SourcePicture(name, Path(), "cat", "validation", digest * 8, 1, 1, path=name)
-        for name, digest in (("validation/cat/a.jpg", "fedcba98"), ("b.jpg", "0" * 8))
-    )
-    assert exclusion.choose([moved, other]) == ({moved.path}, [])
 
 
 def test_what_the_audit_points_at_says_what_is_meant_and_can_be_ticked(prepared, text, page):
     ours, theirs = prepared.rows("training")[0], prepared.rows("validation")[0]
     twin = theirs["path"]
-    for meaning in ("looks like a dog", f"repeats {twin}", f"least unlike {twin}"):
-        assert meaning in page.text
+    meanings = ("looks like a dog", f"repeats {twin}", f"least unlike {twin}")
+    assert all(meaning in page.text for meaning in meanings)
     lines = [f"{row['sha256'][:16]}  # {row['path']}" for row in (ours, ours, theirs, ours)]
     boxes = [box for box in page.all("input") if box["name"] == "exclude"]
     assert [(box["type"], box["value"]) for box in boxes] == [("checkbox", it) for it in lines]
@@ -258,26 +245,8 @@ def test_who_cannot_see_the_page_finds_words_and_landmarks(page):
     assert page.all("a")[0] == {"class": "skip", "href": "#content"}
 
 
-def _luminance(colour: str) -> float:
-    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_letters_and_lines_stand_out_in_both_schemes(text, scheme):
-    blocks = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
-    colours = dict(re.findall(r"--(\w+): (#\w{6})", blocks[scheme == "dark"]))
-    for ground in ("paper", "panel"):
-        for letters in ("ink", "muted", "ours"):
-            low, high = sorted(_luminance(colours[name]) for name in (ground, letters))
-            assert (high + 0.05) / (low + 0.05) >= 4.5
-
-
 SHARE = r"[\d.]+ %"
-SAID = {
+SENTENCES = {
     "the verdict": rf"Right on {SHARE} of 11 held back photos \(95 % sure: {SHARE} to {SHARE}\), "
     rf"better than ImageNet's classes untrained \({SHARE}\); "
     r"version 7 went to Staging: it is new\.",
@@ -297,18 +266,9 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("what", SAID)
+@pytest.mark.parametrize("what", SENTENCES)
 def test_the_page_says(page, what):
-    assert re.search(SAID[what], page.text)
-
-
-@pytest.mark.parametrize(
-    ("level", "words"), [(0.99, "worse than"), (0.9, "as good as"), (0, "better")]
-)
-def test_the_verdict_does_not_flatter(level, words):
-    metrics = {f"val_accuracy_score{end}": 0.9 for end in ("", "_ci_low", "_ci_high")}
-    found = report._verdict(Findings(metrics), {"accuracy_score": level}, 1200, "it is new")
-    assert words in found
+    assert re.search(SENTENCES[what], page.text)
 
 
 def test_the_worst_slice_is_named_in_words(draw_page, findings):
@@ -318,28 +278,10 @@ def test_the_worst_slice_is_named_in_words(draw_page, findings):
     assert "light: dark (worst) 40 9 77.5 % 60.0 % to 90.0 % light: dim 40 9" in page.text
 
 
-def test_long_lists_of_files_are_cut(draw_page, prepared, monkeypatch):
-    names = [{"path": f"{number}.jpg", "reason": "odd"} for number in range(5000)]
-    monkeypatch.setattr(type(prepared), "left_out", lambda _: names)
-    text = draw_page()
-    assert "199.jpg" in text
-    assert "200.jpg" not in text
-    assert "and 4,800 more" in text
-
-
 def test_a_share_is_never_rounded_to_all_or_nothing_and_what_is_not_known_is_a_dash():
     shown = [share(value).replace("\xa0", " ") for value in (0, 1, 0.9875, 0.9999, 0.0001)]
     assert shown == ["0.0 %", "100.0 %", "98.8 %", "> 99.9 %", "< 0.1 %"]
     assert [share(None), share(math.nan), number(None), number(math.inf)] == ["–"] * 4
-
-
-def test_a_thumbnail_is_small_upright_and_keeps_its_shape():
-    turned = Image.new("RGB", (800, 400), "red").getexif()
-    turned[0x0112] = 6
-    content = encoded(Image.new("RGB", (800, 400), "red"), exif=turned.tobytes())
-    assert thumbnail(content).size == (80, 160)
-    with pytest.raises(UnreadableImageError):
-        thumbnail(b"no picture")
 
 
 # --- In a browser --------------------------------------------------------------------
@@ -362,14 +304,14 @@ def test_ticked_photos_make_a_list_that_the_exclude_reader_understands(shown, tm
         shown.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
         box.click()
     written = shown.find_element("id", "exclude-list").get_property("value")
-    assert "2 photos are ticked." in shown.find_element("id", "exclude-told").text
+    assert "2 photos are ticked." in shown.find_element("id", "exclude-status").text
     (tmp_path / "exclude.txt").write_text(written, encoding="utf-8")
     twins = (prepared.rows("training")[0], prepared.rows("validation")[0])
     assert Exclusion.read(str(tmp_path / "exclude.txt")).lines == tuple(
         row["sha256"][:16] for row in twins
     )
     boxes[1].click()
-    assert "1 photo is ticked." in shown.find_element("id", "exclude-told").text
+    assert "1 photo is ticked." in shown.find_element("id", "exclude-status").text
 
 
 @pytest.mark.browser

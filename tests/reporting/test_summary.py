@@ -82,7 +82,7 @@ def test_the_description_gives_figures_with_the_excluded_photos_where_there_are_
 ):
     raw = {f"val_raw_accuracy_score{end}": 0.875 for end in ("", "_ci_low", "_ci_high")}
     raw |= {"val_raw_log_loss": 0.25, "val_raw_example_count": 1240.0}
-    shown = " ".join(describe(released, trained, Findings(others=raw)).split())
+    shown = " ".join(describe(released, trained, Findings(other_metrics=raw)).split())
     assert "With the excluded photos, 1,240 in all: accuracy 87.5 % (87.5 % to 87.5 %)," in shown
     assert "excluded" not in describe(released, trained, Findings())
 

@@ -193,7 +193,7 @@ def test_a_backbone_without_a_map_of_features_leaves_the_photos_alone(model, dra
     def refuse(*_):
         raise CatdogError("this backbone has no map")
 
-    monkeypatch.setattr(explain, "warm", refuse)
+    monkeypatch.setattr(explain, "overlay", refuse)
     ((told, photos, _),) = app.show(model.classifier, drawn, Options())
     assert (told, len(photos)) == ("2 of 3 photos answered.", 2)
 

@@ -1,12 +1,12 @@
 (() => {
   const boxes = [...document.querySelectorAll('input[name="exclude"]')];
   const list = document.getElementById("exclude-list");
-  const told = document.getElementById("exclude-told");
+  const status = document.getElementById("exclude-status");
   const save = document.getElementById("exclude-save");
   const fill = () => {
     const lines = [...new Set(boxes.filter((box) => box.checked).map((box) => box.value))];
     list.value = lines.map((line) => line + "\n").join("");
-    told.textContent = lines.length === 1 ? "1 photo is ticked." : lines.length + " photos are ticked.";
+    status.textContent = lines.length === 1 ? "1 photo is ticked." : lines.length + " photos are ticked.";
     save.href = "data:text/plain;charset=utf-8," + encodeURIComponent(list.value);
   };
   for (const box of boxes) {
@@ -27,7 +27,7 @@
     }
   };
   document.getElementById("exclude-copy").addEventListener("click", async () => {
-    told.textContent = (await copy())
+    status.textContent = (await copy())
       ? "The list is copied."
       : "The browser forbids it: the list is selected, press Ctrl+C.";
   });
