@@ -61,8 +61,8 @@ def train_and_register(
     if not distributed.is_main():
         return None
 
+    # It imports while this one judges.
     with contextlib.closing(FreshProcess(store.absolute_uri())) as fresh:
-        fresh.start()  # it imports while this one judges
         trained = judge_as_served(learned, dataset, config)
         _log_fit(run, trained)
         _log_judgement(run, trained, dataset)

@@ -91,7 +91,7 @@ def sweep_and_register(config: SweepConfig, prepared: PreparedDataset, run: Run)
     run.set_tags({"study": name})
     own = {key: getattr(config, key) for key in ("trials", "most_views", "search_fraction")}
     run.log_params(own | {"storage": shown(config.storage)})
-    with storage_trouble_is_told(storage):
+    with storage_errors(storage):
         found = len(study.get_trials(deepcopy=False, states=FINISHED))
         logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
         if found < config.trials:
@@ -118,7 +118,7 @@ def open_study(storage: str, name: str, data_dir: Path) -> Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line for each trial is ours
     # Two processes that make the tables at once get into each other's way.
-    with storage_trouble_is_told(storage), FileLock(data_dir / LOCK):
+    with storage_errors(storage), FileLock(data_dir / LOCK):
         try:
             # How long SQLite waits while another process writes; others have no such setting.
             options = {"timeout": 60} if make_url(storage).get_backend_name() == "sqlite" else {}
@@ -145,7 +145,7 @@ def shown(storage: str) -> str:
 
 
 @contextlib.contextmanager
-def storage_trouble_is_told(storage: str) -> Iterator[None]:
+def storage_errors(storage: str) -> Iterator[None]:
     """Raise what a study's database gives as one sentence.
 
     Raises:
@@ -163,9 +163,9 @@ def storage_trouble_is_told(storage: str) -> Iterator[None]:
         if cause is None:
             raise
         # What the driver says, without the statement and its values.
-        told = str(getattr(cause.__cause__ or cause, "orig", None) or cause).partition("\n")[0]
+        reason = str(getattr(cause.__cause__ or cause, "orig", None) or cause).partition("\n")[0]
         raise CatdogError(
-            f"storage={shown(storage)} does not answer ({told}): give the URL of a database that "
+            f"storage={shown(storage)} does not answer ({reason}): give the URL of a database that "
             "can be reached and is whole, as sqlite:///sweeps.db or postgresql://USER@HOST/NAME. "
             "The same command goes on with the trials that are there."
         ) from error
@@ -271,15 +271,18 @@ def _log_trial(trial: Trial, run: Run, epochs: Sequence[Epoch], state: str) -> N
     """Log a run of the trial below `run`, and say what came of it."""
     best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
     scores = [{"search_loss": e.val.loss, "search_accuracy": e.val.accuracy} for e in epochs]
-    whole = {f"best_{name}": v for name, v in scores[best.number - 1].items()} if best else {}
-    steps = [{"train_loss": e.train.loss, **of} for e, of in zip(epochs, scores, strict=True)]
+    steps = [{**of, "train_loss": e.train.loss} for e, of in zip(epochs, scores, strict=True)]
+    kept: dict[str, float] = {}
+    if best:
+        kept = {f"best_{name}": value for name, value in scores[best.number - 1].items()}
+        kept["best_epoch"] = best.number
     began, number = trial.datetime_start or datetime.now(), str(trial.number)
-    tags = {"mlflow.runName": f"trial {number}", "trial": number, "trial_state": state}
+    tags = {"trial": number, "trial_state": state, "study": trial.study.study_name}
     log_nested(
         run,
-        tags | {"study": trial.study.study_name},
+        {"mlflow.runName": f"trial {number}"} | tags,
         trial.params,
-        [whole | ({"best_epoch": best.number} if best else {}), *steps],
+        [kept, *steps],
         began=began,
         status="FINISHED" if state == "COMPLETE" else "KILLED",
     )
@@ -296,28 +299,23 @@ def train_with_best(config: SweepConfig, prepared: PreparedDataset, study: Study
     Raises:
         CatdogError: no trial came to its end, the storage fails, or the registry refuses.
     """
-    own, decisive = run.id, {**asdict(config), "classes": prepared.classes}
-    done = f"best-{_digest({k: v for k, v in decisive.items() if k not in WHERE_AND_HOW})}"
-    with storage_trouble_is_told(_url(config)), FileLock(Path(config.data_dir) / LOCK):
-        by, version = study.user_attrs.get(done, (own, ""))
-        if by != own and not version and status_of(by) != "RUNNING":
-            by = own  # the other was cut
-        study.set_user_attr(done, (by, version))
-    if by == own and not version:
-        registered = train_and_register(_best(config, study, run), prepared, run)
-        assert registered is not None  # a sweep is a process alone
-        version = f"{registered.name} version {registered.version}"
-        with storage_trouble_is_told(_url(config)):
-            study.set_user_attr(done, (own, version))
-    elif by != own and status_of(by):
-        run.set_tags({"mlflow.parentRunId": by})
-    did = f"has registered {version}" if version else "trains with the best"
-    logger.info(f"Of this sweep MLflow run {by} {did}.")
+    decisive = {**asdict(config), "classes": prepared.classes}
+    key = f"trained-{_digest({k: v for k, v in decisive.items() if k not in WHERE_AND_HOW})}"
+    with storage_errors(_url(config)), FileLock(Path(config.data_dir) / LOCK):
+        trains = study.user_attrs.get(key, run.id)
+        if trains != run.id and status_of(trains) not in ("RUNNING", "FINISHED"):
+            trains = run.id  # the other was cut
+        study.set_user_attr(key, trains)
+    if trains == run.id:
+        train_and_register(_best(config, study, run), prepared, run)
+    else:
+        run.set_tags({"mlflow.parentRunId": trains})
+        logger.info(f"MLflow run {trains} of this sweep trains with the best, or has done so.")
 
 
 def _best(config: SweepConfig, study: Study, run: Run) -> MainConfig:
     """The parameters of the best trial, beside what the sweep leaves as it is; logs the study."""
-    with storage_trouble_is_told(_url(config)):
+    with storage_errors(_url(config)):
         trials = study.get_trials(deepcopy=False, states=FINISHED)
         ended = [trial for trial in trials if trial.state is TrialState.COMPLETE]
         if not ended:

@@ -21,7 +21,7 @@ def main(config: ScoreConfig) -> int:
     with spark.spark_session(config.master) as session:
         scored = spark.score(session, model, config.input, config.output)
     logger.info(f"{scored} by {model.version}")
-    return 1 if scored.failed else 0
+    return 1 if scored.labels[""] else 0
 
 
 if __name__ == "__main__":

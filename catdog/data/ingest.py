@@ -11,7 +11,7 @@ import logging
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from catdog import CLASSES, Classes
@@ -44,13 +44,13 @@ class SourcePicture:
     path: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Contents:
     """What a source holds: readable pictures, files left out, and tables of metadata."""
 
-    pictures: list[SourcePicture] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    tables: list[Member] = field(default_factory=list)
+    pictures: list[SourcePicture]
+    left_out: list[LeftOut]
+    tables: list[Member]
 
     def names(self) -> list[str]:
         """The names of all pictures, readable or not."""
@@ -90,30 +90,24 @@ def ingest(source: Path, staging: Path, classes: Classes) -> Contents:
     Raises:
         CatdogError: the source can't be read.
     """
-    contents = Contents()
+    tables: list[Member] = []
+    results: list[SourcePicture | LeftOut] = []
     waiting: deque[Future[SourcePicture | LeftOut]] = deque()
     cores = os.cpu_count() or 1
-
-    def take_first() -> None:
-        result = waiting.popleft().result()
-        if isinstance(result, SourcePicture):
-            contents.pictures.append(result)
-        else:
-            contents.left_out.append(result)
-
     with ThreadPoolExecutor(cores) as pool:
         for number, member in enumerate(members(source)):
             if is_table_name(member[0]):
-                contents.tables.append(member)
+                tables.append(member)
                 continue
             waiting.append(pool.submit(_check_and_copy, member, staging / f"{number}", classes))
             if len(waiting) > 8 * cores:  # pictures in memory at once
-                take_first()
+                results.append(waiting.popleft().result())
             if number and number % 5_000 == 0:
                 logger.info(f"Checked {number:,} pictures")
-        while waiting:
-            take_first()
-    return contents
+        results += [future.result() for future in waiting]
+    pictures = [result for result in results if isinstance(result, SourcePicture)]
+    left_out = [result for result in results if not isinstance(result, SourcePicture)]
+    return Contents(pictures, left_out, tables)
 
 
 def _check_and_copy(member: Member, target: Path, classes: Classes) -> SourcePicture | LeftOut:

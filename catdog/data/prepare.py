@@ -17,6 +17,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -179,18 +180,8 @@ def _place(pictures: Iterable[SourcePicture], folder: Path, classes: Classes) ->
 
 
 def _write_manifest(pictures: Iterable[SourcePicture], folder: Path, metadata: Metadata) -> None:
-    rows = sorted(
-        (
-            one.path,
-            one.label,
-            one.split,
-            one.sha256,
-            one.width,
-            one.height,
-            *metadata.of(one.source),
-        )
-        for one in pictures
-    )
+    own = attrgetter(*OWN_COLUMNS)
+    rows = [(*own(picture), *metadata.of(picture.source)) for picture in pictures]
     _write_csv(folder / MANIFEST, (*OWN_COLUMNS, *metadata.columns), sorted(rows))
 
 
@@ -209,10 +200,9 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
-def _counts(pictures: Iterable[SourcePicture]) -> dict[str, dict[str, int]]:
-    found = Counter((picture.split, picture.label) for picture in pictures)
+def _counts(pictures: Sequence[SourcePicture]) -> dict[str, dict[str, int]]:
     return {
-        split: {label: count for (side, label), count in found.items() if side == split}
+        split: dict(Counter(picture.label for picture in pictures if picture.split == split))
         for split in SPLITS
     }
 

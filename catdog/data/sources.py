@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from catdog import CatdogError
 from catdog.data.archive import is_archive_name
-from catdog.files import sha256_of, write_json
+from catdog.files import write_json
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -117,8 +117,8 @@ def has_kaggle_credentials() -> bool:
 
 
 def _kaggle_config_dir() -> Path:
-    if named := os.environ.get("KAGGLE_CONFIG_DIR"):
-        return Path(named)
+    if folder := os.environ.get("KAGGLE_CONFIG_DIR"):
+        return Path(folder)
     home = Path.home() / ".kaggle"
     if home.exists():
         return home
@@ -169,8 +169,7 @@ def _download_verified(slug: str, archive: Path) -> None:
             f"Kaggle's archive of {slug} came damaged twice ({damage}): "
             f"try again later, or give an archive of your own with -P dataset=PATH."
         )
-    record = {"bytes": part.stat().st_size, "sha256": sha256_of(part)}
-    write_json(_record_of(archive), record)
+    write_json(_record_of(archive), {"bytes": part.stat().st_size})
     part.replace(archive)
 
 

@@ -59,20 +59,15 @@ class Proof:
 class FreshProcess:
     """A process that knows nothing of the training, and loads the version that it is asked for.
 
-    Starting takes a few seconds, which can pass while the training process learns and logs.
+    It takes a few seconds to start, which can pass while the training process learns and logs.
     """
 
     def __init__(self, tracking_uri: str) -> None:
-        self._tracking_uri = tracking_uri
         self._folder = tempfile.TemporaryDirectory()
         self._complaint = Path(self._folder.name, "complaint")
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        """Start the process; it waits to be asked."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
         environment |= {
-            "MLFLOW_TRACKING_URI": self._tracking_uri,
+            "MLFLOW_TRACKING_URI": tracking_uri,
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             # It proves that the version loads anywhere, and leaves the GPU to the training.
@@ -80,7 +75,7 @@ class FreshProcess:
         }
         # A pipe would fill up, and stop the process before anybody asks.
         with self._complaint.open("w", encoding="utf-8") as complaint:
-            self._process = subprocess.Popen(
+            self._process: subprocess.Popen[str] = subprocess.Popen(
                 # -P: the folder of catdog's modules must not lie on the path.
                 [sys.executable, "-P", str(CHILD)],
                 cwd=self._folder.name,
@@ -98,9 +93,6 @@ class FreshProcess:
             UnprovenError: the process was killed, or had no time to answer.
             CatdogError: the version can't be used.
         """
-        if self._process is None:
-            self.start()
-        assert self._process is not None
         asked = {"model_uri": model_uri, "photos": [str(photo.resolve()) for photo in photos]}
         try:
             # The line must end: worker processes that were forked since keep the pipe open.
@@ -124,7 +116,6 @@ class FreshProcess:
 
     def close(self) -> None:
         """End the process, if it still runs, and remove its folder."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        self._process.kill()
+        self._process.communicate()
         self._folder.cleanup()

@@ -175,25 +175,24 @@ def _advice(model_uri: str) -> str:
     name = re.split("[/@]", model_uri.removeprefix("models:/"))[0]
     name = name if model_uri.startswith("models:/") else DEFAULT_NAME
     try:
-        known = {model.name: model.aliases for model in MlflowClient().search_registered_models()}
+        known = sorted(model.name for model in MlflowClient().search_registered_models())
     except MlflowException as error:
         return f"{where} can't be asked: {without_password(error.message)}"
     if not known:
         return f"{where} is empty: train a model with: {training(name)}"
     if name not in known:
-        names = ", ".join(sorted(known))
-        return f"{where} holds no version of {name!r}, but of: {names}. Name one of these."
+        return (
+            f"{where} holds no version of {name!r}, but of: {', '.join(known)}. Name one of these."
+        )
     found = versions(name)
     usable = [version for version in found if not is_rejected(version)]
     if not usable:
         return f"No version of {name!r} can be used: train one with: {training(name)}"
-    lines = ", ".join(_line(version, known[name]) for version in found)
+    lines = ", ".join(map(_line, found))
     command = f"python scripts/predict.py --model-uri {uri_of(usable[-1])}"
     return f"Versions of {name!r}: {lines}. Try: {command}"
 
 
-def _line(version: ModelVersion, aliases: dict[str, str]) -> str:
-    number = number_of(version)
-    own = [f"@{alias}" for alias, other in aliases.items() if str(other) == number]
-    state = ["rejected"] if is_rejected(version) else []
-    return f"{number} ({' '.join([str(version.current_stage), *own, *state])})"
+def _line(version: ModelVersion) -> str:
+    state = "rejected" if is_rejected(version) else version.current_stage
+    return f"{version.version} ({state})"

@@ -13,8 +13,9 @@ import re
 import tempfile
 import webbrowser
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -60,18 +61,9 @@ def require_gradio() -> None:
         ) from error
 
 
-def facts(model: ServedModel) -> dict[str, str]:
-    """Which model answers, by the name of the fact."""
-    about = model.classifier.about
-    return {
-        "model": model.uri,
-        "version": model.version or "not of a registry",
-        "data set": about.dataset,
-        "best epoch": str(about.best_epoch),
-        "validation accuracy": f"{about.best_val_accuracy:.4f}",
-        "backbone": about.backbone,
-        "neither below familiarity": f"{about.reject_below:g}",
-    }
+def facts(model: ServedModel) -> dict[str, Any]:
+    """Which model answers, and what it says of itself."""
+    return {"model": model.uri, "version": model.version, **asdict(model.classifier.about)}
 
 
 def question(classes: Classes) -> str:
@@ -90,21 +82,20 @@ def show(
         yield f"{len(paths)} files are too many: give at most {MOST_FILES} at once.", [], []
         return
     answers = list(classifier.stream(paths, Path.read_bytes, options))
-    rows = [_row(path.name, said) for path, said in answers]
-    answered = [(path, said) for path, said in answers if not said.error]
-    told = f"{len(answered)} of {len(paths)} photos answered." if paths else ""
-    photos = [(_thumbnail(path), _caption(path.name, said)) for path, said in answered]
-    yield told, photos, rows
+    rows = [_row(path.name, answer) for path, answer in answers]
+    answered = [(path, answer) for path, answer in answers if not answer.error]
+    summary = f"{len(answered)} of {len(paths)} photos answered." if paths else ""
+    photos = [(_thumbnail(path), _caption(path.name, answer)) for path, answer in answered]
+    yield summary, photos, rows
     pictures: Pictures = []
-    for photo, (path, said) in zip(photos, answered, strict=True):
-        speaks = classifier.about.classes[says_positive(said, classifier.about.classes)]
+    for photo, (path, answer) in zip(photos, answered, strict=True):
+        favoured = classifier.about.classes[says_positive(answer, classifier.about.classes)]
         try:
-            heat = explain.overlay(classifier, path.read_bytes(), said)
-        except CatdogError:
-            logger.info("This backbone has no heat map.")
+            heat = explain.overlay(classifier, path.read_bytes(), answer)
+        except CatdogError:  # this backbone has no heat map
             return
-        pictures += [photo, (heat, f"what speaks for {one(speaks)}")]
-    yield told, pictures, rows
+        pictures += [photo, (heat, f"what speaks for {one(favoured)}")]
+    yield summary, pictures, rows
 
 
 def build(model: ServedModel) -> gradio.Blocks:
@@ -118,13 +109,14 @@ def build(model: ServedModel) -> gradio.Blocks:
         yield from show(model.classifier, [Path(path) for path in paths or []], options)
 
     classes = model.classifier.about.classes
+    asked, positive = question(classes), one(classes[1])
     page = gr.Blocks(
-        title=f"catdog: {question(classes).lower()}",
+        title=f"catdog: {asked.lower()}",
         analytics_enabled=False,
         delete_cache=(3600, KEEP_SECONDS),
     )
     with page:
-        gr.Markdown(f"# {question(classes)}\n\n{HEADING}")
+        gr.Markdown(f"# {asked}\n\n{HEADING}")
         photos = gr.File(label="Photos", file_count="multiple", height=200, elem_id="photos")
         with gr.Row():
             reject = gr.Checkbox(
@@ -134,33 +126,26 @@ def build(model: ServedModel) -> gradio.Blocks:
                 *(0, 1, 0.5),
                 step=0.01,
                 label="Threshold",
-                info=f"{one(classes[1])} above this probability",
+                info=f"{positive} above this probability",
             )
-        told = gr.Markdown(elem_id="told")
+        summary = gr.Markdown()
         gallery = gr.Gallery(
             label="Answers", columns=4, object_fit="contain", format="jpeg", buttons=["fullscreen"]
         )
-        probability = f"probability of {one(classes[1])}"
-        table = gr.Dataframe(
-            headers=["photo", "label", "sure", probability, "familiarity", "not answered because"],
-            label="Numbers",
-            interactive=False,
-            wrap=True,
-            elem_id="answers",
-        )
+        headers = ["photo", "label", "sure", f"probability of {positive}", "familiarity", "error"]
+        table = gr.Dataframe(headers=headers, label="Numbers", interactive=False, wrap=True)
         gr.Markdown(MEANING)
         gr.Dataframe(
-            [list(fact) for fact in facts(model).items()],
+            [[name, str(value)] for name, value in facts(model).items()],
             headers=["fact", "value"],
             label="The model that answers",
             interactive=False,
-            elem_id="facts",
         )
         gr.on(
             [photos.change, reject.change, threshold.change],
             answer,
             [photos, reject, threshold],
-            [told, gallery, table],
+            [summary, gallery, table],
             api_name="answer",
             # One after the other: the answer to the last change comes last.
             trigger_mode="multiple",
@@ -178,8 +163,8 @@ def web_app(model: ServedModel, host: str, uploads: Path) -> FastAPI:
 
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     # The fonts of this machine: others would be asked of their makers.
-    words, figures = gr.themes.Font("system-ui"), gr.themes.Font("ui-monospace")
-    theme = gr.themes.Default(font=[words], font_mono=[figures]).set(
+    text, code = gr.themes.Font("system-ui"), gr.themes.Font("ui-monospace")
+    theme = gr.themes.Default(font=[text], font_mono=[code]).set(
         block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
     )
     mounted: FastAPI = gr.mount_gradio_app(
@@ -207,7 +192,6 @@ def serve(model: ServedModel, host: str, port: int, *, open_browser: bool) -> No
     Raises:
         CatdogError: the host is no address of this machine, or Gradio is missing.
     """
-    require_gradio()
     listener = listen(host, port)
     url = url_of(listener, host)
     if port not in (0, listener.getsockname()[1]):
@@ -222,20 +206,21 @@ def serve(model: ServedModel, host: str, port: int, *, open_browser: bool) -> No
         run(app, listener, grace_s=1)
 
 
-def _row(name: str, said: Prediction) -> list[str]:
+def _row(name: str, answer: Prediction) -> list[str]:
     """What the table says of a file."""
-    if said.error:
-        return [name, "", "", "", "", said.error]
-    return [name, said.label, _sure(said), f"{said.p_positive:.4f}", f"{said.familiarity:.3f}", ""]
+    if answer.error:
+        return [name, "", "", "", "", answer.error]
+    numbers = f"{answer.p_positive:.4f}", f"{answer.familiarity:.3f}"
+    return [name, answer.label, _confidence(answer), *numbers, ""]
 
 
-def _caption(name: str, said: Prediction) -> str:
-    sure = f", {_sure(said)} sure" if _sure(said) else ""
-    return f"{said.label}{sure}: {name}"
+def _caption(name: str, answer: Prediction) -> str:
+    sure = f", {_confidence(answer)} sure" if _confidence(answer) else ""
+    return f"{answer.label}{sure}: {name}"
 
 
-def _sure(said: Prediction) -> str:
-    return "" if math.isnan(said.confidence) else f"{said.confidence:.1%}"
+def _confidence(answer: Prediction) -> str:
+    return "" if math.isnan(answer.confidence) else f"{answer.confidence:.1%}"
 
 
 def _thumbnail(path: Path) -> Image.Image:

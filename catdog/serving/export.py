@@ -7,12 +7,11 @@ catdog/ the classifier as it was saved, so that the folder can be named as a mod
 from __future__ import annotations
 
 import copy
-import importlib.util
 import io
 import json
+import runpy
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -36,13 +35,13 @@ PILLOW_LIMIT = 0.1
 shows where an answer is in doubt; a wrong size or colour would show by far more."""
 
 
-def export(classifier: Classifier, folder: Path, *, card: str | None = None) -> Path:
+def export(classifier: Classifier, folder: Path, *, card: Path | None = None) -> Path:
     """Write the classifier into `folder`, which must not exist or be empty; return it.
 
     Args:
         classifier: what to export.
         folder: where to.
-        card: the text of model_card.md; without, the file is left out.
+        card: its model card, where it has one.
 
     Raises:
         CatdogError: the folder is not empty or can't be written, or ONNX can't hold the model.
@@ -64,17 +63,11 @@ def export(classifier: Classifier, folder: Path, *, card: str | None = None) -> 
         (folder / "preprocessing.json").write_text(text, encoding="utf-8")
         shutil.copyfile(EXAMPLE, folder / "example.py")
         classifier.save(folder / "catdog")
-        if card is not None:
-            (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        if card is not None and card.is_file():
+            shutil.copyfile(card, folder / CARD_FILE)
     except OSError as error:
         raise CatdogError(f"{folder} can't be written: {error.strerror or error}.") from error
     return folder
-
-
-def card_of(folder: Path) -> str | None:
-    """The model card of a saved classifier; None when it has none."""
-    card = folder / CARD_FILE
-    return card.read_text(encoding="utf-8") if card.is_file() else None
 
 
 def check(classifier: Classifier, folder: Path) -> tuple[float, float]:
@@ -89,11 +82,11 @@ def check(classifier: Classifier, folder: Path) -> tuple[float, float]:
     expected = [(one.p_positive, one.familiarity) for one in classifier.predict(contents)]
     transform = evaluation_transform(classifier.preprocessing)
     pixels = torch.stack([transform(to_tensor(content)) for content in contents]).numpy()
-    example = _example_of(folder)
-    graph = np.stack(example.SESSION.run(None, {"images": pixels}), axis=1)
+    example = runpy.run_path(str(folder / "example.py"))
+    graph = np.stack(example["SESSION"].run(None, {"images": pixels}), axis=1)
     column = probability_name(classifier.about.classes)
-    told = [example.classify(io.BytesIO(content)) for content in contents]
-    rows = [(answer[column], answer["familiarity"]) for answer in told]
+    answers = [example["classify"](io.BytesIO(content)) for content in contents]
+    rows = [(answer[column], answer["familiarity"]) for answer in answers]
     by_graph, by_example = (
         float(np.abs(found - np.array(expected)).max()) for found in (graph, rows)
     )
@@ -105,15 +98,6 @@ def check(classifier: Classifier, folder: Path) -> tuple[float, float]:
             f"{max(by_graph, by_example):.1e}: it was removed. Serve the registered model instead."
         )
     return by_graph, by_example
-
-
-def _example_of(folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("example", folder / "example.py")
-    if spec is None or spec.loader is None:
-        raise CatdogError(f"{folder / 'example.py'} can't be run.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class WholeModel(nn.Module):

@@ -22,11 +22,12 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import catdog
 from catdog import CatdogError, Classes
@@ -88,21 +89,22 @@ def web_app(model: ServedModel, host: str, max_body_bytes: int) -> Starlette:
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     body = await request.body()
-                told = await asyncio.to_thread(answer, model, body)
+                predictions = await asyncio.to_thread(answer, model, body)
             except ClientDisconnect:
                 return _refused(400, "the client has gone")
             except TimeoutError:
                 return _refused(408, f"the request was not whole after {PATIENCE_S:g} seconds")
             except _BadRequestError as error:
                 return _refused(400, str(error))
-        return JSONResponse({"predictions": told})
+        return JSONResponse({"predictions": predictions})
 
     def alive(_: Request) -> Response:
         return PlainTextResponse("\n")
 
     def version(_: Request) -> Response:
-        told = {"catdog": catdog.__version__, "model_uri": model.uri, "version": model.version}
-        return JSONResponse(told)
+        return JSONResponse(
+            {"catdog": catdog.__version__, "model_uri": model.uri, "version": model.version}
+        )
 
     routes = [
         Route("/ping", alive),
@@ -127,41 +129,14 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int]) -> None:
         """`limits` in bytes by path; of other paths it is `OTHER_BYTES`."""
-        self._app, self._limits = app, limits
+        self._others = RequestBodyLimitMiddleware(app, OTHER_BYTES)
+        self._limited = {
+            path: RequestBodyLimitMiddleware(app, limit) for path, limit in limits.items()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, and count what comes."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        limit = self._limits.get(scope["path"], OTHER_BYTES)
-        seen, answered = 0, False
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise _TooLargeError
-            return message
-
-        async def noted(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        try:
-            if said.isdigit() and int(said) > limit:
-                raise _TooLargeError
-            await self._app(scope, counted, noted)
-        except _TooLargeError:
-            if not answered:
-                await PlainTextResponse("too large", 413)(scope, receive, send)
-
-
-class _TooLargeError(Exception):
-    """More came than is taken."""
+        """Hand the request on to the app, as far as its limit goes."""
+        await self._limited.get(scope.get("path", ""), self._others)(scope, receive, send)
 
 
 def answer(model: ServedModel, body: bytes) -> list[dict[str, Any]]:
@@ -182,7 +157,7 @@ def answer(model: ServedModel, body: bytes) -> list[dict[str, Any]]:
         raise _BadRequestError(f"{len(images)} pictures are more than {MOST_PHOTOS} at once")
     contents = [_decoded(number, image) for number, image in enumerate(images)]
     classes = model.classifier.about.classes
-    return [_told(one, classes) for one in model.classifier.predict(contents, options)]
+    return [_row(one, classes) for one in model.classifier.predict(contents, options)]
 
 
 def serve(model: ServedModel, host: str, port: int, *, max_body_bytes: int) -> None:
@@ -213,13 +188,10 @@ def listen(host: str, port: int, *, or_free: bool = True) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        try:
-            return socket.create_server((host, port), family=family)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not or_free:
-                raise
-        return socket.create_server((host, 0), family=family)
+        return socket.create_server((host, port), family=family)
     except OSError as error:
+        if or_free and port and error.errno == errno.EADDRINUSE:
+            return listen(host, 0)
         raise CatdogError(
             f"--host {host} --port {port} can't be listened at ({error.strerror or error}): "
             "leave out --host for 127.0.0.1, and name a free port from 1024 to 65535."
@@ -270,10 +242,10 @@ def _decoded(number: int, image: Any) -> bytes:
         raise _BadRequestError(f"image {number} is not base64: {error}") from error
 
 
-def _told(prediction: Prediction, classes: Classes) -> dict[str, Any]:
+def _row(prediction: Prediction, classes: Classes) -> dict[str, Any]:
     """A row of the answer; JSON has no nan."""
-    told = as_outside(asdict(prediction), classes)
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in told.items()}
+    row = as_outside(asdict(prediction), classes)
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
 def _refused(status: int, why: str) -> Response:

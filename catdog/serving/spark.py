@@ -12,9 +12,7 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,9 +23,9 @@ from urllib.parse import unquote
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import probability_name
-from catdog.data.images import SUFFIXES
+from catdog.data.images import MAX_BYTES, SUFFIXES
 from catdog.inference.classifier import classes_of
-from catdog.inference.output import labels_of
+from catdog.inference.output import summary
 from catdog.registry import versions
 
 if TYPE_CHECKING:
@@ -39,15 +37,18 @@ PER_TASK = 2_000
 """Pictures for each core in a round. More would lose more work when a job is killed; fewer would
 load the model, which takes a quarter of a second, for too little."""
 
-MAX_BYTES = 512 << 20
-"""A larger file gets an error unread: a worker holds some files at once, each whole."""
-
 UNREAD = "can not be read"
 """The error of a file that gave no bytes. It is no answer: a store that was throttled, a mount that
 was missing or a permission may be there the next time, and none of them changes the file."""
 
+ERROR = f"""CASE WHEN length = 0 THEN 'the file is empty'
+WHEN length > {MAX_BYTES} THEN 'more bytes than the limit of {MAX_BYTES:,}' ELSE '{UNREAD}' END"""
+"""Of a file that the model was not asked about, or that gave it nothing."""
+
 FILE = ["path", "modified", "length"]
-"""What a file is known by."""
+"""What a file is known by; an empty one has no time."""
+
+SAME_FILE = " AND ".join(f"files.{name} <=> rows.{name}" for name in FILE)
 
 PASSWORD = "(?i)([a-z][a-z0-9+.-]*://[^/@: ]*):[^/ ]*@"
 """In an address; what is kept and what is shown is without it. For Spark's and Python's `re`."""
@@ -86,22 +87,18 @@ class PinnedModel:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the table says of the pictures that are there now, and how many rows this job added."""
+    """What the table says of the pictures that are there now, and how many rows this job added.
+
+    Of `labels` those without any, which have an error, are counted as "".
+    """
 
     labels: Counter[str]
-    failed: int
     added: int
-    seconds: float
     classes: Classes = CLASSES
 
     def __str__(self) -> str:
-        total = self.failed + self.labels.total()
-        each = ", ".join(f"{self.labels[label]} {label}" for label in labels_of(self.classes))
-        return (
-            f"{total - self.failed} of {total} photos labelled ({each}), {self.failed} errors; "
-            f"{self.added} of them now, in {self.seconds:.1f} s "
-            f"({self.added / max(self.seconds, 1e-9):.0f} photos/s)"
-        )
+        failed = self.labels[""]
+        return f"{summary(self.labels, self.classes)}, {failed} errors; {self.added} of them now"
 
 
 def pin(model_uri: str) -> PinnedModel:
@@ -137,19 +134,16 @@ def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> 
         CatdogError: there is no picture, or the table holds another model's answers.
     """
     import mlflow.pyfunc
-    from pyspark.sql.functions import col
+    from pyspark.sql.functions import col, expr
 
-    began = time.monotonic()
-    listed = _pictures(spark, [_escaped(_address(source))], source)
-    every = {re.sub("^file:/+", "/", _shown(unquote(uri))) for uri in listed.inputFiles()}
-    if not every:
+    files = _files(spark, source).persist()
+    if files.isEmpty():
         raise CatdogError(f"input={_shown(source)} holds no picture: name a folder that does.")
-    files = listed.drop("content").persist()
     table = Table(output, model)
     before = table.rows(spark)
     table.refuse_others(before)
     answered = before.where(~col("error").eqNullSafe(UNREAD))
-    waiting = files.where(col("length") <= MAX_BYTES).join(answered, FILE, "left_anti")
+    waiting = _without(files, answered).where(f"length BETWEEN 1 AND {MAX_BYTES}")
     uris = sorted(row["uri"] for row in waiting.select("uri").collect())
     size = PER_TASK * spark.sparkContext.defaultParallelism
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of pandas 3
@@ -161,16 +155,13 @@ def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> 
         table.append(answers.select(*FILE, "answer.*"))
         number, of = start // size + 1, -(-len(uris) // size)
         logger.info(f"round {number} of {of}: {len(chosen)} photos tried")
-    # Spark lists files without a byte, and then leaves them out.
-    empty = every - {row["path"] for row in files.select("path").toLocalIterator()}
-    errors = _errors(spark, files, empty, table.rows(spark))
+    errors = _without(files, table.rows(spark)).withColumn("error", expr(ERROR))
     if not errors.isEmpty():
         table.append(errors)
     rows = table.rows(spark)
-    labels, failed = _count_labels(files, rows)
+    labels = _count_labels(files, rows)
     files.unpersist()
-    added, seconds = rows.count() - before.count(), time.monotonic() - began
-    return Scored(labels, failed + len(empty), added, seconds, model.classes)
+    return Scored(labels, rows.count() - before.count(), model.classes)
 
 
 @dataclass(frozen=True)
@@ -258,27 +249,32 @@ def _pictures(spark: SparkSession, uris: Sequence[str], source: str) -> DataFram
     )
 
 
-def _errors(spark: SparkSession, files: DataFrame, empty: set[str], rows: DataFrame) -> DataFrame:
-    """A row with an error for each file without any: unread, too large to be read, or empty."""
+def _files(spark: SparkSession, source: str) -> DataFrame:
+    """The pictures below `source`, without their content: `FILE`, and Spark's own `uri`."""
+    listed = _pictures(spark, [_escaped(_address(source))], source)
+    found = listed.drop("content")
+    # Spark lists files without a byte, and then leaves them out.
+    every = {re.sub("^file:/+", "/", _shown(unquote(uri))) for uri in listed.inputFiles()}
+    empty = every - {row["path"] for row in found.select("path").toLocalIterator()}
+    rows = [(path, None, 0, None) for path in sorted(empty)]
+    return found.union(spark.createDataFrame(rows, found.schema))
+
+
+def _without(files: DataFrame, rows: DataFrame) -> DataFrame:
+    """Those of `files` that none of `rows` is about."""
     from pyspark.sql.functions import expr
 
-    error = f"IF(length > {MAX_BYTES}, 'larger than {MAX_BYTES >> 20} MB', '{UNREAD}')"
-    left = files.join(rows, FILE, "left_anti").select(*FILE, expr(error).alias("error"))
-    known = {row["path"] for row in rows.where("length = 0").select("path").collect()}
-    new = [(path, None, 0, "the file is empty") for path in sorted(empty - known)]
-    form = "path string, modified timestamp, length bigint, error string"
-    return left.union(spark.createDataFrame(new, form))
+    return files.alias("files").join(rows.alias("rows"), expr(SAME_FILE), "left_anti")
 
 
-def _count_labels(files: DataFrame, rows: DataFrame) -> tuple[Counter[str], int]:
-    """How many of `files` have each label, and how many of them have none."""
-    from pyspark.sql.functions import max as greatest
+def _count_labels(files: DataFrame, rows: DataFrame) -> Counter[str]:
+    """How many of `files` have each label, and as "" how many have none."""
+    from pyspark.sql.functions import expr
 
-    found = files.select(*FILE).join(rows.select(*FILE, "label"), FILE, "left")
+    found = files.alias("files").join(rows.alias("rows"), expr(SAME_FILE), "left")
     # Of a file's rows, one at most has a label.
-    each = found.groupBy(*FILE).agg(greatest("label").alias("label"))
-    labels = {row["label"]: row["count"] for row in each.groupBy("label").count().collect()}
-    return Counter({name: labels[name] for name in labels if name}), labels.get(None, 0)
+    each = found.groupBy("files.path").agg(expr("coalesce(max(label), '') AS label"))
+    return Counter({row["label"]: row["count"] for row in each.groupBy("label").count().collect()})
 
 
 @contextlib.contextmanager
@@ -294,12 +290,6 @@ def spark_session(master: str) -> Iterator[SparkSession]:
         raise CatdogError(
             "scoring with Spark needs PySpark: install it with: pip install '.[spark]'"
         ) from error
-    home = os.environ.get("JAVA_HOME")
-    if not shutil.which("java", path=str(Path(home) / "bin") if home else None):
-        raise CatdogError(
-            "Spark needs Java 17 or newer, and there is no `java` here: install one (on Debian: "
-            "apt install default-jre-headless), or set JAVA_HOME."
-        )
     settings = SETTINGS
     if master.startswith("local"):
         settings = SETTINGS | LOCAL_SETTINGS
@@ -310,7 +300,8 @@ def spark_session(master: str) -> Iterator[SparkSession]:
     except Exception as error:  # Py4J's, Spark's own and Python's, as the reason is
         raise CatdogError(
             f"Spark can't start with master={master}: {_reason(error)} "
-            "Try --master 'local[2]', which needs this machine alone."
+            "It needs Java 17 or newer (on Debian: apt install default-jre-headless; or set "
+            "JAVA_HOME), and --master 'local[2]' needs this machine alone."
         ) from error
     try:
         yield session
@@ -346,5 +337,5 @@ def _reason(error: Exception) -> str:
     """What went wrong in one line: the root cause, where Java told of several."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     causes = [line for line in lines if line.startswith(("Caused by: ", ": "))]
-    told = (causes or lines)[0].removeprefix("Caused by: ").removeprefix(": ")
-    return f"{_shown(told)[:300].rstrip('.')}."
+    line = (causes or lines)[0].removeprefix("Caused by: ").removeprefix(": ")
+    return f"{_shown(line)[:300].rstrip('.')}."

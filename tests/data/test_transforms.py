@@ -46,12 +46,6 @@ def test_a_long_strip_is_cut_before_it_would_be_resized_to_gigabytes():
     assert images.to_tensor(strip).shape == (3, 2, 16)
 
 
-def test_evaluation_looks_at_the_centre_and_always_the_same():
-    tensor = images.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
-    transform = evaluation_transform(SMALL)
-    assert torch.equal(transform(tensor), transform(tensor))
-
-
 @pytest.mark.parametrize("size", [(61, 40), (40, 61), (24, 180), (33, 33)])
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 def test_evaluation_sees_what_timm_evaluates_on(crop_mode, size):

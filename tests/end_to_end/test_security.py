@@ -294,35 +294,3 @@ def test_a_picture_of_more_bytes_or_pixels_than_a_photo_has_is_not_decoded(monke
     monkeypatch.setattr(images, "MAX_BYTES", len(photo) - 1)
     with pytest.raises(UnreadableImageError, match="bytes are more than the limit"):
         images.decode(photo)
-
-
-@pytest.fixture
-def limited():
-    """A client of a small app behind the page's limit; it answers how many bytes have come."""
-    pytest.importorskip("gradio", reason="the page needs the extra `app`")
-    from starlette.responses import JSONResponse
-    from starlette.testclient import TestClient
-
-    from catdog.serving import app
-    from catdog.serving.server import BodyLimit
-
-    async def size(scope, receive, send):
-        count, more = 0, True
-        while more:
-            message = await receive()
-            count += len(message.get("body", b""))
-            more = message.get("more_body", False)
-        await JSONResponse(count)(scope, receive, send)
-
-    return TestClient(BodyLimit(size, {app.UPLOAD: app.UPLOAD_BYTES}))
-
-
-@pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large_is_turned_away_also_when_it_does_not_say_so(limited, chunked):
-    from catdog.serving import app, server
-
-    large = bytes(server.OTHER_BYTES + 1)
-    pieces = iter([large[:1000], large[1000:]])
-    assert limited.post("/queue/join", content=pieces if chunked else large).status_code == 413
-    assert limited.post("/queue/join", content=large[:-1]).json() == server.OTHER_BYTES
-    assert limited.post(app.UPLOAD, content=large).json() == len(large)

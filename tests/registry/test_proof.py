@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from dataclasses import replace
@@ -50,7 +51,6 @@ def fresh(tracking_store):
 
 
 def test_a_fresh_process_answers_as_this_one(fresh, tmp_path):
-    fresh.start()
     classifier = tiny_classifier()
     classifier.save(tmp_path / "saved")
     photos = [tmp_path / f"{name}.png" for name in ("cat", "dog")]
@@ -65,7 +65,7 @@ def test_a_fresh_process_answers_as_this_one(fresh, tmp_path):
     assert proof.is_served_as_judged(classifier.engine)
 
 
-def test_it_has_no_gpu_takes_no_pickle_and_begins_in_an_empty_folder(fresh, monkeypatch, tmp_path):
+def test_it_has_no_gpu_takes_no_pickle_and_begins_in_an_empty_folder(monkeypatch, tmp_path):
     child = tmp_path / "child.py"
     child.write_text(
         "import json, os\n"
@@ -75,18 +75,17 @@ def test_it_has_no_gpu_takes_no_pickle_and_begins_in_an_empty_folder(fresh, monk
     )
     monkeypatch.setattr("catdog.registry.proof.CHILD", child)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert fresh.answers("models:/pets/1", []).engine == ["", "false", ["complaint"]]
+    with contextlib.closing(FreshProcess("sqlite:///none.db")) as fresh:
+        assert fresh.answers("models:/pets/1", []).engine == ["", "false", ["complaint"]]
 
 
 def test_a_process_that_was_killed_says_nothing_of_the_version(fresh):
-    fresh.start()
     fresh._process.kill()
     with pytest.raises(UnprovenError, match="was killed, most likely for want of memory"):
         fresh.answers("models:/pets/1", [])
 
 
 def test_a_model_that_is_not_there_is_one_sentence_whoever_holds_the_pipe(fresh, tmp_path):
-    fresh.start()
     folder = Path(fresh._folder.name)
     # As a worker that decodes pictures does, it keeps the pipe to the fresh process open.
     forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

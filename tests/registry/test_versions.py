@@ -63,7 +63,7 @@ def test_a_uri_that_names_nothing_is_answered_with_what_exists(logged_model):
     with pytest.raises(CatdogError, match=r"is empty: train a model with: mlflow run"):
         versions.fetch("models:/pets/Production")
     _register(logged_model)
-    with pytest.raises(CatdogError, match=r"Versions of 'pets': 1 \(Production @"):
+    with pytest.raises(CatdogError, match=r"Versions of 'pets': 1 \(Production\)"):
         versions.fetch("models:/pets/7")
     with pytest.raises(CatdogError, match="does not name a model"):
         versions.fetch("runs:/0123456789abcdef/model")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
 import json
@@ -21,17 +22,20 @@ from catdog.data.transforms import evaluation_transform
 from catdog.inference.classifier import Classifier
 from catdog.inference.head import ScoringHead
 from catdog.inference.prediction import Options
-from catdog.serving.export import PILLOW_LIMIT, card_of, check, export
+from catdog.serving.export import PILLOW_LIMIT, check, export
 from tests.conftest import encoded, tiny_picture
 
 
 @pytest.fixture(scope="module")
 def exported(classifier, tmp_path_factory) -> Path:
-    return export(classifier, tmp_path_factory.mktemp("export") / "new", card="# A card\n")
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "card.md").write_text("# A card\n")
+    return export(classifier, folder / "new", card=folder / "card.md")
 
 
 @pytest.fixture(scope="module")
 def example(exported) -> ModuleType:
+    """The example that the export carries, as a module."""
     spec = importlib.util.spec_from_file_location("example", exported / "example.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -60,20 +64,15 @@ def _rotated(orientation: int) -> bytes:
 
 KINDS = {
     "plain.jpg": encoded(_photo("cat"), quality=95),
-    "grey.jpg": encoded(_photo().convert("L"), quality=95),
     "cmyk.jpg": encoded(_photo().convert("CMYK"), quality=95),
-    "small.png": encoded(tiny_picture("dog", 3), "PNG"),
     "tall.png": encoded(_photo(size=(200, 333)), "PNG"),
     "transparent.png": encoded(_half_transparent(), "PNG"),
-    "grey-transparent.png": encoded(_half_transparent().convert("LA"), "PNG"),
-    "palette.png": encoded(_photo().quantize(32), "PNG"),
     "palette-transparent.png": encoded(_photo().quantize(32), "PNG", transparency=3),
     "16-bit.png": encoded(_sixteen_bits(), "PNG"),
-    "one-bit.png": encoded(_photo().convert("1"), "PNG"),
     "strip.png": encoded(_photo(size=(1200, 100)), "PNG"),
     "tall-strip.jpg": encoded(_photo(size=(100, 1200)), quality=95),
     "moving.gif": encoded(_photo(), "GIF", save_all=True, append_images=[_photo("cat")]),
-    **{f"rotated-{number}.jpg": _rotated(number) for number in (3, 6, 8)},
+    "rotated.jpg": _rotated(6),
 }
 
 
@@ -156,14 +155,13 @@ def test_the_folder_needs_nothing_of_ours(exported, tmp_path):
     assert ended.stdout.startswith("cat.jpg {'label': 'cat', 'p_dog': "), ended.stderr
 
 
-def test_the_preprocessing_is_told_and_the_card_comes_along(classifier, exported, tmp_path):
-    told = json.loads((exported / "preprocessing.json").read_text())
-    assert told["crop_px"] == classifier.preprocessing.crop_px
-    assert told["interpolation"] == classifier.preprocessing.interpolation
-    assert told["classes"] == ["cat", "dog"]
-    assert told["reject_below"] == classifier.about.reject_below
-    assert card_of(exported) == "# A card\n"
-    assert card_of(tmp_path) is None
+def test_the_preprocessing_is_told_and_the_card_comes_along(classifier, exported):
+    described = json.loads((exported / "preprocessing.json").read_text())
+    for name in ("crop_px", "interpolation", "crop_mode"):
+        assert described[name] == getattr(classifier.preprocessing, name)
+    assert described["classes"] == ["cat", "dog"]
+    assert described["reject_below"] == classifier.about.reject_below
+    assert (exported / "model_card.md").read_text() == "# A card\n"
 
 
 def test_an_export_passes_its_check_and_that_of_another_model_is_removed(
@@ -174,30 +172,23 @@ def test_an_export_passes_its_check_and_that_of_another_model_is_removed(
     monkeypatch.setattr(module, "neither_pictures", lambda: list(KINDS.items()))
     assert check(classifier, exported)[0] < 1e-4
     head = classifier.head
-    other = Classifier(
-        classifier.about,
-        classifier.preprocessing,
-        classifier.engine,
-        ScoringHead(head.weight, head.bias + 1, head.novelty),
-        classifier.network,
-    )
+    other = copy.copy(classifier)
+    other.head = ScoringHead(head.weight, head.bias + 1, head.novelty)
     wrong = Path(shutil.copytree(exported, tmp_path / "wrong"))
     with pytest.raises(CatdogError, match="would not answer as the model does"):
         check(other, wrong)
     assert not wrong.exists()
 
 
-def test_a_folder_with_something_in_it_is_left_alone(classifier, tmp_path):
+def test_a_folder_with_something_in_it_is_left_alone_and_a_file_in_its_place_is_told(
+    classifier, tmp_path
+):
     (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(CatdogError, match=r"mine.txt can't be written: File exists\.$"):
+        export(classifier, tmp_path / "mine.txt")
     with pytest.raises(CatdogError, match="is not empty: name a new folder with --to"):
         export(classifier, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_a_folder_that_can_not_be_written_is_one_sentence(classifier, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CatdogError, match=r"file can't be written: File exists\.$"):
-        export(classifier, tmp_path / "file")
 
 
 def test_what_onnx_can_not_hold_is_one_sentence_and_leaves_the_folder_empty(

@@ -75,13 +75,13 @@ def test_the_line_of_the_page_gets_the_answer_of_predict(url, saved, tmp_path, c
     (line,) = re.findall(r"^\{ printf .*?--data-binary @-$", page, re.MULTILINE | re.DOTALL)
     assert f"http://127.0.0.1:{ServeConfig.port}/" in line
     typed = line.replace(f"http://127.0.0.1:{ServeConfig.port}", url)
-    told = subprocess.run(
+    answer = subprocess.run(
         ["bash", "-c", typed], cwd=tmp_path, capture_output=True, check=True, timeout=60
     ).stdout
     asked = ["photo.jpg", "--model-uri", str(saved), "--format=json", "--device=cpu"]
     assert cli.run(predict.main, PredictConfig, asked) == 0
     (expected,) = json.loads(capsys.readouterr().out)
-    (found,) = json.loads(told)["predictions"]
+    (found,) = json.loads(answer)["predictions"]
     assert found.pop("error") == ""
     assert found == {name: pytest.approx(expected[name], abs=1e-6) for name in found}
     assert found["label"] == "dog"
@@ -106,13 +106,9 @@ def test_it_takes_and_gives_what_mlflows_own_server_does(client, saved, tracking
     ):
         expected, found = (one.post("/invocations", json=asked) for one in (theirs, client))
         assert expected.status_code == found.status_code == 200, found.text
-        _check_alike(found.json()["predictions"], expected.json()["predictions"])
-
-
-def _check_alike(found: list[dict[str, object]], expected: list[dict[str, object]]) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
-        assert list(ours) == list(theirs)
-        assert ours == {name: pytest.approx(value, abs=1e-6) for name, value in theirs.items()}
+        ours, theirs_ = found.json()["predictions"], expected.json()["predictions"]
+        assert [list(row) for row in ours] == [list(row) for row in theirs_]
+        assert ours == [pytest.approx(row, abs=1e-6) for row in theirs_]
 
 
 def test_a_table_may_have_other_columns(client, model):
@@ -131,19 +127,14 @@ def test_a_table_may_have_other_columns(client, model):
         ("[" * 100_000, "the body is not JSON"),
         ("[]", "must be an object"),
         ("{}", "give {"),
-        ({"inputs": RECORDS}, "give {"),
         ({"dataframe_records": RECORDS, "dataframe_split": SPLIT}, "give {"),
         ({"dataframe_records": [{"picture": ""}]}, "no column image"),
-        ({"dataframe_records": 3}, "no column image"),
-        ({"dataframe_split": {"columns": ["a"], "data": [[1]]}}, "no column image"),
         ({"dataframe_split": {"columns": ["a", "image"], "data": [[1]]}}, "no column image"),
         ({"dataframe_records": [{"image": "abc"}]}, "image 0 is not base64"),
         ({"dataframe_records": [{"image": 7}]}, "image 0 is not base64"),
         ({"dataframe_records": [], "params": {"thresh": 1}}, "some of reject, threshold, tta"),
         ({"dataframe_records": [], "params": [1]}, "params must be an object"),
         ({"dataframe_records": [], "params": {"threshold": True}}, "threshold can't be true"),
-        ({"dataframe_records": [], "params": {"reject": "no"}}, "reject can't be"),
-        ({"dataframe_records": [], "params": {"threshold": 2}}, "must be from 0 to 1"),
         ('{"dataframe_records": [], "params": {"threshold": NaN}}', "must be from 0 to 1"),
         ({"dataframe_records": [{"image": ""}] * 10_001}, "10001 pictures are more than 10000"),
     ],
@@ -154,10 +145,6 @@ def test_what_can_not_be_understood_is_one_sentence(client, body, why):
     answer = client.post("/invocations", content=content, headers=headers)
     assert answer.status_code == 400
     assert why in answer.json()["message"]
-
-
-def test_no_pictures_have_no_answers(client):
-    assert client.post("/invocations", json={"dataframe_records": []}).json() == {"predictions": []}
 
 
 @pytest.mark.parametrize("chunked", [False, True])
