@@ -75,9 +75,9 @@ class Ended:
     @property
     def sentence(self) -> str:
         """What the user is told, once and without a traceback."""
-        (told,) = re.findall(r"^error: (.*)", self.err, re.MULTILINE)
+        (sentence,) = re.findall(r"^error: (.*)", self.err, re.MULTILINE)
         assert "Traceback" not in self.err, self.err
-        return told
+        return sentence
 
 
 Run = Callable[..., Ended]
