@@ -31,6 +31,7 @@ test-all: install ## run all tests: Spark, PostgreSQL, browsers, real photos and
 	python -m pytest --numprocesses 2 --dist loadgroup
 
 ui: install ## compare the runs in a browser
+	@echo 'The runs: http://127.0.0.1:5000/#/experiments/0/runs?workflowType=machine_learning'
 	mlflow ui
 
 lint: install ## check the code's form

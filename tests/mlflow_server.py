@@ -91,14 +91,12 @@ def running(home: Path, store: str | None = None) -> Iterator[Server]:
 
 
 class Proxy:
-    """Passes bytes on to a port of loopback after `delay` seconds, or swallows them.
+    """Passes bytes on to a port of loopback.
 
     `refused` are statuses by what the first line of a request holds: it gets that for an answer.
-    With the status 0 the connection is cut in mid-request.
     """
 
     def __init__(self, port: int) -> None:
-        self.delay, self.swallow = 0.0, False
         self.refused: dict[str, int] = {}
         self._to = port
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -123,12 +121,9 @@ class Proxy:
     def _pass(self, source: socket.socket, target: socket.socket, asks: bool) -> None:
         with contextlib.suppress(OSError), source, target:
             while content := source.recv(65536):
-                if self.swallow:
-                    continue
                 if asks and (status := _matching(content, self.refused)) is not None:
                     _refuse(source, content, status)
                     return
-                time.sleep(self.delay if asks else 0)
                 target.sendall(content)
 
 
@@ -141,8 +136,6 @@ def _matching(content: bytes, statuses: dict[str, int]) -> int | None:
 
 def _refuse(client: socket.socket, content: bytes, status: int) -> None:
     """Read a request to its end, as a polite gateway does, and answer with nothing but a status."""
-    if not status:
-        return
     while b"\r\n\r\n" not in content:
         content += client.recv(65536)
     head, _, body = content.partition(b"\r\n\r\n")

@@ -97,8 +97,7 @@ class Run:
         """For what can't be done without the server: all that is kept is sent first.
 
         Raises:
-            CatdogError: the server can't be reached, or something fails in what is done here;
-                says how to go on later.
+            CatdogError: the server can't be reached, or something fails in what is done here.
         """
         self._unsent.send(LAST_TRY)
         try:
@@ -108,7 +107,7 @@ class Run:
         except (MlflowException, OSError) as error:
             raise CatdogError(
                 f"the model could not be registered at {store.shown_uri()} ({first_line(error)}); "
-                f"it is kept in {self.folder}. Once that is mended, type: {self.resume_command}"
+                f"it is kept in {self.folder}."
             ) from error
 
     def check_server(self) -> None:

@@ -35,7 +35,7 @@ NOTE, LOCK = "run.json", "lock"
 LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
 
-FORMAT = 2
+FORMAT = 3
 """Of the note and of what lies beside it."""
 
 PATIENCE_S = 6
@@ -148,7 +148,7 @@ def open_run(
         if resumed is None:
             _begin(run.folder, replace(new, run_id=run.id), stack)
         mend(run.folder / MODEL)
-        with _cut_is_told(run):
+        with _resumable(run):
             yield run
     shutil.rmtree(run.folder, ignore_errors=True)  # all of it has reached the server
 
@@ -162,7 +162,7 @@ def as_begun(config: Config, entry_point: str) -> Config:
     if config.resume in (NONE, AUTO):
         return config
     home = Path(config.data_dir) / RUNS
-    note = _named(home, config.resume)
+    note = _noted_run(home, config.resume)
     if note.entry_point != entry_point:
         command = resume_command(home / note.run_id, note.entry_point, note.processes)
         raise CatdogError(
@@ -202,20 +202,19 @@ def read_note(folder: Path) -> Note:
     Raises:
         CatdogError: there is none, or it is of another format.
     """
+    path = folder / NOTE
     try:
-        told = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        stored = told["format"]
-        note = Note(**told) if stored == FORMAT else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] == FORMAT:
+            return Note(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CatdogError(
-            f"{folder / NOTE} can't be read ({error}): begin a new run without resume."
+            f"{path} can't be read ({error}): begin a new run without resume."
         ) from error
-    if note is None:
-        raise CatdogError(
-            f"{folder / NOTE} is of format {stored}, this catdog reads {FORMAT}: use the catdog "
-            "version that began the run, or begin a new one without resume."
-        )
-    return note
+    raise CatdogError(
+        f"{path} is of format {content['format']}, this catdog reads {FORMAT}: use the catdog "
+        "version that began the run, or begin a new one without resume."
+    )
 
 
 def notes_in(home: Path) -> list[Note]:
@@ -261,7 +260,7 @@ def _say_which(resume: str, found: Sequence[Note], resumed: Note | None) -> None
 
 
 @contextlib.contextmanager
-def _cut_is_told(run: Run) -> Iterator[None]:
+def _resumable(run: Run) -> Iterator[None]:
     """When what is done inside is cut, say how to go on; without anything to go on with, clear."""
     try:
         yield
@@ -282,7 +281,7 @@ def _is_worth_keeping(folder: Path) -> bool:
     return there or any(folder.glob("checkpoint-*")) or distributed.may_restart()
 
 
-def _named(home: Path, run_id: str) -> Note:
+def _noted_run(home: Path, run_id: str) -> Note:
     """The note of an unfinished run that the user names.
 
     Raises:
@@ -293,9 +292,9 @@ def _named(home: Path, run_id: str) -> Note:
     if status == "FINISHED" and not here:
         raise CatdogError(f"resume={run_id}: that run has finished, there is nothing left to do.")
     if not here:
-        others = ", ".join(note.run_id for note in notes_in(home)) or "none"
+        unfinished = ", ".join(note.run_id for note in notes_in(home)) or "none"
         raise CatdogError(
-            f"resume={run_id}: {home} holds no such run (unfinished ones there: {others}). "
+            f"resume={run_id}: {home} holds no such run (unfinished ones there: {unfinished}). "
             "Name one of them, give the run's --data_dir, or begin a new run without resume."
         )
     note = read_note(home / run_id)

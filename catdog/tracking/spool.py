@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -78,25 +77,24 @@ class Write:
 class Spool:
     """The writes to a run on their way to the tracking server.
 
-    The folder holds a line for each that is kept, in `writes.jsonl`, and the bytes of artifacts
-    in `files/`. It goes when everything has arrived.
+    The folder holds a numbered file for each that is kept: a line of JSON, and after it the bytes
+    of an artifact. It goes when everything has arrived.
     """
 
     def __init__(self, run_id: str, folder: Path) -> None:
         """`folder` is made when the first write must be kept."""
         self.run_id, self.folder = run_id, folder
         self.reason = ""  # why the last write that failed did
-        self._path = folder / "writes.jsonl"
         self._next_try = 0.0
 
     @property
     def empty(self) -> bool:
         """Whether everything has arrived."""
-        return not self._path.is_file()
+        return not self._paths()
 
     def kept(self) -> list[Write]:
-        """What has not arrived, the oldest first, without the bytes of artifacts."""
-        return [Write(one["kind"], one["content"]) for one in self._lines()]
+        """What has not arrived, the oldest first."""
+        return [_read(path) for path in self._paths()]
 
     def write(self, write: Write) -> None:
         """Send a write, or keep it where that fails, or others wait before it."""
@@ -146,25 +144,27 @@ class Spool:
 
         One that fails holds up none but those that it would overwrite if it came after them.
         """
-        if self.empty:
-            return True
-        lines, left = self._lines(), []
+        paths = self._paths()
+        arrived: list[Path] = []
         overtaken: set[tuple[str, str]] = set()
-        for line in lines:
+        for path in paths:
+            if patience <= 0:
+                break
             began = time.monotonic()
-            write = self._read(line)
-            if write is None:
-                continue
-            if patience > 0 and overtaken.isdisjoint(write.replaces()) and self._arrives(write):
+            write = _read(path)
+            if overtaken.isdisjoint(write.replaces()) and self._arrives(write):
+                arrived.append(path)
+                with contextlib.suppress(OSError):  # else it is sent again, which does no harm
+                    path.unlink()
                 continue
             patience -= time.monotonic() - began
             overtaken |= write.replaces()
-            left.append(line)
-        if sent := len(lines) - len(left):
-            logger.info(f"The tracking server took {sent} writes that were kept")
-        if sent or not left:
-            self._leave(left)
-        return not left
+        if arrived:
+            logger.info(f"The tracking server took {len(arrived)} writes that were kept")
+        if len(arrived) < len(paths):
+            return False
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return True
 
     def _arrives(self, write: Write) -> bool:
         try:
@@ -175,56 +175,24 @@ class Spool:
         return True
 
     def _keep(self, write: Write) -> None:
-        line: dict[str, Any] = {"kind": write.kind, "content": write.content}
+        paths = self._paths()
+        number = int(paths[-1].name) + 1 if paths else 0
+        head = json.dumps({"kind": write.kind, "content": write.content})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if write.data is not None:
-                line["file"] = f"files/{time.time_ns()}"
-                path = self.folder / line["file"]
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(write.data)
-            with self._path.open("a", encoding="utf-8") as lines:
-                # Its own line begins with a new one: one that was cut before it spoils nothing.
-                lines.write(f"\n{json.dumps(line)}")
-                lines.flush()
-                os.fsync(lines.fileno())
+            with atomic_write(self.folder / f"{number:08}") as part:
+                part.write_bytes(head.encode() + b"\n" + (write.data or b""))
         except OSError as error:
             logger.warning(f"{write} can't be kept in {self.folder} either: {error.strerror}")
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """What is kept, but for lines that were cut when the disk was full or the power went."""
-        found = []
-        for line in [] if self.empty else self._path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
-        return found
+    def _paths(self) -> list[Path]:
+        """The files of what is kept, the oldest first."""
+        return sorted(self.folder.glob("[0-9]*"))
 
-    def _read(self, line: dict[str, Any]) -> Write | None:
-        """The write of a line; None where its bytes are lost, as the power went."""
-        try:
-            data = (self.folder / line["file"]).read_bytes() if "file" in line else None
-        except FileNotFoundError:
-            logger.warning(f"{line['content']} is lost: {self.folder / line['file']} is gone")
-            return None
-        return Write(line["kind"], line["content"], data)
 
-    def _leave(self, left: list[dict[str, Any]]) -> None:
-        """Forget all but these, and the bytes of the others.
-
-        On a disk that is full all stay, and are sent once more, which does no harm.
-        """
-        try:
-            if not left:
-                shutil.rmtree(self.folder)
-                return
-            with atomic_write(self._path) as part:
-                part.write_text("\n".join(map(json.dumps, left)), encoding="utf-8")
-            needed = {line.get("file") for line in left}
-            for path in (self.folder / "files").glob("*"):
-                if f"files/{path.name}" not in needed:
-                    path.unlink()
-        except OSError as error:
-            logger.warning(f"What was sent can't be taken out of {self._path}: {error.strerror}")
+def _read(path: Path) -> Write:
+    head, _, data = path.read_bytes().partition(b"\n")
+    return Write(**json.loads(head), data=data)
 
 
 def _send(run_id: str, write: Write) -> None:

@@ -64,6 +64,8 @@ def connect() -> None:
     Raises:
         CatdogError: the store can't be opened.
     """
+    # A run that ends says where it is shown, and better: MLflow's own lines lead elsewhere.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         home = ROOT if (ROOT / "MLproject").is_file() else Path.cwd()
         mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
@@ -200,15 +202,11 @@ def _name_default_experiment(client: MlflowClient) -> None:
     `mlflow run .` puts its runs into experiment 0 unless told otherwise, and a run can't be
     moved. Where other projects' runs live in it, it keeps its name.
     """
-    default = client.get_experiment("0") if _has_default(client) else None
-    if default is None or default.name != Experiment.DEFAULT_EXPERIMENT_NAME:
+    experiments = {one.experiment_id: one.name for one in client.search_experiments()}
+    if experiments.get("0") != Experiment.DEFAULT_EXPERIMENT_NAME:
         return
     if client.get_experiment_by_name(EXPERIMENT) is None and _is_ours(client):
         client.rename_experiment("0", EXPERIMENT)
-
-
-def _has_default(client: MlflowClient) -> bool:
-    return any(experiment.experiment_id == "0" for experiment in client.search_experiments())
 
 
 def _is_ours(client: MlflowClient) -> bool:

@@ -21,7 +21,7 @@ from catdog import cli, config, pipeline
 from catdog.registry.load import load_classifier
 from catdog.registry.proof import Proof
 from catdog.reporting.findings import Findings
-from tests.conftest import child_environment, tiny_classifier
+from tests.conftest import child_environment
 
 TINY = ("--backbone", "test_resnet", "--weights", "none", "--epochs", "2")
 """A training that takes seconds."""
@@ -75,9 +75,9 @@ class Ended:
     @property
     def sentence(self) -> str:
         """What the user is told, once and without a traceback."""
-        (told,) = re.findall(r"^error: (.*)", self.err, re.MULTILINE)
+        (sentence,) = re.findall(r"^error: (.*)", self.err, re.MULTILINE)
         assert "Traceback" not in self.err, self.err
-        return told
+        return sentence
 
 
 Run = Callable[..., Ended]
@@ -135,32 +135,19 @@ def _mounted(folder: Path, *command: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def mount_disk() -> Iterator[Callable[..., Path]]:
-    """A function that makes a folder which is a disk of its own, of `size`."""
-    with contextlib.ExitStack() as stack:
-
-        def mount(folder: Path, size: str) -> Path:
-            folder.mkdir(parents=True)
-            options = ("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
-            stack.enter_context(_mounted(folder, "mount", *options, str(folder)))
-            return folder
-
-        yield mount
-
-
-@pytest.fixture
-def small_disk(tmp_path, mount_disk) -> Path:
+def small_disk(tmp_path) -> Iterator[Path]:
     """A disk of two megabytes."""
-    return mount_disk(tmp_path / "disk", "2m")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with _mounted(folder, "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)):
+        yield folder
 
 
-def fill(disk: Path) -> Path:
-    """Leave no room on a disk; return the file that fills it."""
-    filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+def fill(disk: Path) -> None:
+    """Leave no room on a disk."""
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as stream:
         while stream.write(bytes(4096)):
             pass
-    return filler
 
 
 @pytest.fixture
@@ -175,14 +162,6 @@ def read_only() -> Iterator[Callable[[Path], Path]]:
             return folder
 
         yield protect
-
-
-@pytest.fixture(scope="session")
-def saved_model(tmp_path_factory) -> Path:
-    """The folder of a small classifier."""
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    tiny_classifier().save(folder)
-    return folder
 
 
 class QuickProof:

@@ -1,8 +1,7 @@
-"""Checkpoints and resuming"""
+"""Kills while a run learns, registers and reports, and how it goes on"""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from mlflow.tracking import MlflowClient
 from catdog import cli, pipeline
 from catdog.config import PrepareConfig, TrainConfig
 from catdog.registry import history
-from catdog.training.checkpoint import Checkpoint, CheckpointFolder
 from scripts import prepare, train
-from tests.faults.conftest import TINY, Child, Ended, QuickProof, Run, fill
+from tests.faults.conftest import TINY, Child, QuickProof
 
 pytestmark = pytest.mark.slow
 
@@ -32,42 +30,22 @@ def slow(*a):
     real(*a); time.sleep(0.2)
 pipeline._log_epoch = slow
 """
-CUT_BEFORE_REGISTERING = """
-from catdog.registry import register
-def slow(*a, **b):
-    print("logged", flush=True); time.sleep(60)
-register.add = slow
-"""
-CUT_BEFORE_THE_STAGE = """
+
+
+def _cut_before(function: str) -> str:
+    return f"""
 from catdog import pipeline
-from catdog.registry import history
+from catdog.registry import history, register
 from tests.faults.conftest import QuickProof
 pipeline.FreshProcess = QuickProof
-def slow(*a, **b):
-    print("explained", flush=True); time.sleep(60)
-history._set_stage = slow
+def cut(*a, **b):
+    print("cut here", flush=True); time.sleep(60)
+{function} = cut
 """
-CUT_AFTER = {
-    moment: f"""
-from catdog import pipeline
-from tests.faults.conftest import QuickProof
-pipeline.FreshProcess = QuickProof
-real = pipeline.{function}
-def slow(*a, **b):
-    real(*a, **b); print("cut here", flush=True); time.sleep(60)
-pipeline.{function} = slow
-"""
-    for moment, function in (("judging", "_log_judgement"), ("reporting", "report_findings"))
-}
-"""A kill when a function has done its work, and what comes after has not begun."""
 
 
 def _runs(home: Path) -> list[Path]:
     return list((home / "data" / "runs").iterdir())
-
-
-def _run(run_id: str) -> mlflow.entities.Run:
-    return MlflowClient().get_run(run_id)
 
 
 def _losses(run_id: str) -> dict[int, float]:
@@ -85,108 +63,22 @@ def _newest_run_id() -> str:
     return MlflowClient().search_runs([experiment.experiment_id])[0].info.run_id
 
 
-def _told(ended: Ended, start: str) -> list[str]:
-    return [line for line in ended.err.splitlines() if line.startswith(start)]
-
-
-@pytest.fixture
-def cut(run: Run, where, tmp_path, trains_quickly) -> Path:
-    """The folder of a run that was killed in its fourth epoch."""
+def test_killed_in_training_it_goes_on_to_what_an_unbroken_run_learns(
+    run, where, tmp_path, trains_quickly
+):
     assert run("prepare", *where).status == 0
     child = Child(SLOW_TRAINING, "train", *where, *LONGER)
     child.kill_when(lambda out: "epoch   4" in out)
-    (folder,) = _runs(tmp_path)
-    assert len(list(folder.glob("checkpoint-*"))) == 2
-    return folder
-
-
-def test_killed_in_training_it_goes_on_to_what_an_unbroken_run_learns(run, where, cut, tmp_path):
+    (cut,) = _runs(tmp_path)
+    assert len(list(cut.glob("checkpoint-*"))) == 2
     ended = run("train", *where, *LONGER, "--resume", "auto")
     assert ended.status == 0, ended.err
-    assert not _told(ended, "epoch   1")
-    assert _run(cut.name).info.status == "FINISHED"
-    assert _runs(tmp_path) == []
-    (version,) = _versions()
-    assert (version.run_id, version.current_stage) == (cut.name, "Production")
+    assert "epoch   1" not in ended.err
     assert run("train", *where, *LONGER).status == 0
     unbroken = _newest_run_id()
     assert unbroken != cut.name
     assert _losses(cut.name) == pytest.approx(_losses(unbroken), abs=1e-6)
     assert list(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_run_of_a_newer_format_is_told_and_left_alone(run, where, cut, untouched):
-    note = cut / "run.json"
-    note.write_text(json.dumps(json.loads(note.read_text()) | {"format": 2, "new": "field"}))
-    untouched(cut)
-    ended = run("train", *where, *LONGER, "--resume", cut.name)
-    assert ended.status == 2
-    assert ended.sentence.startswith(f"{note} is of format 2, this catdog reads 1")
-
-
-def _fill_after_the_second(disk: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
-    """Fill the disk when two checkpoints are there; their names, once they are."""
-    save, kept = CheckpointFolder.save, []
-
-    def filling(folder: CheckpointFolder, checkpoint: Checkpoint) -> None:
-        save(folder, checkpoint)
-        names = {path.name for path in disk.glob("*/checkpoint-*")}
-        if len(names) == 2 and not kept:
-            kept.append(names)
-            fill(disk)
-
-    monkeypatch.setattr(CheckpointFolder, "save", filling)
-    return kept
-
-
-def test_a_full_disk_when_the_model_is_saved_loses_no_training(
-    run, where, tmp_path, mount_disk, monkeypatch, trains_quickly
-):
-    disk = mount_disk(tmp_path / "data" / "runs", "32m")
-    _fill_after_the_second(disk, monkeypatch)
-    assert run("prepare", *where).status == 0
-    ended = run("train", *where, *LONGER)
-    assert ended.status == 2
-    (folder,) = disk.glob("*/")
-    assert ended.sentence.startswith(f"the model can't be written to {folder / 'model'}")
-    assert "No space left" in ended.sentence
-    assert f"resume={folder.name}" in ended.err
-    assert not (folder / "model").exists()
-    assert _versions() == []
-    (disk / "filler").unlink()
-    again = run("train", *where, *LONGER, "--resume", folder.name)
-    assert again.status == 0, again.err
-    assert not _told(again, "epoch   2")
-    assert [one.current_stage for one in _versions()] == ["Production"]
-
-
-def test_killed_before_registering_no_model_is_left_that_nobody_registered(
-    run, where, tmp_path, trains_quickly
-):
-    assert run("prepare", *where).status == 0
-    child = Child(CUT_BEFORE_REGISTERING, "train", *where, *TINY)
-    child.kill_when(lambda out: "logged\n" in out)
-    assert _versions() == []
-    ended = run("train", *where, *TINY, "--resume", "auto")
-    assert ended.status == 0, ended.err
-    (version,) = _versions()
-    assert version.current_stage == "Production"
-    (model,) = mlflow.search_logged_models(output_format="list")
-    assert model.model_id in version.source
-
-
-def test_killed_before_the_stage_is_moved_the_promotion_is_made_again(run, where, trains_quickly):
-    assert run("prepare", *where).status == 0
-    child = Child(CUT_BEFORE_THE_STAGE, "train", *where, *TINY)
-    child.kill_when(lambda out: "explained\n" in out)
-    (version,) = _versions()
-    assert version.current_stage == "None"
-    ended = run("train", *where, *TINY, "--resume", "auto")
-    assert ended.status == 0, ended.err
-    (version,) = _versions()
-    assert version.current_stage == "Production"
-    assert version.description.endswith("Production: no version was in Production.\n")
-    assert len(history.history("catdog")) == 1
 
 
 @dataclass(frozen=True)
@@ -199,11 +91,12 @@ class Logged:
 
     @classmethod
     def of(cls, run_id: str) -> Self:
-        run, client = _run(run_id), MlflowClient()
-        ours = [key for key in run.data.metrics if not key.startswith("system/")]
+        client = MlflowClient()
+        data = client.get_run(run_id).data
+        ours = [key for key in data.metrics if not key.startswith("system/")]
         steps = {key: [one.step for one in client.get_metric_history(run_id, key)] for key in ours}
         names = [re.sub(r"timestamp.*?(?=\.|[+%]comp)", "", name) for name in _files(run_id)]
-        return cls(sorted(names), steps, set(run.data.tags))
+        return cls(sorted(names), steps, set(data.tags))
 
 
 def _files(run_id: str, folder: str = "") -> Iterator[str]:
@@ -232,14 +125,25 @@ def unbroken(tmp_path_factory, draw_folder) -> Logged:
     return logged
 
 
-@pytest.mark.parametrize("moment", ["judging", "reporting"])
-def test_killed_while_judging_or_reporting_nothing_is_lost_or_there_twice(
-    run, where, tmp_path, monkeypatch, unbroken, moment
+@pytest.mark.parametrize(
+    ("function", "stages"),
+    [
+        ("pipeline.save", []),
+        ("register.add", []),
+        ("history.place", ["None"]),
+        ("history._set_stage", ["None"]),
+        ("pipeline.summarize", ["Production"]),
+    ],
+    ids=["judged", "model logged", "registered", "promotion begun", "reported"],
+)
+def test_killed_after_training_nothing_is_lost_or_there_twice(
+    run, where, tmp_path, monkeypatch, unbroken, function, stages
 ):
     monkeypatch.setattr(pipeline, "FreshProcess", QuickProof)
     assert run("prepare", *where).status == 0
-    child = Child(CUT_AFTER[moment], "train", *where, *TINY)
+    child = Child(_cut_before(function), "train", *where, *TINY)
     child.kill_when(lambda out: "cut here\n" in out)
+    assert [version.current_stage for version in _versions()] == stages
     (folder,) = _runs(tmp_path)
     ended = run("train", *where, *TINY, "--resume", "auto")
     assert ended.status == 0, ended.err
@@ -249,6 +153,9 @@ def test_killed_while_judging_or_reporting_nothing_is_lost_or_there_twice(
     assert found.tags == unbroken.tags
     (version,) = _versions()
     assert (version.run_id, version.current_stage) == (folder.name, "Production")
-    assert len(mlflow.search_logged_models(output_format="list")) == 1
-    assert _run(folder.name).info.status == "FINISHED"
+    assert version.description.endswith("Production: no version was in Production.\n")
+    assert len(history.history("catdog")) == 1
+    (model,) = mlflow.search_logged_models(output_format="list")
+    assert model.model_id in version.source
+    assert MlflowClient().get_run(folder.name).info.status == "FINISHED"
     assert _runs(tmp_path) == []

@@ -30,15 +30,6 @@ def slow(*a):
     time.sleep(0.2); return real(*a)
 step._look = slow
 """
-SLOW_REGISTERING = """
-from catdog import pipeline
-from catdog.registry import history
-from tests.faults.conftest import QuickProof
-pipeline.FreshProcess = QuickProof
-def slow(*a, **b):
-    print("registered", flush=True); time.sleep(60)
-history.place = slow
-"""
 
 
 @pytest.mark.slow
@@ -75,18 +66,6 @@ def test_killed_in_the_feature_pass_the_next_run_uses_what_is_there(
     metrics = _newest_run().data.metrics
     assert metrics["features_found"] > 0
     assert metrics["features_found"] + metrics["features_computed"] == 12
-
-
-@pytest.mark.slow
-def test_killed_while_registering_the_next_run_registers_anew(run, where, trains_quickly):
-    assert run("prepare", *where).status == 0
-    child = Child(SLOW_REGISTERING, "train", *where, *TINY)
-    child.kill_when(lambda out: "registered\n" in out)
-    ended = run("train", *where, *TINY)
-    assert ended.status == 0, ended.err
-    versions = MlflowClient().search_model_versions("name = 'catdog'")
-    assert {one.version: one.current_stage for one in versions} == {1: "None", 2: "Production"}
-    assert _newest_run().info.status == "FINISHED"
 
 
 def test_a_killed_decoding_process_is_told(run, where, monkeypatch):

@@ -72,29 +72,6 @@ def gateway(server, monkeypatch) -> Iterator[Proxy]:
     proxy.close()
 
 
-def test_pictures_that_are_refused_cost_no_training(run, where, gateway, tmp_path, trains_quickly):
-    gateway.refused = {".png": 413}
-    assert run("prepare", *where).status == 0
-    ended = run("train", *where, *TINY)
-    assert ended.status == 2
-    assert ended.err.count("does not take artifact sample_images.png (413") == 1
-    assert ended.sentence.startswith(f"the run is not complete: the tracking server {gateway.uri}")
-    (version,) = _versions()
-    assert version.current_stage == "Production"
-    status = MlflowClient().get_run(version.run_id).info.status
-    assert status == "FAILED"
-    assert f"-e train -P resume={version.run_id}" in ended.sentence
-    gateway.refused = {}
-    again = run("train", *where, *TINY, "--resume", version.run_id)
-    assert again.status == 0, again.err
-    assert [one.version for one in _versions()] == [version.version]
-    client = MlflowClient()
-    assert client.get_run(version.run_id).info.status == "FINISHED"
-    names = {file.path for file in client.list_artifacts(version.run_id)}
-    assert {"sample_images.png", "confusion_matrix.png", "learning_curves.png"} <= names
-    assert list((tmp_path / "data" / "runs").iterdir()) == []
-
-
 def test_a_model_that_is_refused_is_no_version_and_not_lost(
     run, where, gateway, tmp_path, trains_quickly
 ):
@@ -106,7 +83,7 @@ def test_a_model_that_is_refused_is_no_version_and_not_lost(
         assert ended.status == 2
         assert str(status) in ended.sentence
         (folder,) = (tmp_path / "data" / "runs").iterdir()
-        assert f"-e train -P resume={folder.name}" in ended.err
+        assert ended.err.count(f"-e train -P resume={folder.name}") == 1
         assert json.loads((folder / "model" / "model.json").read_text())["best_epoch"]
         gateway.refused = {}
         assert _versions() == []

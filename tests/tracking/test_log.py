@@ -19,18 +19,13 @@ from catdog.tracking.run import start_run
 from catdog.training.loop import Epoch, Fit
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("tracking_store")
+
 
 def _epoch(number: int) -> Epoch:
     labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 2.0, 1.0, 1.0])
     scores = score(labels, logits)
     return Epoch(number, scores, scores, 0.001, 2.0, 50.0, is_best=True)
-
-
-def _only_run():
-    client = MlflowClient()
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(ids)
-    return run
 
 
 def test_parameters_that_mlflow_run_has_logged_do_not_collide(monkeypatch, tracking_store):
@@ -40,7 +35,7 @@ def test_parameters_that_mlflow_run_has_logged_do_not_collide(monkeypatch, track
     monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
     with start_run("x") as run:
         run.log_params({"learning_rate": 0.001, "epochs": 3, "seed": 0})
-    run = _only_run()
+    run = MlflowClient().get_run(begun.info.run_id)
     assert run.data.params == {"learning_rate": "1e-3", "epochs": "3", "seed": "0"}
     config = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/config.json")
     assert config == {"learning_rate": 0.001, "epochs": 3, "seed": 0}
@@ -72,12 +67,14 @@ def test_an_epoch_is_logged_at_its_number_with_cells_and_picture():
 
 def test_the_kept_epoch_is_logged_under_names_of_its_own():
     with start_run("x") as run:
-        run.log_fit(Fit((_epoch(1), _epoch(2), _epoch(3)), _epoch(2), stopped_early=True))
-    run = _only_run()
-    assert run.data.metrics["best_epoch"] == 2
-    assert run.data.metrics["stopped_epoch"] == 3
-    assert run.data.metrics["best_val_accuracy"] == 0.75
-    assert run.data.tags["early_stopped"] == "true"
+        epochs = (_epoch(1), _epoch(2), _epoch(3))
+        run.log_fit(Fit(epochs, _epoch(2), stopped_early=True, trouble="It diverged."))
+    data = MlflowClient().get_run(run.id).data
+    assert data.metrics["best_epoch"] == 2
+    assert data.metrics["stopped_epoch"] == 3
+    assert data.metrics["best_val_accuracy"] == 0.75
+    assert data.tags["early_stopped"] == "true"
+    assert data.tags["stopped_because"] == "It diverged."
 
 
 def _prepared(folder: Path, **fields: object) -> PreparedDataset:
@@ -93,7 +90,7 @@ def _prepared(folder: Path, **fields: object) -> PreparedDataset:
 def test_the_data_sets_carry_our_digests(tmp_path):
     with start_run("x") as run:
         run.log_dataset(_prepared(tmp_path / "pets"))
-    run = _only_run()
+    run = MlflowClient().get_run(run.id)
     logged = {
         item.tags[0].value: (item.dataset.name, item.dataset.digest)
         for item in run.inputs.dataset_inputs
@@ -114,7 +111,11 @@ def test_the_data_sets_carry_our_digests(tmp_path):
 def test_device_versions_and_commit_are_tagged_and_all_else_is_in_a_file():
     with start_run("x") as run:
         run.log_environment("CPU (as asked)")
-    ours = {k: v for k, v in _only_run().data.tags.items() if not k.startswith("mlflow.")}
+    ours = {
+        k: v
+        for k, v in MlflowClient().get_run(run.id).data.tags.items()
+        if not k.startswith("mlflow.")
+    }
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -126,33 +127,6 @@ def test_device_versions_and_commit_are_tagged_and_all_else_is_in_a_file():
     assert everything["device"] == "CPU (as asked)"
     assert everything["versions"]["torch"] == ours["torch_version"]
     assert {"catdog", "timm", "numpy"} <= everything["versions"].keys()
-
-
-def test_what_was_left_out_is_logged_with_the_lines(tmp_path):
-    prepared = _prepared(tmp_path / "pets", excluded=1, exclude_digest="ab")
-    with start_run("x") as run:
-        run.log_dataset(prepared)  # the lines are gone, say
-        prepared.exclude_lines.parent.mkdir()
-        prepared.exclude_lines.write_text("cat.1.jpg\n")
-        run.log_dataset(prepared)
-    run = _only_run()
-    logged = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/data/exclude.txt")
-    assert logged == "cat.1.jpg\n"
-    assert run.data.tags["excluded_count"] == "1"
-    assert run.data.tags["excluded_digest"] == "ab"
-
-
-def test_pictures_to_compare_stand_where_the_ui_begins():
-    confusion = _epoch(1).val.confusion
-    with start_run("x") as run:
-        run.log_confusion(confusion, figures.confusion_figure(confusion, "kept"))
-        run.log_image(figures.confusion_figure(confusion, "other"), "reliability")
-    run = _only_run()
-    logged = MlflowClient().list_artifacts(run.info.run_id, "images")
-    starts = {tuple(re.split(r"[+%]", Path(picture.path).name)[:3]) for picture in logged}
-    assert starts == {("confusion_matrix", "step", "0"), ("reliability", "step", "0")}
-    cells = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/confusion_matrix.json")
-    assert cells == confusion.to_dict()
 
 
 def _shape(name: str) -> str:

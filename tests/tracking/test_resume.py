@@ -129,11 +129,11 @@ def test_a_named_run_brings_its_parameters():
 
 def test_auto_says_which_run_goes_on():
     run_id = _cut()
-    said = f"Resuming run {run_id}, the latest unfinished one of these parameters"
-    assert _resumed("auto") == (run_id, [said])
-    another, told = _resumed("auto")
+    line = f"Resuming run {run_id}, the latest unfinished one of these parameters"
+    assert _resumed("auto") == (run_id, [line])
+    another, said = _resumed("auto")
     assert another != run_id
-    assert told == ["No unfinished run has these parameters and pictures: a new one begins"]
+    assert said == ["No unfinished run has these parameters and pictures: a new one begins"]
 
 
 @pytest.mark.parametrize("named", ["0" * 32, "../pets"])
@@ -142,19 +142,20 @@ def test_a_run_that_is_not_there_is_one_sentence(named):
         _resumed(named)
 
 
-def test_a_note_that_can_not_be_read_is_told_where_it_is_asked_for():
+def test_a_note_that_can_not_be_read_is_an_error_where_it_is_asked_for():
     run_id = _cut()
     path = Path("data/runs") / run_id / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 9}))
-    with pytest.raises(CatdogError, match="is of format 9, this catdog reads 2"):
+    with pytest.raises(CatdogError, match="is of format 9, this catdog reads 3"):
         _resumed(run_id)
+    assert json.loads(path.read_text())["format"] == 9
     path.write_text("{")
     with pytest.raises(CatdogError, match=r"run\.json can't be read"):
         _resumed(run_id)
     assert _resumed("auto")[0] != run_id
 
 
-def test_a_run_of_another_store_is_told(monkeypatch, tmp_path):
+def test_a_run_of_another_store_is_an_error(monkeypatch, tmp_path):
     run_id = _cut()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
     mlflow.set_tracking_uri(None)
@@ -168,7 +169,7 @@ def _hold(path: Path, held: Event) -> None:
         time.sleep(60)
 
 
-def test_a_run_that_another_process_works_on_is_left_alone(monkeypatch):
+def test_a_run_that_another_process_works_on_is_left_alone_and_cleared_later(monkeypatch):
     run_id = _cut()
     monkeypatch.setattr(runs, "PATIENCE_S", 0.1)
     fork = multiprocessing.get_context("fork")
@@ -184,7 +185,9 @@ def test_a_run_that_another_process_works_on_is_left_alone(monkeypatch):
     finally:
         os.kill(other.pid, 9)
         other.join()
-    assert _resumed(run_id)[0] == run_id
+    assert clear_runs(Path("data"), days=1) == 0
+    assert clear_runs(Path("data"), days=0) > 0
+    assert not (Path("data/runs") / run_id).exists()
 
 
 def test_a_run_that_failed_before_it_learned_leaves_nothing():
@@ -216,14 +219,7 @@ def test_a_model_that_was_being_replaced_when_the_run_was_killed_is_in_its_place
         assert (run.folder / "model").is_dir()
 
 
-def test_old_runs_are_cleared():
-    run_id = _cut()
-    assert clear_runs(Path("data"), days=1) == 0
-    assert clear_runs(Path("data"), days=0) > 0
-    assert not (Path("data/runs") / run_id).exists()
-
-
-def test_a_folder_that_can_not_be_written_is_told(tmp_path):
+def test_a_folder_that_can_not_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     config = dataclasses.replace(CONFIG, data_dir=str(tmp_path / "file"))
     with (

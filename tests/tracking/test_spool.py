@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -13,38 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from catdog.tracking import spool
 from catdog.tracking.spool import Spool, Write
-
-Refuses = Callable[[Write], bool]
-
-
-class Way:
-    """Stands before the real sending, and lets nothing pass that is `refused`."""
-
-    def __init__(self) -> None:
-        self.refused: Refuses = lambda _: False
-        self.tries = 0
-        self._send = spool._send
-
-    def __call__(self, run_id: str, write: Write) -> None:
-        self.tries += 1
-        if self.refused(write):
-            raise ConnectionError("no way")
-        self._send(run_id, write)
-
-
-def everything(_: Write) -> bool:
-    return True
-
-
-def artifacts(write: Write) -> bool:
-    return write.kind == "artifact"
-
-
-@pytest.fixture
-def way(monkeypatch) -> Way:
-    way = Way()
-    monkeypatch.setattr(spool, "_send", way)
-    return way
+from catdog.tracking.store import QUICK
+from tests.tracking.conftest import artifacts, everything
 
 
 @pytest.fixture
@@ -141,43 +110,20 @@ def test_tries_that_fail_cost_the_training_a_moment_only(way, unsent, monkeypatc
     before = way.tries
     unsent.write(_metric(5))
     assert way.tries == before + 1
+    assert way.timeout == QUICK["MLFLOW_HTTP_REQUEST_TIMEOUT"]
     assert len(unsent.kept()) == 6
 
 
-def test_lines_and_files_that_a_power_cut_spoiled_keep_no_others(way, unsent, said):
-    way.refused = everything
-    unsent.write(_metric(1))
-    with (unsent.folder / "writes.jsonl").open("a") as lines:
-        lines.write('\n{"kind": "metr')
-    unsent.write(Write("artifact", "note.txt", b"x"))
-    unsent.write(_metric(2))
-    next((unsent.folder / "files").iterdir()).unlink()
-    way.refused = lambda _: False
-    assert unsent.send(0)
-    assert _steps(unsent) == [1, 2]
-    assert any(line.startswith("note.txt is lost") for line in said)
-
-
-@pytest.mark.parametrize("method", ["mkdir", "write_text"])
-def test_a_full_disk_stops_nothing(way, unsent, said, monkeypatch, method):
+def test_a_full_disk_stops_nothing(way, unsent, said, monkeypatch):
     def full(*_args: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     way.refused = everything
-    if method == "write_text":
-        unsent.write(Write("artifact", "note.txt", b"x"))
-        unsent.write(_metric(1))
+    unsent.write(_metric(1))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, method, full)
-        way.refused = artifacts
-        unsent.write(Write("artifact", "other.txt", b"x"))
-        unsent.send(0)
-    assert any("can't be" in line for line in said)
+        patch.setattr(Path, "write_bytes", full)
+        unsent.write(_metric(2))
+    assert any("metrics loss can't be kept" in line for line in said)
     way.refused = lambda _: False
     assert unsent.send(0)
-
-
-def test_many_names_are_told_in_few_words():
-    metrics = [[f"m{number}", 0.5, 0, 1] for number in range(5)]
-    assert str(Write("metrics", metrics)) == "metrics m0, m1, m2 and 2 more"
-    assert str(Write("tags", {"a": "b"})) == "tags a"
+    assert _steps(unsent) == [1]
