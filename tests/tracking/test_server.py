@@ -85,8 +85,6 @@ def test_a_server_that_restarts_in_mid_run_misses_nothing(
     assert _logged(server, run) == ("FINISHED", list(range(1, 13)), 12)
     assert not (run.folder / "unsent").exists()
     assert failed == []  # of the thread that watches the machine
-    metrics = MlflowClient().get_run(run.id).data.metrics
-    assert any(name.startswith("system/") for name in metrics)
     assert "View run" not in capfd.readouterr().out  # MLflow's own lines; the summary has better
 
 
