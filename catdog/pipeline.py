@@ -88,7 +88,7 @@ def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
     with distributed.process_group(device):
         network = _network(config, dataset).to(device)
         _log_pictures(run, network, dataset)
-        folder = distributed.from_main(run.folder)
+        folder = Path(distributed.from_main(str(run.folder)))
         checkpoints = CheckpointFolder(folder)
         on_epoch = functools.partial(_log_epoch, run, dataset)
 

@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from catdog import CatdogError
-from catdog.evaluation.metrics import Confusion, Scores
 from catdog.files import sha256_of, sync
 from catdog.training.distributed import barrier, is_main
 from catdog.training.early_stopping import (
@@ -149,14 +148,7 @@ class CheckpointFolder:
 
 def epochs_of(state: dict[str, Any]) -> list[Epoch]:
     """The epochs behind a checkpoint."""
-    return [
-        Epoch(**epoch | {"train": _scores(epoch["train"]), "val": _scores(epoch["val"])})
-        for epoch in json.loads(state["epochs"])
-    ]
-
-
-def _scores(state: dict[str, Any]) -> Scores:
-    return Scores(**state | {"confusion": Confusion(**state["confusion"])})
+    return [Epoch.from_dict(epoch) for epoch in json.loads(state["epochs"])]
 
 
 def _in_order(folder: Path) -> list[Path]:

@@ -30,7 +30,6 @@ from catdog import CatdogError, interrupts
 from catdog.data.loaders import Share
 from catdog.parallel import cores
 
-Value = TypeVar("Value")
 Number = TypeVar("Number", bound=np.generic)
 
 TIMEOUT = datetime.timedelta(minutes=30)
@@ -107,23 +106,34 @@ def all_gather(mine: NDArray[Number]) -> NDArray[Number]:
     if world_size() == 1:
         return mine
     barrier()
-    parts: list[NDArray[Number]] = [mine] * world_size()
-    dist.all_gather_object(parts, mine)
-    return np.concatenate(parts)
+    counts = _gather_alike(torch.tensor([len(mine)]))
+    # Parts are exchanged as tensors of one size, and never as objects, which would be pickles.
+    padded = np.zeros((int(max(counts)), *mine.shape[1:]), mine.dtype)
+    padded[: len(mine)] = mine
+    parts = _gather_alike(torch.from_numpy(padded))
+    return np.concatenate(
+        [part[: int(n)].numpy() for part, n in zip(parts, counts, strict=True)], dtype=mine.dtype
+    )
 
 
-def from_main(value: Value) -> Value:
-    """What rank 0 has, on all ranks."""
+def from_main(text: str) -> str:
+    """The text that rank 0 has, on all ranks."""
     if world_size() == 1:
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
-    return values[0]
+        return text
+    mine = np.frombuffer(text.encode() if is_main() else b"", dtype=np.uint8)
+    return all_gather(mine).tobytes().decode()
 
 
 def smallest(number: int) -> int:
     """The smallest number that any rank has."""
     return int(all_gather(np.array([number])).min())
+
+
+def _gather_alike(mine: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors of all ranks, which are of one shape and type, and lie on the CPU."""
+    parts = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(parts, mine)
+    return parts
 
 
 def data_parallel(model: nn.Module) -> nn.Module:

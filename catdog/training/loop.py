@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from catdog import CatdogError
 from catdog.data.loaders import Batch, TrainingBatches
 from catdog.evaluation.calibration import Labels, Logits
-from catdog.evaluation.metrics import Scores, score
+from catdog.evaluation.metrics import Confusion, Scores, score
 from catdog.training.distributed import all_gather
 from catdog.training.early_stopping import EarlyStopping
 from catdog.training.optim import TrainStep
@@ -36,6 +37,11 @@ class Epoch:
     images_per_second: float
     is_best: bool
 
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Epoch:
+        """The epoch of which `dataclasses.asdict` made `state`."""
+        return cls(**state | {split: _scores(state[split]) for split in ("train", "val")})
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -48,6 +54,12 @@ class Fit:
     best: Epoch
     stopped_early: bool
     trouble: str = ""
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Fit:
+        """The fit of which `dataclasses.asdict` made `state`."""
+        epochs = tuple(map(Epoch.from_dict, state["epochs"]))
+        return cls(**state | {"epochs": epochs, "best": Epoch.from_dict(state["best"])})
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,10 @@ def _as_arrays(seen: list[tuple[Tensor, Tensor]]) -> tuple[Labels, Logits]:
     labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(labels for labels, _ in seen)])
     logits = torch.cat([logits for _, logits in seen]) if seen else torch.zeros(0)
     return labels.numpy(), logits.cpu().double().numpy()
+
+
+def _scores(state: dict[str, Any]) -> Scores:
+    return Scores(**state | {"confusion": Confusion(**state["confusion"])})
 
 
 def _divergence(epoch: int, learning_rate: float) -> str:

@@ -7,8 +7,10 @@ network, and a `Fit` that says how it went.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -97,7 +99,8 @@ def finetune(
     Raises:
         CatdogError: a picture can't be read, or the GPU has no memory for one.
     """
-    head = distributed.from_main(head)  # unlike machines may have rounded it unlike
+    # Unlike machines may have rounded it unlike, and then would not stop in the same epoch.
+    head = Fit.from_dict(json.loads(distributed.from_main(json.dumps(asdict(head)))))
     network.unfreeze(config.unfreeze)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     logger.info(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
