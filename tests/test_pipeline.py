@@ -19,7 +19,6 @@ from catdog.tracking.log import Run
 from catdog.tracking.run import start_run
 from catdog.training import features, loop, stages
 from catdog.training.judge import Trained, judge_as_served
-from tests.conftest import tiny_picture
 from tests.sources import prepare_pictures
 
 TINY = TrainConfig(
@@ -41,11 +40,8 @@ def train_and_judge(config: TrainConfig, dataset: PreparedDataset, run: Run) -> 
 
 
 @pytest.fixture
-def prepared(tmp_path) -> PreparedDataset:
-    for name in ("cat", "dog"):
-        (tmp_path / "raw" / name).mkdir(parents=True)
-        for number in range(10):
-            tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
+def prepared(tmp_path, draw_folder) -> PreparedDataset:
+    draw_folder(tmp_path / "raw", 10)
     exclude = tmp_path / "exclude.txt"
     exclude.write_text("cat/0.jpg\n")
     return prepare_pictures(tmp_path / "raw", tmp_path / "data" / "pets", exclude=str(exclude))
@@ -79,14 +75,16 @@ def test_what_imagenet_knows_of_cats_and_dogs_steps_aside_for_other_pairs(
 
 @pytest.mark.parametrize("views", [0, 2])
 def test_the_audit_gets_features_that_fine_tuning_has_not_touched(prepared, run, views):
-    trained = train_and_judge(replace(TINY, views=views), prepared, run)
+    config = replace(TINY, views=views)
+    learned = pipeline.train(config, prepared, run)
+    trained = judge_as_served(learned, prepared, config)
     loop.seed_everything(TINY.seed)
     network = build_network(TINY.backbone, weights=TINY.weights)
     before = features.extract_features(network, prepared, Path("data"))
     assert before.computed == 0
     for plain, found, tuned in (
-        (before.training[0], trained.pretrained[0], trained.evidence.training),
-        (before.validation, trained.pretrained[1], trained.evidence.validation),
+        (before.training[0], trained.pretrained[0], learned.features.training[0]),
+        (before.validation, trained.pretrained[1], learned.features.validation),
     ):
         assert np.array_equal(found, plain)
         assert not np.allclose(found, tuned, atol=1e-3)
@@ -94,7 +92,6 @@ def test_the_audit_gets_features_that_fine_tuning_has_not_touched(prepared, run,
 
 def test_the_confusion_matrix_is_of_the_served_answers(prepared, run):
     trained = train_and_judge(replace(TINY, unfreeze="none"), prepared, run)
-    assert np.shares_memory(trained.pretrained[0], trained.evidence.training)
     served = replace(trained.judgement, logits=np.full(len(trained.judgement.labels), -1.0))
     pipeline._log_judgement(run, replace(trained, judgement=served), prepared)
     logged = mlflow.artifacts.load_dict(f"runs:/{run.id}/confusion_matrix.json")

@@ -25,7 +25,7 @@ from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.split import split_off
 from catdog.tracking import resume
 from catdog.tracking import run as tracking
-from tests.conftest import heard, tiny_picture
+from tests.conftest import heard
 from tests.mlflow_server import postgres
 from tests.sources import prepare_pictures
 
@@ -42,11 +42,8 @@ CONFIG = SweepConfig(
 
 
 @pytest.fixture
-def prepared(tmp_path) -> PreparedDataset:
-    for name in ("cat", "dog"):
-        (tmp_path / "raw" / name).mkdir(parents=True)
-        for number in range(8):
-            tiny_picture(name, number).save(tmp_path / "raw" / name / f"{number}.jpg")
+def prepared(tmp_path, draw_folder) -> PreparedDataset:
+    draw_folder(tmp_path / "raw", 8)
     return prepare_pictures(tmp_path / "raw", tmp_path / "data" / "pets", val_fraction=0.25)
 
 

@@ -126,7 +126,6 @@ class Trained:
 
     classifier: Classifier
     judgement: Judgement
-    evidence: ServedFeatures
     pretrained: tuple[Features, Features]
     validation: list[Picture]
     fit: Fit
@@ -168,7 +167,6 @@ def judge_as_served(learned: Learned, dataset: PreparedDataset, config: TrainCon
     return Trained(
         classifier,
         judgement,
-        evidence,
         (pretrained.training[0], pretrained.validation),
         validation,
         fit,

@@ -23,7 +23,6 @@ from catdog.reporting import summary
 from catdog.tracking.log import Run
 from catdog.tracking.run import start_run
 from catdog.training.judge import Trained
-from tests.conftest import tiny_picture
 from tests.faults.conftest import NOTHING_FOUND, QuickProof
 from tests.sources import prepare_pictures
 from tests.test_pipeline import train_and_judge
@@ -82,17 +81,14 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory) -> Iterator[tuple[PreparedDataset, Trained]]:
+def learned(tmp_path_factory, draw_folder) -> Iterator[tuple[PreparedDataset, Trained]]:
     """One training for all tests, in a folder and a store of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("shop"))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlflow.db")
         mlflow.set_tracking_uri(None)
-        for name in ("cat", "dog"):
-            Path("raw", name).mkdir(parents=True)
-            for number in range(10):
-                tiny_picture(name, number).save(Path("raw", name, f"{number}.jpg"))
-        prepared = prepare_pictures(Path("raw").resolve(), Path("data/pets").resolve())
+        raw = draw_folder(Path("raw").resolve(), 10)
+        prepared = prepare_pictures(raw, Path("data/pets").resolve())
         with start_run("x") as run:
             trained = train_and_judge(CONFIG, prepared, run)
         yield prepared, trained

@@ -58,7 +58,6 @@ def trained(prepared) -> Trained:
     return Trained(
         classifier=classifier,
         judgement=judgement,
-        evidence=evidence,
         pretrained=(training, validation),
         validation=pictures,
         fit=Fit(epochs, epochs[1], stopped_early=False),
