@@ -28,11 +28,11 @@ from optuna import Study, Trial, TrialPruned
 from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from torch import nn
 
-from catdog import AUTO, CatdogError
+from catdog import AUTO, CatdogError, Classes
 from catdog.config import MainConfig, OptimConfig, SweepConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.split import split_off
@@ -44,9 +44,9 @@ from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.pipeline import train_and_register
 from catdog.reporting.figures import study_figures
 from catdog.tracking.log import Run
-from catdog.tracking.nested import log_nested
 from catdog.tracking.run import status_of
-from catdog.tracking.store import without_password
+from catdog.tracking.store import without_login
+from catdog.tracking.trials import log_trial
 from catdog.training.early_stopping import EarlyStopping
 from catdog.training.feature_cache import open_cache
 from catdog.training.features import FeatureBatches, extract, labels_of
@@ -63,7 +63,8 @@ DECISIVE = "seed", "epochs", "patience", "min_delta", "backbone", "search_fracti
 """Parameters that decide what a trial gives, besides the pictures and the weights."""
 
 WHERE_AND_HOW = (
-    *("dataset", "classes", "val_fraction", "exclude"),  # the pictures are known by their digest
+    # The study's name knows pictures and weights by their digests.
+    *("dataset", "classes", "val_fraction", "exclude", "weights"),
     *("data_dir", "device", "resume", "storage"),
 )
 """Parameters that decide neither a trial nor what is trained and registered in the end."""
@@ -90,12 +91,14 @@ def sweep_and_register(config: SweepConfig, prepared: PreparedDataset, run: Run)
     study = open_study(storage, name, Path(config.data_dir))
     run.set_tags({"study": name})
     own = {key: getattr(config, key) for key in ("trials", "most_views", "search_fraction")}
-    run.log_params(own | {"storage": shown(config.storage)})
+    run.log_params(own | {"storage": without_login(config.storage)})
     with storage_errors(storage):
         found = len(study.get_trials(deepcopy=False, states=FINISHED))
-        logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
-        if found < config.trials:
-            run_trials(config, study, run, prepare_trials(config, prepared))
+    logger.info(f"Study {name}: {found:,} of {config.trials:,} trials are there")
+    if found < config.trials:
+        train_head = prepare_trials(config, prepared)
+        with storage_errors(storage):
+            run_trials(config, study, run, train_head)
     train_with_best(config, prepared, study, run)
 
 
@@ -110,6 +113,14 @@ def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
     return re.sub(r"[^\w.-]", "_", prepared.folder.name) + f"-{_digest(decisive)}"
 
 
+class _Database(RDBStorage):
+    """One whose heartbeat, a thread whose errors nobody could catch, goes on after a failure."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with contextlib.suppress(StorageInternalError, SQLAlchemyError):
+            super().record_heartbeat(trial_id)
+
+
 def open_study(storage: str, name: str, data_dir: Path) -> Study:
     """The study of this name in the database at the URL `storage`, made where there is none.
 
@@ -122,14 +133,17 @@ def open_study(storage: str, name: str, data_dir: Path) -> Study:
         try:
             # How long SQLite waits while another process writes; others have no such setting.
             options = {"timeout": 60} if make_url(storage).get_backend_name() == "sqlite" else {}
+            # Optuna would make its tables in whatever database, and refuse it then.
+            if inspect(create_engine(storage, connect_args=options)).has_table("experiments"):
+                raise StorageInternalError("it is MLflow's own")
             with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-                database = RDBStorage(
+                database = _Database(
                     storage,
                     engine_kwargs={"connect_args": options},
                     heartbeat_interval=HEARTBEAT_S,
                     heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=3),
                 )
-        except (RuntimeError, ValueError) as error:  # of another program, or no URL at all
+        except (RuntimeError, ValueError, ImportError) as error:  # no driver, or no Optuna's
             raise StorageInternalError(str(error)) from error
         return optuna.create_study(
             storage=database,
@@ -137,11 +151,6 @@ def open_study(storage: str, name: str, data_dir: Path) -> Study:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_warmup_steps=3),
         )
-
-
-def shown(storage: str) -> str:
-    """A storage as people may see it: no password, and no query, which may hold one."""
-    return without_password(storage).partition("?")[0]
 
 
 @contextlib.contextmanager
@@ -158,16 +167,16 @@ def storage_errors(storage: str) -> Iterator[None]:
     except Exception as error:
         # When the storage fails, Optuna may end with an error of its own making above it.
         cause: BaseException | None = error
-        while cause and not isinstance(cause, OptunaError | SQLAlchemyError | ImportError):
+        while cause and not isinstance(cause, OptunaError | SQLAlchemyError):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
         # What the driver says, without the statement and its values.
         reason = str(getattr(cause.__cause__ or cause, "orig", None) or cause).partition("\n")[0]
         raise CatdogError(
-            f"storage={shown(storage)} does not answer ({reason}): give the URL of a database that "
-            "can be reached and is whole, as sqlite:///sweeps.db or postgresql://USER@HOST/NAME. "
-            "The same command goes on with the trials that are there."
+            f"storage={without_login(storage)} does not answer ({reason}): give the URL of a "
+            "database of the study's own that can be reached, as sqlite:///sweeps.db or "
+            "postgresql://USER@HOST/NAME. The same command goes on with the trials that are there."
         ) from error
 
 
@@ -198,10 +207,13 @@ def prepare_trials(config: SweepConfig, prepared: PreparedDataset) -> TrainHead:
         f"{len(learn):,} pictures and are judged on {len(judged):,}"
     )
     val_batches = [(torch.from_numpy(features[0, search]), labels_of(judged))]
+    learned = features[:, ~search]
 
     def train_head(head: OptimConfig, on_epoch: Callable[[Epoch], None]) -> float:
-        model, own = copy.deepcopy(network.head).cpu(), features[: head.views, ~search]
-        train_batches = FeatureBatches(own, learn, batch_size=head.batch_size, seed=config.seed)
+        model = copy.deepcopy(network.head).cpu()
+        train_batches = FeatureBatches(
+            learned[: head.views], learn, batch_size=head.batch_size, seed=config.seed
+        )
         optimizer = make_optimizer((model, head.learning_rate), weight_decay=head.weight_decay)
         stopping = EarlyStopping(config.patience, config.min_delta)
         with ONE_CORE_EACH:
@@ -219,11 +231,10 @@ def prepare_trials(config: SweepConfig, prepared: PreparedDataset) -> TrainHead:
 
 
 def run_trials(config: SweepConfig, study: Study, run: Run, train_head: TrainHead) -> None:
-    """Run the trials that are missing, or fewer where other processes run some of them."""
+    """Run the trials that are missing, or fewer where others do; the first has the defaults."""
     begun = *FINISHED, TrialState.RUNNING, TrialState.WAITING
     if not study.get_trials(deepcopy=False, states=begun):
-        usual = OptimConfig()  # the first trial is what training does by itself
-        study.enqueue_trial({name: getattr(usual, name) for name in SEARCHED})
+        study.enqueue_trial({name: getattr(OptimConfig(), name) for name in SEARCHED})
 
     def objective(trial: Trial) -> float:
         # With one seed for all, two processes would draw the same, and one that goes on again.
@@ -261,33 +272,19 @@ def run_trial(trial: Trial, run: Run, most_views: int, train_head: TrainHead) ->
     loss = None
     with contextlib.suppress(TrialPruned, CatdogError):  # the second says that it diverged
         loss = train_head(head, on_epoch)
-    _log_trial(trial, run, epochs, "PRUNED" if loss is None else "COMPLETE")
+    state = "PRUNED" if loss is None else "COMPLETE"
+    log_trial(run, trial, epochs, state)
+    _say_trial(trial, epochs, state)
     if loss is None:
         raise TrialPruned
     return loss
 
 
-def _log_trial(trial: Trial, run: Run, epochs: Sequence[Epoch], state: str) -> None:
-    """Log a run of the trial below `run`, and say what came of it."""
+def _say_trial(trial: Trial, epochs: Sequence[Epoch], state: str) -> None:
     best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
-    scores = [{"search_loss": e.val.loss, "search_accuracy": e.val.accuracy} for e in epochs]
-    steps = [{**of, "train_loss": e.train.loss} for e, of in zip(epochs, scores, strict=True)]
-    kept: dict[str, float] = {}
-    if best:
-        kept = {f"best_{name}": value for name, value in scores[best.number - 1].items()}
-        kept["best_epoch"] = best.number
-    began, number = trial.datetime_start or datetime.now(), str(trial.number)
-    tags = {"trial": number, "trial_state": state, "study": trial.study.study_name}
-    log_nested(
-        run,
-        {"mlflow.runName": f"trial {number}"} | tags,
-        trial.params,
-        [kept, *steps],
-        began=began,
-        status="FINISHED" if state == "COMPLETE" else "KILLED",
-    )
+    began = trial.datetime_start or datetime.now()
     logger.info(
-        f"trial {number:>3}: {f'search loss {best.val.loss:.4f}' if best else 'diverged'}, "
+        f"trial {trial.number:>3}: {f'search loss {best.val.loss:.4f}' if best else 'diverged'}, "
         f"{len(epochs)} epochs{', pruned' if state == 'PRUNED' else ''}, "
         f"{(datetime.now() - began).total_seconds():.1f} s ({_in_words(trial.params)})"
     )
@@ -299,8 +296,7 @@ def train_with_best(config: SweepConfig, prepared: PreparedDataset, study: Study
     Raises:
         CatdogError: no trial came to its end, the storage fails, or the registry refuses.
     """
-    decisive = {**asdict(config), "classes": prepared.classes}
-    key = f"trained-{_digest({k: v for k, v in decisive.items() if k not in WHERE_AND_HOW})}"
+    key = last_training(config, prepared.classes)
     with storage_errors(_url(config)), FileLock(Path(config.data_dir) / LOCK):
         trains = study.user_attrs.get(key, run.id)
         if trains != run.id and status_of(trains) not in ("RUNNING", "FINISHED"):
@@ -310,7 +306,16 @@ def train_with_best(config: SweepConfig, prepared: PreparedDataset, study: Study
         train_and_register(_best(config, study, run), prepared, run)
     else:
         run.set_tags({"mlflow.parentRunId": trains})
-        logger.info(f"MLflow run {trains} of this sweep trains with the best, or has done so.")
+        logger.info(
+            f"MLflow run {trains} of this sweep trains with the best, or has done so. If it was "
+            "killed: type the same command where it ran, or delete that run and type it here."
+        )
+
+
+def last_training(config: SweepConfig, classes: Classes) -> str:
+    """The name, within a study, of the training with the best that these parameters mean."""
+    decisive = {k: v for k, v in asdict(config).items() if k not in WHERE_AND_HOW}
+    return f"trained-{_digest(decisive | {'classes': classes})}"
 
 
 def _best(config: SweepConfig, study: Study, run: Run) -> MainConfig:
@@ -328,8 +333,7 @@ def _best(config: SweepConfig, study: Study, run: Run) -> MainConfig:
     run.set_tags({"best_trial": str(best.number)})
     for name, figure in figures.items():
         run.log_figure(figure, f"{name}.png")
-    names = {field.name for field in fields(MainConfig)}
-    fixed = {key: value for key, value in asdict(config).items() if key in names}
+    fixed = {f.name: getattr(config, f.name) for f in fields(MainConfig) if hasattr(config, f.name)}
     return MainConfig(**fixed, **best.params)
 
 

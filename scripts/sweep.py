@@ -4,7 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
-from catdog import cli
+from catdog import AUTO, cli
 from catdog.config import SweepConfig
 
 logger = logging.getLogger("catdog")
@@ -17,8 +17,10 @@ def main(config: SweepConfig) -> int:
     from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
     from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
-    from catdog.tracking import resume
+    from catdog.tracking import resume, store
 
+    if config.storage != AUTO:
+        store.check_without_password("storage", config.storage)
     config = resume.as_begun(config, "sweep")
     check_backbone(config.backbone)
     pick_device(config.device)

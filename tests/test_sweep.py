@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import multiprocessing
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -17,14 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from catdog import CatdogError, sweep
+from catdog import CLASSES, CatdogError, cli, sweep
 from catdog.config import MainConfig, OptimConfig, SweepConfig
 from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.split import split_off
+from catdog.evaluation.metrics import Confusion, Scores
 from catdog.tracking import resume
 from catdog.tracking import run as tracking
+from catdog.training.loop import Epoch
 from tests.conftest import heard
 from tests.mlflow_server import postgres
 from tests.sources import prepare_pictures
@@ -202,6 +208,16 @@ def test_what_another_run_trains_is_left_to_it_until_that_is_cut(prepared, regis
     assert [run_id for run_id, _ in registered] == [run.info.run_id]
 
 
+def test_what_the_last_training_rests_on_decides_who_does_it():
+    name = sweep.last_training(CONFIG, CLASSES)
+    elsewhere = {"data_dir": "y", "device": "auto", "resume": "auto", "storage": "x"}
+    by_digest = {"dataset": "z", "weights": "elsewhere.pth"}
+    assert sweep.last_training(replace(CONFIG, **elsewhere, **by_digest), CLASSES) == name
+    for other in ({"promote": "auto"}, {"unfreeze": "1"}, {"trials": 9}, {"keep_share": 0.9}):
+        assert sweep.last_training(replace(CONFIG, **other), CLASSES) != name
+    assert sweep.last_training(CONFIG, CLASSES[::-1]) != name
+
+
 def test_what_trials_rest_on_decides_the_studys_name(prepared, tmp_path):
     name = sweep.study_name(CONFIG, prepared)
     assert name.startswith("pets-")
@@ -248,24 +264,15 @@ def test_too_few_pictures_are_told():
 # --- The study, with a training that only says a loss --------------------------------
 
 
-@dataclass(frozen=True)
-class Scores:
-    loss: float
-    accuracy: float = 0.5
-
-
-@dataclass(frozen=True)
-class Epoch:
-    number: int
-    val: Scores
-    train: Scores = Scores(0.5)
-    is_best: bool = True
+def _epoch(number: int, loss: float) -> Epoch:
+    scores = Scores(loss, 0.5, 0.5, Confusion(1, 1, 1, 1), 4)
+    return Epoch(number, scores, scores, 0.01, 1.0, 4.0, is_best=True)
 
 
 def _train(head: OptimConfig, on_epoch, *, epochs: int = 2) -> float:
     """A training whose loss is its learning rate."""
     for number in range(1, epochs + 1):
-        on_epoch(Epoch(number, Scores(head.learning_rate)))
+        on_epoch(_epoch(number, head.learning_rate))
     return head.learning_rate
 
 
@@ -273,7 +280,7 @@ def _train(head: OptimConfig, on_epoch, *, epochs: int = 2) -> float:
 def logged(monkeypatch) -> list[tuple]:
     """What would be logged of trials, in place of logging it."""
     calls: list[tuple] = []
-    monkeypatch.setattr(sweep, "log_nested", lambda *rest, **options: calls.append((rest, options)))
+    monkeypatch.setattr(sweep, "log_trial", lambda *given: calls.append(given))
     return calls
 
 
@@ -359,7 +366,7 @@ def test_what_is_worse_than_half_of_the_others_is_pruned_in_its_third_epoch(logg
     pruned = study.get_trials(states=[TrialState.PRUNED])
     assert [trial.number for trial in pruned] == [8, 9]
     assert all(list(trial.intermediate_values) == [1, 2, 3] for trial in pruned)
-    assert [options["status"] for _, options in logged] == ["FINISHED"] * 8 + ["KILLED"] * 2
+    assert [state for *_, state in logged] == ["COMPLETE"] * 8 + ["PRUNED"] * 2
 
 
 def test_a_trial_that_diverges_is_pruned_and_where_all_do_it_is_told(said, logged):
@@ -384,25 +391,38 @@ def test_an_error_ends_the_sweep_and_its_trial_is_missing(logged):
 @pytest.mark.parametrize(
     ("where", "shown"),
     [
-        ("postgresql://ada:Zq7@db/sweeps", "postgresql://ada:***@db/sweeps"),
-        ("postgresql://ada@db/sweeps?sslmode=require&password=Zq7", "postgresql://ada@db/sweeps"),
-        ("mssql+pyodbc:///?odbc_connect=UID%3Dada%3BPWD%3DZq7", "mssql+pyodbc:///"),
-        ("auto", "auto"),
+        ("postgresql://ada:Zq7@db/sweeps", "storage=postgresql://ada:***@db/sweeps holds"),
+        (
+            "postgresql://ada@db/sweeps?sslmode=no&password=Zq7",
+            "storage=postgresql://ada@db/sweeps",
+        ),
+        (
+            "mssql+pyodbc:///?odbc_connect=UID%3Dada%3BPWD%3DZq7",
+            "storage=mssql+pyodbc:/// holds",
+        ),
+        (
+            "postgresql://ada:Zq7@db:port/sweeps",
+            "storage=postgresql://ada:***@db:port/sweeps",
+        ),
+        ("sweep.log", "storage=sweep.log is no URL of a database"),
     ],
 )
-def test_a_storage_is_shown_without_its_password(where, shown):
-    assert sweep.shown(where) == shown
+def test_a_password_in_the_storage_is_refused_and_shown_nowhere(where, shown, tmp_path, capsys):
+    script = importlib.import_module("scripts.sweep")
+    assert cli.run(script.main, SweepConfig, ["--storage", where, "--resume", "0123"]) == 2
+    said = capsys.readouterr()
+    assert f"error: {shown}" in said.err
+    assert "Zq7" not in said.out + said.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("where", "reason"),
     [
-        ("nosuch://ada:Zq7@host/db", "Can't load plugin"),
-        ("sweep.log", "Could not parse"),
+        ("nosuch://ada@host/db", "Can't load plugin"),
         ("sqlite:////proc/no/sweeps.db", "unable to open"),
         ("sqlite:///damaged.db", "file is not a database"),
-        ("sqlite:///mlflow.db", "no longer compatible"),
-        ("postgresql+psycopg2://ada:Zq7@127.0.0.1:1/db", "connection to server"),
+        ("postgresql+psycopg2://ada@127.0.0.1:1/db", "connection to server"),
     ],
 )
 def test_a_storage_that_can_not_be_opened_is_one_sentence(where, reason, tracking_store):
@@ -410,7 +430,26 @@ def test_a_storage_that_can_not_be_opened_is_one_sentence(where, reason, trackin
     with pytest.raises(CatdogError, match=rf"^storage=\S+ does not answer \(.*{reason}") as caught:
         _study("s", where)
     assert "\n" not in str(caught.value)
-    assert "Zq7" not in str(caught.value)
+
+
+def test_the_database_of_mlflow_is_left_as_it_is(tracking_store):
+    def tables() -> list[str]:
+        with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
+            found = database.execute("select name from sqlite_master order by name").fetchall()
+        return [name for (name,) in found]
+
+    before = tables()
+    assert "experiments" in before
+    with pytest.raises(CatdogError, match=r"MLflow's own.*a database of the study's own"):
+        _study("s", "sqlite:///mlflow.db")
+    assert tables() == before
+
+
+def test_a_heartbeat_outlives_a_failure_of_the_database(monkeypatch):
+    study = _study()
+    away = StorageInternalError("nobody listens")
+    monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", Mock(side_effect=away))
+    study._storage._backend.record_heartbeat(0)
 
 
 def test_errors_of_others_are_theirs():

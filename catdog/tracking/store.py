@@ -17,6 +17,7 @@ from filelock import FileLock
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 import catdog
@@ -36,6 +37,9 @@ PROMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_F
 QUICK = PROMPT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 """For a model, which a server with a slow store behind it is long in taking."""
+
+SECRET = re.compile(r"pass(?!file)|pwd|secret|token", re.IGNORECASE)
+"""In the query of a URL: a password; `passfile` names a file."""
 
 EXPERIMENT = "catdog"
 
@@ -162,6 +166,33 @@ def first_line(error: BaseException) -> str:
 def without_password(text: str) -> str:
     """A text as people may see it, whatever address of a server it quotes."""
     return re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)
+
+
+def without_login(url: str) -> str:
+    """A database's URL as people may see it: no password, and no query, which may hold one."""
+    return without_password(url).partition("?")[0]
+
+
+def check_without_password(parameter: str, url: str) -> None:
+    """See that a parameter is the URL of a database and holds no password, as runs show it.
+
+    Raises:
+        CatdogError: it is none, or holds one.
+    """
+    shown = f"{parameter}={without_login(url)}"
+    try:
+        parsed = make_url(url)
+    except (SQLAlchemyError, ValueError):  # whose text quotes it
+        raise CatdogError(
+            f"{shown} is no URL of a database, as sqlite:///sweeps.db or "
+            "postgresql://USER@HOST/NAME."
+        ) from None
+    if parsed.password or SECRET.search(str(parsed.query)):
+        raise CatdogError(
+            f"{shown} holds a password, which MLflow shows with the run's parameters: leave it "
+            "out, and let the database's client find it (PGPASSWORD or ~/.pgpass for PostgreSQL, "
+            "read_default_file in the URL for MySQL)."
+        )
 
 
 def _alone(uri: str) -> contextlib.AbstractContextManager[object]:
