@@ -33,8 +33,8 @@ class Figures:
     """Of a picture's line in manifest.csv."""
     answer_bytes: int = 66
     """Of a picture's row in Spark's table of answers, compressed."""
-    requests: int = 3
-    """Q: to the object store for each picture when Spark scores: two HEAD and a GET."""
+    requests: int = 5
+    """Q: to the object store for each picture when Spark scores, at most."""
     store_rate: int = 5_500
     """Requests a second that an object store answers for one prefix."""
     listed_bytes: int = 1_000

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +18,10 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
-from tests.kaggle_server import KaggleServer
-
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-    from selenium.webdriver.remote.webdriver import WebDriver
-
     from catdog.inference.classifier import Classifier
-    from tests.project import Project
+
+pytest_plugins = ["tests.browser", "tests.kaggle_server", "tests.two_at_once"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,27 +31,6 @@ COLOURS = {"cat": (200, 60, 40), "dog": (40, 60, 200)}
 OTHER_COLOURS = {"ant": (40, 160, 60), "bee": (220, 60, 200)}
 """Those of another pair."""
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-CHROMIUM_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,1000",
-)
-
-SCROLLED_SIDEWAYS = """
-return [...document.querySelectorAll("html, html *")]
-  .filter((element) => element.scrollWidth > element.clientWidth + 1)
-  .filter((element) => element === document.documentElement
-    || ["auto", "scroll"].includes(getComputedStyle(element).overflowX))
-  .map((element) => element.className);
-"""
-"""Classes of what can be scrolled sideways in a page, the page itself among it."""
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -175,116 +146,6 @@ def child_environment(**extra: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def empty_home(tmp_path, monkeypatch) -> Path:
-    """An empty home: nobody's own Kaggle token is ever used."""
-    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.setenv("HOME", str(folder))
-    return folder
-
-
-@pytest.fixture
-def kaggle(empty_home, monkeypatch) -> Iterator[KaggleServer]:
-    """Kaggle, on loopback, with the user logged in by a token and 3 MB to download."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for number in range(3):
-            archive.writestr(f"train/cat.{number}.jpg", random.Random(number).randbytes(1_000_000))
-    with KaggleServer(stream.getvalue()) as state:
-        point_kaggle_client_to(state.url, monkeypatch)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_planted_0123456789")
-        yield state
-
-
-def point_kaggle_client_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Kaggle's client in this process talk to `url`."""
-    from kagglesdk import kaggle_env
-
-    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, url)
-
-
-PLANTED = {"KAGGLE_API_TOKEN": "KGAT_planted_0123456789", "KAGGLE_KEY": "planted9876543210"}
-"""Kaggle credentials that must be found nowhere."""
-
-REDIRECT = """
-import importlib.util, os
-if "TEST_KAGGLE_URL" in os.environ and importlib.util.find_spec("kagglesdk"):
-    from kagglesdk import kaggle_env
-    kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.LOCAL] = os.environ["TEST_KAGGLE_URL"]
-"""
-"""Run by each Python process that finds it as sitecustomize.py."""
-
-
-@dataclass(frozen=True)
-class TwoAtOnce:
-    """Two `mlflow run` that were started together in one project, and how they ended."""
-
-    project: Project
-    server: KaggleServer
-    ended: list[subprocess.CompletedProcess]
-
-
-@pytest.fixture(scope="session")
-def two_at_once(tmp_path_factory) -> Iterator[TwoAtOnce]:
-    """Two runs that download the same data set with planted credentials."""
-    from tests.project import copied
-
-    root = tmp_path_factory.mktemp("two")
-    project = copied(root)
-    with contextlib.chdir(root):  # two that make MLflow's tables at once fail within MLflow
-        project.client.search_experiments()
-    (root / "site").mkdir()
-    (root / "site" / "sitecustomize.py").write_text(REDIRECT)
-    (root / "home" / ".kaggle").mkdir()
-    login = {"username": "somebody", "key": PLANTED["KAGGLE_KEY"]}
-    (root / "home" / ".kaggle" / "kaggle.json").write_text(json.dumps(login))
-    (root / "home" / ".kaggle" / "kaggle.json").chmod(0o600)
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name in COLOURS:
-            for number in range(6):
-                photo = encoded(tiny_picture(name, number))
-                archive.writestr(f"train/{name}.{number}.jpg", photo)
-    with KaggleServer(stream.getvalue()) as server:
-        environment = project.environment(
-            KAGGLE_API_ENVIRONMENT="LOCALHOST",
-            KAGGLE_API_TOKEN=PLANTED["KAGGLE_API_TOKEN"],
-            TEST_KAGGLE_URL=server.url,
-            PYTHONPATH=f"{root}{os.pathsep}{root / 'site'}",
-        )
-        wanted = [
-            "dataset=kaggle:somebody/pets",
-            "backbone=test_resnet",
-            "weights=none",
-            "epochs=2",
-        ]
-        command = ["mlflow", "run", ".", "--env-manager=local"]
-        command += [word for pair in wanted for word in ("-P", pair)]
-        both = []
-        for _ in range(2):
-            both.append(
-                subprocess.Popen(
-                    command,
-                    cwd=root,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        shown = [process.communicate(timeout=400) for process in both]
-        ended = [
-            subprocess.CompletedProcess(process.args, process.returncode, *texts)
-            for process, texts in zip(both, shown, strict=True)
-        ]
-        yield TwoAtOnce(project, server, ended)
-
-
-@pytest.fixture
 def waits(monkeypatch) -> list[float]:
     """How long anybody wanted to sleep between tries; nobody does."""
     asked: list[float] = []
@@ -346,15 +207,6 @@ def draw_folder() -> Callable[..., Path]:
     return draw
 
 
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    """Spark on this machine, with two workers."""
-    from catdog.serving.spark import spark_session
-
-    with spark_session("local[2]") as session:
-        yield session
-
-
 @pytest.fixture
 def photos() -> Path:
     """The archive of real photos; the test is skipped where CATDOG_PHOTOS names none."""
@@ -362,31 +214,6 @@ def photos() -> Path:
     if not named or not Path(named).is_file():
         pytest.skip("set CATDOG_PHOTOS to a Kaggle-shaped archive of real photos")
     return Path(named).resolve()
-
-
-@pytest.fixture
-def chromium(tmp_path) -> Iterator[WebDriver]:
-    """A browser without a window; the test is skipped where none is installed."""
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip("needs chromium and chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    profile = tmp_path / "profile"
-    for flag in [*CHROMIUM_FLAGS, f"--user-data-dir={profile}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    browser.implicitly_wait(20)
-    yield browser
-    browser.quit()
-    shutil.rmtree(profile, ignore_errors=True)
-
-
-def as_phone(browser: WebDriver) -> None:
-    """Give the browser the screen of a phone, 390 pixels wide."""
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
 
 
 COSTLY = {"project", "trained", "here", "unbroken", "spark", "page", "server", "two_at_once"}

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import random
 import re
 import threading
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
 
 MODIFIED = "Mon, 02 Jan 2023 03:04:05 GMT"
 EXPIRED = b"<Error>ExpiredToken</Error>"
@@ -105,3 +113,36 @@ def _handler(state: KaggleServer) -> type[BaseHTTPRequestHandler]:
             """Stay silent."""
 
     return Handler
+
+
+@pytest.fixture
+def empty_home(tmp_path, monkeypatch) -> Path:
+    """An empty home: nobody's own Kaggle token is ever used."""
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def kaggle(empty_home, monkeypatch) -> Iterator[KaggleServer]:
+    """Kaggle, on loopback, with the user logged in by a token and 3 MB to download."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for number in range(3):
+            archive.writestr(f"train/cat.{number}.jpg", random.Random(number).randbytes(1_000_000))
+    with KaggleServer(stream.getvalue()) as state:
+        point_kaggle_client_to(state.url, monkeypatch)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_planted_0123456789")
+        yield state
+
+
+def point_kaggle_client_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Kaggle's client in this process talk to `url`."""
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, url)

@@ -67,8 +67,13 @@ def facts(model: ServedModel) -> dict[str, Any]:
 
 
 def question(classes: Classes) -> str:
-    """What the page answers: "Cat or dog?"; in it no sign means anything to Markdown."""
-    return re.sub(r"[^\w ]", "", " or ".join(classes)).capitalize() + "?"
+    """What the page answers: "Cat or dog?"."""
+    return f"{_plain(' or '.join(classes)).capitalize()}?"
+
+
+def _plain(text: str) -> str:
+    """A text in which no sign means anything to Markdown or HTML."""
+    return re.sub(r"[^\w ]", "", text)
 
 
 def show(
@@ -109,7 +114,7 @@ def build(model: ServedModel) -> gradio.Blocks:
         yield from show(model.classifier, [Path(path) for path in paths or []], options)
 
     classes = model.classifier.about.classes
-    asked, positive = question(classes), one(classes[1])
+    asked, positive = question(classes), _plain(one(classes[1]))
     page = gr.Blocks(
         title=f"catdog: {asked.lower()}",
         analytics_enabled=False,

@@ -136,7 +136,7 @@ def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> 
     import mlflow.pyfunc
     from pyspark.sql.functions import col, expr
 
-    files = _files(spark, source).persist()
+    files = _files(spark, source)
     if files.isEmpty():
         raise CatdogError(f"input={_shown(source)} holds no picture: name a folder that does.")
     table = Table(output, model)
@@ -150,7 +150,13 @@ def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> 
         classify = mlflow.pyfunc.spark_udf(spark, str(model.folder), env_manager="local")
     for start in range(0, len(uris), size):
         chosen = uris[start : start + size]
-        pictures = _pictures(spark, [_escaped(uri) for uri in chosen], source)
+        try:
+            pictures = _pictures(spark, [_escaped(uri) for uri in chosen])
+        except Exception as error:  # as Py4J, Spark and Hadoop have it
+            raise CatdogError(
+                f"a picture below input={_shown(source)} can't be found any more: {_reason(error)} "
+                "Start again: that goes on with those that are there."
+            ) from error
         answers = pictures.select(*FILE, classify("content").alias("answer"))
         table.append(answers.select(*FILE, "answer.*"))
         number, of = start // size + 1, -(-len(uris) // size)
@@ -159,9 +165,7 @@ def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> 
     if not errors.isEmpty():
         table.append(errors)
     rows = table.rows(spark)
-    labels = _count_labels(files, rows)
-    files.unpersist()
-    return Scored(labels, rows.count() - before.count(), model.classes)
+    return Scored(_count_labels(files, rows), rows.count() - before.count(), model.classes)
 
 
 @dataclass(frozen=True)
@@ -232,14 +236,11 @@ class Table:
         whole.select(*self.columns).write.mode("append").parquet(_address(self.output))
 
 
-def _pictures(spark: SparkSession, uris: Sequence[str], source: str) -> DataFrame:
-    """The pictures at or below addresses of `source`: `FILE`, content, and Spark's own `uri`."""
+def _pictures(spark: SparkSession, uris: Sequence[str]) -> DataFrame:
+    """The pictures at or below addresses: `FILE`, content, and Spark's own `uri`."""
     suffixes = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in s) for s in SUFFIXES)
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    try:
-        found = reader.option("pathGlobFilter", f"*{{{','.join(suffixes)}}}").load(list(uris))
-    except Exception as error:
-        raise _unreadable("input", source, error) from error
+    found = reader.option("pathGlobFilter", f"*{{{','.join(suffixes)}}}").load(list(uris))
     return found.selectExpr(
         f"regexp_replace(regexp_replace(path, '{PASSWORD}', '$1@'), '^file:/+', '/') AS path",
         "modificationTime AS modified",
@@ -251,8 +252,11 @@ def _pictures(spark: SparkSession, uris: Sequence[str], source: str) -> DataFram
 
 def _files(spark: SparkSession, source: str) -> DataFrame:
     """The pictures below `source`, without their content: `FILE`, and Spark's own `uri`."""
-    listed = _pictures(spark, [_escaped(_address(source))], source)
-    found = listed.drop("content")
+    try:
+        listed = _pictures(spark, [_escaped(_address(source))])
+    except Exception as error:
+        raise _unreadable("input", source, error) from error
+    found = listed.drop("content").persist()  # asking for it lists all files anew
     # Spark lists files without a byte, and then leaves them out.
     every = {re.sub("^file:/+", "/", _shown(unquote(uri))) for uri in listed.inputFiles()}
     empty = every - {row["path"] for row in found.select("path").toLocalIterator()}

@@ -7,7 +7,7 @@ import pytest
 
 from catdog import CatdogError
 from catdog.data.sources import fetch, has_kaggle_credentials, locate
-from tests.conftest import point_kaggle_client_to
+from tests.kaggle_server import point_kaggle_client_to
 
 SLUG = "somebody/pets"
 

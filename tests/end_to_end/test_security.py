@@ -24,7 +24,8 @@ from catdog.cli import parse
 from catdog.config import MainConfig
 from catdog.data.images import UnreadableImageError
 from catdog.models.network import build_network
-from tests.conftest import COLOURS, PLANTED, ROOT, encoded, tiny_classifier, tiny_picture
+from tests.conftest import COLOURS, ROOT, encoded, tiny_classifier, tiny_picture
+from tests.two_at_once import PLANTED
 
 
 class Planted:

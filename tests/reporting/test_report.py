@@ -21,7 +21,7 @@ from catdog.registry.register import Released
 from catdog.reporting import report
 from catdog.reporting.findings import Findings
 from catdog.reporting.report import Command, RunDetails, number, render, share
-from tests.conftest import SCROLLED_SIDEWAYS, as_phone
+from tests.browser import SCROLLED_SIDEWAYS, as_phone
 
 VOID = {"br", "wbr", "img", "input", "meta", "link", "hr"}
 EVIL = '<script>alert("1")</script>\'"><img src=x onerror=alert(1)> \udcff \x07 猫 not UTF-8'

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import re
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -206,3 +207,25 @@ def test_a_port_that_is_taken_is_one_sentence(model):
         port = taken.getsockname()[1]
         with pytest.raises(CatdogError, match=rf"--port {port} can't be listened at \(Address al"):
             serve.serve(model, "127.0.0.1", port, max_body_bytes=1)
+
+
+def test_a_taken_port_is_left_for_a_free_one():
+    with serve.listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with serve.listen("127.0.0.1", port) as second:
+            assert second.getsockname()[1] not in (0, port)
+            assert serve.url_of(second, "127.0.0.1").endswith(f":{second.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+def test_a_host_that_is_not_ours_is_one_sentence(host):
+    with pytest.raises(CatdogError, match=f"--host {host} --port 7860 can't be listened at"):
+        serve.listen(host, 7860)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("localhost", "localhost")]
+)
+def test_the_address_shown_can_be_typed(host, shown):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert serve.url_of(listener, host) == f"http://{shown}:{listener.getsockname()[1]}"

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 import pandas as pd
@@ -33,11 +34,21 @@ from tests.conftest import encoded, tiny_classifier, tiny_picture
 
 pytest.importorskip("pyspark")
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 
 def with_spark(test):
     """A test that starts Spark: slow, and in need of Java."""
     needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
     return pytest.mark.slow(needs_java(test))
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[SparkSession]:
+    """Spark on this machine, with two workers."""
+    with scoring.spark_session("local[2]") as session:
+        yield session
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +213,25 @@ def test_a_second_start_answers_only_what_is_new_or_changed(spark, model, pictur
     assert len(table) == len(before) + 2
     assert table["path"].value_counts()[str(pictures / "broken.jpg")] == 2
     assert scoring.score(spark, model, str(pictures), str(output)).added == 0
+
+
+@with_spark
+def test_a_picture_that_is_deleted_before_its_round_ends_the_job_and_the_next_goes_on(
+    spark, model, pictures, tmp_path, monkeypatch
+):
+    output, real = str(tmp_path / "answers"), mlflow.pyfunc.spark_udf
+
+    def late(*given: object, **options: object) -> object:
+        (pictures / "cat" / "0.jpg").unlink()  # they are listed by now
+        return real(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.pyfunc, "spark_udf", late)
+        with pytest.raises(
+            CatdogError, match=r"can't be found any more: .*Start again: that goes on"
+        ):
+            scoring.score(spark, model, str(pictures), output)
+    assert scoring.score(spark, model, str(pictures), output).labels.total() == 14
 
 
 @with_spark
