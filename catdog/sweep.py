@@ -13,10 +13,10 @@ import hashlib
 import json
 import logging
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime
 from itertools import compress
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalE
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 from sqlalchemy import create_engine, inspect, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from torch import nn
 
 from catdog import AUTO, CatdogError, Classes
@@ -62,13 +62,12 @@ SEARCHED = "learning_rate", "weight_decay", "batch_size", "views"
 DECISIVE = "seed", "epochs", "patience", "min_delta", "backbone", "search_fraction", "most_views"
 """Parameters that decide what a trial gives, besides the pictures and the weights."""
 
-WHERE_AND_HOW = (
-    # The study's name knows pictures and weights by their digests.
-    *("dataset", "classes", "val_fraction", "exclude", "weights"),
-    *("data_dir", "device", "resume", "storage"),
-)
+# The study's name knows pictures and weights by their digests.
+KNOWN_BY_DIGEST = "dataset", "classes", "val_fraction", "exclude", "weights"
+WHERE_AND_HOW = *KNOWN_BY_DIGEST, "data_dir", "device", "resume", "storage"
 """Parameters that decide neither a trial nor what is trained and registered in the end."""
 
+PAUSE_S = 2.0
 HEARTBEAT_S = 30  # after twice as long a silence a trial is tried again
 LOCK = "sweep.lock"  # for what processes that share a data folder do one after the other
 FINISHED = TrialState.COMPLETE, TrialState.PRUNED
@@ -116,6 +115,15 @@ def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
 class _Database(RDBStorage):
     """One whose heartbeat, a thread whose errors nobody could catch, goes on after a failure."""
 
+    def __init__(self, url: str, connect_args: dict[str, int]) -> None:
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            super().__init__(
+                url,
+                engine_kwargs={"connect_args": connect_args},
+                heartbeat_interval=HEARTBEAT_S,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=3),
+            )
+
     def record_heartbeat(self, trial_id: int) -> None:
         with contextlib.suppress(StorageInternalError, SQLAlchemyError):
             super().record_heartbeat(trial_id)
@@ -128,7 +136,7 @@ def open_study(storage: str, name: str, data_dir: Path) -> Study:
         CatdogError: the storage can't be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line for each trial is ours
-    # Two processes that make the tables at once get into each other's way.
+    # Processes that make the tables at once get into each other's way.
     with storage_errors(storage), FileLock(data_dir / LOCK):
         try:
             # How long SQLite waits while another process writes; others have no such setting.
@@ -136,13 +144,11 @@ def open_study(storage: str, name: str, data_dir: Path) -> Study:
             # Optuna would make its tables in whatever database, and refuse it then.
             if inspect(create_engine(storage, connect_args=options)).has_table("experiments"):
                 raise StorageInternalError("it is MLflow's own")
-            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-                database = _Database(
-                    storage,
-                    engine_kwargs={"connect_args": options},
-                    heartbeat_interval=HEARTBEAT_S,
-                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=3),
-                )
+            try:
+                database = _Database(storage, options)
+            except DBAPIError:  # another machine may have made the tables at the same moment
+                time.sleep(PAUSE_S)
+                database = _Database(storage, options)
         except (RuntimeError, ValueError, ImportError) as error:  # no driver, or no Optuna's
             raise StorageInternalError(str(error)) from error
         return optuna.create_study(
@@ -282,11 +288,9 @@ def run_trial(trial: Trial, run: Run, most_views: int, train_head: TrainHead) ->
 
 def _say_trial(trial: Trial, epochs: Sequence[Epoch], state: str) -> None:
     best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
-    began = trial.datetime_start or datetime.now()
     logger.info(
         f"trial {trial.number:>3}: {f'search loss {best.val.loss:.4f}' if best else 'diverged'}, "
-        f"{len(epochs)} epochs{', pruned' if state == 'PRUNED' else ''}, "
-        f"{(datetime.now() - began).total_seconds():.1f} s ({_in_words(trial.params)})"
+        f"{len(epochs)} epochs{', pruned' if state == 'PRUNED' else ''} ({_in_words(trial.params)})"
     )
 
 

@@ -22,6 +22,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError
 
 from catdog import CLASSES, CatdogError, cli, sweep
 from catdog.config import MainConfig, OptimConfig, SweepConfig
@@ -321,6 +322,21 @@ def test_two_processes_share_the_trials(storage, logged):
     rates = _run(study, 12)
     assert 12 <= len(rates) <= 13  # both may begin the last one
     assert len(set(rates)) == len(rates)
+
+
+def test_tables_that_two_machines_make_at_once_are_opened_a_moment_later(monkeypatch):
+    real, moments = sweep.RDBStorage.__init__, []
+
+    def late(self, url: str, **options: object) -> None:
+        real(self, url, **options)  # as the other machine does
+        if not moments:
+            moments.append(1)
+            raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))
+
+    monkeypatch.setattr(sweep, "PAUSE_S", 0.0)
+    monkeypatch.setattr(sweep.RDBStorage, "__init__", late)
+    assert _study("fresh").get_trials() == []
+    assert moments == [1]
 
 
 def test_the_trial_of_a_killed_process_is_run_again(storage, logged, monkeypatch):

@@ -256,7 +256,7 @@ def _files(spark: SparkSession, source: str) -> DataFrame:
         listed = _pictures(spark, [_escaped(_address(source))])
     except Exception as error:
         raise _unreadable("input", source, error) from error
-    found = listed.drop("content").persist()  # asking for it lists all files anew
+    found = listed.drop("content")
     # Spark lists files without a byte, and then leaves them out.
     every = {re.sub("^file:/+", "/", _shown(unquote(uri))) for uri in listed.inputFiles()}
     empty = every - {row["path"] for row in found.select("path").toLocalIterator()}
