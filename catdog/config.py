@@ -297,7 +297,7 @@ class PromoteConfig:
     to: str = "none"
     """version to promote without a comparison; or none"""
     because: str = ""
-    """why, for --to and --rollback; kept in the history"""
+    """why, for --to and --rollback; the history keeps 1000 characters of it"""
     rollback: YesNo = "no"
     """promote the version that served before"""
     history: YesNo = "no"
