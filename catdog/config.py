@@ -198,8 +198,8 @@ class EvaluateConfig:
     format: Literal["text", "json"] = "text"
     """of the answer"""
     device: ServingDevice = "auto"
-    batch_size: BatchSize = 32
-    """pictures at once"""
+    batch_size: Annotated[int, Range(0, 65_536)] = 0
+    """pictures at once; 0: what suits the device"""
 
 
 @dataclass(frozen=True)

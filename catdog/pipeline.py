@@ -82,8 +82,9 @@ def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
     logger.info(f"Device: {device_name}")
     run.log_params(asdict(config))
     run.log_environment(device_name)
-    dataset.check()
-    run.log_dataset(dataset)
+    if distributed.is_main():  # once is enough: it reads every picture
+        dataset.check()
+        run.log_dataset(dataset)
 
     with distributed.process_group(device):
         network = _network(config, dataset).to(device)
@@ -124,6 +125,8 @@ def _network(config: TrainConfig, dataset: PreparedDataset) -> Network:
 
 def _log_pictures(run: Run, network: Network, dataset: PreparedDataset) -> None:
     """Show what the model will see: pictures as they are, and as augmentation changes them."""
+    if not distributed.is_main():
+        return  # what is drawn would go nowhere
     samples = [
         (load(path), name)
         for name in dataset.classes
@@ -139,6 +142,8 @@ def _log_pictures(run: Run, network: Network, dataset: PreparedDataset) -> None:
 
 
 def _log_epoch(run: Run, dataset: PreparedDataset, epoch: Epoch) -> None:
+    if not distributed.is_main():
+        return
     logger.info(
         f"epoch {epoch.number:3}: train loss {epoch.train.loss:.4f}, "
         f"val loss {epoch.val.loss:.4f}, val accuracy {epoch.val.accuracy:.4f}, "

@@ -140,7 +140,7 @@ def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
             if _is_wanted(inner):
                 _check_size(member.name, member.size, name)
                 yield inner, packed.read()
-            elif is_archive_name(inner):
+            elif member.isfile() and is_archive_name(inner):
                 yield from _in_packed_archive(packed, inner, depth)
         _check_tar_end(archive)
 

@@ -241,7 +241,7 @@ def _with_worker_errors(
                 "a process that decodes pictures has no shared memory: in a container give it "
                 "some, with docker run --shm-size=2g say, or train with views=1."
             ) from error
-        if "DataLoader worker" not in str(error):
+        if not any(end in str(error) for end in ("is killed by signal", "exited unexpectedly")):
             raise
         raise CatdogError(
             "a process that decodes pictures was killed, most likely by the system for want "

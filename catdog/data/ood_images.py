@@ -128,6 +128,12 @@ def _encoded(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
+def _draw_all(folder: Path) -> None:
+    with new_folder(folder) as new:
+        for name, content in neither_pictures():
+            (new / f"{name}.jpg").write_bytes(content)
+
+
 def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
     """The same pictures as files below `data_dir`, drawn when they are not there yet.
 
@@ -139,11 +145,10 @@ def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
     folder = data_dir / f"neither-{RECIPE}"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(data_dir / f".{folder.name}.lock"):
-            if not folder.is_dir():
-                with new_folder(folder) as new:
-                    for name, content in neither_pictures():
-                        (new / f"{name}.jpg").write_bytes(content)
+        if not folder.is_dir():  # else no lock, which a disk for reading alone could not hold
+            with FileLock(data_dir / f".{folder.name}.lock"):
+                if not folder.is_dir():
+                    _draw_all(folder)
     except OSError as error:
         raise CatdogError(
             f"{folder} can't be written ({error.strerror or error}): choose another folder "

@@ -95,15 +95,22 @@ def prepare(source: Source, config: PrepareConfig) -> PreparedDataset:
                 "seed": config.seed,
                 "source": fingerprint(source.path),
                 "exclude": exclusion.digest,
-                "exclude_file": config.exclude,
                 "classes": ",".join(classes) if classes else AUTO,
             }
             finished = _is_finished(folder, recipe)
             if not finished:
                 _prepare_afresh(source.path, folder, recipe, exclusion)
+            _note_exclude_file(folder, config.exclude)
             dataset = load_dataset(folder)
     logger.info(f"{'Already prepared' if finished else 'Prepared'}: {_summary(dataset)}")
     return dataset
+
+
+def _note_exclude_file(folder: Path, name: str) -> None:
+    """Note which file had the lines: the report spells out the command that names it."""
+    marker = read_marker(folder)
+    if marker is not None and marker.get("exclude_file") != name:
+        write_json(folder / MARKER, marker | {"exclude_file": name})
 
 
 def _is_finished(folder: Path, recipe: dict[str, Any]) -> bool:

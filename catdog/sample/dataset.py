@@ -40,6 +40,8 @@ def draw_sample(folder: Path, *, seed: int, count: int = 400, test_count: int = 
             than a drawn sample is already there.
     """
     recipe = {"version": __version__, "seed": seed, "count": count, "test_count": test_count}
+    if _is_finished(folder, recipe):
+        return folder  # before anything is written, as it may lie where nothing can be
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):

@@ -83,13 +83,18 @@ class CheckpointFolder:
         self._has_warned = False
         self.newest: dict[str, Any] | None = None
         paths = _in_order(folder)
+        damaged = []
         for path in reversed(paths):
-            self.newest = self._read(path)
+            self.newest = _read(path)
             if self.newest is not None:
                 break
+            logger.info(f"Checkpoint {_number(path)} is damaged: the one before it is used")
+            damaged.append(path)
         if paths and self.newest is None:
             logger.info("No checkpoint of the run is whole: its training begins anew")
         barrier()  # rank 0 may write, and delete, once all have read
+        for path in damaged if is_main() else ():
+            path.unlink(missing_ok=True)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Let a stage go on where the newest checkpoint stands, if that is one of this stage."""
@@ -123,27 +128,24 @@ class CheckpointFolder:
                 )
             self._has_warned = True
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        """What is in a file; None, and the file goes, where it is not what was written."""
-        try:
-            if path.name.endswith(f"-{sha256_of(path)}{ENDING}"):
-                state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-                epochs_of(state)
-                return state
-        except OSError as error:
-            raise CatdogError(
-                f"{path} can't be read ({error.strerror or error}): see that it can, and resume "
-                "again."
-            ) from error
-        except (RuntimeError, pickle.UnpicklingError, KeyError, ValueError, TypeError) as error:
-            raise CatdogError(
-                f"{path} is of another catdog version: resume with the one that began the run, "
-                "or begin a new run."
-            ) from error
-        logger.info(f"Checkpoint {_number(path)} is damaged: the one before it is used")
-        if is_main():
-            path.unlink(missing_ok=True)
-        return None
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What is in a file; None where it is not what was written."""
+    try:
+        if not path.name.endswith(f"-{sha256_of(path)}{ENDING}"):
+            return None
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        epochs_of(state)
+        return state
+    except OSError as error:
+        raise CatdogError(
+            f"{path} can't be read ({error.strerror or error}): see that it can, and resume again."
+        ) from error
+    except (RuntimeError, pickle.UnpicklingError, KeyError, ValueError, TypeError) as error:
+        raise CatdogError(
+            f"{path} is of another catdog version: resume with the one that began the run, or "
+            "begin a new run."
+        ) from error
 
 
 def epochs_of(state: dict[str, Any]) -> list[Epoch]:

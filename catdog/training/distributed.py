@@ -66,7 +66,7 @@ def shard(count: int) -> slice:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Train together with the other processes, if there are any: by NCCL on GPUs, else by Gloo.
+    """Train together with the other processes, if there are any.
 
     Raises:
         CatdogError: another process is gone.
@@ -77,12 +77,11 @@ def process_group(device: torch.device) -> Iterator[None]:
     torch.set_num_threads(cores())
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # What is gathered lies on the CPU, and so does what a barrier needs.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, number, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     # torchrun's store outlives a restart, and remembers where those before listened.
     fresh = PrefixStore(f"restart {_restarts()}", store)
-    dist.init_process_group(backend, store=fresh, rank=number, world_size=size, timeout=TIMEOUT)
+    # What is gathered lies on the CPU; gradients on GPUs have a group of their own.
+    dist.init_process_group("gloo", store=fresh, rank=number, world_size=size, timeout=TIMEOUT)
     try:
         yield
         dist.destroy_process_group()
@@ -90,8 +89,9 @@ def process_group(device: torch.device) -> Iterator[None]:
         if not _is_of_exchange(error):
             raise
         interrupts.ignore()  # torchrun, which names who is gone, ends the others too
+        reason = str(error).partition("\n")[0]
         raise CatdogError(
-            f"rank {rank()} of {world_size()} has lost the connection to another process."
+            f"rank {rank()} of {world_size()} has lost the connection to another one ({reason})."
         ) from error
 
 
@@ -141,8 +141,20 @@ def data_parallel(model: nn.Module) -> nn.Module:
     if world_size() == 1:
         return model
     device = next(model.parameters()).device
-    own = [torch.cuda.current_device()] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=own)
+    if device.type != "cuda":
+        return DistributedDataParallel(model)
+    own = [torch.cuda.current_device()]
+    return DistributedDataParallel(
+        model, device_ids=own, process_group=dist.new_group(backend="nccl")
+    )
+
+
+def copy_weights_of_main(model: nn.Module) -> None:
+    """Give the model of each rank rank 0's weights, to the last bit."""
+    for value in model.state_dict().values() if world_size() > 1 else ():
+        exchanged = value.cpu()
+        dist.broadcast(exchanged, src=0)
+        value.copy_(exchanged)
 
 
 def must_launch(processes: int) -> bool:
@@ -223,4 +235,5 @@ def _restarts() -> int:
 
 def _is_of_exchange(error: RuntimeError) -> bool:
     """Whether an exchange between processes has failed; Gloo says so only in the text."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or "gloo" in text or "monitoredbarrier" in text

@@ -72,7 +72,8 @@ class FeatureCache:
     @property
     def bytes_used(self) -> int:
         """How large the folder is."""
-        return sum(path.stat().st_size for path in self.folder.iterdir())
+        # Others may write, which then is a file whose name begins with a dot.
+        return sum(path.stat().st_size for path in self.folder.glob("[!.]*"))
 
     def _write(self, name: str, array: NDArray[Any]) -> Path:
         part, target = self.folder / f".{name}", self.folder / name
@@ -132,9 +133,8 @@ def cache_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise CatdogError(
-                f"the disk is full, there is no room for features in {folder}: free some space, "
-                "with python scripts/clear_cache.py --days 0 for one, and run this again, or "
-                "choose another folder with --data_dir."
+                f"the disk is full, there is no room for features in {folder}: free some space "
+                "and run this again, or choose another folder with --data_dir."
             ) from error
         raise CatdogError(
             f"the feature cache in {folder} can't be used ({error.strerror or error}): run this "

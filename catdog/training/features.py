@@ -96,16 +96,17 @@ def extract_features(
     computed = _compute_shares([(val, 1), (train, views)], network, engine, cache)
     validation, new = extract(val, network, engine, cache)
     training, more = extract(train, network, engine, cache, views=views)
-    strangers = neither_folder(data_dir, dataset.classes)
-    pictures = [Picture(path, 0, sha256_of(path)) for path in strangers]
-    neither, _ = extract(pictures, network, engine, cache)
+    paths = neither_folder(data_dir, dataset.classes)
+    strangers = [Picture(path, 0, sha256_of(path)) for path in paths]
+    _compute_shares([(strangers, 1)], network, engine, cache)
+    neither, _ = extract(strangers, network, engine, cache)
     computed += new + more
     found = len(val) + views * len(train) - computed
     seconds = time.perf_counter() - start
     logger.info(
         f"Features: {computed:,} computed by {engine.name} and {found:,} found, in "
         f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
-        f"{cache.folder.parent} (python scripts/clear_cache.py clears it)"
+        f"{cache.folder.parent}"
     )
     return FeatureSet(engine, training, validation[0], neither[0], computed, found, seconds)
 
@@ -125,7 +126,8 @@ def _compute_shares(
         if mine:
             computed += extract(mine, network, engine, cache, views=views)[1]
     distributed.barrier(distributed.PATIENCE)
-    cache.reread()
+    with cache_errors(cache.folder):
+        cache.reread()
     return int(distributed.all_gather(np.array([computed])).sum())
 
 

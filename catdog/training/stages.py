@@ -128,7 +128,11 @@ def finetune(
     )
     stopping.offer(head.best.number, head.best.val.loss, network)
     checkpoint = Checkpoint(FINETUNE, network, optimizer, stopping, schedule, list(head.epochs))
-    return _train(checkpoint, loaders, step, before + config.finetune_epochs, checkpoints, on_epoch)
+    fitted = _train(
+        checkpoint, loaders, step, before + config.finetune_epochs, checkpoints, on_epoch
+    )
+    distributed.copy_weights_of_main(network)  # the features of each rank are of these very ones
+    return fitted
 
 
 def feature_loaders(features: FeatureSet, dataset: PreparedDataset, config: TrainConfig) -> Loaders:
@@ -155,10 +159,9 @@ def picture_loaders(network: Network, dataset: PreparedDataset, config: TrainCon
         device=device,
         share=share,
     )
-    at_once = EVALUATION_BATCH if device.type == "cuda" else 1
     val = EvaluationBatches(
         LabelledFolder(dataset.validation, plain, classes=dataset.classes),
-        batch_size=max(config.batch_size, at_once),
+        batch_size=EVALUATION_BATCH if device.type == "cuda" else config.batch_size,
         device=device,
         share=share,
     )

@@ -145,9 +145,10 @@ def _link_in_a_zip() -> bytes:
 def _in_a_tar(kind: bytes) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as opened:
-        info = tarfile.TarInfo("cat/link.jpg")
-        info.type, info.linkname = kind, "/etc/passwd"
-        opened.addfile(info)
+        for name in ("cat/link.jpg", "cat/link.zip"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            opened.addfile(info)
     return stream.getvalue()
 
 

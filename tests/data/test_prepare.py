@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,11 @@ def test_a_changed_exclude_file_counts_and_an_equal_one_does_not(tmp_path):
     same = exclude_file(tmp_path, "# looked at in May", "", f"  ./{path}   # a fox", path)
     assert prepare_pictures(source, folder, exclude=same) == prepared
     assert snapshot(folder) == before
+    elsewhere = Path(same).rename(tmp_path / "renamed.txt")
+    renamed = prepare_pictures(source, folder, exclude=str(elsewhere))
+    assert renamed == replace(prepared, exclude=str(elsewhere))
+    changed = {name for name, what in snapshot(folder).items() if before[name] != what}
+    assert changed == {"prepared.json"}
     assert prepare_pictures(source, folder) == whole
     assert not (folder / "excluded").exists()
 

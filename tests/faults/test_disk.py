@@ -8,6 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from catdog import pipeline
+from catdog.data.ood_images import neither_folder
+from catdog.sample.dataset import draw_sample
 from tests.conftest import encoded
 from tests.faults.conftest import TINY, fill
 
@@ -71,6 +73,15 @@ def test_a_read_only_data_folder_is_told_by_training(run, pets, tmp_path, untouc
     ended = run("train", *where, *TINY)
     assert ended.status == 2
     assert "can't be written (Read-only file system): choose another folder" in ended.sentence
+
+
+def test_what_is_drawn_already_may_lie_where_nothing_can_be_written(tmp_path, read_only):
+    data = tmp_path / "data"
+    drawn = draw_sample(data / "raw", seed=0, count=2, test_count=1)
+    strangers = neither_folder(data)
+    read_only(data)
+    assert draw_sample(data / "raw", seed=0, count=2, test_count=1) == drawn
+    assert neither_folder(data) == strangers
 
 
 def test_a_read_only_source_is_enough(run, pets, tmp_path, read_only):

@@ -78,6 +78,9 @@ def test_a_uri_that_names_nothing_is_answered_with_what_exists(logged_model):
     _register(logged_model)
     with pytest.raises(CatdogError, match=r"Versions of 'pets': 1 \(Production\)"):
         versions.fetch("models:/pets/7")
+    versions.MlflowClient().rename_registered_model("pets", "my pets (2)")
+    with pytest.raises(CatdogError, match=r"--model-uri 'models:/my pets \(2\)/1'$"):
+        versions.fetch("models:/my pets (2)/7")
     with pytest.raises(CatdogError, match="does not name a model"):
         versions.fetch("runs:/0123456789abcdef/model")
     with pytest.raises(CatdogError, match="does not name a model"):

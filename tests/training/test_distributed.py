@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -174,6 +178,66 @@ def test_two_hosts_learn_what_one_process_learns(hosts, pictures, tmp_path):
             process.kill()
     assert [process.returncode for process in started] == [0, 0], said
     _assert_as_alone(config, target, pictures)
+
+
+def _on_two_ranks(what: Callable[[], object]) -> list[object]:
+    """What two forked processes that train together return, or raise as a CatdogError."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    forked = multiprocessing.get_context("fork")
+    answers = [forked.SimpleQueue() for _ in range(2)]
+
+    def work(rank: int) -> None:
+        os.environ.update(meeting, RANK=str(rank), WORLD_SIZE="2")
+        try:
+            with distributed.process_group(torch.device("cpu")):
+                answers[rank].put(what())
+        except CatdogError as error:
+            answers[rank].put(str(error))
+
+    processes = [forked.Process(target=work, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+    return [None if answer.empty() else answer.get() for answer in answers]
+
+
+def test_ranks_exchange_parts_of_any_size_and_texts():
+    def exchange() -> tuple[list[float], list[int], str, int]:
+        mine = distributed.rank()
+        return (
+            distributed.all_gather(np.arange(3 * mine) / 4).tolist(),  # of rank 0 nothing
+            distributed.all_gather(np.array([mine, mine])).tolist(),
+            distributed.from_main("größe" if mine == 0 else "other"),
+            distributed.smallest(7 - mine),
+        )
+
+    assert _on_two_ranks(exchange) == [([0.0, 0.25, 0.5], [0, 0, 1, 1], "größe", 6)] * 2
+
+
+def test_all_ranks_get_the_weights_of_rank_0():
+    def differ() -> list[float]:
+        model = torch.nn.BatchNorm1d(2)
+        torch.nn.init.constant_(model.weight, distributed.rank() + 0.1)
+        distributed.copy_weights_of_main(model)
+        return model.weight.tolist()
+
+    first, second = _on_two_ranks(differ)
+    assert first == second == pytest.approx([0.1, 0.1])
+
+
+def test_a_rank_that_falls_silent_is_named():
+    def fall_silent() -> None:
+        if distributed.rank() == 1:
+            time.sleep(4)
+        distributed.barrier(datetime.timedelta(seconds=1))
+
+    said, _ = _on_two_ranks(fall_silent)
+    assert str(said).startswith("rank 0 of 2 has lost the connection to another one")
+    assert "Ranks 1 failed to pass monitoredBarrier" in str(said)
 
 
 def test_torchruns_number_of_processes_holds(monkeypatch):
