@@ -236,10 +236,10 @@ def _begin(folder: Path, note: Note, stack: contextlib.ExitStack) -> None:
 
 
 def _locked(folder: Path, stack: contextlib.ExitStack) -> bool:
-    """Lock a run's folder until the stack is left; False when a process keeps or deletes it."""
+    """Lock a run's folder until the stack is left; False when another process keeps it."""
     try:
         stack.enter_context(FileLock(folder / LOCK).acquire(timeout=PATIENCE_S))
-    except (Timeout, FileNotFoundError):
+    except Timeout:
         return False
     except OSError as error:
         raise _unwritable(folder, error) from error
@@ -252,7 +252,10 @@ def _goes_on(home: Path, note: Note, resume: str, stack: contextlib.ExitStack) -
     Raises:
         CatdogError: the run is one that is named, and has ended meanwhile.
     """
-    held = _locked(home / note.run_id, stack)
+    folder = home / note.run_id
+    held = _locked(folder, stack)
+    if held and not (folder / NOTE).exists():  # locking has made the folder anew
+        shutil.rmtree(folder)
     if resume in (NONE, AUTO):
         return held and status_of(note.run_id) not in (None, "FINISHED")
     _noted_run(home, note.run_id)
