@@ -134,22 +134,23 @@ def open_run(
     )
     with contextlib.ExitStack() as stack:
         found = find_runs_to_resume(new, config.resume, notes, status_of)
-        resumed = next((note for note in found if _goes_on(home, note, config.resume, stack)), None)
+        resumed = next((note for note in found if _locked(home / note.run_id, stack)), None)
         _say_which(config.resume, found, resumed)
-        with start_run(
-            name,
-            Path(config.data_dir),
-            resume=resumed.run_id if resumed else None,
-            entry_point=entry_point,
-            processes=new.processes,
-        ) as run:
-            if resumed is None:
-                _begin(run.folder, replace(new, run_id=run.id), stack)
-            mend(run.folder / MODEL)
-            with _resumable(run):
-                yield run
-        # All of it has reached the server; nobody may take it for unfinished meanwhile.
-        shutil.rmtree(run.folder, ignore_errors=True)
+        run = stack.enter_context(
+            start_run(
+                name,
+                Path(config.data_dir),
+                resume=resumed.run_id if resumed else None,
+                entry_point=entry_point,
+                processes=new.processes,
+            )
+        )
+        if resumed is None:
+            _begin(run.folder, replace(new, run_id=run.id), stack)
+        mend(run.folder / MODEL)
+        with _resumable(run):
+            yield run
+    shutil.rmtree(run.folder, ignore_errors=True)  # all of it has reached the server
 
 
 def as_begun(config: Config, entry_point: str) -> Config:
@@ -236,7 +237,7 @@ def _begin(folder: Path, note: Note, stack: contextlib.ExitStack) -> None:
 
 
 def _locked(folder: Path, stack: contextlib.ExitStack) -> bool:
-    """Lock a run's folder until the stack is left; False when another process keeps it."""
+    """Lock a run's folder until the stack is left; False when a process still works on it."""
     try:
         stack.enter_context(FileLock(folder / LOCK).acquire(timeout=PATIENCE_S))
     except Timeout:
@@ -244,22 +245,6 @@ def _locked(folder: Path, stack: contextlib.ExitStack) -> bool:
     except OSError as error:
         raise _unwritable(folder, error) from error
     return True
-
-
-def _goes_on(home: Path, note: Note, resume: str, stack: contextlib.ExitStack) -> bool:
-    """Lock the folder of a run that was found, unless another process works on it or has ended it.
-
-    Raises:
-        CatdogError: the run is one that is named, and has ended meanwhile.
-    """
-    folder = home / note.run_id
-    held = _locked(folder, stack)
-    if held and not (folder / NOTE).exists():  # locking has made the folder anew
-        shutil.rmtree(folder)
-    if resume in (NONE, AUTO):
-        return held and status_of(note.run_id) not in (None, "FINISHED")
-    _noted_run(home, note.run_id)
-    return held
 
 
 def _say_which(resume: str, found: Sequence[Note], resumed: Note | None) -> None:

@@ -148,7 +148,9 @@ def test_a_version_whose_proof_is_missing_waits_for_its_run(release, tmp_path):
             promote(_config(tmp_path, version="2"))
         assert str(raised.value).endswith(go_on.format(options, run_id, tmp_path / "data"))
         note = Note(run_id, 1, "train", {}, "d1")  # as where the run's folder is
-        write_json(tmp_path / "data" / "runs" / run_id / "run.json", asdict(note))
+        folder = tmp_path / "data" / "runs" / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", asdict(note))
     with pytest.raises(CatdogError, match=r"has no version '7'. It has: 1, 2\."):
         promote(_config(tmp_path, to="7"))
 

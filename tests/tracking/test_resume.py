@@ -6,14 +6,13 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import shutil
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import mlflow
 import pytest
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
@@ -189,40 +188,6 @@ def test_a_run_that_another_process_works_on_is_left_alone_and_cleared_later(mon
     assert clear_runs(Path("data"), days=1) == 0
     assert clear_runs(Path("data"), days=0) > 0
     assert not (Path("data/runs") / run_id).exists()
-
-
-def test_the_folder_of_a_run_that_has_finished_goes_before_others_may_take_it(monkeypatch):
-    real, held = shutil.rmtree, []
-
-    def delete(folder: Path, **options: object) -> None:
-        if (folder / "lock").exists():
-            with pytest.raises(Timeout):
-                FileLock(folder / "lock").acquire(timeout=0)
-            held.append(folder.name)
-        real(folder, **options)
-
-    monkeypatch.setattr(runs.shutil, "rmtree", delete)
-    run_id, _ = _resumed("auto")
-    assert held == [run_id]
-
-
-def test_a_run_that_another_process_ends_while_it_is_waited_for_does_not_go_on(monkeypatch):
-    class Slow(FileLock):
-        """Is waited for until the other process has ended the run, and deleted its folder."""
-
-        def acquire(self, *given: object, **options: object) -> object:
-            folder = Path(self.lock_file).parent
-            if folder.name in waited_for:
-                MlflowClient().set_terminated(folder.name, "FINISHED")
-                shutil.rmtree(folder, ignore_errors=True)
-            return super().acquire(*given, **options)
-
-    waited_for = [_cut(), _cut(dataclasses.replace(CONFIG, epochs=8))]
-    monkeypatch.setattr(runs, "FileLock", Slow)
-    assert _resumed("auto")[0] not in waited_for
-    with pytest.raises(CatdogError, match="that run has finished"):
-        _resumed(waited_for[1], dataclasses.replace(CONFIG, epochs=8))
-    assert list(Path("data/runs").iterdir()) == []
 
 
 def test_a_run_that_failed_before_it_learned_leaves_nothing():
