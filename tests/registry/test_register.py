@@ -160,10 +160,10 @@ def test_where_there_is_evidence_it_is_logged(learned, tracking_store, monkeypat
     for name in ("first", "second"):
         with start_run(name) as run:
             released = Shop(*learned, run).release()
-    assert released.decision.summary.startswith("not surely better than version 1: 0 of 4 photos")
+    assert released.decision.summary.startswith("not surely better than version 1: 0 of 8 photos")
     logged = mlflow.get_run(run.id).data.metrics
     expected = released.comparison.evidence.to_dict("vs_champion_")
-    assert (expected["vs_champion_count"], expected["vs_champion_accuracy"]) == (4, 0.0)
+    assert (expected["vs_champion_count"], expected["vs_champion_accuracy"]) == (8, 0.0)
     assert {name: logged[name] for name in expected} == expected
 
 
