@@ -1,6 +1,6 @@
 """The table of docs/arithmetic.md, from its formulas: `python -m benchmarks.arithmetic`.
 
-Change a figure below to put in your own; a test holds the page to what is printed here.
+Change a figure below to put in your own.
 """
 
 from __future__ import annotations

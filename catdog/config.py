@@ -198,8 +198,8 @@ class EvaluateConfig:
     format: Literal["text", "json"] = "text"
     """of the answer"""
     device: ServingDevice = "auto"
-    batch_size: BatchSize = 32
-    """pictures at once"""
+    batch_size: Annotated[int, Range(0, 65_536)] = 0
+    """pictures at once; 0: what suits the device"""
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ class PromoteConfig:
     to: str = "none"
     """version to promote without a comparison; or none"""
     because: str = ""
-    """why, for --to and --rollback; kept in the history"""
+    """why, for --to and --rollback; the history keeps 1000 characters of it"""
     rollback: YesNo = "no"
     """promote the version that served before"""
     history: YesNo = "no"

@@ -17,7 +17,7 @@ def main(config: EvaluateConfig) -> int:
     from catdog.registry.load import load_classifier
 
     classifier = load_classifier(config.model_uri, device=config.device)
-    found = evaluate_folder(classifier, Path(config.data), batch_size=config.batch_size)
+    found = evaluate_folder(classifier, Path(config.data), batch_size=config.batch_size or None)
     for path, reason in found.unreadable.items():
         logger.info(f"left out {path}: {reason}")
     if found.learned:

@@ -480,3 +480,37 @@ def test_a_trial_that_mlflow_does_not_take_is_told_and_nothing_more(tracking_sto
         _run(_study(), 1, run=run)
     assert said[0] == "trial 0 is missing in MLflow (nobody listens)"
     assert said[1].startswith("trial   0: search loss")
+
+
+def test_a_trial_of_any_length_is_logged_whole(tracking_store):
+    def train(head: OptimConfig, on_epoch) -> float:
+        return _train(head, on_epoch, epochs=400)  # three metrics each, of which MLflow takes 1000
+
+    with heard() as said, tracking.start_run("x") as run:
+        _run(_study(), 1, train, run=run)
+    assert not any("missing" in line for line in said)
+    (trial,) = MlflowClient().search_runs(["0", "1"], "tags.trial = '0'")
+    for metric in ("search_loss", "train_loss", "search_accuracy"):
+        history = MlflowClient().get_metric_history(trial.info.run_id, metric)
+        assert [one.step for one in history] == list(range(1, 401))
+
+
+def test_a_database_that_breaks_in_mid_trial_is_one_sentence_and_its_trials_go_on(logged):
+    whole = Path("sweeps.db")
+
+    def train(head: OptimConfig, on_epoch) -> float:
+        if len(logged) == 1:  # the first trial is done
+            whole.rename("aside.db")
+            whole.write_text("no database\n", encoding="utf-8")
+        return _train(head, on_epoch)
+
+    study = _study()
+    with (
+        pytest.raises(CatdogError, match=r"does not answer \(.*The same command goes on"),
+        sweep.storage_errors("sqlite:///sweeps.db"),
+    ):
+        _run(study, 3, train)
+    assert len(logged) == 1
+    Path("aside.db").rename(whole)
+    assert len(_run(_study(), 3)) == 3
+    assert len(logged) == 3

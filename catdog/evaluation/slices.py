@@ -7,10 +7,8 @@ such as "dark" or "small: under 0.1 megapixel", and a rule that names the worst 
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from catdog.data import images
 from catdog.data.metadata import OWN_COLUMNS
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.intervals import wilson
+from catdog.parallel import in_order
 
 LOOK_PX = 64
 """Shorter side of what is decoded for a look: enough to tell blurred from sharp."""
@@ -100,8 +99,7 @@ def look_at_all(paths: Sequence[Path]) -> list[Look]:
     Raises:
         CatdogError: a picture is gone or unreadable.
     """
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(_look_at_file, paths, chunksize=16))
+    return list(in_order(_look_at_file, paths))
 
 
 def look_at(content: bytes) -> Look:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from catdog.data.loaders import LabelledFolder
 from catdog.data.metadata import log_unmatched, read_metadata
 from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import Scores, metrics_of, score
-from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
+from catdog.evaluation.slices import Look, SliceScore, look_at, make_slices, slice_table
 from catdog.inference.classifier import Classifier
+from catdog.inference.inputs import Photo
 
 
 @dataclass
@@ -35,9 +36,9 @@ class LabelledPhoto:
 
         Raises:
             OSError: the file can't be read.
-            UnreadableImageError: it is no picture.
+            UnreadableImageError: it is no picture, or larger than any.
         """
-        content = self.path.read_bytes()
+        content = Photo(str(self.path)).read()
         self.sha256, self.size = hashlib.sha256(content).hexdigest(), images.upright_size(content)
         return content
 
@@ -63,17 +64,24 @@ class Scored:
 
 
 def score_photos(
-    classifier: Classifier, photos: Iterable[LabelledPhoto], *, batch_size: int | None = None
+    classifier: Classifier,
+    photos: Iterable[LabelledPhoto],
+    read: Callable[[LabelledPhoto], bytes] = LabelledPhoto.read,
+    *,
+    batch_size: int | None = None,
 ) -> Scored:
-    """What the classifier says of each photo; each is read once, and none is held."""
-    read, logits, unreadable = [], [], {}
-    for photo, outputs in classifier.outputs(photos, LabelledPhoto.read, batch_size=batch_size):
+    """What the classifier says of each photo; `read` is called once for each, and none is held.
+
+    A photo of which `read` raises an OSError or an UnreadableImageError is left out.
+    """
+    scored, logits, unreadable = [], [], {}
+    for photo, outputs in classifier.outputs(photos, read, batch_size=batch_size):
         if isinstance(outputs, tuple):
-            read.append(photo)
+            scored.append(photo)
             logits.append(outputs[0])
         else:
             unreadable[photo.path] = outputs
-    return Scored(read, np.array(logits), unreadable)
+    return Scored(scored, np.array(logits), unreadable)
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,9 @@ class Evaluation:
             yield f"{row.label:{width}}  {row.count:6,}  {row.errors:6,}    {share}{verdict}"
 
 
-def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 32) -> Evaluation:
+def evaluate_folder(
+    classifier: Classifier, folder: Path, *, batch_size: int | None = None
+) -> Evaluation:
     """Score the classifier on a folder with one for each class in it, which is only read.
 
     Slices are made as in a run's report, by the columns of a metadata.csv in it, too.
@@ -131,7 +141,14 @@ def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 3
     metadata = read_metadata(tables_in(folder))
     names = {photo.path: photo.path.relative_to(folder).as_posix() for photo in photos}
     log_unmatched(metadata, names.values())
-    scored = score_photos(classifier, photos, batch_size=batch_size)
+    looks: dict[Path, Look] = {}
+
+    def read(photo: LabelledPhoto) -> bytes:
+        content = photo.read()
+        looks[photo.path] = look_at(content)
+        return content
+
+    scored = score_photos(classifier, photos, read, batch_size=batch_size)
     if not scored.photos:
         reason = next(iter(scored.unreadable.values()))
         raise CatdogError(f"no picture in {folder} can be read: {reason}")
@@ -141,7 +158,7 @@ def evaluate_folder(classifier: Classifier, folder: Path, *, batch_size: int = 3
         width, height = map(str, photo.size)
         label = classifier.about.classes[photo.label]
         rows.append({"label": label, "width": width, "height": height} | own)
-    slices = make_slices(rows, look_at_all([photo.path for photo in scored.photos]))
+    slices = make_slices(rows, [looks[photo.path] for photo in scored.photos])
     labels, logits = scored.labels, scored.logits
     known = classifier.learned_from(photo.sha256 for photo in scored.photos)
     return Evaluation(

@@ -35,6 +35,8 @@ SHADE = 0.45
 
 CAPTION_PX = 22
 
+NO_MAP = "this backbone has no map of features to show: leave out --explain."
+
 
 def draw(classifier: Classifier, content: bytes, prediction: Prediction) -> Image.Image:
     """What `overlay` gives, with the answer written below it.
@@ -102,11 +104,11 @@ def _maps_and_logit(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The last map of features that the whole answer passes through, and the answer."""
     backbone = network.backbone
     if not hasattr(backbone, "forward_features"):
-        raise CatdogError("this backbone has no map of features to show: leave out --explain.")
+        raise CatdogError(NO_MAP)
     if getattr(backbone, "global_pool", None) == "token" and hasattr(backbone, "blocks"):
         return _before_last_block(network, pixels)
     with torch.no_grad():
-        maps = backbone.forward_features(pixels)
+        maps = _one_map(backbone.forward_features(pixels))
     with torch.enable_grad():
         maps.requires_grad_(True)
         logit: Tensor = network.head(backbone.forward_head(maps))
@@ -119,13 +121,19 @@ def _before_last_block(network: Network, pixels: Tensor) -> tuple[Tensor, Tensor
     def keep(_block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if threading.get_ident() != here:  # another photo that is classified at the same time
             return inputs
-        kept.append(inputs[0].detach().requires_grad_(True))
+        kept.append(_one_map(inputs[0]).detach().requires_grad_(True))
         return kept[0], *inputs[1:]
 
     *_, last = network.backbone.get_submodule("blocks").children()
     with torch.enable_grad(), last.register_forward_pre_hook(keep):
         logit: Tensor = network.head(network.backbone(pixels))
     return kept[0], logit
+
+
+def _one_map(found: object) -> Tensor:
+    if not isinstance(found, Tensor):  # several, of patches of several sizes, as CrossViT has
+        raise CatdogError(NO_MAP)
+    return found
 
 
 def _on_grid(spoken: Tensor, backbone: Backbone) -> Tensor:

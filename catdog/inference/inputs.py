@@ -99,7 +99,9 @@ def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Itera
     Raises:
         CatdogError: before the first photo, when a folder or a glob holds none.
     """
-    return chain.from_iterable([_photos_of(name, stdin) for name in names])
+    for name in names:
+        _check(name)
+    return chain.from_iterable(_photos_of(name, stdin) for name in names)
 
 
 def fetch(url: str) -> bytes:
@@ -152,17 +154,20 @@ def _why_broken(error: BaseException) -> str:
     return f"no connection: {getattr(error, 'strerror', None) or error}"
 
 
+def _check(name: str) -> None:
+    """Raise CatdogError where there is nothing; what was found meanwhile is not kept."""
+    if name == STDIN or is_url(name) or next(_photos(_as_path(name)), None) is not None:
+        return
+    raise CatdogError(f"{name} holds no picture: name a folder, file or glob that does.")
+
+
 def _photos_of(name: str, stdin: BinaryIO | None) -> Iterator[Photo]:
     if name == STDIN:  # no glob and no folder, as lists are made by other programs
         lines = _lines(stdin or sys.stdin.buffer)
         return (Photo(line if is_url(line) else str(_as_path(line))) for line in lines)
     if is_url(name):
         return iter([Photo(name)])
-    photos = _photos(_as_path(name))
-    first = next(photos, None)
-    if first is None:
-        raise CatdogError(f"{name} holds no picture: name a folder, file or glob that does.")
-    return chain([first], photos)
+    return _photos(_as_path(name))
 
 
 def _as_path(name: str) -> Path:

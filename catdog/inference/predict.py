@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -134,19 +135,32 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _put(target: Path, photo: Photo) -> bool:
-    """Write the photo to a new file `target`, with its date; False when the name is taken."""
+    """Write the photo to a new file `target`, with its date; False when the name is taken.
+
+    The name appears with the whole photo behind it, whatever ends the program meanwhile.
+    """
+    # Of its own: another program may be sorting into the same folder.
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        # Of its own making: another program may have put a file there a moment ago.
-        stream = target.open("xb")
-    except FileExistsError:
-        return False
-    try:
-        with stream:
-            stream.write(photo.content)
+        part.write_bytes(photo.content)
         with contextlib.suppress(FileNotFoundError):  # it is an address, or was deleted since
             taken = Path(photo.name).stat()
-            os.utime(target, ns=(taken.st_atime_ns, taken.st_mtime_ns))
-    except BaseException:
-        target.unlink()
-        raise
+            os.utime(part, ns=(taken.st_atime_ns, taken.st_mtime_ns))
+        _give_name(part, target)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
     return True
+
+
+def _give_name(part: Path, target: Path) -> None:
+    """Call the file `target`; raise FileExistsError where something is called so."""
+    try:
+        target.hardlink_to(part)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system that knows no links, as on most USB sticks
+        if target.exists() or target.is_symlink():
+            raise FileExistsError(target) from None
+        part.rename(target)

@@ -14,7 +14,6 @@ import copy
 import functools
 import io
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from catdog import parallel
 from catdog.models.device import pick_device
 
 if TYPE_CHECKING:  # whoever runs a portable backbone need not wait for timm
@@ -86,7 +86,7 @@ def engine_for(portable: Portable | None, network: Callable[[], Network], asked:
     `auto` is the CPU where the backbone is portable: starting a GPU takes seconds, and decoding
     the photos bounds what it could save. It is to be asked for by name.
     """
-    cores = os.cpu_count() or 1
+    cores = parallel.cores()
     if portable is not None and asked in ("auto", "cpu"):
         engine = fastest(portable, cores=cores)
         if engine is not None:

@@ -44,6 +44,8 @@ LINE = re.compile(r"version (\d+)(?: after (\d+))?, by (.*?)(?:, of run (\w+))?:
 SECTION = "## Where it stands, and why"
 """The last section of a version's description."""
 TRIES = 3
+LONGEST = 1000
+"""Characters of a reason: a database may take 5000 in a tag, and in a description with its card."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Event:
         """The key, and the value for people to read, of the tag that `from_tag` reads."""
         after = f" after {self.before}" if self.before else ""
         run = f", of run {self.run_id}" if self.run_id else ""
-        line = f"version {self.version}{after}, by {self.who}{run}: {' '.join(self.why.split())}"
+        line = f"version {self.version}{after}, by {self.who}{run}: {_cut(self.why)}"
         return f"promotion_{self.when.strftime(KEY_TIME)}", line
 
     @classmethod
@@ -80,12 +82,24 @@ class Event:
             return None
 
 
+def _cut(text: str) -> str:
+    """A text in one line, of no more than a reason may have."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+
+
 def history(name: str) -> list[Event]:
-    """All promotions of a registered model, the oldest first."""
+    """All promotions of a registered model, the oldest first; none where nothing is called so.
+
+    Raises:
+        MlflowException: the registry does not say.
+    """
     try:
         tags = MlflowClient().get_registered_model(name).tags
-    except MlflowException:
-        return []
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return []
+        raise
     events = [Event.from_tag(key, value) for key, value in tags.items()]
     return sorted(filter(None, events), key=lambda event: event.when)
 
@@ -247,8 +261,8 @@ def _as_champion(version: ModelVersion | None) -> Champion | None:
 def _make_champion(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
     """Move aliases, history and stage to a version, in this order; see above."""
     former = versions.champion(version.name)
-    if is_same(version, former):
-        former = None  # somebody has moved the stage by hand, and nobody leaves
+    if is_same(version, former):  # somebody has moved the stage by hand, or says it twice
+        former = _last_promoted(version)
     _move_aliases(version, former)
     _add_to_history(version, number_of(former), decision.summary)
     _explain(version, decision, comparison)
@@ -260,6 +274,13 @@ def _make_champion(version: ModelVersion, decision: Decision, comparison: Compar
         _explain(leaving, Decision(ARCHIVED, reason))
     _set_stage(version, PRODUCTION)
     _check_aliases(version)
+
+
+def _last_promoted(version: ModelVersion) -> ModelVersion | None:
+    """The other version that the history says was made champion last, if it says so."""
+    events = history(version.name)
+    last = versions.numbered(version.name, events[-1].version) if events else None
+    return None if is_same(version, last) else last
 
 
 def _check_aliases(version: ModelVersion) -> None:
@@ -324,5 +345,5 @@ def _explain(
     """Say in the last section of a version's description where it stands, and why."""
     known = MlflowClient().get_model_version(version.name, version.version)
     card, table = (known.description or "").split(SECTION)[0].rstrip(), comparison.table()
-    why = f"{decision.reason}.\n\n{table}" if table else f"{decision.summary}.\n"
+    why = f"{_cut(decision.reason)}.\n\n{table}" if table else f"{_cut(decision.summary)}.\n"
     versions.describe(version, f"{card}\n\n{SECTION}\n\n{decision.stage}: {why}")

@@ -14,7 +14,8 @@ def load_classifier(model_uri: str, *, device: str = "auto") -> Classifier:
     Raises:
         CatdogError: the URI names none, or the device is not there.
     """
-    pick_device(device)
+    if device not in ("auto", "cpu"):  # before a model is fetched; auto may do without a GPU
+        pick_device(device)
     folder = Path(model_uri).expanduser()
     if folder.is_dir():
         return Classifier.load(saved_in(folder), device=device)

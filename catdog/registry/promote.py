@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -29,6 +30,8 @@ from catdog.registry.history import Event
 from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Decision
 from catdog.registry.versions import ModelVersion, is_same, number_of, uri_of
 from catdog.tracking import store
+from catdog.tracking.resume import read_note
+from catdog.tracking.run import RUNS, resume_command
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def promote(config: PromoteConfig) -> tuple[ModelVersion, Decision]:
     store.connect()
     if config.rollback == "yes" and config.to != NONE:
         raise CatdogError("--to and --rollback name two versions: give one of them.")
-    try:
+    with _refusals(config.name, "to promote"):
         if config.rollback == "yes":
             why = config.because or "rolled back"
             if config.dry_run == "no":
@@ -57,14 +60,34 @@ def promote(config: PromoteConfig) -> tuple[ModelVersion, Decision]:
             version = _existing(config.name, config.to)
             return _promote_by_hand(config, version, config.because or "promoted by hand")
         return _promote_by_evidence(config)
+
+
+def look_back(name: str) -> tuple[str, str]:
+    """A table of all promotions for people, and the number of the version that serves.
+
+    Raises:
+        CatdogError: there was none, or the registry refuses.
+    """
+    store.connect()
+    with _refusals(name, "to tell the history of"):
+        events = history.history(name)
+        serving = number_of(versions.champion(name)) or "none"
+    if not events:
+        raise CatdogError(f"the registry knows of no promotion of {name!r}.")
+    return _table(events), serving
+
+
+@contextlib.contextmanager
+def _refusals(name: str, what: str) -> Iterator[None]:
+    """Raise what the registry refuses of a model as one sentence."""
+    try:
+        yield
     except MlflowException as error:
         reason = store.without_password(error.message)
-        raise CatdogError(
-            f"the model registry refused to promote {config.name}: {reason}"
-        ) from error
+        raise CatdogError(f"the model registry refused {what} {name}: {reason}") from error
 
 
-def history_table(events: Sequence[Event]) -> str:
+def _table(events: Sequence[Event]) -> str:
     """One line for each promotion, the newest first, for people."""
     form = "{:19}  {:7}  {:6}  {:12}  {:8}  {}"
     rows = [form.format("when (UTC)", "version", "before", "by", "run", "why")]
@@ -89,7 +112,7 @@ def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]
     if version.tags.get(STATUS_TAG) == "pending":
         raise CatdogError(
             f"version {version.version} of {version.name} was never seen to answer as its training "
-            f"did, or its run is at it now. Let that go on: mlflow run . -P resume={version.run_id}"
+            f"did, or its run is at it now. Let that go on: {_resume_command(config, version)}"
         )
 
     def compare(champion: ModelVersion) -> Comparison:
@@ -103,6 +126,15 @@ def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]
         version, compare, margin=config.margin, dry_run=config.dry_run == "yes"
     )
     return version, decision
+
+
+def _resume_command(config: PromoteConfig, version: ModelVersion) -> str:
+    """The line that lets the run of a version go on, begun as its folder says where it is here."""
+    folder = Path(config.data_dir) / RUNS / str(version.run_id)
+    with contextlib.suppress(CatdogError):
+        note = read_note(folder)
+        return resume_command(folder, note.entry_point, note.processes)
+    return resume_command(folder)
 
 
 def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:

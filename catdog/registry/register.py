@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ from catdog.registry import versions
 from catdog.registry.compare import Answers, Comparison, compare_with_champion
 from catdog.registry.history import approve, promote_by_evidence
 from catdog.registry.promotion import Candidate, Decision
-from catdog.registry.proof import LIMIT, FreshProcess, UnprovenError
+from catdog.registry.proof import LIMIT, FreshProcess, Proof, UnprovenError
 from catdog.registry.versions import ModelVersion, uri_of
 from catdog.tracking import provenance
 from catdog.tracking.log import Run
@@ -162,13 +163,16 @@ def _is_proven(trained: Trained, version: ModelVersion, fresh: FreshProcess, run
         [probability(judgement.logits / classifier.about.temperature), judgement.familiarity],
         axis=1,
     )
+    found: Proof | None = None
     try:
         found = fresh.answers(uri_of(version), [trained.validation[i].path for i in sample])
     except UnprovenError:
         raise  # the version stays as it is, and the run can go on
     except CatdogError as error:
+        trouble = str(error)
+    if found is None:
         run.check_server()  # a server that has gone says nothing against the version
-        logger.info(f"REJECTED: {error}")
+        logger.info(f"REJECTED: {trouble}")
         return False
     difference = found.difference(expected[sample])
     run.log_metrics({"parity_max_abs_diff": difference})
@@ -197,16 +201,18 @@ def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: s
 
 def _create(model_uri: str, name: str, tags: dict[str, str]) -> ModelVersion:
     """Create a version once: a server that answers too late may have made it already."""
-    with limits(ONCE):
-        try:
+    try:
+        with limits(ONCE):
             return mlflow.register_model(model_uri, name, tags=tags)
-        except MlflowException as error:
-            if error.get_http_status_code() < 500:
-                raise
-        time.sleep(PAUSE_S)
-        for version in versions.versions(name):
-            if model_uri in (version.source, f"models:/{version.model_id}"):
-                return version
+    except MlflowException as error:
+        status = error.get_http_status_code()
+        if status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
+            raise
+    time.sleep(PAUSE_S)
+    for version in versions.versions(name):
+        if model_uri in (version.source, f"models:/{version.model_id}"):
+            return version
+    with limits(ONCE):
         return mlflow.register_model(model_uri, name, tags=tags)
 
 

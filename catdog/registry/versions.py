@@ -189,7 +189,7 @@ def _advice(model_uri: str) -> str:
     if not usable:
         return f"No version of {name!r} can be used: train one with: {training(name)}"
     lines = ", ".join(map(_line, found))
-    command = f"python scripts/predict.py --model-uri {uri_of(usable[-1])}"
+    command = f"python scripts/predict.py --model-uri {shlex.quote(uri_of(usable[-1]))}"
     return f"Versions of {name!r}: {lines}. Try: {command}"
 
 

@@ -7,7 +7,6 @@ them; writes nothing.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL.Image import Image
 
-from catdog import CatdogError
+from catdog import CatdogError, parallel
 from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset
+from catdog.data.images import UnreadableImageError
 from catdog.evaluation.audit import Issue, find_issues
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.metrics import (
@@ -30,7 +30,7 @@ from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
 from catdog.inference.evaluate import LabelledPhoto, score_photos
-from catdog.inference.prediction import to_prediction
+from catdog.inference.prediction import Prediction, to_prediction
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network
 from catdog.training.feature_cache import open_cache
@@ -49,13 +49,13 @@ class Mistake:
     """A validation photo that is answered wrong.
 
     `path` and `label` are as in the manifest; `heat_map` is the photo, small, and warm where the
-    model looked.
+    model looked: None where the backbone does not tell.
     """
 
     path: str
     label: str
     p_positive: float
-    heat_map: Image
+    heat_map: Image | None
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def audit(
     """
     rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
     pictures = prepared.pictures(TRAINING, VALIDATION)
-    engine = pick_engine(network, cores=os.cpu_count() or 1)
+    engine = pick_engine(network, cores=parallel.cores())
     features, computed = extract(pictures, network, engine, open_cache(data_dir, network))
     logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
     looks = look_at_all([picture.path for picture in pictures])
@@ -211,7 +211,18 @@ def _mistakes(
         row, (logit, familiarity) = rows[place], answers[place]
         answer = to_prediction(logit, familiarity, classifier.about)
         photo = (prepared.folder / row["path"]).read_bytes()
-        heat_map = explain.overlay(classifier, photo, answer)
-        heat_map.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        heat_map = _heat_map(classifier, photo, answer)
         mistakes.append(Mistake(row["path"], row["label"], answer.p_positive, heat_map))
     return mistakes
+
+
+def _heat_map(classifier: Classifier, photo: bytes, answer: Prediction) -> Image | None:
+    """The photo, small, and warm where the model looked; None where the backbone has no map."""
+    try:
+        picture = explain.overlay(classifier, photo, answer)
+    except UnreadableImageError:
+        raise
+    except CatdogError:  # the report of a registered version must not fail for it
+        return None
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return picture

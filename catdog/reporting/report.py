@@ -165,14 +165,14 @@ def exclude_line(path: str, digest: str) -> str:
     return f"{digest[:16]}  # {' '.join(path.split())}"
 
 
-def thumbnail(content: bytes, px: int = THUMBNAIL_PX) -> Image.Image:
-    """A small copy of a picture: upright, at most `px` pixels wide and high.
+def thumbnail(content: bytes) -> Image.Image:
+    """A small copy of a picture: upright, at most `THUMBNAIL_PX` pixels wide and high.
 
     Raises:
         UnreadableImageError: the bytes don't decode.
     """
-    picture = images.decode(content)
-    picture.thumbnail((px, px), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    picture = images.decode(content, side_px=THUMBNAIL_PX)
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return picture
 
 

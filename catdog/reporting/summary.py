@@ -19,7 +19,7 @@ from catdog.registry.promotion import NO_STAGE, PRODUCTION
 from catdog.registry.register import Released
 from catdog.reporting import figures
 from catdog.reporting.findings import Findings, find
-from catdog.reporting.report import Command, RunDetails, render, with_excluded
+from catdog.reporting.report import Command, RunDetails, render, thumbnail, with_excluded
 from catdog.tracking import provenance, store
 from catdog.tracking.log import Run
 from catdog.training.judge import Trained
@@ -52,10 +52,14 @@ def report_findings(
     )
     page = render(prepared, trained, released, findings, details)
     worst = findings.worst
+    # A tag that people search by: in the words that earlier runs have.
     slice_ = f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
     run.log_findings(findings.other_metrics, findings.tables(), slice_, page)
     if findings.mistakes:
-        shown = [np.asarray(mistake.heat_map) for mistake in findings.mistakes]
+        shown = [
+            np.asarray(it.heat_map or thumbnail((prepared.folder / it.path).read_bytes()))
+            for it in findings.mistakes
+        ]
         column = probability_name(prepared.classes)
         captions = [f"{it.label}, {column} {it.p_positive:.2f}" for it in findings.mistakes]
         # The UI shows a thumbnail, in which a row of eight would be a line.
@@ -85,22 +89,21 @@ def summarize(released: Released, trained: Trained, findings: Findings, run: Run
         }
     )
     run.describe(describe(released, trained, findings))
-    rejected = decision.stage == NO_STAGE
-    if rejected:
+    if decision.stage == NO_STAGE:
         logger.info(f"REJECTED: {name} was registered, and is in no stage: {decision.summary}.")
     else:
         logger.info(f"Registered {name} in {decision.stage}: {decision.summary}.")
     logger.info(f"Compare runs:  {store.ui_hint()}")
     logger.info(f"               {store.runs_page(run.experiment_id)}")
     logger.info(f"This run:      {store.run_page(run.experiment_id, run.id)}")
-    if not rejected:
-        logger.info(f"Label photos:  python scripts/predict.py --model-uri {_uri(released)}")
+    for command in commands_to_use(released)[:1]:
+        logger.info(f"Label photos:  {command.line}")
 
 
 def describe(released: Released, trained: Trained, findings: Findings) -> str:
     """What the MLflow UI shows on top of the run, in Markdown."""
     version, decision = released.version, released.decision
-    metrics, uri = trained.metrics, _uri(released)
+    metrics = trained.metrics
     shown = {"accuracy": "accuracy_score", "ROC AUC": "roc_auc", "log-loss": "log_loss"}
     table = "".join(
         f"| {name} | {metrics[f'val_{key}']:.4f} | "
@@ -108,6 +111,7 @@ def describe(released: Released, trained: Trained, findings: Findings) -> str:
         for name, key in shown.items()
         if f"val_{key}_ci_low" in metrics
     )
+    use = "".join(f"- {it.purpose}: `{it.line}`\n" for it in commands_to_use(released))
     paragraphs = [
         f"**{version.name} version {version.version}** went to **{decision.stage}**: "
         f"{decision.summary}.",
@@ -117,9 +121,7 @@ def describe(released: Released, trained: Trained, findings: Findings) -> str:
         f"| metric | value | 95 % |\n|---|---|---|\n{table}",
         with_excluded(findings.other_metrics),
         "- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
-        f"- Label photos: `python scripts/predict.py --model-uri {uri} PHOTO...`\n"
-        f"{_line_to_promote(released)}"
-        f"- Export: `python scripts/export.py --model-uri {uri} --to DIR`\n",
+        f"{use}{_line_to_promote(released)}",
     ]
     return "\n\n".join(paragraph.rstrip("\n") for paragraph in paragraphs if paragraph) + "\n"
 
@@ -142,7 +144,7 @@ def commands_to_use(released: Released) -> list[Command]:
     version, decision = released.version, released.decision
     if decision.stage == NO_STAGE:
         return []
-    uri = f"models:/{version.name}/{version.version}"
+    uri = shlex.quote(versions.uri_of(version))
     label = "Label photos" if decision.stage == PRODUCTION else "Label photos with this version"
     return [
         Command(label, f"python scripts/predict.py --model-uri {_uri(released)}"),
@@ -170,10 +172,10 @@ def _line(step: type[DataConfig], values: Mapping[str, object], name: str = "") 
 
 
 def _uri(released: Released) -> str:
-    """How the version is named: by number where it does not serve, as Staging may hold many."""
+    """How a shell names the version: by number if it doesn't serve, as Staging may hold many."""
     version, decision = released.version, released.decision
     shown = PRODUCTION if decision.stage == PRODUCTION else version.version
-    return f"models:/{version.name}/{shown}"
+    return shlex.quote(f"models:/{version.name}/{shown}")
 
 
 def _line_to_promote(released: Released) -> str:

@@ -101,8 +101,8 @@ class Run:
         """
         self._unsent.send(LAST_TRY)
         try:
-            self.check_server()
             with limits(PATIENT, keep_set=True):
+                MlflowClient().get_run(self.id)
                 yield
         except (MlflowException, OSError) as error:
             raise CatdogError(

@@ -13,6 +13,7 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -110,7 +111,7 @@ class Spool:
         began = time.monotonic()
         if began >= self._next_try:
             with limits(QUICK):
-                self._send_kept(PATIENCE)
+                self._send_kept(PATIENCE, lambda: True)
             now = time.monotonic()
             self._next_try = now + max(PAUSE, (now - began) / SHARE)
 
@@ -119,11 +120,16 @@ class Spool:
 
         Args:
             patience: seconds for which a server that is away is waited for. One that answers,
-                and does not take something, is not.
+                and does not take something, is not; what stands behind that is sent then, unless
+                nobody has any patience.
         """
         until = time.monotonic() + patience
+
+        def stop() -> bool:
+            return not (patience and self.server_answers())
+
         with limits(PROMPT):
-            while not self._send_kept(max(PATIENCE, patience)):
+            while not self._send_kept(max(PATIENCE, patience), stop):
                 if time.monotonic() >= until or self.server_answers():
                     return False
                 time.sleep(min(1.0, patience))
@@ -139,17 +145,16 @@ class Spool:
             return False
         return True
 
-    def _send_kept(self, patience: float) -> bool:
-        """Try everything once, in order, until failing writes have cost `patience` seconds.
+    def _send_kept(self, patience: float, stop: Callable[[], bool]) -> bool:
+        """Try everything once, in order; whether all of it arrived.
 
         One that fails holds up none but those that it would overwrite if it came after them.
+        When failing writes have cost `patience` seconds, each further one asks whether to `stop`.
         """
         paths = self._paths()
         arrived: list[Path] = []
         overtaken: set[tuple[str, str]] = set()
         for path in paths:
-            if patience <= 0:
-                break
             began = time.monotonic()
             write = _read(path)
             if overtaken.isdisjoint(write.replaces()) and self._arrives(write):
@@ -159,6 +164,8 @@ class Spool:
                 continue
             patience -= time.monotonic() - began
             overtaken |= write.replaces()
+            if patience <= 0 and stop():
+                break
         if arrived:
             logger.info(f"The tracking server took {len(arrived)} writes that were kept")
         if len(arrived) < len(paths):

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from urllib3.exceptions import HTTPError
 
 import catdog
 from catdog import CatdogError
@@ -40,6 +41,9 @@ PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 SECRET = re.compile(r"pass(?!file)|pwd|secret|token", re.IGNORECASE)
 """In the query of a URL: a password; `passfile` names a file."""
+
+CARRIED = (MlflowException, OSError, SQLAlchemyError, HTTPError)
+"""What the errors of a store come from; those of requests are OSErrors."""
 
 EXPERIMENT = "catdog"
 
@@ -156,8 +160,9 @@ def limits(values: dict[str, str], *, keep_set: bool = False) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """What happened at the root, without the layers that carried it, a long URL or a password."""
-    # MLflow raises some of its own without naming what they come from.
-    while cause := error.__cause__ or error.__context__:
+    # MLflow raises some of its own without naming what they come from; what was being handled
+    # when the server was asked is not among them.
+    while isinstance(cause := error.__cause__ or error.__context__, CARRIED):
         error = cause
     line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return without_password(line.partition(" for url: ")[0])

@@ -57,6 +57,15 @@ def test_a_full_disk_while_caching_features_is_told(
     assert again.status == 0, again.err
 
 
+def test_a_read_only_data_folder_is_told_by_preparing(run, pets, tmp_path, read_only):
+    (tmp_path / "data").mkdir()
+    data = read_only(tmp_path / "data")
+    ended = run("prepare", "--dataset", pets, "--data_dir", data)
+    assert ended.status == 2
+    assert ended.sentence.startswith(f"preparing {data / 'pets'} failed at {data}")
+    assert "(Read-only file system): check that it can be read and written" in ended.sentence
+
+
 def test_a_read_only_data_folder_is_told_by_training(run, pets, tmp_path, untouched, read_only):
     where = ("--dataset", pets, "--data_dir", tmp_path / "data")
     assert run("prepare", *where).status == 0

@@ -8,7 +8,10 @@ import pytest
 
 from catdog import CatdogError
 from catdog.config import EvaluateConfig
+from catdog.data.images import UnreadableImageError
 from catdog.evaluation.intervals import wilson
+from catdog.inference import evaluate as module
+from catdog.inference import inputs
 from catdog.inference.evaluate import Evaluation, evaluate_folder
 from scripts import evaluate as script
 from tests.conftest import tiny_picture
@@ -42,6 +45,45 @@ def test_a_labelled_folder_is_scored_with_intervals_and_left_as_it_is(labelled):
     assert ends == wilson(10, 11)
     assert metrics["roc_auc_ci_low"] <= metrics["roc_auc"] <= metrics["roc_auc_ci_high"]
     assert sorted(labelled.rglob("*")) == before
+
+
+def test_each_photo_is_read_once_and_what_can_not_be_used_is_left_out(labelled, monkeypatch):
+    class Forgetful(ColourClassifier):
+        def outputs(self, items, read, **_):
+            for photo, outputs in super().outputs(items, read):
+                photo.path.unlink()  # nobody may want to read it again
+                yield photo, outputs
+
+    def look_at(content: bytes):
+        if content == odd:
+            raise UnreadableImageError("does not decode")
+        return look(content)
+
+    look, odd = module.look_at, (labelled / "cat" / "1.jpg").read_bytes()
+    monkeypatch.setattr(module, "look_at", look_at)
+    (labelled / "dog" / "large.jpg").write_bytes(b"x" * 5001)
+    monkeypatch.setattr(inputs, "MAX_BYTES", 5000)
+    found = evaluate_folder(Forgetful(), labelled)
+    assert found.scores.count == found.slices[0].count == 10
+    assert {path.name: reason for path, reason in found.unreadable.items()} == {
+        "1.jpg": "does not decode",
+        "broken.jpg": "the file is empty",
+        "gone.jpg": "No such file or directory",
+        "large.jpg": "5,001 bytes are more than the limit of 200,000,000",
+    }
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, None), (5, 5)])
+def test_as_many_at_once_as_suit_the_device_unless_it_is_said(labelled, monkeypatch, asked, given):
+    classifier, seen = ColourClassifier(), []
+    outputs = classifier.outputs
+    monkeypatch.setattr("catdog.registry.load.load_classifier", lambda *_, **__: classifier)
+    monkeypatch.setattr(
+        classifier, "outputs", lambda *args, **more: seen.append(more) or outputs(*args, **more)
+    )
+    script.main(EvaluateConfig(data=str(labelled), batch_size=asked))
+    assert EvaluateConfig("").batch_size == 0
+    assert seen == [{"batch_size": given}]
 
 
 def test_photos_that_the_model_learned_from_are_counted(labelled):

@@ -78,6 +78,18 @@ def test_a_folder_or_glob_without_a_photo_is_named_before_any_answer(tmp_path, n
         find_photos([str(tmp_path / "full"), str(tmp_path / name)])
 
 
+def test_only_the_directory_whose_turn_it_is_has_been_listed(tmp_path, monkeypatch):
+    albums = [tmp_path / name for name in ("a", "a/deep", "b")]
+    _draw(tmp_path, *(f"{album.relative_to(tmp_path)}/{n}.jpg" for album in albums for n in "12"))
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path)) or scandir(path))
+    found = find_photos([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert listed == [tmp_path / "a", tmp_path / "b"]  # to see that there is a photo
+    listed.clear()
+    turns = [(Path(photo.name).parent, list(listed)) for photo in found]
+    assert turns[::2] == turns[1::2] == [(it, albums[: n + 1]) for n, it in enumerate(albums)]
+
+
 def test_a_link_to_a_folder_above_is_not_followed_in_a_ring(tmp_path):
     _draw(tmp_path, "deep/1.jpg")
     (tmp_path / "deep" / "up").symlink_to(tmp_path)

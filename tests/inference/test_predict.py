@@ -83,14 +83,28 @@ def test_what_lies_there_is_never_overwritten_even_when_it_appears_meanwhile(tmp
     assert (folder / "2.jpg").is_symlink()
 
 
-def test_a_copy_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*_, **__):
+def test_where_files_can_not_be_linked_nothing_is_overwritten_either(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(predict, "_holds", lambda *_: False)
+    answers = [(Photo("1.jpg", content=content), CAT) for content in (b"one", b"two")]
+    assert _sort(tmp_path, answers) == ["cat/1-2.jpg", "cat/1.jpg"]
+    assert (tmp_path / "cat" / "1.jpg").read_bytes() == b"one"
+
+
+def test_a_copy_that_fails_leaves_nothing_behind_and_shows_no_half(tmp_path, monkeypatch):
+    shown = []
+
+    def full(*_, **__):  # all its bytes are written
+        shown.extend((tmp_path / "cat").glob("[!.]*"))
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "utime", full)
     with pytest.raises(CatdogError, match=r"sort_into=.* No space left on device"):
         _sort(tmp_path, [(Photo(__file__, content=b"x"), CAT)])
-    assert list((tmp_path / "cat").iterdir()) == []
+    assert list((tmp_path / "cat").iterdir()) == shown == []
 
 
 def test_a_target_inside_a_folder_that_is_labelled_is_refused(tmp_path):
@@ -203,6 +217,21 @@ def test_photos_are_sorted_and_each_is_read_once(tmp_path, labelled, monkeypatch
     shown = capsys.readouterr()
     assert "lies inside" in shown.err
     assert shown.out == ""
+
+
+def test_answers_are_explained_but_not_among_the_photos(tmp_path, classifier, monkeypatch, capsys):
+    monkeypatch.setattr(load, "load_classifier", lambda *_, **__: classifier)
+    _draw(tmp_path / "holiday", _1="cat", _2="dog")
+    holiday, why = str(tmp_path / "holiday"), tmp_path / "why"
+    assert _run(holiday, "--explain", str(why)) == 0
+    assert sorted(path.name for path in why.iterdir()) == ["1.png", "2.png"]
+    capsys.readouterr()
+    assert _run(holiday, "--explain", f"{holiday}/why") == 2
+    shown = capsys.readouterr()
+    assert "explain=" in shown.err
+    assert "lies inside" in shown.err
+    assert shown.out == ""
+    assert len(list((tmp_path / "holiday").iterdir())) == 2
 
 
 def test_a_reader_who_has_had_enough_ends_the_program_quietly(

@@ -140,6 +140,31 @@ def test_rolling_back_goes_further_back_each_time_and_never_to_what_was_left(add
     assert not history.was_rolled_back(versions.numbered("pets", "3"))
 
 
+def test_rolling_back_from_a_version_that_was_moved_by_hand_leads_to_who_served_before(add):
+    first, second, third = add(), add(), add()
+    promote_to(first, "the first")
+    promote_to(second, "better")
+    client = MlflowClient()
+    client.transition_model_version_stage("pets", "3", "Production", archive_existing_versions=True)
+    for _ in range(2):  # the second time says it twice
+        promote_to(third, "as the page has it")
+    assert [(one.version, one.before) for one in history.history("pets")][1:] == [
+        ("2", "1"),
+        ("3", "2"),
+    ]
+    assert _aliases() == {"production": "3", "champion": "3", "previous": "2"}
+    assert str(roll_back("pets", "it is slow")[0].version) == "2"
+
+
+def test_a_reason_of_any_length_fits_into_a_line_and_a_description(add):
+    promote_to(add(), "so " * 5000)
+    promote_to(add(), "x" * 15_000)
+    for event in history.history("pets"):
+        assert len(event.why) == 1000
+        assert event.why.endswith("…")
+        assert len(versions.numbered("pets", event.version).description) < 1200
+
+
 class Killed(BaseException):
     """What no part of the program catches."""
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, cli
 from catdog.config import PromoteConfig
+from catdog.files import write_json
 from catdog.inference.classifier import photo_keys
 from catdog.registry import history, register, versions
 from catdog.registry.compare import Answers, compare_fairly, compare_with_champion
 from catdog.registry.promote import promote
 from catdog.registry.promotion import PRODUCTION, STAGING, Candidate
+from catdog.tracking.resume import Note
 from scripts import promote as script
 from tests.conftest import tiny_classifier
 from tests.sources import prepare_pictures
@@ -137,10 +141,35 @@ def test_a_version_whose_proof_is_missing_waits_for_its_run(release, tmp_path):
     release(0.2), release(1.0, status="pending")
     for _ in range(2):  # not the newest
         assert str(promote(_config(tmp_path))[0].version) == "1"
-    with pytest.raises(CatdogError, match=r"Let that go on: mlflow run . -P resume="):
-        promote(_config(tmp_path, version="2"))
+    run_id = versions.numbered("pets", "2").run_id
+    go_on = "Let that go on: mlflow run . --env-manager=local{} -P resume={} -P data_dir={}"
+    for options in ("", " -e train"):
+        with pytest.raises(CatdogError) as raised:
+            promote(_config(tmp_path, version="2"))
+        assert str(raised.value).endswith(go_on.format(options, run_id, tmp_path / "data"))
+        note = Note(run_id, 1, "train", {}, "d1")  # as where the run's folder is
+        folder = tmp_path / "data" / "runs" / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", asdict(note))
     with pytest.raises(CatdogError, match=r"has no version '7'. It has: 1, 2\."):
         promote(_config(tmp_path, to="7"))
+
+
+@pytest.mark.parametrize("method", ["get_registered_model", "search_model_versions"])
+def test_a_registry_that_does_not_tell_its_history_is_one_sentence(
+    release, tmp_path, monkeypatch, capsys, method
+):
+    release(0.2)
+    promote(_config(tmp_path))
+
+    def refuse(*_: object, **_options: object) -> None:
+        raise MlflowException("403 Forbidden", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(MlflowClient, method, refuse)
+    assert cli.run(script.main, PromoteConfig, ["--name", "pets", "--history"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "error: the model registry refused to tell the history of pets: 403 Forbidden\n"
+    )
 
 
 def test_a_version_to_name_and_one_to_go_back_to_are_refused(tracking_store, tmp_path):

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.registry import register, versions
+from catdog.registry import compare, register, versions
 from catdog.registry.proof import Proof
 from catdog.registry.register import Released
 from catdog.registry.versions import ModelVersion
@@ -152,6 +153,29 @@ def test_where_the_photos_are_too_few_for_evidence_the_champion_stays(learned, t
     assert "photos only" in released.decision.summary
     assert str(released.comparison.champion.version) == "1"
     assert not any("vs_champion" in name for name in mlflow.get_run(run.id).data.metrics)
+
+
+def test_where_there_is_evidence_it_is_logged(learned, tracking_store, monkeypatch):
+    monkeypatch.setattr(compare, "AT_LEAST", 1)
+    for name in ("first", "second"):
+        with start_run(name) as run:
+            released = Shop(*learned, run).release()
+    assert released.decision.summary.startswith("not surely better than version 1: 0 of 8 photos")
+    logged = mlflow.get_run(run.id).data.metrics
+    expected = released.comparison.evidence.to_dict("vs_champion_")
+    assert (expected["vs_champion_count"], expected["vs_champion_accuracy"]) == (8, 0.0)
+    assert {name: logged[name] for name in expected} == expected
+
+
+def test_a_server_that_has_gone_says_nothing_against_a_version_and_is_quoted(shop, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise MlflowException("nobody listens")
+
+    monkeypatch.setattr(Run, "check_server", refuse)
+    with pytest.raises(MlflowException) as raised:
+        shop.release(Broken)
+    assert raised.value.__context__ is None  # what the proof said is not what the server says
+    assert _version(1).tags["validation_status"] == "pending"
 
 
 def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, REQUEST_LIMIT_EXCEEDED
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
@@ -41,17 +43,28 @@ def test_a_rejected_version_is_used_by_its_number_alone(logged_model):
     assert versions.fetch(f"models:/pets/{version.version}").is_dir()  # whoever names it knows
 
 
+@pytest.mark.parametrize("code", [INTERNAL_ERROR, REQUEST_LIMIT_EXCEEDED], ids=["504", "429"])
 @pytest.mark.parametrize("made", [True, False])
-def test_a_version_whose_making_was_answered_too_late_is_made_once(logged_model, monkeypatch, made):
+def test_a_version_whose_making_was_answered_too_late_is_made_once(
+    logged_model, monkeypatch, made, code
+):
     real, in_time = mlflow.register_model, iter([False, True])
+    tries, asked = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", versions.versions
+    monkeypatch.setenv(tries, "2")
+
+    def versions_of(name):
+        assert os.environ[tries] == "2"  # to ask does no harm
+        return asked(name)
 
     def register_late(*args, **options):
+        assert os.environ[tries] == "0"
         if next(in_time):
             return real(*args, **options)
         if made:
             real(*args, **options)
-        raise MlflowException("504 Gateway Timeout")
+        raise MlflowException("not now", error_code=code)
 
+    monkeypatch.setattr(versions, "versions", versions_of)
     monkeypatch.setattr(register, "PAUSE_S", 0.0)
     monkeypatch.setattr(mlflow, "register_model", register_late)
     version = register.add(logged_model, "pets", PHOTOS, digest="", card="# A card")
@@ -65,6 +78,9 @@ def test_a_uri_that_names_nothing_is_answered_with_what_exists(logged_model):
     _register(logged_model)
     with pytest.raises(CatdogError, match=r"Versions of 'pets': 1 \(Production\)"):
         versions.fetch("models:/pets/7")
+    versions.MlflowClient().rename_registered_model("pets", "my pets (2)")
+    with pytest.raises(CatdogError, match=r"--model-uri 'models:/my pets \(2\)/1'$"):
+        versions.fetch("models:/my pets (2)/7")
     with pytest.raises(CatdogError, match="does not name a model"):
         versions.fetch("runs:/0123456789abcdef/model")
     with pytest.raises(CatdogError, match="does not name a model"):

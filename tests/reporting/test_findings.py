@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import pytest
+
+from catdog import CatdogError
+from catdog.data.images import UnreadableImageError
+from catdog.inference import explain
 from catdog.inference.prediction import to_prediction
-from catdog.reporting.findings import Findings
+from catdog.reporting.findings import Findings, find
 from catdog.training.judge import seen_in_training
 
 
@@ -36,6 +41,19 @@ def test_the_wrong_answer_is_shown_as_it_is_served(prepared, trained, findings):
     assert (mistake.path, mistake.label) == (row["path"], row["label"])
     assert round(mistake.p_positive, 9) == round(answer.p_positive, 9)
     assert max(mistake.heat_map.size) <= 160
+
+
+def test_a_backbone_without_a_map_is_reported_all_the_same(prepared, trained, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(explain, "overlay", fail)
+    error = CatdogError("this backbone has no map of features to show: leave out --explain.")
+    (mistake,) = find(prepared, trained, seed=0).mistakes
+    assert mistake.heat_map is None
+    error = UnreadableImageError("does not decode")
+    with pytest.raises(UnreadableImageError):
+        find(prepared, trained, seed=0)
 
 
 def test_a_table_of_nothing_keeps_its_header(findings):

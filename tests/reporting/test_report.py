@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from catdog.data.split import Exclusion
 from catdog.evaluation.audit import Issue
@@ -19,9 +20,10 @@ from catdog.registry.compare import Comparison
 from catdog.registry.promotion import STAGING, Decision
 from catdog.registry.register import Released
 from catdog.reporting import report
-from catdog.reporting.findings import Findings
-from catdog.reporting.report import Command, RunDetails, number, render, share
+from catdog.reporting.findings import WORST_ERRORS, Findings
+from catdog.reporting.report import Command, RunDetails, number, render, share, thumbnail
 from tests.browser import SCROLLED_SIDEWAYS, as_phone
+from tests.conftest import encoded
 
 VOID = {"br", "wbr", "img", "input", "meta", "link", "hr"}
 EVIL = '<script>alert("1")</script>\'"><img src=x onerror=alert(1)> \udcff \x07 猫 not UTF-8'
@@ -233,6 +235,30 @@ def test_a_contact_sheet_is_cut_and_says_how_many_there_are(draw_page, findings,
     page = Page(draw_page(findings=replace(findings, issues=many)))
     assert len(page.all("input")) == report.MOST_PICTURES
     assert f"the surest {report.MOST_PICTURES} of {report.MOST_PICTURES + 5}" in page.text
+
+
+def test_a_page_of_many_rich_photos_stays_below_3_megabytes(
+    draw_page, prepared, findings, tmp_path
+):
+    folder = shutil.copytree(prepared.folder, tmp_path / "data")
+    photo = Image.merge("RGB", [Image.effect_noise((160, 160), 15)] * 3)
+    photo.save(folder / "rich.jpg", quality=95)
+    assert len(encoded(thumbnail((folder / "rich.jpg").read_bytes()), quality=75)) > 6_000
+    issues = [replace(it, path="rich.jpg", detail="rich.jpg") for it in _issues(prepared)]
+    mistake = replace(findings.mistakes[0], path="rich.jpg", heat_map=photo)
+    rich = replace(findings, issues=issues * 60, mistakes=[mistake] * WORST_ERRORS)
+    text = draw_page(prepared=replace(prepared, folder=folder), findings=rich)
+    assert len(Page(text).all("img")) == 8 + 2 * WORST_ERRORS + 4 * report.MOST_PICTURES
+    assert len(text.encode()) < 3_000_000
+
+
+def test_a_mistake_without_a_heat_map_has_one_picture(draw_page, findings):
+    mistakes = [replace(findings.mistakes[0], heat_map=None)]
+    page = Page(draw_page(findings=replace(findings, issues=(), mistakes=mistakes)))
+    assert len(page.all("img")) == 8 + 1
+    assert page.faults == []
+    assert "where the model looked" not in page.text
+    assert "mistakes" in page.sections
 
 
 def test_who_cannot_see_the_page_finds_words_and_landmarks(page):

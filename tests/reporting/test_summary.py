@@ -3,15 +3,23 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from catdog import CatdogError
 from catdog.cli import parse
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
+from catdog.inference import explain
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
 from catdog.reporting.findings import Findings
-from catdog.reporting.summary import commands_to_reproduce, commands_to_use, describe
+from catdog.reporting.summary import (
+    commands_to_reproduce,
+    commands_to_use,
+    describe,
+    report_findings,
+)
 
 STEPS = {"": MainConfig, "download": DownloadConfig, "prepare": PrepareConfig, "train": TrainConfig}
 AS_PREPARED = {"val_fraction": 0.3, "exclude": "a b.txt"}
@@ -100,7 +108,33 @@ def test_what_to_type_next_names_who_serves_and_how_to_change_it(
 ):
     released = replace(released, decision=Decision(stage, "it is new"))
     shown = describe(released, trained, Findings())
-    assert promote in shown if promote else "promote.py" not in shown
+    assert promote in shown if promote else "scripts/" not in shown
     lines = [command.line for command in commands_to_use(released)]
+    assert all(f"`{line}`" in shown for line in lines)
     assert lines[:1] == ([f"python scripts/predict.py --model-uri {uri}"] if uri else [])
     assert len(lines) == (3 if uri else 0)
+
+
+def test_a_name_with_blanks_and_parentheses_is_one_word_of_each_command(trained, released):
+    version = SimpleNamespace(name="my pets (2)", version="7")
+    for stage, shown in ((PRODUCTION, PRODUCTION), (STAGING, "7")):
+        typed = replace(released, version=version, decision=Decision(stage, "it is new"))
+        uris = [shlex.split(command.line)[3] for command in commands_to_use(typed)]
+        assert uris == [f"models:/my pets (2)/{shown}", *["models:/my pets (2)/7"] * 2]
+
+
+def test_the_worst_errors_of_a_backbone_without_a_map_are_shown_as_they_are(
+    prepared, trained, released, monkeypatch
+):
+    def fail(*_):
+        raise CatdogError("this backbone has no map of features to show: leave out --explain.")
+
+    logged = {}
+    run = SimpleNamespace(
+        identity=lambda: "run 123, today",
+        log_findings=lambda *_: None,
+        log_image=lambda figure, key: logged.update({key: figure}),
+    )
+    monkeypatch.setattr(explain, "overlay", fail)
+    report_findings(TrainConfig(), prepared, trained, released, run)
+    assert len(logged["worst_errors"].texts) == 1

@@ -10,11 +10,12 @@ import mlflow
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.evaluation.metrics import score
-from catdog.tracking import spool, store
+from catdog.tracking import log, spool, store
 from catdog.tracking.log import Run
 from catdog.tracking.run import start_run
 from catdog.training.loop import Epoch
@@ -133,3 +134,25 @@ def test_what_is_refused_ends_no_training_and_is_sent_on_resuming(
     with start_run("x", tmp_path, resume=run.id) as again:
         _log_epochs(again, 4)
     assert _logged(server, run) == ("FINISHED", [1, 2, 3, 4], 4)
+
+
+def test_a_model_is_registered_while_pictures_are_kept(gateway, server, tmp_path):
+    with pytest.raises(CatdogError, match="is not complete"), start_run("x", tmp_path) as run:
+        gateway.refused = {"PUT /api/2.0/mlflow-artifacts": 413}
+        _log_epochs(run, 1)
+        with run.registering():
+            assert [write.kind for write in run._unsent.kept()] == ["artifact", "artifact"]
+            registered = MlflowClient().create_registered_model("pets")
+    assert MlflowClient(server.uri).get_registered_model("pets").name == registered.name
+
+
+def test_a_server_that_is_slow_can_register(gateway, monkeypatch, tmp_path):
+    monkeypatch.setattr(log, "QUICK", store.QUICK | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"})
+    with start_run("x", tmp_path) as run:
+        gateway.seconds = 1.5
+        with run.registering():
+            gateway.seconds = 0.0
+        gateway.seconds = 1.5
+        with pytest.raises(MlflowException):
+            run.check_server()
+        gateway.seconds = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import mlflow
@@ -112,6 +113,34 @@ def test_tries_that_fail_cost_the_training_a_moment_only(way, unsent, monkeypatc
     assert way.tries == before + 1
     assert way.timeout == QUICK["MLFLOW_HTTP_REQUEST_TIMEOUT"]
     assert len(unsent.kept()) == 6
+
+
+def test_tries_that_take_long_are_made_the_more_rarely(way, unsent, monkeypatch):
+    monkeypatch.setattr(spool, "SHARE", 0.001)
+    way.refused = everything
+    unsent.write(_metric(1))
+    way.seconds = 0.1
+    monkeypatch.setattr(unsent, "_next_try", 0.0)
+    unsent.write(_metric(2))
+    assert unsent._next_try - time.monotonic() > 90  # far more than PAUSE
+
+
+def test_a_write_at_which_the_server_hangs_holds_up_nothing_behind_it(way, unsent, monkeypatch):
+    monkeypatch.setattr(spool, "PATIENCE", 0.01)
+    way.refused, way.seconds = artifacts, 0.05
+    unsent.write(Write("artifact", "1.txt", b"x"))
+    unsent.write(Write("artifact", "2.txt", b"x"))
+    unsent.write(_metric(3))
+    assert not unsent.send(0)  # somebody wants to stop
+    assert _steps(unsent) == []
+    assert not unsent.send(0.02)
+    assert _steps(unsent) == [3]
+    assert [str(one) for one in unsent.kept()] == ["artifact 1.txt", "artifact 2.txt"]
+    unsent.write(_metric(4))
+    monkeypatch.setattr(unsent, "server_answers", lambda: False)
+    way.tries = 0
+    assert not unsent.send(0.02)
+    assert way.tries == 1
 
 
 def test_a_full_disk_stops_nothing(way, unsent, said, monkeypatch):

@@ -9,6 +9,8 @@ import time
 
 import mlflow
 import pytest
+import urllib3
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
@@ -86,6 +88,22 @@ def test_limits_hold_for_a_while_and_leave_what_the_user_has_set(monkeypatch):
         with limits(PATIENT, keep_set=True):
             assert os.environ[name] == within
         assert os.environ[name] == before
+
+
+@pytest.mark.parametrize("handled", [CatdogError("of the proof"), KeyboardInterrupt()])
+def test_what_a_store_said_is_told_and_not_what_was_being_handled(handled):
+    def fail() -> None:
+        try:
+            raise handled
+        except BaseException:
+            try:
+                raise urllib3.exceptions.ProtocolError("Connection aborted")
+            except urllib3.exceptions.HTTPError as error:
+                raise MlflowException("API request failed") from error
+
+    with pytest.raises(MlflowException) as raised:
+        fail()
+    assert store.first_line(raised.value) == "Connection aborted"
 
 
 WRITES = """
