@@ -77,7 +77,7 @@ FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 5: (), 6: (-1,), 7: (-2, -1), 8: (-2,)
 SIDEWAYS = (5, 6, 7, 8)
 """The orientations of which width and height change places."""
 
-GREY_BITS = (8, 10, 12, 14, 16, 32)
+GREY_BITS = (8, 10, 12, 14, 16, 31)
 """How many bits a grey value may have that needs more than a byte."""
 
 _one_large = threading.Lock()
@@ -114,6 +114,8 @@ def check(content: bytes) -> tuple[int, int]:
         UnreadableImageError: as `decode` does.
     """
     image = _open(content)
+    if not _is_common_jpeg(content):
+        return _decode(image, content).size
     size = _upright_size(image)
     _decode(image, content, max(1, min(size) // 8))
     return size
