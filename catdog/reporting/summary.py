@@ -18,7 +18,7 @@ from catdog.registry import versions
 from catdog.registry.promotion import NO_STAGE, PRODUCTION
 from catdog.registry.register import Released
 from catdog.reporting import plots
-from catdog.reporting.findings import Findings, find
+from catdog.reporting.findings import Findings
 from catdog.reporting.model_card import table_of_metrics
 from catdog.reporting.report import Command, RunDetails, render, thumbnail, with_excluded
 from catdog.tracking import provenance, store
@@ -28,15 +28,15 @@ from catdog.training.judge import Trained
 logger = logging.getLogger(__name__)
 
 
-def report_findings(
-    config: TrainConfig, dataset: PreparedDataset, trained: Trained, released: Released, run: Run
-) -> Findings:
-    """Look at what the model gets wrong and at the data, log tables and a report, return it.
-
-    Raises:
-        OSError: a picture is gone.
-    """
-    findings = find(dataset, trained, seed=config.seed)
+def report(
+    config: TrainConfig,
+    dataset: PreparedDataset,
+    trained: Trained,
+    released: Released,
+    findings: Findings,
+    run: Run,
+) -> None:
+    """Log tables and a report of what the model gets wrong and of the data."""
     details = RunDetails(
         identity=run.identity(),
         parameters=_settings(config, dataset),
@@ -66,7 +66,6 @@ def report_findings(
         f"{counts['near_duplicate']} near-duplicates across the split, "
         f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"
     )
-    return findings
 
 
 def summarize(released: Released, trained: Trained, findings: Findings, run: Run) -> None:

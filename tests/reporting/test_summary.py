@@ -13,11 +13,12 @@ from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.inference import explain
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
+from catdog.reporting.findings import find
 from catdog.reporting.summary import (
     commands_to_reproduce,
     commands_to_use,
     describe,
-    report_findings,
+    report,
 )
 from tests.faults.conftest import NOTHING_FOUND
 
@@ -136,5 +137,6 @@ def test_the_worst_errors_of_a_backbone_without_a_map_are_shown_as_they_are(
         log_image=lambda figure, key: logged.update({key: figure}),
     )
     monkeypatch.setattr(explain, "overlay", fail)
-    report_findings(TrainConfig(), dataset, trained, released, run)
+    findings = find(dataset, trained, seed=0)
+    report(TrainConfig(), dataset, trained, released, findings, run)
     assert len(logged["worst_errors"].texts) == 1
