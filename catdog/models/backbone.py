@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from catdog import CatdogError
@@ -89,13 +90,23 @@ def load_backbone(name: str, weights: str) -> Backbone:
     return module
 
 
-def blocks_of(backbone: nn.Module) -> list[nn.Module]:
-    """The parts of a backbone that can be unfrozen one after the other, in their order."""
-    parts: list[nn.Module] = []
-    for part in backbone.children():
-        several = isinstance(part, nn.Sequential | nn.ModuleList) and len(part) > 1
-        parts += part.children() if several else [part]
-    return [part for part in parts if any(True for _ in part.parameters())]
+def blocks_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
+    """The weights of a backbone's stages, in their order, as timm groups them.
+
+    Normalising layers behind the last stage are a part of it. Where timm knows no stages, the
+    whole backbone is one.
+    """
+    try:
+        groups = group_parameters(backbone, backbone.group_matcher(coarse=True), return_values=True)
+    except (AttributeError, AssertionError):
+        return [list(backbone.parameters())]
+    blocks: list[list[nn.Parameter]] = []
+    for weights in groups.values():
+        if blocks and all(weight.ndim == 1 for weight in weights):
+            blocks[-1] += weights
+        else:
+            blocks.append(weights)
+    return blocks
 
 
 def feature_count(module: Backbone) -> int:

@@ -102,8 +102,12 @@ def finetune(
     # Unlike machines may have rounded it unlike, and then would not stop in the same epoch.
     head = Fit.from_dict(json.loads(distributed.from_main(json.dumps(asdict(head)))))
     network.unfreeze(config.unfreeze)
+    count = sum(p.numel() for p in network.parameters())
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    logger.info(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
+    logger.info(
+        f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} of {count:,} weights learn "
+        f"({learning / count:.0%})"
+    )
     loaders = picture_loaders(network, dataset, config)
     micro_batch = _micro_batch(network, config)
     parallel = distributed.data_parallel(network)
