@@ -53,6 +53,15 @@ def client(model) -> TestClient:
     return _client(model)
 
 
+def test_a_request_ends_after_a_while(model, client, monkeypatch):
+    monkeypatch.setattr(serve, "WORK_S", -1.0)
+    answered = client.post("/invocations", json={"dataframe_records": RECORDS})
+    assert answered.status_code == 200
+    assert {row["error"][:21] for row in answered.json()["predictions"]} == {
+        "the request took over"
+    }
+
+
 @pytest.fixture
 def url(saved, tmp_path) -> Iterator[str]:
     """Where the script serves the saved model, in a process of its own."""
