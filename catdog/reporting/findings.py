@@ -26,7 +26,6 @@ from catdog.evaluation.metrics import (
     per_class_metrics,
 )
 from catdog.evaluation.slices import (
-    Row,
     SliceScore,
     look_at_all,
     make_slices,
@@ -188,8 +187,8 @@ def _raw_metrics(
 
 
 def _scored(
-    dataset: PreparedDataset, classifier: Classifier, rows: Sequence[Row]
-) -> tuple[list[Row], Labels, Logits]:
+    dataset: PreparedDataset, classifier: Classifier, rows: list[dict[str, str]]
+) -> tuple[list[dict[str, str]], Labels, Logits]:
     """Those of the rows whose photos can be read, and their labels and logits."""
     by_path = {dataset.folder / row["path"]: row for row in rows}
     scored = score_photos(
