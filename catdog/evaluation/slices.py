@@ -7,6 +7,7 @@ such as "dark" or "small: under 0.1 megapixel", and a rule that names the worst 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from catdog.data.metadata import OWN_COLUMNS
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.intervals import wilson
 from catdog.parallel import in_order
+
+logger = logging.getLogger(__name__)
 
 LOOK_PX = 64
 """Shorter side of what is decoded for a look: enough to tell blurred from sharp."""
@@ -53,6 +56,10 @@ class Look:
     contrast: float
     sharpness: float
     thumbnail: NDArray[np.uint8]
+
+
+UNSEEN = Look(np.nan, np.nan, np.nan, np.zeros((THUMBNAIL_PX, THUMBNAIL_PX), np.uint8))
+"""Of a picture that can't be read any more: neither dark nor bright, and like no other."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,9 @@ class SliceScore:
 def look_at_all(paths: Sequence[Path]) -> list[Look]:
     """Look at each picture, on all cores; some thousand photos a second on two of them.
 
-    Raises:
-        OSError: a file can't be read.
-        UnreadableImageError: see `catdog.data.images.decode`.
+    One that is gone or unreadable is named in a warning, and is `UNSEEN`.
     """
-    return list(in_order(lambda path: look_at(path.read_bytes()), paths))
+    return list(in_order(_look_at_file, paths))
 
 
 def look_at(content: bytes) -> Look:
@@ -154,6 +159,14 @@ def worst_slice(table: Sequence[SliceScore]) -> SliceScore | None:
     return min(
         worse, key=lambda row: (not row.surely_worse, row.accuracy, -row.count), default=None
     )
+
+
+def _look_at_file(path: Path) -> Look:
+    try:
+        return look_at(path.read_bytes())
+    except (OSError, images.UnreadableImageError) as error:
+        logger.warning(f"{path} can't be read any more, it is in no slice by light ({error})")
+        return UNSEEN
 
 
 def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -156,10 +156,10 @@ def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
 def _labelled(folder: Path, classes: Classes) -> list[Picture]:
     pictures = []
     for name, label in LabelledFolder(folder, classes=classes).samples:
-        content = Path(name).read_bytes()
         try:
+            content = Path(name).read_bytes()
             images.check(content)
-        except images.UnreadableImageError as error:
+        except (OSError, images.UnreadableImageError) as error:
             logger.info(f"left out {name}: {error}")
             continue
         pictures.append(Picture(Path(name), label, hashlib.sha256(content).hexdigest()))

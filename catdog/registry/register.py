@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -18,14 +19,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError
 
 import catdog
 from catdog import CLASSES, CatdogError, Classes
 from catdog.config import TrainConfig
 from catdog.data.classes import probability_name
-from catdog.data.dataset import PreparedDataset
-from catdog.data.images import decode
+from catdog.data.dataset import Picture, PreparedDataset
+from catdog.data.images import UnreadableImageError, decode
 from catdog.evaluation.calibration import probability
 from catdog.evaluation.comparison import Paired
 from catdog.files import beside, put_in_place
@@ -154,6 +156,14 @@ def release(
     return Released(version, decision, comparison)
 
 
+def _example(pictures: Sequence[Picture]) -> bytes:
+    """The first of the pictures that can be read; an empty one where none can any more."""
+    for picture in pictures:
+        with contextlib.suppress(OSError, UnreadableImageError):
+            return as_jpeg(decode(picture.path.read_bytes()))
+    return as_jpeg(Image.new("RGB", (224, 224)))
+
+
 def _to_prove(trained: Trained) -> NDArray[np.intp]:
     """Places of the validation photos that the version is asked about."""
     count = len(trained.validation)
@@ -168,7 +178,7 @@ def _registered(
     if not mine:
         logged = log_model(
             saved.folder,
-            as_jpeg(decode(trained.validation[0].path.read_bytes())),
+            _example(trained.validation),
             run,
             step=trained.best.number,
             tags=candidate.to_tags(),

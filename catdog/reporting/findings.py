@@ -25,7 +25,13 @@ from catdog.evaluation.metrics import (
     operating_points,
     per_class_metrics,
 )
-from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
+from catdog.evaluation.slices import (
+    SliceScore,
+    look_at_all,
+    make_slices,
+    slice_table,
+    worst_slice,
+)
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
 from catdog.inference.evaluate import LabelledPhoto, score_photos
@@ -106,8 +112,7 @@ def find(dataset: PreparedDataset, trained: Trained, *, seed: int) -> Findings:
     The features of `trained` are of the labelled pictures, in the manifest's order. `seed` is of
     what is drawn at random.
 
-    Raises:
-        OSError: a picture is gone.
+    What can't be read any more is left out, and named in a warning.
     """
     classifier, judgement = trained.classifier, trained.judgement
     training, validation = dataset.rows(TRAINING), dataset.rows(VALIDATION)
@@ -154,7 +159,9 @@ def _on_test(
     rows = [row for row in dataset.rows(TEST) if row["label"]]
     if not rows:
         return {}, []
-    labels, logits = _scored(dataset, classifier, rows)
+    rows, labels, logits = _scored(dataset, classifier, rows)
+    if not rows:
+        return {}, []
     slices = make_slices(rows, look_at_all([dataset.folder / row["path"] for row in rows]))
     return (
         metrics_of(labels, logits, prefix=TEST_PREFIX, seed=seed),
@@ -169,7 +176,9 @@ def _raw_metrics(
     excluded = dataset.rows(f"{EXCLUDED}-{VALIDATION}")
     if not excluded:
         return {}
-    labels, logits = _scored(dataset, classifier, excluded)
+    excluded, labels, logits = _scored(dataset, classifier, excluded)
+    if not excluded:
+        return {}
     raw_labels = np.append(judgement.labels, labels)
     # All by one temperature where they are ranked; each by its own where it is measured.
     ranked = np.append(judgement.logits / classifier.about.temperature, logits)
@@ -178,14 +187,17 @@ def _raw_metrics(
 
 
 def _scored(
-    dataset: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
-) -> tuple[Labels, Logits]:
-    photos = [
-        LabelledPhoto(dataset.folder / row["path"], dataset.classes.index(row["label"]))
-        for row in rows
-    ]
-    scored = score_photos(classifier, photos)
-    return scored.labels, scored.logits
+    dataset: PreparedDataset, classifier: Classifier, rows: list[dict[str, str]]
+) -> tuple[list[dict[str, str]], Labels, Logits]:
+    """Those of the rows whose photos can be read, and their labels and logits."""
+    by_path = {dataset.folder / row["path"]: row for row in rows}
+    scored = score_photos(
+        classifier,
+        [LabelledPhoto(path, dataset.classes.index(row["label"])) for path, row in by_path.items()],
+    )
+    for path, reason in scored.unreadable.items():
+        logger.warning(f"{path} can't be read any more, it is left out ({reason})")
+    return [by_path[photo.path] for photo in scored.photos], scored.labels, scored.logits
 
 
 def _mistakes(
@@ -198,16 +210,15 @@ def _mistakes(
     for place in wrong[np.argsort(-np.abs(judgement.logits[wrong]))][:WORST_ERRORS].tolist():
         row, (logit, familiarity) = rows[place], answers[place]
         answer = to_prediction(logit, familiarity, classifier.about)
-        photo = (dataset.folder / row["path"]).read_bytes()
-        heat_map = _heat_map(classifier, photo, answer)
+        heat_map = _heat_map(classifier, dataset.folder / row["path"], answer)
         mistakes.append(Mistake(row["path"], row["label"], answer.p_positive, heat_map))
     return mistakes
 
 
-def _heat_map(classifier: Classifier, photo: bytes, answer: Prediction) -> Image | None:
+def _heat_map(classifier: Classifier, photo: Path, answer: Prediction) -> Image | None:
     try:
-        picture = explain.overlay(classifier, photo, answer)
-    except CatdogError:  # the backbone has no map
+        picture = explain.overlay(classifier, photo.read_bytes(), answer)
+    except (OSError, CatdogError):  # the photo is gone, or the backbone has no map
         return None
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     return picture

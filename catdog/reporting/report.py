@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +35,8 @@ from catdog.reporting import plots
 from catdog.reporting.findings import PREFIX, RAW_PREFIX, THUMBNAIL_PX, Findings
 from catdog.reporting.plots import Chart, to_svg
 from catdog.training.judge import Trained
+
+logger = logging.getLogger(__name__)
 
 MOST_PICTURES = 48
 """In one contact sheet; the rest stands in the run's tables. Keeps the page below 3 MB."""
@@ -69,9 +73,7 @@ def render(
 ) -> str:
     """The report as one HTML file that needs no other; the same input gives the same text.
 
-    Raises:
-        OSError: a picture is gone.
-        UnreadableImageError: a picture can't be read any more.
+    A picture that can't be read any more is grey there, and named in a warning.
     """
     judgement, version, decision = trained.judgement, released.version, released.decision
     untrained = {}
@@ -100,7 +102,7 @@ def render(
         details=details,
         classes=dataset.classes,
         probability=probability_name(dataset.classes),
-        thumbnail=lambda path: thumbnail((dataset.folder / path).read_bytes()),
+        thumbnail=lambda path: thumbnail_of(dataset.folder / path),
     )
     # A name that is not UTF-8 reaches us with surrogates, which no file can hold.
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -151,6 +153,15 @@ def exclude_line(path: str, digest: str) -> str:
     # The digest names the photo wherever another split would put it. A path may hold a
     # line break, and what followed it would be a line of its own.
     return f"{digest[:16]}  # {' '.join(path.split())}"
+
+
+def thumbnail_of(photo: Path) -> Image.Image:
+    """What `thumbnail` gives of a file; a grey picture where it can't be read any more."""
+    try:
+        return thumbnail(photo.read_bytes())
+    except (OSError, images.UnreadableImageError) as error:
+        logger.warning(f"{photo} can't be read any more, the report does not show it ({error})")
+        return Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX), "lightgrey")
 
 
 def thumbnail(content: bytes) -> Image.Image:

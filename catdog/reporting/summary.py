@@ -20,7 +20,7 @@ from catdog.registry.register import Released
 from catdog.reporting import plots
 from catdog.reporting.findings import Findings
 from catdog.reporting.model_card import table_of_metrics
-from catdog.reporting.report import Command, RunDetails, render, thumbnail, with_excluded
+from catdog.reporting.report import Command, RunDetails, render, thumbnail_of, with_excluded
 from catdog.tracking import provenance, store
 from catdog.tracking.log import Run
 from catdog.training.judge import Trained
@@ -51,7 +51,7 @@ def report(
     run.log_findings(findings.other_metrics, findings.tables(), slice_, page)
     if findings.mistakes:
         shown = [
-            np.asarray(it.heat_map or thumbnail((dataset.folder / it.path).read_bytes()))
+            np.asarray(it.heat_map or thumbnail_of(dataset.folder / it.path))
             for it in findings.mistakes
         ]
         column = probability_name(dataset.classes)

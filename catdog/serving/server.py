@@ -17,6 +17,7 @@ import math
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from time import monotonic
 from typing import Any
 
 import uvicorn
@@ -32,6 +33,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import catdog
 from catdog import CatdogError, Classes
 from catdog.data.classes import as_outside
+from catdog.data.images import UnreadableImageError
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import Options, Prediction
 from catdog.registry import load, versions
@@ -45,6 +47,8 @@ MOST_PHOTOS = 10_000
 """In one request: an empty one takes three bytes, and its answer a hundred times as many."""
 PATIENCE_S = 60.0
 """For the whole of a body to come."""
+WORK_S = 300.0
+"""For the answers to a request; pictures whose turn comes later get an error."""
 OTHER_BYTES = 2**20
 """Of a request to any other address."""
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -157,7 +161,15 @@ def answer(model: ServedModel, body: bytes) -> list[dict[str, Any]]:
         raise _BadRequestError(f"{len(images)} pictures are more than {MOST_PHOTOS} at once")
     contents = [_decoded(number, image) for number, image in enumerate(images)]
     classes = model.classifier.about.classes
-    return [_row(one, classes) for one in model.classifier.predict(contents, options)]
+    end = monotonic() + WORK_S
+
+    def in_time(content: bytes) -> bytes:
+        if monotonic() > end:
+            raise UnreadableImageError(f"the request took over {WORK_S:g} s: send fewer at once")
+        return content
+
+    answers = model.classifier.stream(contents, in_time, options)
+    return [_row(prediction, classes) for _, prediction in answers]
 
 
 def serve(model: ServedModel, host: str, port: int, *, max_body_bytes: int) -> None:

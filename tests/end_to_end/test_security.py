@@ -289,7 +289,7 @@ def test_a_picture_of_more_bytes_or_pixels_than_a_photo_has_is_not_decoded(monke
     from catdog.data import images
 
     photo = encoded(tiny_picture("cat", 1))
-    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 40 - 1)
+    monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 48 * 40 - 1)
     with pytest.raises(UnreadableImageError, match="more than the limit"):
         images.decode(photo)
     monkeypatch.setattr(images, "MAX_BYTES", len(photo) - 1)

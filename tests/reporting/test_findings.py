@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 from catdog import CatdogError
+from catdog.data.dataset import load_dataset
 from catdog.inference import explain
 from catdog.inference.prediction import to_prediction
 from catdog.reporting.findings import find
+from catdog.reporting.report import thumbnail_of
 from catdog.training.judge import seen_in_training
 
 
@@ -49,6 +52,23 @@ def test_a_backbone_without_a_map_is_reported_all_the_same(dataset, trained, mon
     monkeypatch.setattr(explain, "overlay", fail)
     (mistake,) = find(dataset, trained, seed=0).mistakes
     assert mistake.heat_map is None
+
+
+def test_photos_that_can_no_longer_be_read_are_left_out_and_named(
+    dataset, trained, tmp_path, caplog
+):
+    copied = load_dataset(shutil.copytree(dataset.folder, tmp_path / "copy"))
+    rows = [copied.rows(split)[0] for split in ("training", "validation", "test")]
+    rows += copied.rows("excluded-validation")
+    for number, row in enumerate(rows):
+        path = copied.folder / row["path"]
+        path.unlink() if number % 2 else path.write_bytes(b"no picture")
+    found = find(copied, trained, seed=0)
+    assert [mistake.heat_map for mistake in found.mistakes] == [None]
+    assert found.test_slices[0].count == found.other_metrics["test_example_count"] == 7
+    assert "val_raw_example_count" not in found.other_metrics
+    assert max(thumbnail_of(copied.folder / rows[0]["path"]).size) == 160
+    assert all(row["path"] in caplog.text for row in rows)
 
 
 def test_a_list_of_no_issues_keeps_its_header(findings):

@@ -53,6 +53,13 @@ def client(model) -> TestClient:
     return _client(model)
 
 
+def test_a_request_ends_after_a_while(client, monkeypatch):
+    monkeypatch.setattr(serve, "WORK_S", -1.0)
+    answered = client.post("/invocations", json={"dataframe_records": RECORDS})
+    assert answered.status_code == 200
+    assert all("took over" in row["error"] for row in answered.json()["predictions"])
+
+
 @pytest.fixture
 def url(saved, tmp_path) -> Iterator[str]:
     """Where the script serves the saved model, in a process of its own."""
@@ -170,7 +177,7 @@ def test_forms_and_names_of_other_sites_are_turned_away(client):
 def test_a_picture_of_too_many_pixels_is_an_error_and_the_others_are_labelled(client, monkeypatch):
     from catdog.data import images
 
-    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 40)
+    monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 48 * 40)
     large = base64.b64encode(encoded(tiny_picture("cat", 1, (49, 40)))).decode()
     asked = {"dataframe_records": [{"image": large}, RECORDS[0]]}
     first, second = client.post("/invocations", json=asked).json()["predictions"]
