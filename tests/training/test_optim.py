@@ -90,10 +90,10 @@ def test_parts_learn_at_their_own_rates_biases_do_not_decay_and_the_frozen_is_le
     )
     groups = make_optimizer((head, 0.1), (body, 0.001), weight_decay=0.3).param_groups
     assert [(group["params"], group["lr"], group["weight_decay"]) for group in groups] == [
-        ([head.weight], 0.1, 0.3),
         ([head.bias], 0.1, 0.0),
-        ([body[1].weight], 0.001, 0.3),
+        ([head.weight], 0.1, 0.3),
         ([body[1].bias], 0.001, 0.0),
+        ([body[1].weight], 0.001, 0.3),
     ]
 
 
