@@ -30,7 +30,6 @@ from catdog.registry.history import Event
 from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Decision
 from catdog.registry.versions import ModelVersion, is_same, number_of, uri_of
 from catdog.tracking import store
-from catdog.tracking.resume import read_note
 from catdog.tracking.run import RUNS, resume_command
 
 logger = logging.getLogger(__name__)
@@ -110,9 +109,10 @@ def _promote_by_hand(
 def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]:
     version = _challenger(config)
     if version.tags.get(STATUS_TAG) == "pending":
+        folder = Path(config.data_dir) / RUNS / str(version.run_id)
         raise CatdogError(
             f"version {version.version} of {version.name} was never seen to answer as its training "
-            f"did, or its run is at it now. Let that go on: {_resume_command(config, version)}"
+            f"did, or its run is at it now. Let that go on: {resume_command(folder)}"
         )
 
     def compare(champion: ModelVersion) -> Comparison:
@@ -128,29 +128,20 @@ def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]
     return version, decision
 
 
-def _resume_command(config: PromoteConfig, version: ModelVersion) -> str:
-    """The line that lets the run of a version go on, begun as its folder says where it is here."""
-    folder = Path(config.data_dir) / RUNS / str(version.run_id)
-    with contextlib.suppress(CatdogError):
-        note = read_note(folder)
-        return resume_command(folder, note.entry_point, note.processes)
-    return resume_command(folder)
-
-
 def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
     """What to compare on, and the digest of it where it is a validation set."""
     if config.data != NONE:
         return _labelled(Path(config.data).expanduser(), about.classes), ""
-    data_dir, dataset = Path(config.data_dir), about.dataset
+    data_dir, name = Path(config.data_dir), about.dataset
     if config.dataset != AUTO:
-        dataset = locate(config.dataset, data_dir, seed=0).name
-    prepared = load_dataset(data_dir / dataset)
-    if prepared.classes != about.classes:
+        name = locate(config.dataset, data_dir, seed=0).name
+    dataset = load_dataset(data_dir / name)
+    if dataset.classes != about.classes:
         raise CatdogError(
-            f"{prepared.folder} holds pictures of {both(prepared.classes)}, and {config.name} "
+            f"{dataset.folder} holds pictures of {both(dataset.classes)}, and {config.name} "
             f"tells {both(about.classes)} apart: name others with --dataset or --data."
         )
-    return prepared.pictures(VALIDATION), prepared.validation_digest
+    return dataset.pictures(VALIDATION), dataset.validation_digest
 
 
 def _labelled(folder: Path, classes: Classes) -> list[Picture]:
