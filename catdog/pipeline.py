@@ -67,9 +67,9 @@ def train_and_register(
         _log_fit(run, trained)
         _log_judgement(run, trained, dataset)
         card = model_card(config.registered_model_name, dataset, trained)
-        saved = save(trained, card, run.folder / MODEL)  # before a server is asked
+        save(trained, card, run.folder / MODEL)  # before a server is asked
         with run.registering():
-            released = register(config, dataset, trained, saved, fresh, run)
+            released = register(config, dataset, trained, card, fresh, run)
     findings = report_findings(config, dataset, trained, released, run)
     summarize(released, trained, findings, run)
     return released.version

@@ -27,7 +27,7 @@ from catdog.registry.compare import (
     is_own_validation,
 )
 from catdog.registry.history import Event
-from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Decision
+from catdog.registry.promotion import STATUS_TAG, Decision
 from catdog.registry.versions import ModelVersion, is_same, number_of, uri_of
 from catdog.tracking import store
 from catdog.tracking.run import RUNS, resume_command
@@ -50,14 +50,13 @@ def promote(config: PromoteConfig) -> tuple[ModelVersion, Decision]:
     if config.rollback == "yes" and config.to != NONE:
         raise CatdogError("--to and --rollback name two versions: give one of them.")
     with _refusals(config.name, "to promote"):
+        dry_run = config.dry_run == "yes"
         if config.rollback == "yes":
             why = config.because or "rolled back"
-            if config.dry_run == "no":
-                return history.roll_back(config.name, why)
-            return _promote_by_hand(config, history.predecessor(config.name), why)
+            return history.roll_back(config.name, why, dry_run=dry_run)
         if config.to != NONE:
-            version = _existing(config.name, config.to)
-            return _promote_by_hand(config, version, config.because or "promoted by hand")
+            version, why = _existing(config.name, config.to), config.because or "promoted by hand"
+            return version, history.promote_to(version, why, dry_run=dry_run)
         return _promote_by_evidence(config)
 
 
@@ -96,14 +95,6 @@ def _table(events: Sequence[Event]) -> str:
             form.format(when, event.version, before or "-", event.who, run or "-", event.why)
         )
     return "\n".join(rows)
-
-
-def _promote_by_hand(
-    config: PromoteConfig, version: ModelVersion, why: str
-) -> tuple[ModelVersion, Decision]:
-    if config.dry_run == "no":
-        return version, history.promote_to(version, why)
-    return version, history.may_not_serve(version) or Decision(PRODUCTION, why)
 
 
 def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]:

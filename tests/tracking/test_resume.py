@@ -138,9 +138,7 @@ def test_auto_says_which_run_goes_on():
 
 @pytest.mark.parametrize("named", ["0" * 32, "../pets"])
 def test_a_run_that_is_not_there_is_one_sentence(named):
-    with pytest.raises(
-        CatdogError, match=r"holds no unfinished run of this id \(those there: none\)"
-    ):
+    with pytest.raises(CatdogError, match="holds no unfinished run of this id"):
         _resumed(named)
 
 
