@@ -181,7 +181,8 @@ def _send(run_id: str, write: Write) -> None:
             new = [Param(key, value) for key, value in content.items() if key not in known]
             client.log_batch(run_id, params=new)
         case "tags":
-            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in content.items()])
+            tags = [RunTag(key, str(value)) for key, value in content.items()]
+            client.log_batch(run_id, tags=tags)
         case "metrics":
             client.log_batch(run_id, metrics=[Metric(*metric) for metric in content])
         case "inputs":

@@ -90,7 +90,7 @@ def test_a_process_that_was_killed_says_nothing_of_the_version(fresh):
 def test_a_model_that_is_not_there_is_one_sentence_whoever_holds_the_pipe(fresh, tmp_path):
     folder = Path(fresh._folder.name)
     # As a worker that decodes pictures does, it keeps the pipe to the fresh process open.
-    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
     forked.start()
     try:
         with pytest.raises(CatdogError, match=r"gone can't be used in a fresh process: ") as error:
