@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import catdog
@@ -84,8 +85,8 @@ def register(
     card: str,
     fresh: FreshProcess,
     run: Run,
-) -> Released:
-    """Register what was trained, prove that it answers alike, and give it its stage.
+) -> ModelVersion:
+    """Register what was trained, and ask a fresh process what the version answers.
 
     What is registered lies in the run's folder, where `save` has put it. A version that this run
     had registered before it was cut is used.
@@ -99,7 +100,24 @@ def register(
     version = _registered(config.registered_model_name, candidate, trained, card, run)
     kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
     run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, dataset)
-    proven = _is_proven(trained, version, fresh, run)
+    fresh.ask(uri_of(version), [trained.validation[i].path for i in _to_prove(trained)])
+    return version
+
+
+def release(
+    config: TrainConfig,
+    dataset: PreparedDataset,
+    trained: Trained,
+    version: ModelVersion,
+    fresh: FreshProcess,
+    run: Run,
+) -> Released:
+    """See whether the fresh process answers alike, and give the version the stage it earns.
+
+    Raises:
+        MlflowException: the registry refuses.
+    """
+    proven = _is_proven(trained, fresh, run)
     approve(version, proven=proven)
 
     def compare(champion: ModelVersion) -> Comparison:
@@ -119,6 +137,12 @@ def register(
     if isinstance(comparison.evidence, Paired):
         run.log_metrics(comparison.evidence.to_dict("vs_champion_"))
     return Released(version, decision, comparison)
+
+
+def _to_prove(trained: Trained) -> NDArray[np.intp]:
+    """Places of the validation photos that the version is asked about."""
+    count = len(trained.validation)
+    return np.linspace(0, count - 1, min(count, PROOF_PHOTOS)).round().astype(np.intp)
 
 
 def _registered(
@@ -141,24 +165,22 @@ def _registered(
     return mine[-1]
 
 
-def _is_proven(trained: Trained, version: ModelVersion, fresh: FreshProcess, run: Run) -> bool:
+def _is_proven(trained: Trained, fresh: FreshProcess, run: Run) -> bool:
     """Whether the registered version answers as the training process, with the engine judged."""
     classifier, judgement = trained.classifier, trained.judgement
-    count = len(trained.validation)
-    sample = np.linspace(0, count - 1, min(count, PROOF_PHOTOS)).round().astype(int)
     expected = np.stack(
         [probability(judgement.logits / classifier.about.temperature), judgement.familiarity],
         axis=1,
     )
     try:
-        found = fresh.answers(uri_of(version), [trained.validation[i].path for i in sample])
+        found = fresh.answers()
     except UnprovenError:
         raise  # the version stays as it is, and the run can go on
     except CatdogError as error:
         run.check_server()  # a server that has gone says nothing against the version
         logger.info(f"REJECTED: {error}")
         return False
-    difference = found.difference(expected[sample])
+    difference = found.difference(expected[_to_prove(trained)])
     run.log_metrics({"parity_max_abs_diff": difference})
     logger.info(f"A fresh process answers alike to within {difference:.1e} ({found.engine})")
     if not found.is_served_as_judged(classifier.engine):
