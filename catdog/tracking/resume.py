@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from catdog import CatdogError
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.files import delete_folder, mend, write_json
+from catdog.files import delete_folder, write_json
 from catdog.tracking import store
 from catdog.tracking.log import Run, SilentRun
 from catdog.tracking.run import MODEL, RUNS, UNSENT, resume_command, start_run, status_of
@@ -147,7 +147,6 @@ def open_run(
         )
         if resumed is None:
             _begin(run.folder, replace(new, run_id=run.id), stack)
-        mend(run.folder / MODEL)
         with _resumable(run):
             yield run
     shutil.rmtree(run.folder, ignore_errors=True)  # all of it has reached the server
