@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_DATASET = "biaiscience/dogs-vs-cats"
 SETTINGS_URL = "https://www.kaggle.com/settings"
+TOKEN_FILES = ("access_token", "access_token.txt", "credentials.json")
 RECORD_SUFFIX = ".verified.json"
 
 SAMPLE_NOTICE = f"""\
@@ -105,24 +106,19 @@ def fetch(source: Source, *, seed: int) -> Path:
 
 def has_kaggle_credentials() -> bool:
     """Whether credentials stand in one of the places where Kaggle's client looks for them."""
-    env = os.environ
-    home = Path.home() / ".kaggle"
-    tokens = (home / "access_token", home / "access_token.txt", home / "credentials.json")
+    env, home = os.environ, Path.home()
+    config = home / ".kaggle"
+    if not config.exists():
+        config = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
+    files = [
+        Path(env.get("KAGGLE_CONFIG_DIR") or config) / "kaggle.json",
+        *(home / ".kaggle" / name for name in TOKEN_FILES),
+    ]
     return bool(
         env.get("KAGGLE_API_TOKEN")
         or (env.get("KAGGLE_USERNAME") and env.get("KAGGLE_KEY"))
-        or any(path.is_file() and path.stat().st_size for path in tokens)
-        or (_kaggle_config_dir() / "kaggle.json").is_file()
+        or any(path.is_file() for path in files)
     )
-
-
-def _kaggle_config_dir() -> Path:
-    if folder := os.environ.get("KAGGLE_CONFIG_DIR"):
-        return Path(folder)
-    home = Path.home() / ".kaggle"
-    if home.exists():
-        return home
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
 
 
 def _kaggle_source(slug: str, data_dir: Path) -> Source:
@@ -138,8 +134,8 @@ def _kaggle_source(slug: str, data_dir: Path) -> Source:
 
 def _name_of(path: Path) -> str:
     name = path.resolve().name
-    while is_archive_name(name) or name.lower().endswith(".tar"):
-        name = name.rpartition(".")[0]
+    if is_archive_name(name):
+        name = re.sub(r"(\.tar)?\.\w+$", "", name)
     return re.sub(r"[^\w.-]", "_", name).strip(".") or "pictures"
 
 
@@ -158,19 +154,19 @@ def _download_verified(slug: str, archive: Path) -> None:
     # The client resumes what it finds here; it gets its final name when verified.
     part = archive.parent / "incoming" / archive.name
     client = _authenticated_client(slug)
-    _download(client, slug, part, force=False)
-    if damage := _damage(part):
-        # The client can take an error page for the first bytes and go on from there.
-        logger.warning(f"{part} came damaged ({damage}): starting over")
-        _download(client, slug, part, force=True)
+    # The client can take an error page for the first bytes and go on from there: so once more.
+    for start_over in (False, True):
+        _download(client, slug, part, force=start_over)
         damage = _damage(part)
-    if damage:
-        raise CatdogError(
-            f"Kaggle's archive of {slug} came damaged twice ({damage}): "
-            f"try again later, or give an archive of your own with -P dataset=PATH."
-        )
-    write_json(_record_of(archive), {"bytes": part.stat().st_size})
-    part.replace(archive)
+        if not damage:
+            write_json(_record_of(archive), {"bytes": part.stat().st_size})
+            part.replace(archive)
+            return
+        logger.warning(f"{part} came damaged ({damage})")
+    raise CatdogError(
+        f"Kaggle's archive of {slug} came damaged twice ({damage}): "
+        f"try again later, or give an archive of your own with -P dataset=PATH."
+    )
 
 
 def _authenticated_client(slug: str) -> KaggleApi:

@@ -94,10 +94,7 @@ def test_evaluation_sees_each_picture_once_in_order(folder, world_size):
 def test_a_class_without_pictures_is_named(tmp_path, draw_folder):
     draw_folder(tmp_path, 1)
     (tmp_path / "dog" / "0.jpg").unlink()
-    with pytest.raises(CatdogError, match=r"needs pictures in both cat/ and dog/"):
-        LabelledFolder(tmp_path)
-    (tmp_path / "dog").rmdir()
-    with pytest.raises(CatdogError, match="no folder dog"):
+    with pytest.raises(CatdogError, match=r"needs pictures in both cat/ and dog/.* dog"):
         LabelledFolder(tmp_path)
 
 
