@@ -22,7 +22,8 @@ with contextlib.suppress(ImportError):  # ONNX Runtime stands in where it is not
 
 def answer(model_uri: str, photos: list[str]) -> dict[str, Any]:
     """Load a version, and classify photos with it."""
-    model = load_model(model_uri)
+    # MLflow would read the metadata of all that is installed to warn of other versions.
+    model = load_model(model_uri, suppress_warnings=True)
     contents = [Path(photo).read_bytes() for photo in photos]
     table = cast(pd.DataFrame, model.predict(pd.DataFrame({"image": contents})))
     (probability,) = (name for name in table if str(name).startswith("p_"))
