@@ -7,15 +7,14 @@ import functools
 import logging
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-
-import torch
+from random import Random
 
 from catdog import CLASSES
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.images import is_image_name, load
 from catdog.data.sources import SAMPLE_NOTICE
-from catdog.data.transforms import training_transform
+from catdog.data.transforms import augmented
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
 from catdog.inference.prediction import to_prediction
@@ -142,9 +141,11 @@ def _log_pictures(run: Run, network: Network, dataset: PreparedDataset) -> None:
     names = [name for _, name in samples]
     plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
     run.log_figure(figures.picture_grid(plain, names), "sample_images.png")
-    augment = training_transform(network.preprocessing)
-    with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
-        changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
+    rng = Random(0)
+    changed = [
+        augmented(picture, network.preprocessing, rng).permute(1, 2, 0).numpy()
+        for picture, _ in samples
+    ]
     run.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
 
 

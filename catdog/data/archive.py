@@ -92,7 +92,7 @@ def _in_folder(folder: Path) -> Iterator[Member]:
         if _is_hidden(name) or path.is_dir():
             continue
         if _is_wanted(name):
-            yield name, _read_file(path)
+            yield name, path.read_bytes()
         elif is_archive_name(name):
             with path.open("rb") as stream:
                 yield from _in_archive(stream, name, depth=1)
@@ -184,12 +184,6 @@ def _is_wanted(name: str) -> bool:
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
-
-
-def _read_file(path: Path) -> bytes:
-    if path.stat().st_size > MAX_BYTES:
-        raise CatdogError(f"{path} has more bytes than a picture has: move it out of the folder.")
-    return path.read_bytes()
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
@@ -84,19 +83,6 @@ def _bordered(preprocessing: Preprocessing, image: Tensor) -> Tensor:
     top, left = lacking[0] // 2, lacking[1] // 2
     colour = [float(round(255 * mean)) for mean in preprocessing.mean]
     return v2.functional.pad(image, [left, top, lacking[1] - left, lacking[0] - top], fill=colour)
-
-
-def training_transform(preprocessing: Preprocessing) -> Transform:
-    """From `(3, H, W) uint8` to a random augmented crop `(3, crop_px, crop_px) uint8`.
-
-    What it draws follows PyTorch's own random generator.
-    """
-    # No function of its own, which could not be handed to a worker process that is not forked.
-    return functools.partial(_augmented_as_torch_draws, preprocessing)
-
-
-def _augmented_as_torch_draws(preprocessing: Preprocessing, image: Tensor) -> Tensor:
-    return augmented(image, preprocessing, Random(int(torch.randint(2**62, ()))))
 
 
 def augmented(image: Tensor, preprocessing: Preprocessing, rng: Random) -> Tensor:

@@ -7,7 +7,6 @@ import pytest
 
 from catdog import CatdogError
 from catdog.data.sources import fetch, has_kaggle_credentials, locate
-from tests.kaggle_server import point_kaggle_client_to
 
 SLUG = "somebody/pets"
 
@@ -139,12 +138,6 @@ def test_a_token_that_expired_or_is_missing_is_said(tmp_path, kaggle, monkeypatc
     assert kaggle.asked == []
 
 
-def test_no_network_is_said(tmp_path, kaggle, monkeypatch, waits):
-    point_kaggle_client_to("http://127.0.0.1:9", monkeypatch)
-    _refused(tmp_path, "Kaggle can't be reached")
-    assert all(wait < 120 for wait in waits)
-
-
 def test_a_data_folder_that_can_not_be_written_is_said(tmp_path, kaggle):
     (tmp_path / "data").write_text("a file")
     with pytest.raises(CatdogError, match=r"can't be written.*choose another folder"):
@@ -187,12 +180,6 @@ def test_a_path_is_used_in_place_under_its_own_name(tmp_path, given, name):
     source = locate(str(tmp_path / given), tmp_path / "data", seed=0)
     assert (source.kind, source.name, source.path) == ("path", name, tmp_path / given)
     assert fetch(source, seed=0) == tmp_path / given
-
-
-def test_words_win_over_files_of_their_name_and_a_path_is_meant_by_a_slash(tmp_path):
-    (tmp_path / "sample").mkdir()
-    assert locate("sample", tmp_path, seed=0).kind == "sample"
-    assert locate("./sample", tmp_path, seed=0).kind == "path"
 
 
 @pytest.mark.parametrize(
