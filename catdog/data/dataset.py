@@ -118,10 +118,6 @@ class PreparedDataset:
             for row in self.rows(split)
         ]
 
-    def left_out(self) -> list[dict[str, str]]:
-        """The rows of `quarantine`: path and reason of each file that was left out."""
-        return _read_csv(self.quarantine)
-
     def check(self) -> None:
         """Raise CatdogError when a picture was changed, added or deleted by hand."""
         self.check_unchanged()

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 
-from catdog import CLASSES, CatdogError, Classes
+from catdog import CatdogError, Classes
 from catdog.data import images
 from catdog.data.images import load
 from catdog.data.transforms import Preprocessing, Transform, augmented
@@ -54,7 +54,7 @@ class LabelledFolder(ImageFolder):
     """
 
     def __init__(
-        self, folder: Path, transform: Transform | None = None, *, classes: Classes = CLASSES
+        self, folder: Path, transform: Transform | None = None, *, classes: Classes
     ) -> None:
         self._wanted = classes
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import logging
 import os
 import re
@@ -25,7 +24,6 @@ from filelock import FileLock
 
 from catdog import CatdogError
 from catdog.data.archive import is_archive_name
-from catdog.files import write_json
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -35,7 +33,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_DATASET = "biaiscience/dogs-vs-cats"
 SETTINGS_URL = "https://www.kaggle.com/settings"
 TOKEN_FILES = ("access_token", "access_token.txt", "credentials.json")
-RECORD_SUFFIX = ".verified.json"
 
 SAMPLE_NOTICE = f"""\
 *** THESE ARE DRAWINGS, NOT PHOTOS ***
@@ -144,7 +141,7 @@ def _fetch_from_kaggle(slug: str, archive: Path) -> None:
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(archive.with_name(f".{archive.name}.lock")):
-            if not _is_verified(archive):
+            if not archive.exists():
                 _download_verified(slug, archive)
     except OSError as error:  # requests' errors are OSErrors, too
         raise CatdogError(_explanation(error, slug, archive)) from error
@@ -159,7 +156,6 @@ def _download_verified(slug: str, archive: Path) -> None:
         _download(client, slug, part, force=start_over)
         damage = _damage(part)
         if not damage:
-            write_json(_record_of(archive), {"bytes": part.stat().st_size})
             part.replace(archive)
             return
         logger.warning(f"{part} came damaged ({damage})")
@@ -208,18 +204,6 @@ def _damage(archive: Path) -> str | None:
     except (zipfile.BadZipFile, zlib.error, EOFError, FileNotFoundError) as error:
         return str(error)
     return f"{broken} has a wrong checksum" if broken else None
-
-
-def _is_verified(archive: Path) -> bool:
-    try:
-        size: int = json.loads(_record_of(archive).read_text(encoding="utf-8"))["bytes"]
-        return archive.stat().st_size == size
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _record_of(archive: Path) -> Path:
-    return archive.with_name(archive.name + RECORD_SUFFIX)
 
 
 def _explanation(error: OSError, slug: str, archive: Path) -> str:

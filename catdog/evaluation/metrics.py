@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from catdog import CLASSES, Classes
+from catdog import Classes
 from catdog.evaluation.calibration import (
     Labels,
     Logits,
@@ -171,7 +171,7 @@ def estimates(labels: Labels, logits: Logits, calibrated: Logits | None = None) 
 
 
 def per_class_metrics(
-    labels: Labels, logits: Logits, classes: Classes = CLASSES
+    labels: Labels, logits: Logits, classes: Classes
 ) -> list[dict[str, str | float]]:
     """For each class: class, precision, recall, f1 (nan where undefined) and support."""
     columns = metrics.precision_recall_fscore_support(
@@ -212,7 +212,7 @@ def operating_points(
     logits: Logits,
     at_most: Sequence[float] = (0.001, 0.01, 0.05),
     *,
-    classes: Classes = CLASSES,
+    classes: Classes,
 ) -> list[OperatingPoint]:
     """For each class and each share in `at_most`, the threshold that misses no more.
 

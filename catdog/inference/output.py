@@ -19,7 +19,7 @@ from typing import Literal, TextIO
 
 from tqdm import tqdm
 
-from catdog import CLASSES, NEITHER, CatdogError, Classes
+from catdog import NEITHER, CatdogError, Classes
 from catdog.data.classes import probability_name
 from catdog.files import atomic_write
 from catdog.inference.inputs import Photo
@@ -59,7 +59,7 @@ def labels_of(classes: Classes) -> tuple[str, ...]:
 
 
 def write_answers(
-    answers: Iterable[Answered], stream: TextIO, form: Form, classes: Classes = CLASSES
+    answers: Iterable[Answered], stream: TextIO, form: Form, classes: Classes
 ) -> Counter[str]:
     """Write answers in one of the forms, each as it comes; return how many there are of each label.
 

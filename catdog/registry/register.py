@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import catdog
-from catdog import CLASSES, CatdogError, Classes
+from catdog import CatdogError, Classes
 from catdog.config import TrainConfig
 from catdog.data.classes import probability_name
 from catdog.data.dataset import PreparedDataset
@@ -244,7 +244,7 @@ def log_model(
     *,
     step: int,
     tags: Mapping[str, str],
-    classes: Classes = CLASSES,
+    classes: Classes,
 ) -> ModelInfo:
     """Log a saved classifier as an MLflow model that takes picture bytes.
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from catdog import CLASSES, Classes
+from catdog import Classes
 from catdog.evaluation.calibration import expected_calibration_error, probability
 from catdog.evaluation.metrics import Confusion, Scores
 from catdog.reporting.plots import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TILE_PX, CAPTION_PX = 165, 22
 
 
-def confusion_figure(confusion: Confusion, title: str, classes: Classes = CLASSES) -> Figure:
+def confusion_figure(confusion: Confusion, title: str, classes: Classes) -> Figure:
     """The confusion matrix in counts and in shares of each true class."""
     counts = confusion.matrix
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -61,7 +61,7 @@ def learning_curves(epochs: Sequence[Epoch], kept: int, baseline: Scores | None 
 
 
 @mpl.rc_context(fname=STYLE)
-def reliability_figure(judgement: Judgement, classes: Classes = CLASSES) -> Figure:
+def reliability_figure(judgement: Judgement, classes: Classes) -> Figure:
     """How often photos are dogs beside how often they were said to be, before and after."""
     labels, before, after = judgement.labels, probability(judgement.logits), judgement.p_positive
     errors = [expected_calibration_error(labels, p_positive) for p_positive in (before, after)]
@@ -73,9 +73,7 @@ def reliability_figure(judgement: Judgement, classes: Classes = CLASSES) -> Figu
 
 
 @mpl.rc_context(fname=STYLE)
-def familiarity_figure(
-    judgement: Judgement, reject_below: float, classes: Classes = CLASSES
-) -> Figure:
+def familiarity_figure(judgement: Judgement, reject_below: float, classes: Classes) -> Figure:
     """Familiarity of validation photos beside that of pictures that are neither."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained", dpi=120)
     draw_familiarity(figure.subplots(), judgement.familiarity, judgement.neither, reject_below)

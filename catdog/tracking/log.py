@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES
 
-from catdog import CLASSES, CatdogError, Classes
+from catdog import CatdogError, Classes
 from catdog.data.classes import as_outside
 from catdog.tracking import provenance, store
 from catdog.tracking.images import image_files
@@ -258,7 +258,7 @@ class Run:
         labels: Labels,
         logits: Logits,
         answers: Sequence[Prediction],
-        classes: Classes = CLASSES,
+        classes: Classes,
     ) -> None:
         """Log a table of the answer for each validation picture; `logits` are the head's own."""
         table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])

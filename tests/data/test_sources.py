@@ -107,12 +107,6 @@ def test_an_error_page_in_mid_download_is_not_taken_for_pictures(tmp_path, kaggl
     _fetched(tmp_path, kaggle)
 
 
-def test_an_archive_that_shrank_since_is_fetched_again(tmp_path, kaggle, archive):
-    _fetched(tmp_path, kaggle)
-    archive.write_bytes(archive.read_bytes()[:1000])
-    _fetched(tmp_path, kaggle)
-
-
 @pytest.mark.parametrize(
     ("code", "advice"),
     [

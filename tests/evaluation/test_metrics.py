@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from catdog import CLASSES
 from catdog.evaluation.calibration import predicted_labels, probability
 from catdog.evaluation.metrics import (
     confusion_counts,
@@ -159,10 +160,10 @@ def test_per_class_metrics_of_a_known_case():
 def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares):
     labels, logits = _arrays(pairs)
     if len(set(labels.tolist())) < 2:
-        assert operating_points(labels, logits, shares) == []
+        assert operating_points(labels, logits, shares, classes=CLASSES) == []
         return
     p_dog = probability(logits)
-    for row in operating_points(labels, logits, shares):
+    for row in operating_points(labels, logits, shares, classes=CLASSES):
         called_dog = p_dog > row.threshold
         mine = labels == (row.kept == "dog")
         called_mine = called_dog if row.kept == "dog" else ~called_dog
@@ -189,6 +190,5 @@ def test_operating_points_of_a_known_case():
 
 def test_a_promise_that_no_threshold_keeps_is_not_made():
     logits = np.array([-3.0, -1.0, -800.0, 2.0])
-    assert {row.kept for row in operating_points(np.array([0, 0, 1, 1]), logits, (0.01,))} == {
-        "cat"
-    }
+    rows = operating_points(np.array([0, 0, 1, 1]), logits, (0.01,), classes=CLASSES)
+    assert {row.kept for row in rows} == {"cat"}

@@ -24,7 +24,7 @@ STRANGE = Photo("3.jpg"), Prediction("neither", nan, 0.4, 0.0)
 
 def _written(form: str, *answers: Answered) -> str:
     stream = io.StringIO()
-    write_answers(answers, stream, form)
+    write_answers(answers, stream, form, CLASSES)
     return stream.getvalue()
 
 
@@ -62,7 +62,7 @@ def test_no_name_and_no_error_can_break_the_table_or_command_the_terminal():
 
 
 def test_answers_are_counted_by_label_and_trouble():
-    counts = write_answers([GOOD, BAD, STRANGE, GOOD], io.StringIO(), "csv")
+    counts = write_answers([GOOD, BAD, STRANGE, GOOD], io.StringIO(), "csv", CLASSES)
     assert counts == {"dog": 2, "neither": 1, "": 1}
     summary = output.summary(counts, CLASSES)
     assert summary == "3 of 4 photos labelled (0 cat, 2 dog, 1 neither)"
@@ -77,7 +77,7 @@ def test_each_answer_is_written_before_the_next_is_asked_for(form, first):
             seen.append(stream.getvalue().count("\n"))
             yield Photo(f"{number}.jpg"), SURE
 
-    write_answers(answers(), stream, form)
+    write_answers(answers(), stream, form, CLASSES)
     assert seen == [first, first + 1, first + 2]
 
 
@@ -134,7 +134,7 @@ def test_an_output_in_a_missing_folder_is_one_sentence(tmp_path):
 def test_a_name_that_is_no_text_is_written_and_read_back_from_json(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
     with open_output(str(tmp_path / "answer.json")) as stream:
-        write_answers([(Photo(name), SURE)], stream, "json")
+        write_answers([(Photo(name), SURE)], stream, "json", CLASSES)
     (row,) = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
     assert row["path"] == name
 
@@ -149,7 +149,7 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(monkeypatch):
         pytest.raises(CatdogError, match="the answer can't be written: No space left"),
         open_output("-") as stream,
     ):
-        write_answers([GOOD], stream, "csv")
+        write_answers([GOOD], stream, "csv", CLASSES)
 
 
 @pytest.mark.parametrize(("target", "shown"), [("answers.csv", True), ("-", False)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catdog import CatdogError
+from catdog import CLASSES, CatdogError
 from catdog.models.engine import Engine, Portable
 from catdog.registry import register
 from catdog.registry.proof import FreshProcess, Proof, UnprovenError
@@ -58,7 +58,9 @@ def test_a_fresh_process_answers_as_this_one(fresh, tmp_path):
         tiny_picture(photo.stem, 1).save(photo)
     with start_run("x") as run:
         example = encoded(tiny_picture("cat", 0))
-        logged = register.log_model(tmp_path / "saved", example, run, step=1, tags={})
+        logged = register.log_model(
+            tmp_path / "saved", example, run, step=1, tags={}, classes=CLASSES
+        )
     fresh.ask(logged.model_uri, photos)
     proof = fresh.answers()
     seen = classifier.predict([photo.read_bytes() for photo in photos])
