@@ -71,7 +71,6 @@ class FreshProcess:
         environment |= {
             "MLFLOW_TRACKING_URI": tracking_uri,
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
             # It proves that the version loads anywhere, and leaves the GPU to the training.
             "CUDA_VISIBLE_DEVICES": "",
         }

@@ -16,9 +16,6 @@ import pandas as pd
 import torchvision  # noqa: F401  the model will need it, and now there is time
 from mlflow.pyfunc import load_model
 
-with contextlib.suppress(ImportError):  # ONNX Runtime stands in where it is not installed
-    import openvino  # noqa: F401  likewise
-
 
 def answer(model_uri: str, photos: list[str]) -> dict[str, Any]:
     """Load a version, and classify photos with it."""
