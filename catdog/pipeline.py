@@ -7,14 +7,15 @@ import functools
 import logging
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from random import Random
+
+import torch
 
 from catdog import CLASSES
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.images import is_image_name, load
 from catdog.data.sources import SAMPLE_NOTICE
-from catdog.data.transforms import augmented
+from catdog.data.transforms import training_transform
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
 from catdog.inference.prediction import to_prediction
@@ -141,11 +142,9 @@ def _log_pictures(run: Run, network: Network, dataset: PreparedDataset) -> None:
     names = [name for _, name in samples]
     plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
     run.log_figure(plots.picture_grid(plain, names), "sample_images.png")
-    rng = Random(0)
-    changed = [
-        augmented(picture, network.preprocessing, rng).permute(1, 2, 0).numpy()
-        for picture, _ in samples
-    ]
+    augment = training_transform(network.preprocessing)
+    with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
+        changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
     run.log_figure(plots.picture_grid(changed, names), "augmented_batch.png")
 
 

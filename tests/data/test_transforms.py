@@ -9,8 +9,12 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from catdog.data import images
-from catdog.data.transforms import Preprocessing, augmented, evaluation_transform
+from catdog.data import images, transforms
+from catdog.data.transforms import (
+    Preprocessing,
+    evaluation_transform,
+    training_transform,
+)
 from tests.conftest import encoded, tiny_picture
 
 SMALL = Preprocessing(32, 28, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -28,11 +32,12 @@ def test_a_picture_is_an_rgb_uint8_tensor_of_its_pixels():
 
 
 @pytest.mark.parametrize("size", [(48, 40), (300, 20), (9, 200), (1, 1)])
-def test_every_picture_becomes_a_square_of_the_crop_size(size):
+@pytest.mark.parametrize("make", [evaluation_transform, training_transform])
+def test_every_picture_becomes_a_square_of_the_crop_size(size, make):
     tensor = images.to_tensor(encoded(tiny_picture("dog", 0, size), "PNG"))
-    for result in (evaluation_transform(SMALL)(tensor), augmented(tensor, SMALL, Random(0))):
-        assert result.shape == (3, 28, 28)
-        assert result.dtype == torch.uint8
+    result = make(SMALL)(tensor)
+    assert result.shape == (3, 28, 28)
+    assert result.dtype == torch.uint8
 
 
 def test_a_long_strip_is_cut_before_it_would_be_resized_to_gigabytes():
@@ -59,6 +64,12 @@ def test_a_preprocessing_that_was_saved_without_a_crop_mode_cuts_the_centre():
     assert Preprocessing.from_dict(saved).crop_mode == "center"
 
 
+def test_augmentation_changes_from_one_look_to_the_next():
+    tensor = images.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
+    transform = training_transform(SMALL)
+    assert not torch.equal(transform(tensor), transform(tensor))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_both_decoders_give_the_same_pixels(mode, orientation):
@@ -71,9 +82,9 @@ def test_both_decoders_give_the_same_pixels(mode, orientation):
 
 def test_an_augmented_view_is_decided_by_its_random_numbers_alone():
     tensor = images.to_tensor(encoded(tiny_picture("dog", 0), "PNG"))
-    first = augmented(tensor, SMALL, Random(1))
-    assert torch.equal(first, augmented(tensor, SMALL, Random(1)))
-    assert not torch.equal(first, augmented(tensor, SMALL, Random(2)))
+    first = transforms.augmented(tensor, SMALL, Random(1))
+    assert torch.equal(first, transforms.augmented(tensor, SMALL, Random(1)))
+    assert not torch.equal(first, transforms.augmented(tensor, SMALL, Random(2)))
 
 
 def test_a_photo_that_says_only_in_xmp_how_it_lies_is_turned_too():
