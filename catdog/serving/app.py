@@ -34,8 +34,8 @@ if TYPE_CHECKING:  # Gradio is an extra, and slow to import
 logger = logging.getLogger(__name__)
 
 LARGEST_FILE = "50mb"
-UPLOAD, UPLOAD_BYTES = "/gradio_api/upload", 500 * 2**20
-"""Where photos are sent, and the most bytes of all that are sent at once: they go to the disk."""
+MAX_BODY_BYTES = 500 * 2**20
+"""Of all photos that are sent at once: they go to the disk."""
 KEEP_SECONDS = 24 * 3600
 """How long an upload is kept on a page that is never closed."""
 MOST_FILES = 50
@@ -173,7 +173,7 @@ def web_app(model: ServedModel, host: str, uploads: Path) -> FastAPI:
         block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
     )
     mounted: FastAPI = gr.mount_gradio_app(
-        FastAPI(openapi_url=None, middleware=guards(host, {UPLOAD: UPLOAD_BYTES})),
+        FastAPI(openapi_url=None, middleware=guards(host, MAX_BODY_BYTES)),
         build(model),
         path="/",
         server_name=host,
