@@ -29,7 +29,6 @@ from catdog.evaluation.metrics import (
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
-from catdog.inference.evaluate import LabelledPhoto, score_photos
 from catdog.inference.prediction import Prediction, to_prediction
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network
@@ -187,17 +186,17 @@ def _raw_metrics(
 def _scored(
     prepared: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = [
-        LabelledPhoto(prepared.folder / row["path"], prepared.classes.index(row["label"]))
-        for row in rows
-    ]
-    scored = score_photos(classifier, photos)
-    if scored.unreadable:
-        raise CatdogError(
-            f"{next(iter(scored.unreadable))} can't be read any more: delete prepared.json "
-            "beside the manifest and run scripts/prepare.py again."
-        )
-    return scored.labels, scored.logits
+    paths = [prepared.folder / row["path"] for row in rows]
+    logits = []
+    for path, outputs in classifier.outputs(paths, Path.read_bytes):
+        if isinstance(outputs, str):
+            raise CatdogError(
+                f"{path} can't be read any more: delete prepared.json beside the manifest and run "
+                "scripts/prepare.py again."
+            )
+        logits.append(outputs[0])
+    labels = [prepared.classes.index(row["label"]) for row in rows]
+    return np.array(labels), np.array(logits)
 
 
 def _mistakes(

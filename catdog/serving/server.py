@@ -7,7 +7,6 @@ of `catdog.serving.app` needs as well stands here: the model, the socket, the li
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import socket
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def serve(model: ServedModel, host: str, port: int, *, max_body_bytes: int) -> N
     Raises:
         CatdogError: the host is no address of this machine, or the port is taken.
     """
-    listener = listen(host, port, or_free=False)
+    listener = listen(host, port)
     if host not in LOOPBACK:
         logger.warning(f"--host {host} lets everyone who can reach this machine ask the model")
     logger.info(f"{model.uri} answers at {url_of(listener, host)}/invocations (Ctrl-C ends it)")
@@ -108,8 +107,8 @@ def run(app: ASGIApp, listener: socket.socket, *, grace_s: int) -> None:
         uvicorn.Server(settings).run(sockets=[listener])
 
 
-def listen(host: str, port: int, *, or_free: bool = True) -> socket.socket:
-    """A socket that listens at `port`, or, `or_free`, at a free port where that is taken.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at `port`, or at a free port for 0.
 
     Raises:
         CatdogError: the host is no address of this machine, or the port is not to be had.
@@ -118,11 +117,9 @@ def listen(host: str, port: int, *, or_free: bool = True) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        if or_free and port and error.errno == errno.EADDRINUSE:
-            return listen(host, 0)
         raise CatdogError(
             f"--host {host} --port {port} can't be listened at ({error.strerror or error}): "
-            "leave out --host for 127.0.0.1, and name a free port from 1024 to 65535."
+            "leave out --host for 127.0.0.1, and name a free port, or 0 for any."
         ) from error
 
 

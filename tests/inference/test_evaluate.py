@@ -51,7 +51,7 @@ def test_each_photo_is_read_once_and_what_can_not_be_used_is_left_out(labelled, 
     class Forgetful(ColourClassifier):
         def outputs(self, items, read, **_):
             for photo, outputs in super().outputs(items, read):
-                photo.path.unlink()  # nobody may want to read it again
+                Path(photo[0]).unlink()  # nobody may want to read it again
                 yield photo, outputs
 
     def look_at(content: bytes):

@@ -19,8 +19,7 @@ from PIL import Image
 from catdog import NEITHER, CatdogError
 from catdog.data.images import to_tensor
 from catdog.data.transforms import evaluation_transform
-from catdog.inference.classifier import Classifier
-from catdog.inference.head import ScoringHead
+from catdog.inference.classifier import Classifier, ScoringHead
 from catdog.inference.prediction import Options
 from catdog.serving.export import PILLOW_LIMIT, check, export
 from tests.conftest import encoded, tiny_picture
