@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import multiprocessing
 import sqlite3
 import time
@@ -86,19 +87,6 @@ def _study(name: str = "s", storage: str = "sqlite:///sweeps.db") -> optuna.Stud
     return sweep.open_study(storage, name, Path())
 
 
-def _cut(monkeypatch, *, after: int) -> None:
-    """Let Ctrl-C come in a later trial."""
-    whole, begun = sweep.fit, []
-
-    def fit(*arguments: object, **options: object) -> object:
-        begun.append(arguments)
-        if len(begun) == after + 1:
-            raise KeyboardInterrupt
-        return whole(*arguments, **options)
-
-    monkeypatch.setattr(sweep, "fit", fit)
-
-
 # --- A whole sweep -------------------------------------------------------------------
 
 
@@ -174,8 +162,15 @@ def test_a_sweep_that_is_finished_registers_nothing_again_and_may_be_extended(pr
 
 
 def test_a_sweep_that_was_cut_goes_on_as_the_same_run(prepared, registered, monkeypatch):
+    whole, begun = sweep.fit, itertools.count()
+
+    def fit(*given: object, **options: object) -> object:
+        if next(begun) == 2:
+            raise KeyboardInterrupt
+        return whole(*given, **options)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        _cut(patch, after=2)
+        patch.setattr(sweep, "fit", fit)
         _sweep(prepared)
     run, said = _sweep(prepared)
     everything = MlflowClient().search_runs([run.info.experiment_id])
@@ -201,10 +196,9 @@ def test_what_another_run_trains_is_left_to_it_until_that_is_cut(prepared, regis
 
 def test_what_the_last_training_rests_on_decides_who_does_it():
     name = sweep.last_training(CONFIG, CLASSES)
-    elsewhere = {"data_dir": "y", "device": "auto", "resume": "auto", "storage": "x"}
-    by_digest = {"dataset": "z", "weights": "elsewhere.pth"}
-    assert sweep.last_training(replace(CONFIG, **elsewhere, **by_digest), CLASSES) == name
-    for other in ({"promote": "auto"}, {"unfreeze": "1"}, {"trials": 9}, {"keep_share": 0.9}):
+    for same in ({"data_dir": "y"}, {"device": "auto"}, {"dataset": "z"}, {"weights": "x.pth"}):
+        assert sweep.last_training(replace(CONFIG, **same), CLASSES) == name
+    for other in ({"promote": "auto"}, {"unfreeze": "1"}, {"trials": 9}):
         assert sweep.last_training(replace(CONFIG, **other), CLASSES) != name
     assert sweep.last_training(CONFIG, CLASSES[::-1]) != name
 
@@ -217,15 +211,11 @@ def test_what_trials_rest_on_decides_the_studys_name(prepared, tmp_path):
     for other in ({"seed": 1}, {"epochs": 9}, {"most_views": 4}, {"backbone": "resnet18"}):
         assert sweep.study_name(replace(CONFIG, **other), prepared) != name
     assert sweep.study_name(CONFIG, replace(prepared, digest="other")) != name
-    (tmp_path / "one.pth").write_bytes(b"1")
-    (tmp_path / "two.pth").write_bytes(b"1")
-    by_file = [
-        sweep.study_name(replace(CONFIG, weights=str(tmp_path / file)), prepared)
-        for file in ("one.pth", "two.pth")
-    ]
-    assert by_file[0] == by_file[1] != name
-    odd = prepared.folder.with_name("Ada's pets")
-    assert sweep.study_name(CONFIG, replace(prepared, folder=odd)).startswith("Ada_s_pets-")
+    names = set()
+    for file in ("one.pth", "two.pth"):  # known by its digest, wherever it lies
+        (tmp_path / file).write_bytes(b"1")
+        names.add(sweep.study_name(replace(CONFIG, weights=str(tmp_path / file)), prepared))
+    assert len(names - {name}) == 1
 
 
 @given(
@@ -384,13 +374,6 @@ def test_a_trial_that_diverges_is_pruned_and_where_all_do_it_is_told(said, logge
         sweep._best(CONFIG, study, None)
 
 
-def test_an_error_ends_the_sweep_and_its_trial_is_missing(logged):
-    study = _study()
-    with pytest.raises(MemoryError):
-        _run(study, 1, Mock(side_effect=MemoryError))
-    assert _run(study, 1) == [OptimConfig().learning_rate]
-
-
 # --- The storage ---------------------------------------------------------------------
 
 
@@ -398,18 +381,7 @@ def test_an_error_ends_the_sweep_and_its_trial_is_missing(logged):
     ("where", "shown"),
     [
         ("postgresql://ada:Zq7@db/sweeps", "storage=postgresql://ada:***@db/sweeps holds"),
-        (
-            "postgresql://ada@db/sweeps?sslmode=no&password=Zq7",
-            "storage=postgresql://ada@db/sweeps",
-        ),
-        (
-            "mssql+pyodbc:///?odbc_connect=UID%3Dada%3BPWD%3DZq7",
-            "storage=mssql+pyodbc:/// holds",
-        ),
-        (
-            "postgresql://ada:Zq7@db:port/sweeps",
-            "storage=postgresql://ada:***@db:port/sweeps",
-        ),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dada%3BPWD%3DZq7", "storage=mssql+pyodbc:/// holds"),
         ("sweep.log", "storage=sweep.log is no URL of a database"),
     ],
 )
@@ -439,16 +411,11 @@ def test_a_storage_that_can_not_be_opened_is_one_sentence(where, reason, trackin
 
 
 def test_the_database_of_mlflow_is_left_as_it_is(tracking_store):
-    def tables() -> list[str]:
-        with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
-            found = database.execute("select name from sqlite_master order by name").fetchall()
-        return [name for (name,) in found]
-
-    before = tables()
-    assert "experiments" in before
-    with pytest.raises(CatdogError, match=r"MLflow's own.*a database of the study's own"):
-        _study("s", "sqlite:///mlflow.db")
-    assert tables() == before
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
+        before = list(database.iterdump())
+        with pytest.raises(CatdogError, match=r"MLflow's own.*a database of the study's own"):
+            _study("s", "sqlite:///mlflow.db")
+        assert list(database.iterdump()) == before
 
 
 def test_a_trial_that_mlflow_does_not_take_is_told_and_nothing_more(tracking_store, monkeypatch):

@@ -167,9 +167,6 @@ def web_app(model: ServedModel, host: str, uploads: Path) -> FastAPI:
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     # The fonts of this machine: others would be asked of their makers.
     text, code = gr.themes.Font("system-ui"), gr.themes.Font("ui-monospace")
-    theme = gr.themes.Default(font=[text], font_mono=[code]).set(
-        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
-    )
     mounted: FastAPI = gr.mount_gradio_app(
         FastAPI(openapi_url=None, middleware=guards(host, MAX_BODY_BYTES)),
         build(model),
@@ -182,8 +179,7 @@ def web_app(model: ServedModel, host: str, uploads: Path) -> FastAPI:
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        theme=theme,
-        i18n=gr.I18n(en=WORDS),
+        theme=gr.themes.Default(font=[text], font_mono=[code]),
         head=HEAD,
     )
     return mounted
@@ -237,12 +233,6 @@ runs this page, and nowhere else."""
 
 MEANING = """Familiarity is the share of validation photos that look less than this one like what
 the model was made for. The probability takes for granted that it is one of the two."""
-
-WORDS = {
-    "common.upload": "Add photos",
-    "upload_text.drop_file": "Drop or paste photos here",
-    "upload_text.click_to_upload": "Click to choose them",
-}
 
 HEAD = """<script>
 // A pasted photo takes the way of a chosen one: the file itself, not a copy drawn anew.

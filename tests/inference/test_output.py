@@ -112,16 +112,15 @@ def test_an_output_file_is_replaced_only_when_the_answer_is_whole(tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_a_device_file_is_written_to_and_not_replaced():
+def test_a_device_file_is_written_to_and_a_missing_folder_is_told(tmp_path):
     with open_output(os.devnull) as stream:
         stream.write("gone")
     assert not Path(os.devnull).is_file()
-
-
-def test_an_output_in_a_missing_folder_is_one_sentence(tmp_path):
-    with pytest.raises(CatdogError, match=r"output=.*can't be written: No such file"):  # noqa: SIM117
-        with open_output(str(tmp_path / "no" / "answer.csv")):
-            pass
+    with (
+        pytest.raises(CatdogError, match=r"output=.*can't be written: No such file"),
+        open_output(str(tmp_path / "no" / "answer.csv")),
+    ):
+        pass
 
 
 def test_a_name_that_is_no_text_is_written_and_read_back_from_json(tmp_path):

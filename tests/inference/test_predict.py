@@ -14,7 +14,7 @@ from PIL import Image
 from catdog import CLASSES, CatdogError, cli
 from catdog.config import PredictConfig
 from catdog.inference import predict
-from catdog.inference.inputs import Photo, find_photos
+from catdog.inference.inputs import Photo
 from catdog.inference.output import PIPE_CLOSED, Answered
 from catdog.inference.prediction import Options, Prediction, unanswered
 from catdog.registry import load
@@ -104,21 +104,6 @@ def test_a_target_inside_a_folder_that_is_labelled_is_refused(tmp_path):
     predict.refuse_inside(tmp_path / "holiday-sorted", [str(source), "*.jpg", "-"], flag="explain")
 
 
-def test_each_answer_is_explained_beside_it_and_no_picture_is_overwritten(
-    tmp_path, classifier, draw_folder
-):
-    draw_folder(tmp_path, 1)
-    (tmp_path / "cat" / "3.jpg").write_bytes(b"")
-    photos = find_photos([str(tmp_path / "cat"), str(tmp_path / "dog")])
-    answers = classifier.stream(photos, Photo.keep)
-    explained = list(predict.explain(answers, tmp_path / "why", classifier))
-    assert [bool(answer.error) for _, answer in explained] == [False, True, False]
-    drawn = sorted(path.name for path in (tmp_path / "why").iterdir())
-    assert drawn == ["0-2.png", "0.png"]
-    with pytest.raises(CatdogError, match=r"explain=.* can't be written: .*Name another folder"):
-        list(predict.explain(explained, tmp_path / "cat" / "0.jpg", classifier))
-
-
 @pytest.fixture
 def labelled(monkeypatch) -> ColourClassifier:
     """The script labels with this classifier, whatever model is named."""
@@ -203,6 +188,21 @@ def test_photos_are_sorted_and_each_is_read_once(tmp_path, labelled, monkeypatch
     shown = capsys.readouterr()
     assert "lies inside" in shown.err
     assert shown.out == ""
+
+
+def test_each_answer_is_explained_beside_it_and_no_picture_is_overwritten(
+    tmp_path, classifier, draw_folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(load, "load_classifier", lambda *_, **__: classifier)
+    draw_folder(tmp_path, 1)
+    (tmp_path / "cat" / "3.jpg").write_bytes(b"")
+    photos = str(tmp_path / "cat"), str(tmp_path / "dog")
+    assert _run(*photos, "--explain", str(tmp_path / "why")) == 1  # one can't be read
+    drawn = sorted(path.name for path in (tmp_path / "why").iterdir())
+    assert drawn == ["0-2.png", "0.png"]
+    for target, reason in (("cat/why", "lies inside"), ("dog/0.jpg/why", "can't be written")):
+        assert _run(photos[0], "--explain", str(tmp_path / target)) == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_a_reader_who_has_had_enough_ends_the_program_quietly(
