@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # `mlflow run --env-manager=local` starts the `python` that it finds first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# MLflow's own commands would tell its makers that they are used.
+export MLFLOW_DISABLE_TELEMETRY ?= true
 
 help: ## show what can be done
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'

@@ -8,6 +8,10 @@ and `pipeline`, which is the whole training in one function; docs/architecture.m
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 __version__ = "0.1.0"
 
 Classes = tuple[str, str]
@@ -34,3 +38,22 @@ class CatdogError(Exception):
     The text says what happened, to which file or parameter, and what to type next.
     Scripts print it and exit with status 2; every other exception is a bug of ours.
     """
+
+
+def _keep_to_ourselves() -> None:
+    """Switch off what libraries tell their makers; here, as no module of ours is imported before.
+
+    Who wants it sets the variables of MLflow and Gradio, or has typed OpenVINO's
+    `opt_in_out --opt_in`. OpenVINO's only other switch is that its reporter can't be imported.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        wanted = (Path.home() / "intel" / "openvino_telemetry").read_bytes().strip() == b"1"
+    except (OSError, RuntimeError):  # no such file, or no home
+        wanted = False
+    if not wanted:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+_keep_to_ourselves()

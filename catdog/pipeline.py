@@ -21,11 +21,12 @@ from catdog.inference.prediction import to_prediction
 from catdog.models.device import pick_device
 from catdog.models.network import Network, build_network
 from catdog.registry.proof import FreshProcess
-from catdog.registry.register import register, save
+from catdog.registry.register import register, release, save
 from catdog.registry.versions import ModelVersion
 from catdog.reporting import figures
+from catdog.reporting.findings import find
 from catdog.reporting.model_card import model_card
-from catdog.reporting.summary import report_findings, summarize
+from catdog.reporting.summary import report, summarize
 from catdog.tracking import store
 from catdog.tracking.log import Run
 from catdog.tracking.resume import NONE
@@ -57,20 +58,23 @@ def train_and_register(
     """
     # `resume` would mislead from here on; torchrun may have been told how many processes.
     config = replace(config, resume=NONE, processes=distributed.world_size())
-    learned = train(config, dataset, run)
     if not distributed.is_main():
+        train(config, dataset, run)
         return None
 
-    # It imports while this one judges.
+    # It imports while this one trains.
     with contextlib.closing(FreshProcess(store.absolute_uri())) as fresh:
-        trained = judge_as_served(learned, dataset, config)
+        trained = judge_as_served(train(config, dataset, run), dataset, config)
         _log_fit(run, trained)
         _log_judgement(run, trained, dataset)
         card = model_card(config.registered_model_name, dataset, trained)
         saved = save(trained, card, run.folder / MODEL)  # before a server is asked
         with run.registering():
-            released = register(config, dataset, trained, saved, fresh, run)
-    findings = report_findings(config, dataset, trained, released, run)
+            version = register(config, dataset, trained, saved, fresh, run)
+        findings = find(dataset, trained, seed=config.seed)  # while the fresh process answers
+        with run.registering():
+            released = release(config, dataset, trained, version, fresh, run)
+    report(config, dataset, trained, released, findings, run)
     summarize(released, trained, findings, run)
     return released.version
 

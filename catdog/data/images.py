@@ -39,6 +39,10 @@ MAX_ASPECT = 8
 """A 1 x 10,000 strip resized by its shorter side would be gigabytes large."""
 
 JPEG_START = b"\xff\xd8\xff"
+COMMON_FRAMES = frozenset(b"\xc0\xc1\xc2")
+"""The markers of baseline, extended and progressive JPEGs; all others are rare."""
+BEFORE_FRAME = frozenset(b"\xc4\xdb\xdd\xfe" + bytes(range(0xE0, 0xF0)))
+"""The markers of tables, comments and applications' data, which may stand before those."""
 
 HEIC_STARTS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
 """What such a file has from byte 4 on. AVIF has brands of its own, and Pillow reads it."""
@@ -64,7 +68,7 @@ def decode(content: bytes, *, side_px: int | None = None) -> Image.Image:
     """
     image = _open(content)
     with _decoder_errors():
-        if side_px is not None:
+        if side_px is not None and _is_common_jpeg(content):
             image.draft("RGB", (side_px, side_px))
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
@@ -82,7 +86,8 @@ def check(content: bytes) -> tuple[int, int]:
     image = _open(content)
     size = _upright_size(image)
     with _decoder_errors():
-        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        if _is_common_jpeg(content):
+            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
     return size
 
@@ -111,7 +116,7 @@ def to_tensor(content: bytes) -> Tensor:
 
     # What stands in XMP alone, of how the picture lies, Pillow knows and torchvision does not.
     xmp = _open(content).info.get("xmp", b"")
-    if content.startswith(JPEG_START) and b"Orientation" not in xmp:
+    if _is_common_jpeg(content) and b"Orientation" not in xmp:
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         with contextlib.suppress(RuntimeError):
             image = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
@@ -194,6 +199,23 @@ def _identify(content: bytes) -> Image.Image:
         ) from error
     pillow_heif.register_heif_opener()
     return Image.open(io.BytesIO(content))
+
+
+def _is_common_jpeg(content: bytes) -> bool:
+    """Whether libjpeg does with a picture what Pillow and torchvision take for granted.
+
+    Pillow's `draft` writes past the end of its memory where the JPEG is lossless, as that has
+    no smaller size.
+    """
+    if not content.startswith(JPEG_START):
+        return False
+    at = 2
+    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
+        marker = content[at + 1]
+        if marker not in BEFORE_FRAME:
+            return marker in COMMON_FRAMES
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    return False
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

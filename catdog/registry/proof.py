@@ -6,6 +6,7 @@ code that the version carries: in an empty folder, with pickle forbidden and wit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -59,17 +60,17 @@ class Proof:
 class FreshProcess:
     """A process that knows nothing of the training, and loads the version that it is asked for.
 
-    It takes a few seconds to start, which can pass while the training process learns and logs.
+    It takes seconds to start and to answer, in which the training process can do something else.
     """
 
     def __init__(self, tracking_uri: str) -> None:
+        self._model_uri = ""
         self._folder = tempfile.TemporaryDirectory()
         self._complaint = Path(self._folder.name, "complaint")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
         environment |= {
             "MLFLOW_TRACKING_URI": tracking_uri,
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
             # It proves that the version loads anywhere, and leaves the GPU to the training.
             "CUDA_VISIBLE_DEVICES": "",
         }
@@ -86,17 +87,26 @@ class FreshProcess:
                 encoding="utf-8",
             )
 
-    def answers(self, model_uri: str, photos: Sequence[Path]) -> Proof:
-        """What a registered version says of photos; to be asked once, as the process ends with it.
+    def ask(self, model_uri: str, photos: Sequence[Path]) -> None:
+        """Ask what a registered version says of photos; once, as the process ends with it."""
+        self._model_uri = model_uri
+        asked = {"model_uri": model_uri, "photos": [str(photo.resolve()) for photo in photos]}
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended: what it left says why
+            # The line must end: worker processes that were forked since keep the pipe open.
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
+
+    def answers(self) -> Proof:
+        """What it says.
 
         Raises:
             UnprovenError: the process was killed, or had no time to answer.
             CatdogError: the version can't be used.
         """
-        asked = {"model_uri": model_uri, "photos": [str(photo.resolve()) for photo in photos]}
+        model_uri = self._model_uri
         try:
-            # The line must end: worker processes that were forked since keep the pipe open.
-            out, _ = self._process.communicate(json.dumps(asked) + "\n", timeout=PATIENCE_S)
+            out, _ = self._process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired as error:
             raise UnprovenError(
                 f"{model_uri} gave no answer in a fresh process within {PATIENCE_S} s: let the run "

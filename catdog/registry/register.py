@@ -17,6 +17,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import catdog
@@ -99,20 +100,39 @@ def register(
     saved: Saved,
     fresh: FreshProcess,
     run: Run,
-) -> Released:
-    """Register what was trained, prove that it answers alike, and give it its stage.
+) -> ModelVersion:
+    """Register what was trained, and ask a fresh process what the version answers.
 
     A version that this run had registered before it was cut is used.
 
     Raises:
         MlflowException: the registry refuses.
     """
-    classes = trained.classifier.about.classes
-    candidate = Candidate(prepared.validation_digest, prepared.drawn, classes)
+    candidate = Candidate(
+        prepared.validation_digest, prepared.drawn, trained.classifier.about.classes
+    )
     version = _registered(config.registered_model_name, candidate, trained, saved, run)
     kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
     run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, prepared)
-    proven = _is_proven(trained, version, fresh, run)
+    fresh.ask(uri_of(version), [trained.validation[i].path for i in _to_prove(trained)])
+    return version
+
+
+def release(
+    config: TrainConfig,
+    prepared: PreparedDataset,
+    trained: Trained,
+    version: ModelVersion,
+    fresh: FreshProcess,
+    run: Run,
+) -> Released:
+    """See whether the fresh process answers alike, and give the version the stage it earns.
+
+    Raises:
+        MlflowException: the registry refuses.
+    """
+    classes = trained.classifier.about.classes
+    proven = _is_proven(trained, fresh, run)
     approve(version, proven=proven)
 
     def compare(champion: ModelVersion) -> Comparison:
@@ -132,6 +152,12 @@ def register(
     if isinstance(comparison.evidence, Paired):
         run.log_metrics(comparison.evidence.to_dict("vs_champion_"))
     return Released(version, decision, comparison)
+
+
+def _to_prove(trained: Trained) -> NDArray[np.intp]:
+    """Places of the validation photos that the version is asked about."""
+    count = len(trained.validation)
+    return np.linspace(0, count - 1, min(count, PROOF_PHOTOS)).round().astype(np.intp)
 
 
 def _registered(
@@ -154,18 +180,16 @@ def _registered(
     return mine[-1]
 
 
-def _is_proven(trained: Trained, version: ModelVersion, fresh: FreshProcess, run: Run) -> bool:
+def _is_proven(trained: Trained, fresh: FreshProcess, run: Run) -> bool:
     """Whether the registered version answers as the training process, with the engine judged."""
     classifier, judgement = trained.classifier, trained.judgement
-    count = len(trained.validation)
-    sample = np.linspace(0, count - 1, min(count, PROOF_PHOTOS)).round().astype(int)
     expected = np.stack(
         [probability(judgement.logits / classifier.about.temperature), judgement.familiarity],
         axis=1,
     )
     found: Proof | None = None
     try:
-        found = fresh.answers(uri_of(version), [trained.validation[i].path for i in sample])
+        found = fresh.answers()
     except UnprovenError:
         raise  # the version stays as it is, and the run can go on
     except CatdogError as error:
@@ -174,7 +198,7 @@ def _is_proven(trained: Trained, version: ModelVersion, fresh: FreshProcess, run
         run.check_server()  # a server that has gone says nothing against the version
         logger.info(f"REJECTED: {trouble}")
         return False
-    difference = found.difference(expected[sample])
+    difference = found.difference(expected[_to_prove(trained)])
     run.log_metrics({"parity_max_abs_diff": difference})
     logger.info(f"A fresh process answers alike to within {difference:.1e} ({found.engine})")
     if not found.is_served_as_judged(classifier.engine):

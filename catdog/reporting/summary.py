@@ -18,7 +18,7 @@ from catdog.registry import versions
 from catdog.registry.promotion import NO_STAGE, PRODUCTION
 from catdog.registry.register import Released
 from catdog.reporting import figures
-from catdog.reporting.findings import Findings, find
+from catdog.reporting.findings import Findings
 from catdog.reporting.report import Command, RunDetails, render, thumbnail, with_excluded
 from catdog.tracking import provenance, store
 from catdog.tracking.log import Run
@@ -27,22 +27,15 @@ from catdog.training.judge import Trained
 logger = logging.getLogger(__name__)
 
 
-def report_findings(
+def report(
     config: TrainConfig,
     prepared: PreparedDataset,
     trained: Trained,
     released: Released,
+    findings: Findings,
     run: Run,
-) -> Findings:
-    """Look at what the model gets wrong and at the data, and log tables and a report of it.
-
-    Returns:
-        What was found.
-
-    Raises:
-        CatdogError: a picture can't be read any more.
-    """
-    findings = find(prepared, trained, seed=config.seed)
+) -> None:
+    """Log tables and a report of what the model gets wrong and of the data."""
     details = RunDetails(
         identity=run.identity(),
         parameters=_settings(config, prepared),
@@ -72,7 +65,6 @@ def report_findings(
         f"{counts['near_duplicate']} near-duplicates across the split, "
         f"{counts['unlike_others']} pictures unlike all others (report.html, audit.csv)"
     )
-    return findings
 
 
 def summarize(released: Released, trained: Trained, findings: Findings, run: Run) -> None:

@@ -45,12 +45,11 @@ Pictures = list[tuple[Image.Image, str]]
 
 
 def require_gradio() -> None:
-    """Import Gradio, with its reports to its makers switched off.
+    """Import Gradio, which is an extra.
 
     Raises:
         CatdogError: it is not installed.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio  # noqa: F401
     except ImportError as error:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import struct
 import sys
 import zlib
 
@@ -19,6 +20,14 @@ from tests.conftest import encoded, tiny_picture
 MARKED = Image.new("RGB", (40, 24), "white")
 MARKED.paste((220, 30, 30), (0, 0, 20, 12))  # the upper left quarter is red
 
+READERS = (
+    images.decode,
+    images.check,
+    images.upright_size,
+    lambda content: images.decode(content, side_px=16),
+    to_tensor,
+)
+JPEG = encoded(MARKED)
 MODERN = ["AVIF"] if features.check("avif") else []
 
 
@@ -163,6 +172,36 @@ def test_an_absurdly_large_picture_is_refused_before_it_is_decoded(form):
         images.decode(_huge(form))
 
 
+def _segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def _rare_jpeg(frame: int, size: tuple[int, int], components: int) -> bytes:
+    """A grey JPEG with another marker of its frame than the usual ones; 0xC3 is lossless."""
+    ids = range(1, components + 1)
+    header = struct.pack(">BHHB", 8, *reversed(size), components)
+    header += b"".join(bytes([number, 0x11, 0]) for number in ids)
+    scan = bytes([components]) + b"".join(bytes([number, 0]) for number in ids) + b"\1\0\0"
+    tables = _segment(0xC4, bytes([0, 1, *[0] * 16]))
+    data = bytes(size[0] * size[1] * components // 8 + 1)
+    return JPEG[:2] + _segment(frame, header) + tables + _segment(0xDA, scan) + data + JPEG[-2:]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("frame", [0xC3, 0xC5, 0xC6, 0xC7, *range(0xC9, 0xCC), 0xCD, 0xCE, 0xCF])
+def test_a_jpeg_of_a_rare_kind_never_ends_the_process(read, frame):
+    for size, components in [((640, 480), 3), ((8, 8), 1), ((3000, 1), 3)]:
+        with contextlib.suppress(UnreadableImageError):
+            read(_rare_jpeg(frame, size, components))
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_lossless_jpeg_is_used(components):
+    content = _rare_jpeg(0xC3, (64, 48), components)
+    assert images.check(content) == images.decode(content, side_px=8).size == (64, 48)
+    assert to_tensor(content).shape == (3, 48, 64)
+
+
 @pytest.mark.parametrize(
     ("name", "is_one"),
     [("a.jpg", True), ("B.JPEG", True), ("._a.jpg", False), ("notes.txt", False), ("jpg", False)],
@@ -178,13 +217,6 @@ REAL = {form: encoded(tiny_picture("dog", 3, (24, 20)), form, exif=EXIF) for for
 if importlib.util.find_spec("pillow_heif"):
     REAL["HEIC"] = _heic(tiny_picture("dog", 3, (64, 40)), exif=EXIF.tobytes())
 images.to_tensor(REAL["JPEG"])  # what it imports counts for none of the examples
-READERS = (
-    images.decode,
-    images.check,
-    images.upright_size,
-    lambda content: images.decode(content, side_px=16),
-    to_tensor,
-)
 edits = st.lists(
     st.tuples(st.integers(0, 300) | st.integers(0, 9999), st.binary(max_size=8), st.integers(0, 8)),
     max_size=8,

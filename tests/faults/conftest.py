@@ -171,7 +171,11 @@ class QuickProof:
 
     def close(self) -> None: ...
 
-    def answers(self, model_uri: str, photos: list[Path]) -> Proof:
+    def ask(self, model_uri: str, photos: list[Path]) -> None:
+        self._asked = model_uri, photos
+
+    def answers(self) -> Proof:
+        model_uri, photos = self._asked
         classifier = load_classifier(model_uri, device="cpu")
         seen = classifier.predict([photo.read_bytes() for photo in photos])
         answers = [(one.p_positive, one.familiarity) for one in seen]
@@ -182,7 +186,8 @@ class QuickProof:
 def trains_quickly(monkeypatch) -> None:
     """Prove a version in this process, and write no report: they take most of the time."""
     monkeypatch.setattr(pipeline, "FreshProcess", QuickProof)
-    monkeypatch.setattr(pipeline, "report_findings", lambda *_: NOTHING_FOUND)
+    monkeypatch.setattr(pipeline, "find", lambda *_, **_options: NOTHING_FOUND)
+    monkeypatch.setattr(pipeline, "report", lambda *_: None)
 
 
 @pytest.fixture

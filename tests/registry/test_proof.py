@@ -59,7 +59,8 @@ def test_a_fresh_process_answers_as_this_one(fresh, tmp_path):
     with start_run("x") as run:
         example = encoded(tiny_picture("cat", 0))
         logged = register.log_model(tmp_path / "saved", example, run, step=1, tags={})
-    proof = fresh.answers(logged.model_uri, photos)
+    fresh.ask(logged.model_uri, photos)
+    proof = fresh.answers()
     seen = classifier.predict([photo.read_bytes() for photo in photos])
     assert proof.difference(np.array([(one.p_positive, one.familiarity) for one in seen])) < 1e-6
     assert proof.is_served_as_judged(classifier.engine)
@@ -76,13 +77,16 @@ def test_it_has_no_gpu_takes_no_pickle_and_begins_in_an_empty_folder(monkeypatch
     monkeypatch.setattr("catdog.registry.proof.CHILD", child)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with contextlib.closing(FreshProcess("sqlite:///none.db")) as fresh:
-        assert fresh.answers("models:/pets/1", []).engine == ["", "false", ["complaint"]]
+        fresh.ask("models:/pets/1", [])
+        assert fresh.answers().engine == ["", "false", ["complaint"]]
 
 
 def test_a_process_that_was_killed_says_nothing_of_the_version(fresh):
     fresh._process.kill()
+    fresh._process.wait()
+    fresh.ask("models:/pets/1", [])
     with pytest.raises(UnprovenError, match="was killed, most likely for want of memory"):
-        fresh.answers("models:/pets/1", [])
+        fresh.answers()
 
 
 def test_a_model_that_is_not_there_is_one_sentence_whoever_holds_the_pipe(fresh, tmp_path):
@@ -91,8 +95,9 @@ def test_a_model_that_is_not_there_is_one_sentence_whoever_holds_the_pipe(fresh,
     forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     forked.start()
     try:
+        fresh.ask(str(tmp_path / "gone"), [])
         with pytest.raises(CatdogError, match=r"gone can't be used in a fresh process: ") as error:
-            fresh.answers(str(tmp_path / "gone"), [])
+            fresh.answers()
         assert forked.is_alive()
     finally:
         forked.kill()

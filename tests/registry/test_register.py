@@ -44,22 +44,22 @@ CONFIG = TrainConfig(
 class Dishonest(QuickProof):
     """A version that answers otherwise than the training did."""
 
-    def answers(self, *asked: object) -> Proof:
-        proof = super().answers(*asked)
+    def answers(self) -> Proof:
+        proof = super().answers()
         return replace(proof, answers=proof.answers + 0.01)
 
 
 class OtherEngine(QuickProof):
     """A version that is served by another engine than the one that was judged."""
 
-    def answers(self, *asked: object) -> Proof:
-        return replace(super().answers(*asked), engine="pytorch-cpu")
+    def answers(self) -> Proof:
+        return replace(super().answers(), engine="pytorch-cpu")
 
 
 class Broken(QuickProof):
     """A version that can't be used."""
 
-    def answers(self, *_: object) -> Proof:
+    def answers(self) -> Proof:
         raise CatdogError("models:/pets/1 can't be used in a fresh process: no reason given")
 
 
@@ -74,7 +74,9 @@ class Shop:
     def release(self, proof: type[QuickProof] = QuickProof, **options: object) -> Released:
         config = replace(CONFIG, **options)
         saved = register.save(self.trained, CARD, Path("model"))
-        return register.register(config, self.prepared, self.trained, saved, proof(""), self.run)
+        fresh = proof("")
+        version = register.register(config, self.prepared, self.trained, saved, fresh, self.run)
+        return register.release(config, self.prepared, self.trained, version, fresh, self.run)
 
     def summarize(self, released: Released) -> dict[str, str]:
         summary.summarize(released, self.trained, NOTHING_FOUND, self.run)

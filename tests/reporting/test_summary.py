@@ -13,12 +13,12 @@ from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.inference import explain
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
-from catdog.reporting.findings import Findings
+from catdog.reporting.findings import Findings, find
 from catdog.reporting.summary import (
     commands_to_reproduce,
     commands_to_use,
     describe,
-    report_findings,
+    report,
 )
 
 STEPS = {"": MainConfig, "download": DownloadConfig, "prepare": PrepareConfig, "train": TrainConfig}
@@ -136,5 +136,6 @@ def test_the_worst_errors_of_a_backbone_without_a_map_are_shown_as_they_are(
         log_image=lambda figure, key: logged.update({key: figure}),
     )
     monkeypatch.setattr(explain, "overlay", fail)
-    report_findings(TrainConfig(), prepared, trained, released, run)
+    findings = find(prepared, trained, seed=0)
+    report(TrainConfig(), prepared, trained, released, findings, run)
     assert len(logged["worst_errors"].texts) == 1
