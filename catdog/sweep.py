@@ -42,7 +42,7 @@ from catdog.models.engine import pick_engine
 from catdog.models.network import build_network
 from catdog.parallel import ONE_CORE_EACH, cores
 from catdog.pipeline import train_and_register
-from catdog.reporting.figures import study_figures
+from catdog.reporting.plots import study_figures
 from catdog.tracking.log import Run
 from catdog.tracking.run import status_of
 from catdog.tracking.store import without_login

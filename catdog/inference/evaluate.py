@@ -53,13 +53,13 @@ class Evaluation:
         for name, value in self.metrics.items():
             if not name.endswith(("_ci_low", "_ci_high")):
                 yield f"{name:24} {_number(name, value)}{_interval(name, self.metrics)}"
-        width = max(len(row.label) for row in self.slices)
+        width = max(len(row.name) for row in self.slices)
         yield ""
         yield f"{'slice':{width}}  photos  errors  accuracy"
         for row in self.slices:
             share = f"{row.accuracy:.4f}  {row.low:.4f} to {row.high:.4f}"
             verdict = "  surely worse" if row.surely_worse else ""
-            yield f"{row.label:{width}}  {row.count:6,}  {row.errors:6,}    {share}{verdict}"
+            yield f"{row.name:{width}}  {row.count:6,}  {row.errors:6,}    {share}{verdict}"
 
 
 def evaluate_folder(

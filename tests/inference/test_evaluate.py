@@ -125,4 +125,4 @@ def test_the_script_prints_intervals_and_slices(said, labelled, monkeypatch, cap
         low, high = wilson(10, 11)
         assert f"accuracy_score           0.9091  {low:.4f} to {high:.4f}\n" in shown.out
         assert "example_count            11\n" in shown.out
-        assert "\nclass: cat" in shown.out
+        assert "\ncat " in shown.out
