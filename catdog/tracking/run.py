@@ -6,14 +6,17 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, interrupts
+from catdog import CatdogError
 from catdog.tracking import spool, store
 from catdog.tracking.log import Logged, Run
 from catdog.tracking.spool import Spool
@@ -24,6 +27,10 @@ RUNS, UNSENT, MODEL = "runs", "unsent", "model"
 
 STEPS_ASKED = ("features_computed", "val_loss")
 """Metrics that are not logged a second time when a run goes on."""
+
+TOGETHER_S = 1.0
+"""Signals within a second are one request: on Ctrl-C the terminal sends SIGINT to all of
+`mlflow run`, which then sends SIGTERM to what it had started."""
 
 
 @contextlib.contextmanager
@@ -56,7 +63,7 @@ def start_run(
         _set_aside(os.environ.pop("MLFLOW_RUN_ID", None), resume)
     elif not os.environ.get("MLFLOW_RUN_ID"):
         mlflow.set_experiment(store.experiment_name())
-    with interrupts.at_once(), mlflow.start_run(run_id=resume, log_system_metrics=True) as active:
+    with interrupts(), mlflow.start_run(run_id=resume, log_system_metrics=True) as active:
         run_id = active.info.run_id
         folder = data_dir / RUNS / run_id
         unsent = Spool(run_id, folder / UNSENT)
@@ -75,6 +82,29 @@ def start_run(
             raise
         finally:
             _end(unsent, status, command)
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[None]:
+    """While inside, SIGINT and SIGTERM raise KeyboardInterrupt; what is on disk is whole."""
+    last = float("-inf")
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal last
+        if time.monotonic() - last > TOGETHER_S:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    # What runs in the background was told to ignore SIGINT, and still shall.
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def resume_command(folder: Path, entry_point: str = "main", processes: int = 1) -> str:

@@ -14,7 +14,8 @@ from catdog.registry.compare import Comparison
 from catdog.registry.promotion import STAGING, Decision
 from catdog.registry.register import Released
 from catdog.reporting.findings import PREFIX, Findings, find
-from catdog.training.judge import ServedFeatures, Trained, judge
+from catdog.training.features import FeatureSet
+from catdog.training.judge import Trained, judge
 from catdog.training.loop import Epoch, Fit
 from tests.conftest import tiny_classifier, tiny_picture
 from tests.sources import prepare_pictures
@@ -49,9 +50,9 @@ def trained(dataset) -> Trained:
     pictures = dataset.pictures("validation")
     labels = np.array([picture.label for picture in pictures])
     labels[0] = 1 - labels[0]
-    evidence = ServedFeatures(training, validation, labels, training[:3] * 3 + 1)
+    features = FeatureSet(tiny.engine, training[None], validation, training[:3] * 3 + 1)
     classifier, judgement = judge(
-        tiny.network(), tiny.engine, tiny.about, evidence, keep=0.9, learned=()
+        tiny.network(), features, labels, tiny.about, keep=0.9, learned=()
     )
     logits = judgement.logits
     epochs = tuple(epoch(number, labels, logits / number) for number in (2, 1))

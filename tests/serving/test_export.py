@@ -52,14 +52,19 @@ def _half_transparent() -> Image.Image:
     return photo
 
 
-def _sixteen_bits() -> Image.Image:
-    return Image.fromarray(np.asarray(_photo().convert("L")).astype(np.uint16) * 257)
+def _grey(kind: type[np.generic], white: float) -> Image.Image:
+    grey = np.asarray(_photo().convert("L")) * (white / 255)
+    return Image.fromarray(grey.astype(kind))
 
 
-def _rotated(orientation: int) -> bytes:
+def _rotated(orientation: int, form: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(_photo(), quality=95, exif=exif)
+    exif.get_ifd(0x8769)[0x9204] = -0.5
+    odd = encoded(_photo(), form, quality=95, exif=exif)
+    # The exposure becomes a fraction of nought.
+    odd = odd.replace(bytes.fromhex("9204000c00000001"), bytes.fromhex("9204000a00000001"))
+    return odd.replace(bytes.fromhex("bfe0000000000000"), bytes.fromhex("ffffffff00000000"))
 
 
 KINDS = {
@@ -68,11 +73,14 @@ KINDS = {
     "tall.png": encoded(_photo(size=(200, 333)), "PNG"),
     "transparent.png": encoded(_half_transparent(), "PNG"),
     "palette-transparent.png": encoded(_photo().quantize(32), "PNG", transparency=3),
-    "16-bit.png": encoded(_sixteen_bits(), "PNG"),
+    "16-bit.png": encoded(_grey(np.uint16, 65_535), "PNG"),
+    "12-bit.png": encoded(_grey(np.uint16, 4_095), "PNG"),
+    "float.tif": encoded(_grey(np.float32, 1), "TIFF"),
     "strip.png": encoded(_photo(size=(1200, 100)), "PNG"),
     "tall-strip.jpg": encoded(_photo(size=(100, 1200)), quality=95),
     "moving.gif": encoded(_photo(), "GIF", save_all=True, append_images=[_photo("cat")]),
     "rotated.jpg": _rotated(6),
+    "rotated.tif": _rotated(6, "TIFF"),
 }
 
 
@@ -96,7 +104,7 @@ def test_the_example_answers_as_the_classifier_does_from_the_same_pixels_but_for
 ):
     (tmp_path / name).write_bytes(KINDS[name])
     with Image.open(tmp_path / name) as photo:
-        found = example.prepare(example.ImageOps.exif_transpose(photo))
+        found = example.prepare(example.upright(photo))
     difference = np.abs(found.astype(int) - _pixels(classifier, [KINDS[name]])[0])
     assert found.dtype == np.uint8
     assert difference.max() <= 1
