@@ -68,9 +68,9 @@ def train_and_register(
         _log_fit(run, trained)
         _log_judgement(run, trained, dataset)
         card = model_card(config.registered_model_name, dataset, trained)
-        saved = save(trained, card, run.folder / MODEL)  # before a server is asked
+        save(trained, card, run.folder / MODEL)  # before a server is asked
         with run.registering():
-            version = register(config, dataset, trained, saved, fresh, run)
+            version = register(config, dataset, trained, card, fresh, run)
         findings = find(dataset, trained, seed=config.seed)  # while the fresh process answers
         with run.registering():
             released = release(config, dataset, trained, version, fresh, run)

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from catdog import CatdogError, cli
 from catdog.config import PredictConfig, ServeConfig
 from catdog.registry import register
+from catdog.registry.promotion import Candidate
 from catdog.serving import server as serve
 from catdog.tracking.run import start_run
 from scripts import predict
@@ -95,7 +96,7 @@ def test_the_line_of_the_page_gets_the_answer_of_predict(url, saved, tmp_path, c
 def test_it_takes_and_gives_what_mlflows_own_server_does(client, saved, tracking_store):
     mlflow.set_tracking_uri(tracking_store)
     with start_run("x") as run:
-        logged = register.log_model(saved, PHOTOS[0], run, step=1, tags={})
+        logged = register.log_model(saved, PHOTOS[0], run, Candidate("", drawn=True), step=1)
     theirs = TestClient(scoring_server.init(load_model(logged.model_uri)))
     unreadable = [*RECORDS[:1], {"image": base64.b64encode(b"no picture").decode()}]
     for asked in (

@@ -79,8 +79,8 @@ def _store_with(classifier, home) -> str:
         patch.chdir(home)
         with start_run("tiny") as run:
             photo = encoded(tiny_picture("cat", 0))
-            info = register.log_model(home / "saved", photo, run, step=1, tags={}, classes=classes)
-        candidate = Candidate("digest", drawn=True, status="approved")
+            candidate = Candidate("digest", drawn=True, classes=classes, status="approved")
+            info = register.log_model(home / "saved", photo, run, candidate, step=1)
         digest = versions.digest_of(home / "saved")
         version = register.add(info.model_uri, "catdog", candidate, digest=digest, card="tiny")
         history.promote_to(version, "of a test")
