@@ -25,7 +25,7 @@ from catdog.evaluation.metrics import (
     operating_points,
     per_class_metrics,
 )
-from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
+from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import Prediction, to_prediction
@@ -80,11 +80,6 @@ class Findings:
     issues: Sequence[Issue]
     test_slices: Sequence[SliceScore]
     mistakes: Sequence[Mistake]
-
-    @property
-    def worst(self) -> SliceScore | None:
-        """The slice with the lowest accuracy, which says whether that may be chance."""
-        return worst_slice(self.slices)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What is listed, by the name of its file."""
