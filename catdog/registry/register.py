@@ -231,7 +231,7 @@ def log_model(
         loader_module="catdog.inference.classifier",
         data_path=str(folder),
         code_paths=[str(Path(catdog.__file__).parent)],
-        signature=_signature(candidate.classes),
+        signature=signature_of(candidate.classes),
         input_example=pd.DataFrame({"image": [example]}),
         # 2.9.0+cu130 can't be installed from PyPI, 2.9.0 can.
         pip_requirements=[
@@ -243,7 +243,7 @@ def log_model(
     return logged
 
 
-def _signature(classes: Classes) -> ModelSignature:
+def signature_of(classes: Classes) -> ModelSignature:
     """What goes into the served model, and what comes out."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
