@@ -25,10 +25,9 @@ from catdog.evaluation.metrics import (
     operating_points,
     per_class_metrics,
 )
-from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
+from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
-from catdog.inference.evaluate import LabelledPhoto, score_photos
 from catdog.inference.prediction import Prediction, to_prediction
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network
@@ -81,11 +80,6 @@ class Findings:
     issues: Sequence[Issue]
     test_slices: Sequence[SliceScore]
     mistakes: Sequence[Mistake]
-
-    @property
-    def worst(self) -> SliceScore | None:
-        """The slice with the lowest accuracy, which says whether that may be chance."""
-        return worst_slice(self.slices)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What is listed, by the name of its file."""
@@ -180,12 +174,17 @@ def _raw_metrics(
 def _scored(
     dataset: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = [
-        LabelledPhoto(dataset.folder / row["path"], dataset.classes.index(row["label"]))
-        for row in rows
-    ]
-    scored = score_photos(classifier, photos)
-    return scored.labels, scored.logits
+    paths = [dataset.folder / row["path"] for row in rows]
+    logits = []
+    for path, outputs in classifier.outputs(paths, Path.read_bytes):
+        if isinstance(outputs, str):
+            raise CatdogError(
+                f"{path} can't be read any more: delete prepared.json beside the manifest and run "
+                "scripts/prepare.py again."
+            )
+        logits.append(outputs[0])
+    labels = [dataset.classes.index(row["label"]) for row in rows]
+    return np.array(labels), np.array(logits)
 
 
 def _mistakes(
