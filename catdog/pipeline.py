@@ -14,6 +14,7 @@ from catdog import CLASSES
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.images import is_image_name, load
+from catdog.data.sources import SAMPLE_NOTICE
 from catdog.data.transforms import training_transform
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
@@ -68,9 +69,9 @@ def train_and_register(
         _log_fit(run, trained)
         _log_judgement(run, trained, dataset)
         card = model_card(config.registered_model_name, dataset, trained)
-        saved = save(trained, card, run.folder / MODEL)  # before a server is asked
+        save(trained, card, run.folder / MODEL)  # before a server is asked
         with run.registering():
-            version = register(config, dataset, trained, saved, fresh, run)
+            version = register(config, dataset, trained, card, fresh, run)
         findings = find(dataset, trained, seed=config.seed)  # while the fresh process answers
         with run.registering():
             released = release(config, dataset, trained, version, fresh, run)
@@ -84,6 +85,8 @@ def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     logger.info(f"Device: {device_name}")
+    if dataset.drawn:
+        logger.info(SAMPLE_NOTICE)
     run.log_params(asdict(config))
     run.log_environment(device_name)
     if distributed.is_main():  # once is enough: it reads every picture

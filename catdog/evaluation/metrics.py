@@ -8,7 +8,7 @@ luck.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from catdog import CLASSES, Classes
 from catdog.evaluation.calibration import (
     Labels,
     Logits,
+    log_loss,
     log_losses,
     predicted_labels,
     probability,
@@ -38,12 +39,7 @@ class Confusion:
     @property
     def matrix(self) -> NDArray[np.int64]:
         """The counts as `(2, 2)`: row = truth, column = prediction, cat before dog."""
-        return np.array(
-            [
-                [self.true_negatives, self.false_positives],
-                [self.false_negatives, self.true_positives],
-            ]
-        )
+        return np.reshape(astuple(self), (2, 2))
 
     def to_dict(self, prefix: str = "") -> dict[str, int]:
         """The four counts by name, `prefix` before each name."""
@@ -93,7 +89,7 @@ def score(labels: Labels, logits: Logits) -> Scores:
     predictions = predicted_labels(logits)
     both = len(np.unique(labels)) == 2
     return Scores(
-        loss=float(np.mean(log_losses(labels, logits))),
+        loss=log_loss(labels, logits),
         accuracy=float(metrics.accuracy_score(labels, predictions)),
         roc_auc=float(metrics.roc_auc_score(labels, logits)) if both else float("nan"),
         confusion=confusion_counts(labels, predictions),

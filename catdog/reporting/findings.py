@@ -25,16 +25,9 @@ from catdog.evaluation.metrics import (
     operating_points,
     per_class_metrics,
 )
-from catdog.evaluation.slices import (
-    SliceScore,
-    look_at_all,
-    make_slices,
-    slice_table,
-    worst_slice,
-)
+from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
-from catdog.inference.evaluate import LabelledPhoto, score_photos
 from catdog.inference.prediction import Prediction, to_prediction
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network
@@ -87,11 +80,6 @@ class Findings:
     issues: Sequence[Issue]
     test_slices: Sequence[SliceScore]
     mistakes: Sequence[Mistake]
-
-    @property
-    def worst(self) -> SliceScore | None:
-        """The slice with the lowest accuracy, which says whether that may be chance."""
-        return worst_slice(self.slices)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What is listed, by the name of its file."""
@@ -190,14 +178,17 @@ def _scored(
     dataset: PreparedDataset, classifier: Classifier, rows: list[dict[str, str]]
 ) -> tuple[list[dict[str, str]], Labels, Logits]:
     """Those of the rows whose photos can be read, and their labels and logits."""
-    by_path = {dataset.folder / row["path"]: row for row in rows}
-    scored = score_photos(
-        classifier,
-        [LabelledPhoto(path, dataset.classes.index(row["label"])) for path, row in by_path.items()],
-    )
-    for path, reason in scored.unreadable.items():
-        logger.warning(f"{path} can't be read any more, it is left out ({reason})")
-    return [by_path[photo.path] for photo in scored.photos], scored.labels, scored.logits
+    readable, logits = [], []
+    for row, outputs in classifier.outputs(
+        rows, lambda row: (dataset.folder / row["path"]).read_bytes()
+    ):
+        if isinstance(outputs, str):
+            logger.warning(f"{row['path']} can't be read any more, it is left out ({outputs})")
+        else:
+            readable.append(row)
+            logits.append(outputs[0])
+    labels = [dataset.classes.index(row["label"]) for row in readable]
+    return readable, np.array(labels), np.array(logits)
 
 
 def _mistakes(

@@ -14,6 +14,7 @@ from catdog import AUTO
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.classes import both, probability_name
 from catdog.data.dataset import PreparedDataset
+from catdog.evaluation.slices import worst_slice
 from catdog.registry import versions
 from catdog.registry.promotion import NO_STAGE, PRODUCTION
 from catdog.registry.register import Released
@@ -45,7 +46,7 @@ def report(
         use=commands_to_use(released),
     )
     page = render(dataset, trained, released, findings, details)
-    worst = findings.worst
+    worst = worst_slice(findings.slices)
     # A tag that people search by: in the words that earlier runs have.
     slice_ = f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
     run.log_findings(findings.other_metrics, findings.tables(), slice_, page)

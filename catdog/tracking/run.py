@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.tracking import spool, store
-from catdog.tracking.log import Logged, Run
+from catdog.tracking.log import Run
 from catdog.tracking.spool import Spool
 from catdog.tracking.store import QUICK, first_line, limits
 
@@ -62,7 +62,7 @@ def start_run(
     if resume is not None:
         _set_aside(os.environ.pop("MLFLOW_RUN_ID", None), resume)
     elif not os.environ.get("MLFLOW_RUN_ID"):
-        mlflow.set_experiment(store.experiment_name())
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or store.EXPERIMENT)
     with interrupts(), mlflow.start_run(run_id=resume, log_system_metrics=True) as active:
         run_id = active.info.run_id
         folder = data_dir / RUNS / run_id
@@ -70,7 +70,7 @@ def start_run(
         command = resume_command(folder, entry_point, processes)
         status = "FAILED"
         try:
-            logged = _logged_before(unsent) if resume else None
+            logged = _logged_before(unsent) if resume else {}
             run = Run(active.info, name, unsent, command, logged)
             if resume is None:
                 _name(run, unsent)
@@ -141,7 +141,7 @@ def _name(run: Run, unsent: Spool) -> None:
     Hours of training would be, for somebody who may read on that server and not write.
     """
     run.set_tags({"mlflow.runName": run.name})
-    if not unsent.empty:
+    if unsent.kept():
         shutil.rmtree(unsent.folder)
         raise CatdogError(
             f"the tracking server {store.shown_uri()} takes nothing of run {run.id} "
@@ -149,8 +149,8 @@ def _name(run: Run, unsent: Spool) -> None:
         )
 
 
-def _logged_before(unsent: Spool) -> Logged:
-    """What a run that goes on has logged; what was kept of it is sent now.
+def _logged_before(unsent: Spool) -> dict[str, set[int]]:
+    """The steps that a run which goes on has logged; what was kept of it is sent first.
 
     Raises:
         CatdogError: the server can't be reached.
@@ -161,19 +161,12 @@ def _logged_before(unsent: Spool) -> Logged:
             "resume the run when it is back."
         )
     client = MlflowClient()
-    data = client.get_run(unsent.run_id).data
-    if "resume_with" in data.tags:
+    if "resume_with" in client.get_run(unsent.run_id).data.tags:
         client.delete_tag(unsent.run_id, "resume_with")
-    steps = {
+    return {
         metric: {one.step for one in client.get_metric_history(unsent.run_id, metric)}
         for metric in STEPS_ASKED
     }
-    metrics = dict(data.metrics)
-    for write in unsent.kept():
-        for name, value, _, step, *_ in write.content if write.kind == "metrics" else ():
-            metrics[name] = value
-            steps.get(name, set()).add(step)
-    return Logged(steps, metrics)
 
 
 def _end(unsent: Spool, status: str, command: str) -> None:
@@ -192,19 +185,15 @@ def _end(unsent: Spool, status: str, command: str) -> None:
     if not finished:
         return  # what ended the run matters more, and is told
     if not whole:
-        raise _incomplete(unsent, command)
+        kept = unsent.kept()
+        what = f"{len(kept)} writes, the first {kept[0]}" if kept else "the end of the run"
+        raise CatdogError(
+            f"the run is not complete: the tracking server {store.shown_uri()} did not take "
+            f"{what} ({unsent.reason}). What is kept is in {unsent.folder} (delete that to do "
+            f"without). When it does, type: {command}"
+        )
     # The registry has it.
     shutil.rmtree(unsent.folder.parent / MODEL, ignore_errors=True)
-
-
-def _incomplete(unsent: Spool, command: str) -> CatdogError:
-    kept = unsent.kept()
-    what = f"{len(kept)} writes, the first {kept[0]}" if kept else "the end of the run"
-    where = f" Kept in {unsent.folder} (delete that to do without)." if kept else ""
-    return CatdogError(
-        f"the run is not complete: the tracking server {store.shown_uri()} did not take "
-        f"{what} ({unsent.reason}).{where} When it does, type: {command}"
-    )
 
 
 def _set_aside(begun: str | None, resumed: str) -> None:
