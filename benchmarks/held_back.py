@@ -34,8 +34,8 @@ from catdog.models.engine import Features, pick_engine
 from catdog.models.network import Network, build_network
 from catdog.training.early_stopping import EarlyStopping
 from catdog.training.feature_cache import open_cache
-from catdog.training.features import FeatureBatches, extract
-from catdog.training.judge import ServedFeatures, judge
+from catdog.training.features import FeatureBatches, FeatureSet, extract
+from catdog.training.judge import judge
 from catdog.training.loop import Loaders, fit, seed_everything
 from catdog.training.optim import make_optimizer, make_train_step
 
@@ -99,10 +99,10 @@ def _hold_back(
     train, val = learned[train], learned[val]
     _train_head(network, features, labels, train, val)
     engine = pick_engine(network, cores=1)
-    evidence = ServedFeatures(features[train], features[val], labels[val], others)
+    seen = FeatureSet(engine, features[train][None], features[val], others)
     about = About("tf_efficientnet_lite0", "", "", 0, 0.0)
     classifier, judgement = judge(
-        network, engine, about, evidence, keep=TrainConfig.keep_share, learned=()
+        network, seen, labels[val], about, keep=TrainConfig.keep_share, learned=()
     )
     told = classifier.head(torch.from_numpy(features[held]))
     logits, familiarity = (column.numpy() for column in told)

@@ -23,7 +23,7 @@ from catdog.models.network import Network, build_network
 from catdog.registry.proof import FreshProcess
 from catdog.registry.register import register, release, save
 from catdog.registry.versions import ModelVersion
-from catdog.reporting import figures
+from catdog.reporting import plots
 from catdog.reporting.findings import find
 from catdog.reporting.model_card import model_card
 from catdog.reporting.summary import report, summarize
@@ -68,9 +68,9 @@ def train_and_register(
         _log_fit(run, trained)
         _log_judgement(run, trained, dataset)
         card = model_card(config.registered_model_name, dataset, trained)
-        saved = save(trained, card, run.folder / MODEL)  # before a server is asked
+        save(trained, card, run.folder / MODEL)  # before a server is asked
         with run.registering():
-            version = register(config, dataset, trained, saved, fresh, run)
+            version = register(config, dataset, trained, card, fresh, run)
         findings = find(dataset, trained, seed=config.seed)  # while the fresh process answers
         with run.registering():
             released = release(config, dataset, trained, version, fresh, run)
@@ -138,11 +138,11 @@ def _log_pictures(run: Run, network: Network, dataset: PreparedDataset) -> None:
     ]
     names = [name for _, name in samples]
     plain = [picture.permute(1, 2, 0).numpy() for picture, _ in samples]
-    run.log_figure(figures.picture_grid(plain, names), "sample_images.png")
+    run.log_figure(plots.picture_grid(plain, names), "sample_images.png")
     augment = training_transform(network.preprocessing)
     with torch.random.fork_rng(devices=[]):  # looking must not change what training draws
         changed = [augment(picture).permute(1, 2, 0).numpy() for picture, _ in samples]
-    run.log_figure(figures.picture_grid(changed, names), "augmented_batch.png")
+    run.log_figure(plots.picture_grid(changed, names), "augmented_batch.png")
 
 
 def _log_epoch(run: Run, dataset: PreparedDataset, epoch: Epoch) -> None:
@@ -155,7 +155,7 @@ def _log_epoch(run: Run, dataset: PreparedDataset, epoch: Epoch) -> None:
     )
     if epoch.number not in run.logged_steps("val_loss"):  # when it was cut
         title = f"validation, epoch {epoch.number}"
-        run.log_epoch(epoch, figures.confusion_figure(epoch.val.confusion, title, dataset.classes))
+        run.log_epoch(epoch, plots.confusion_figure(epoch.val.confusion, title, dataset.classes))
 
 
 def _log_fit(run: Run, trained: Trained) -> None:
@@ -172,7 +172,7 @@ def _log_fit(run: Run, trained: Trained) -> None:
     if baseline:
         logger.info(f"Without any training, ImageNet's classes reach {baseline.accuracy:.4f}")
         run.log_baseline(baseline)
-    curves = figures.learning_curves(fit.epochs, best.number, baseline)
+    curves = plots.learning_curves(fit.epochs, best.number, baseline)
     run.log_figure(curves, "learning_curves.png")
 
 
@@ -191,15 +191,15 @@ def _log_judgement(run: Run, trained: Trained, dataset: PreparedDataset) -> None
     run.log_metrics(trained.metrics | metrics)
     confusion = confusion_counts(judgement.labels, predicted_labels(judgement.logits))
     title = f"validation, kept epoch {trained.best.number}"
-    run.log_confusion(confusion, figures.confusion_figure(confusion, title, dataset.classes))
+    run.log_confusion(confusion, plots.confusion_figure(confusion, title, dataset.classes))
     paths = [picture.path.relative_to(dataset.folder).as_posix() for picture in trained.validation]
     answers = [
         to_prediction(*seen, classifier.about) for seen in seen_in_training(classifier, judgement)
     ]
     run.log_predictions(paths, judgement.labels, judgement.logits, answers, dataset.classes)
-    plot = figures.reliability_figure(judgement, dataset.classes)
+    plot = plots.to_figure(plots.draw_reliability, judgement, dataset.classes)
     run.log_figure(plot, "reliability.png")
     run.log_image(plot, "reliability")
     below = classifier.about.reject_below
-    plot = figures.familiarity_figure(judgement, below, dataset.classes)
+    plot = plots.to_figure(plots.draw_familiarity, judgement, below)
     run.log_figure(plot, "familiarity.png")

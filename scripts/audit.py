@@ -22,10 +22,10 @@ def main(config: AuditConfig) -> int:
     device, _ = pick_device(config.device)
     data_dir = Path(config.data_dir)
     source = locate(config.dataset, data_dir, seed=config.seed)
-    prepared = load_dataset(data_dir / source.name, classes=config.classes)
-    output = prepared.folder / AUDIT if config.output == "auto" else Path(config.output)
+    dataset = load_dataset(data_dir / source.name, classes=config.classes)
+    output = dataset.folder / AUDIT if config.output == "auto" else Path(config.output)
     network = build_network(config.backbone, weights=config.weights).to(device)
-    issues = audit(prepared, network, data_dir, seed=config.seed)
+    issues = audit(dataset, network, data_dir, seed=config.seed)
     write_issues(output, issues)
     for line in summary_lines(issues):
         print(line)

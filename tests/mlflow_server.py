@@ -94,12 +94,10 @@ class Proxy:
     """Passes bytes on to a port of loopback.
 
     `refused` are statuses by what the first line of a request holds: it gets that for an answer.
-    All others are passed on after `seconds`.
     """
 
     def __init__(self, port: int) -> None:
         self.refused: dict[str, int] = {}
-        self.seconds = 0.0
         self._to = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -126,7 +124,6 @@ class Proxy:
                 if asks and (status := _matching(content, self.refused)) is not None:
                     _refuse(source, content, status)
                     return
-                time.sleep(self.seconds if asks else 0.0)
                 target.sendall(content)
 
 

@@ -50,19 +50,6 @@ def test_only_a_few_items_are_taken_ahead_however_many_there_are():
     answers.close()
 
 
-def test_items_are_taken_in_the_calling_thread():
-    takers = set()
-
-    def items():
-        for item in range(5):
-            takers.add(threading.get_ident())
-            yield item
-
-    workers = set(in_order(lambda _: threading.get_ident(), items(), threads=2))
-    assert takers == {threading.get_ident()}
-    assert not workers & takers
-
-
 def test_an_exception_is_raised_where_its_answer_was_due_and_the_rest_is_dropped():
     done = []
     broken = threading.Event()
@@ -86,28 +73,8 @@ def test_an_exception_is_raised_where_its_answer_was_due_and_the_rest_is_dropped
     assert next(answers, None) is None
 
 
-def test_who_stops_listening_gets_nothing_computed_any_more():
-    done = []
-
-    def work(item):
-        time.sleep(0.02)
-        done.append(item)
-
-    answers = in_order(work, range(50), threads=1)
-    next(answers)
-    answers.close()
-    count = len(done)
-    time.sleep(0.1)
-    assert len(done) == count < 1 + AHEAD
-
-
 def _cores(_item: object) -> int:
     return torch.get_num_threads()
-
-
-def test_torch_keeps_to_one_core_in_each_thread_and_gets_all_of_them_back():
-    assert set(in_order(_cores, range(8), threads=2)) == {1}
-    assert torch.get_num_threads() == 2
 
 
 def test_torch_gets_its_cores_back_when_two_are_at_it_at_once():

@@ -118,9 +118,13 @@ def test_a_disk_without_room_for_other_pictures_is_told_before_training(prepared
         pipeline.train(TINY, prepared, run)
 
 
-def test_that_the_head_diverged_is_known_after_fine_tuning(prepared, run, monkeypatch):
+def test_fine_tuning_tells_how_much_learns_and_that_the_head_diverged(
+    said, prepared, run, monkeypatch
+):
     real = stages.train_head
     monkeypatch.setattr(
         pipeline, "train_head", lambda *given: replace(real(*given), trouble="The head diverged.")
     )
     assert pipeline.train(TINY, prepared, run).fit.trouble == "The head diverged."
+    (told,) = [line for line in said if line.startswith("Fine-tuning unfreeze=all: ")]
+    assert told.endswith("weights learn (100%)")

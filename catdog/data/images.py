@@ -1,6 +1,7 @@
 """Bytes of a picture file → an upright RGB picture. The only place that decodes.
 
-Needs Pillow alone until a tensor is asked for: preparing data must not wait for torch.
+Whether a picture can be read is decided by Pillow alone, which needs no torch: preparing data
+must not wait for it. What `check` accepts, all others here accept, with the same pixels.
 """
 
 from __future__ import annotations
@@ -8,44 +9,78 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from catdog import CatdogError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# They name no file, and `catch_warnings` is not for several threads.
+warnings.filterwarnings("ignore", module="PIL")
+
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".mpo")
 MODERN_SUFFIXES = (".avif", ".heic", ".heif", ".webp")
 OTHER_SUFFIXES = (".bmp", ".gif", ".png", ".ppm", ".tif", ".tiff")
 SUFFIXES = frozenset(JPEG_SUFFIXES + MODERN_SUFFIXES + OTHER_SUFFIXES)
-ORIENTATION = 0x0112
-"""EXIF's tag; Pillow fills it from XMP where a photo says it only there."""
-SIDEWAYS = (5, 6, 7, 8)
-"""The orientations of which width and height change places."""
+FORMATS = ("PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000")
+"""Beside JPEG. Of what else Pillow opens, some is decoded in Python, or by another program."""
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused unread: a 65,000 x 65,000 header needs 12 GB to decode."""
-
+"""More are not decoded: a 65,000 x 65,000 header asks for 12 GB."""
+MAX_JPEG_PIXELS = 250_000_000
+"""Phones take 200 million. Such a JPEG comes with half its width and height."""
+LARGE_PIXELS = 25_000_000
+"""Larger pictures are decoded one at a time, each with some ten bytes a pixel."""
 MAX_BYTES = 200_000_000
 """A photo has a tenth of that; whoever sends more wants to fill the memory."""
-
+MAX_SCANS = 100
+"""Of a JPEG. A dozen are usual; each takes the time of the whole picture, and few bytes."""
 MAX_ASPECT = 8
 """A 1 x 10,000 strip resized by its shorter side would be gigabytes large."""
 
 JPEG_START = b"\xff\xd8\xff"
-COMMON_FRAMES = frozenset(b"\xc0\xc1\xc2")
-"""The markers of baseline, extended and progressive JPEGs; all others are rare."""
+BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
+"""Kinds of JPEG, by the marker of their frame; all others are rare."""
 BEFORE_FRAME = frozenset(b"\xc4\xdb\xdd\xfe" + bytes(range(0xE0, 0xF0)))
-"""The markers of tables, comments and applications' data, which may stand before those."""
+"""The markers of tables, comments and applications' data, which may stand before a frame."""
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 
 HEIC_STARTS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
 """What such a file has from byte 4 on. AVIF has brands of its own, and Pillow reads it."""
+BOX_SIZE = re.compile(rb"ispe\0{4}(.{4})(.{4})", re.DOTALL)
+"""Width and height in the header of an AVIF or a HEIC."""
+
+ORIENTATION = 0x0112
+"""EXIF's tag; Pillow fills it from XMP where a photo says it only there."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its orientation."""
+FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 5: (), 6: (-1,), 7: (-2, -1), 8: (-2,)}
+"""The same for tensors: the axes to reverse, after width and height have changed places."""
+SIDEWAYS = (5, 6, 7, 8)
+"""The orientations of which width and height change places."""
+
+GREY_BITS = (8, 10, 12, 14, 16, 31)
+"""How many bits a grey value may have that needs more than a byte."""
+
+_one_large = threading.Lock()
 
 
 class UnreadableImageError(CatdogError):
@@ -55,8 +90,8 @@ class UnreadableImageError(CatdogError):
 def decode(content: bytes, *, side_px: int | None = None) -> Image.Image:
     """Decode a picture's bytes into an upright RGB image.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit depth is scaled
-    to 8, and of an animation the first frame is taken.
+    EXIF rotation is applied, transparency is laid over white, grey values of more than 8 bits
+    are scaled to 8, and of an animation the first frame is taken.
 
     Args:
         content: of the file.
@@ -66,12 +101,7 @@ def decode(content: bytes, *, side_px: int | None = None) -> Image.Image:
     Raises:
         UnreadableImageError: empty, not a picture, truncated, or over `MAX_PIXELS`.
     """
-    image = _open(content)
-    with _decoder_errors():
-        if side_px is not None and _is_common_jpeg(content):
-            image.draft("RGB", (side_px, side_px))
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+    return _decode(_open(content), content, side_px)
 
 
 def check(content: bytes) -> tuple[int, int]:
@@ -84,11 +114,10 @@ def check(content: bytes) -> tuple[int, int]:
         UnreadableImageError: as `decode` does.
     """
     image = _open(content)
+    if not _is_common_jpeg(content):
+        return _decode(image, content).size
     size = _upright_size(image)
-    with _decoder_errors():
-        if _is_common_jpeg(content):
-            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-        image.load()
+    _decode(image, content, max(1, min(size) // 8))
     return size
 
 
@@ -110,18 +139,13 @@ def to_tensor(content: bytes) -> Tensor:
     Raises:
         UnreadableImageError: as `decode` does.
     """
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    # What stands in XMP alone, of how the picture lies, Pillow knows and torchvision does not.
-    xmp = _open(content).info.get("xmp", b"")
-    if _is_common_jpeg(content) and b"Orientation" not in xmp:
-        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        with contextlib.suppress(RuntimeError):
-            image = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-            return _limit_aspect(cast("Tensor", image))
-    return _limit_aspect(pil_to_tensor(decode(content)))
+    image = _open(content)
+    if _is_common_jpeg(content) and image.mode != "CMYK" and _pixels(image) <= MAX_PIXELS:
+        with contextlib.suppress(RuntimeError), _its_turn(image):
+            return _limit_aspect(_jpeg_tensor(content, _orientation(image)))
+    return _limit_aspect(pil_to_tensor(_decode(image, content)))
 
 
 def load(path: str | Path) -> Tensor:
@@ -152,13 +176,17 @@ def too_large(size: int) -> str:
 
 @contextlib.contextmanager
 def _decoder_errors() -> Iterator[None]:
-    """Make one error of all that a decoder raises, and keep its warnings to ourselves."""
+    """Make one error of all that a decoder raises."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
+    except MemoryError as error:
+        raise UnreadableImageError("there is not enough memory to decode it") from error
     except Exception as error:  # over damaged bytes nearly any, as any field may hold anything
         raise UnreadableImageError(f"does not decode: {error}") from error
+
+
+def _its_turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
+    return _one_large if _pixels(image) > LARGE_PIXELS else contextlib.nullcontext()
 
 
 def _open(content: bytes) -> Image.Image:
@@ -167,26 +195,24 @@ def _open(content: bytes) -> Image.Image:
     if len(content) > MAX_BYTES:
         raise UnreadableImageError(too_large(len(content)))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = _identify(content)
+        image = _identify(content)
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f"too large: {error}") from error
+    except MemoryError as error:
+        raise UnreadableImageError("there is not enough memory to decode it") from error
     except Exception as error:
-        raise UnreadableImageError("not a picture in a format that can be read") from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnreadableImageError(
-            f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}"
-        )
+        raise UnreadableImageError(_why_not_opened(content)) from error
+    _check_work(image, content)
     return image
 
 
 def _identify(content: bytes) -> Image.Image:
+    if content.startswith(JPEG_START):  # `open` refuses what has more than 179 million pixels
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(content))
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         if not content[4:].startswith(HEIC_STARTS):
             raise
@@ -198,7 +224,50 @@ def _identify(content: bytes) -> Image.Image:
             "(or `pip install 'catdog[heic]'`)"
         ) from error
     pillow_heif.register_heif_opener()
-    return Image.open(io.BytesIO(content))
+    return Image.open(io.BytesIO(content), formats=["HEIF"])
+
+
+def _why_not_opened(content: bytes) -> str:
+    """What is said of what no decoder opens: some refuse large pictures without a reason."""
+    for box in BOX_SIZE.findall(content[:65_536]):
+        width, height = map(int.from_bytes, box)
+        if width * height > MAX_PIXELS:
+            return _too_many_pixels(width, height, MAX_PIXELS)
+    if content[8:12] == b"WEBP":
+        return "does not decode: it is damaged, or there is not enough memory"
+    return "not a picture in a format that can be read"
+
+
+def _check_work(image: Image.Image, content: bytes) -> None:
+    """Refuse a picture that would take far more time or memory than a photo does."""
+    frame = _jpeg_frame(content)
+    limit = MAX_JPEG_PIXELS if frame in (BASELINE, EXTENDED) else MAX_PIXELS
+    if _pixels(image) > limit:
+        raise UnreadableImageError(_too_many_pixels(*image.size, limit))
+    if frame not in (BASELINE, EXTENDED) and _scans(content) > MAX_SCANS:
+        raise UnreadableImageError(f"a JPEG of more than {MAX_SCANS} scans")
+    if image.info.get("compression") == "group4":
+        # What libtiff can't decode of it stays what the memory held, and nobody is told.
+        raise UnreadableImageError("a fax (TIFF of group 4), not a photo")
+
+
+def _too_many_pixels(width: int, height: int, limit: int) -> str:
+    return f"{width} x {height} pixels are more than the limit of {limit:,}"
+
+
+def _pixels(image: Image.Image) -> int:
+    return image.width * image.height
+
+
+def _jpeg_frame(content: bytes) -> int:
+    """The marker of a JPEG's frame; 0 where there is none, or anything odd stands before it."""
+    at = 2 if content.startswith(JPEG_START) else len(content)
+    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
+        marker = content[at + 1]
+        if marker not in BEFORE_FRAME:
+            return marker
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    return 0
 
 
 def _is_common_jpeg(content: bytes) -> bool:
@@ -207,21 +276,58 @@ def _is_common_jpeg(content: bytes) -> bool:
     Pillow's `draft` writes past the end of its memory where the JPEG is lossless, as that has
     no smaller size.
     """
-    if not content.startswith(JPEG_START):
-        return False
-    at = 2
-    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
-        marker = content[at + 1]
-        if marker not in BEFORE_FRAME:
-            return marker in COMMON_FRAMES
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
-    return False
+    return _jpeg_frame(content) in (BASELINE, EXTENDED, PROGRESSIVE)
+
+
+def _scans(content: bytes) -> int:
+    """How many scans a JPEG has, counted up to one too many."""
+    scans, at = 0, 2 if content.startswith(JPEG_START) else len(content)
+    while scans <= MAX_SCANS and (found := MARKER.search(content, at)):
+        marker, at = found[1], found.end()
+        if marker == b"\xd9":  # the end of the picture
+            break
+        scans += marker == b"\xda"
+        at += int.from_bytes(content[at : at + 2])
+    return scans
+
+
+def _decode(image: Image.Image, content: bytes, side_px: int | None = None) -> Image.Image:
+    with _decoder_errors(), _its_turn(image):
+        if _is_common_jpeg(content):
+            wanted = min(image.size) if side_px is None else side_px
+            if _pixels(image) > MAX_PIXELS:
+                wanted = min(wanted, min(image.size) // 2)
+            image.draft("RGB", (wanted, wanted))
+        image.load()
+        orientation = _orientation(image)
+        image = _to_rgb(image)
+        return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def _jpeg_tensor(content: bytes, orientation: int) -> Tensor:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    image = cast("Tensor", decode_jpeg(encoded, mode=ImageReadMode.RGB))
+    if orientation in SIDEWAYS:
+        image = image.mT
+    return image.flip(FLIPS[orientation]) if orientation in FLIPS else image
+
+
+def _orientation(image: Image.Image) -> int:
+    """A number from 1 to 8; 1 where EXIF is damaged, which is no fault of the picture."""
+    if image.format == "TIFF":  # Pillow turns it
+        return 1
+    with contextlib.suppress(Exception):
+        found = image.getexif().get(ORIENTATION)
+        return found if found in TURNS else 1
+    return 1
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    with _decoder_errors():
-        turned = image.getexif().get(ORIENTATION) in SIDEWAYS
-    return (image.height, image.width) if turned else image.size
+    sideways = _orientation(image) in SIDEWAYS
+    return (image.height, image.width) if sideways else image.size
 
 
 def _limit_aspect(image: Tensor) -> Tensor:
@@ -235,13 +341,23 @@ def _limit_aspect(image: Tensor) -> Tensor:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow clips 16-bit values at 255 when it converts, which turns photos white.
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    elif image.mode == "I":
-        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_grey(np.asarray(image)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_grey(values: NDArray[Any]) -> Image.Image:
+    """Grey values `(H, W)` of more than a byte, scaled by their range: 12 bits may lie in 16."""
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f":
+        white = max(high, 1.0)
+    else:
+        white = 2.0 ** next(bits for bits in GREY_BITS if high < 2**bits)
+    if not np.isfinite([low, high]).all() or max(-low, 0) > high:
+        raise ValueError("its grey values are no brightness")
+    grey = np.multiply(values, 256 / white, dtype=np.float32)
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))

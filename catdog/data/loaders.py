@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +22,7 @@ from torchvision.datasets import ImageFolder
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data import images
 from catdog.data.images import load
-from catdog.data.transforms import Preprocessing, Transform, augmented
+from catdog.data.transforms import Preprocessing, Transform, training_transform
 from catdog.parallel import cores
 
 Batch = tuple[Tensor, Tensor, float]
@@ -189,7 +188,7 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
     """The pictures of a folder, augmented as only seed, epoch and place decide."""
 
     def __init__(self, folder: LabelledFolder, preprocessing: Preprocessing, seed: int) -> None:
-        self._folder, self._preprocessing, self._seed = folder, preprocessing, seed
+        self._folder, self._augment, self._seed = folder, training_transform(preprocessing), seed
 
     def __len__(self) -> int:
         return len(self._folder)
@@ -197,8 +196,9 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, which: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, place = which
         path, label = self._folder.samples[place]
-        rng = Random(f"{self._seed}/{epoch}/{place}")
-        return augmented(load(path), self._preprocessing, rng), label
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from PyTorch's own generator
+            torch.default_generator.manual_seed(seeded(self._seed, epoch, place).initial_seed())
+            return self._augment(load(path)), label
 
 
 def _loader(

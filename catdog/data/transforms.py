@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
@@ -89,21 +88,27 @@ def _bordered(preprocessing: Preprocessing, image: Tensor) -> Tensor:
 def training_transform(preprocessing: Preprocessing) -> Transform:
     """From `(3, H, W) uint8` to a random augmented crop `(3, crop_px, crop_px) uint8`.
 
-    What it draws follows PyTorch's own random generator.
+    It is torchvision's usual recipe; what it draws follows PyTorch's own random generator.
     """
-    # No function of its own, which could not be handed to a worker process that is not forked.
-    return functools.partial(_augmented_as_torch_draws, preprocessing)
-
-
-def _augmented_as_torch_draws(preprocessing: Preprocessing, image: Tensor) -> Tensor:
-    return augmented(image, preprocessing, Random(int(torch.randint(2**62, ()))))
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                preprocessing.crop_px,
+                interpolation=InterpolationMode(preprocessing.interpolation),
+                antialias=True,
+            ),
+            v2.RandomHorizontalFlip(),
+            v2.TrivialAugmentWide(),
+        ]
+    )
 
 
 def augmented(image: Tensor, preprocessing: Preprocessing, rng: Random) -> Tensor:
     """A crop of 70 to 100 % of the area, perhaps mirrored, in a somewhat other light.
 
-    From `(3, H, W) uint8` to `(3, crop_px, crop_px) uint8`; only `rng` decides how. (The
-    random transforms of torchvision share one generator, which threads would race for.)
+    From `(3, H, W) uint8` to `(3, crop_px, crop_px) uint8`; only `rng` decides how. Features of
+    further views are of these. (The random transforms of torchvision share one generator, which
+    the threads that compute features would race for.)
     """
     height, width = image.shape[-2:]
     area = height * width * rng.uniform(0.7, 1.0)

@@ -7,9 +7,8 @@ person to judge; the paths of those that shall go become lines of an exclude fil
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
 
@@ -31,17 +30,13 @@ from catdog.evaluation.slices import Look
 from catdog.files import atomic_write
 from catdog.models.engine import Features
 
-WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = KINDS = (
-    "wrong_label",
-    "near_duplicate",
-    "unlike_others",
-)
+WRONG_LABEL, NEAR_DUPLICATE, UNLIKE_OTHERS = "wrong_label", "near_duplicate", "unlike_others"
 DETAILS = {
     WRONG_LABEL: "looks like {}",
     NEAR_DUPLICATE: "repeats {}",
     UNLIKE_OTHERS: "least unlike {}",
 }
-"""What an issue's detail means."""
+"""The kinds of issues, and what the detail of one means."""
 AUDIT = "audit.csv"
 
 FOLDS = 5
@@ -51,11 +46,6 @@ INVERSE_REGULARISATION = 1e-3
 DUPLICATE_CORRELATION = 0.93
 """Of thumbnails. Photos that were resized, re-encoded and turned reached 0.984 and more with
 their originals. Of two million pairs of real photos one is above 0.9: the same photo twice."""
-DUPLICATE_COSINE = 0.5
-"""Of features: an even background may look the same around another animal."""
-SURE_CORRELATION = 0.97
-"""Of thumbnails that need no features to agree: those of a photo and of its tiny, coarse copy,
-turned upside down, point as far apart as those of two strangers."""
 TURNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 """Steps down and to the right: as it is, mirrored, upside down, and both."""
 FLAT = 3.0
@@ -81,7 +71,7 @@ class Issue:
     issue: str
     score: float
     detail: str
-    sha256: str = ""
+    sha256: str
     other_sha256: str = ""
 
 
@@ -111,14 +101,15 @@ def find_issues(
         issues.append(
             Issue(row["path"], WRONG_LABEL, float(other[index]), suggested, row["sha256"])
         )
-    for ours, theirs, correlation in near_duplicates(features, looks, validation):
+    for ours, theirs, correlation in near_duplicates(looks, validation):
         surplus = (correlation - DUPLICATE_CORRELATION) / (1 - DUPLICATE_CORRELATION)
         issues.append(_issue_of_two(NEAR_DUPLICATE, 0.5 + surplus / 2, rows[ours], rows[theirs]))
     distances, nearest = outlier_scores(features)
     for index in np.flatnonzero(distances > OUTLIER).tolist():
         score = float(distances[index] / (distances[index] + OUTLIER))
         issues.append(_issue_of_two(UNLIKE_OTHERS, score, rows[index], rows[nearest[index]]))
-    return sorted(issues, key=lambda issue: (KINDS.index(issue.issue), -issue.score, issue.path))
+    kinds = list(DETAILS)
+    return sorted(issues, key=lambda issue: (kinds.index(issue.issue), -issue.score, issue.path))
 
 
 def other_label_probability(features: Features, labels: Labels, *, seed: int = 0) -> Probabilities:
@@ -126,11 +117,9 @@ def other_label_probability(features: Features, labels: Labels, *, seed: int = 0
 
     The model is a logistic regression on standardised features, fitted to the other folds.
     Sorting by what it thinks of the given label is the self-confidence ranking of confident
-    learning (Northcutt et al., 2021). Zero where a class has too few pictures to judge by.
+    learning (Northcutt et al., 2021). Each class has two pictures or more.
     """
-    folds = min(FOLDS, np.bincount(labels, minlength=2).min())
-    if folds < 2:
-        return np.zeros(len(labels))
+    folds = min(FOLDS, np.bincount(labels).min())
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=300)
     )
@@ -143,20 +132,17 @@ def other_label_probability(features: Features, labels: Labels, *, seed: int = 0
 
 
 def near_duplicates(
-    features: Features, looks: Sequence[Look], validation: NDArray[np.bool_]
+    looks: Sequence[Look], validation: NDArray[np.bool_]
 ) -> list[tuple[int, int, float]]:
     """Pairs of a training and a validation picture that show the same photo.
 
-    One may be resized, re-encoded, mirrored or upside down. Its thumbnail is the same to
-    the eye, and unless it is so beyond doubt, its features must point the same way.
+    One may be resized, re-encoded, mirrored or upside down: what counts is the thumbnail.
 
     Returns:
         Index of the training picture, of the validation picture, and the correlation of
         their thumbnails, from `DUPLICATE_CORRELATION` to 1.
     """
     held, learned = np.flatnonzero(validation), np.flatnonzero(~validation)
-    if not len(held) or not len(learned):
-        return []
     thumbnails = np.stack([look.thumbnail for look in looks]).astype(np.float32)
     plain = _unit(thumbnails)
     turned = [_unit(thumbnails[:, ::down, ::right]) for down, right in TURNS]
@@ -165,10 +151,8 @@ def near_duplicates(
         chunk = held[start : start + 1024]
         alike = reduce(np.maximum, (ours[chunk] @ plain[learned].T for ours in turned))
         for row, column in np.argwhere(alike >= DUPLICATE_CORRELATION):
-            ours, theirs, correlation = learned[column], chunk[row], float(alike[row, column])
-            sure = correlation >= SURE_CORRELATION
-            if sure or _cosine(features[ours], features[theirs]) >= DUPLICATE_COSINE:
-                found.append((int(ours), int(theirs), min(1.0, correlation)))
+            correlation = min(1.0, float(alike[row, column]))
+            found.append((int(learned[column]), int(chunk[row]), correlation))
     return found
 
 
@@ -179,10 +163,7 @@ def outlier_scores(features: Features) -> tuple[NDArray[np.float64], NDArray[np.
         The mean cosine distance to the `NEIGHBOURS` nearest, in robust standard deviations
         from the median of all pictures, `(N,)`, and the index of the nearest, `(N,)`.
     """
-    count = len(features)
-    if count < 2:
-        return np.zeros(count), np.zeros(count, dtype=np.int64)
-    neighbours = min(NEIGHBOURS, count - 1)
+    neighbours = min(NEIGHBOURS, len(features) - 1)
     search = NearestNeighbors(n_neighbors=neighbours, metric="cosine", algorithm="brute")
     distances, nearest = search.fit(features).kneighbors()
     mean = distances.mean(axis=1, dtype=np.float64)
@@ -190,17 +171,20 @@ def outlier_scores(features: Features) -> tuple[NDArray[np.float64], NDArray[np.
     return (mean - np.median(mean)) / max(spread, 1e-9), nearest[:, 0]
 
 
-def write_issues(path: Path, issues: Iterable[Issue]) -> None:
-    """Write the fields of each issue as a row, `path` first; the file appears whole.
+def table_of_issues(issues: Sequence[Issue]) -> pd.DataFrame:
+    """A row for each issue, `path` first; of no issues, the columns alone."""
+    return pd.DataFrame(issues, columns=[field.name for field in fields(Issue)])
+
+
+def write_issues(path: Path, issues: Sequence[Issue]) -> None:
+    """Write their table as a CSV file, which appears whole.
 
     Raises:
         CatdogError: it can't be written.
     """
-    rounded = [asdict(issue) | {"score": round(issue.score, 4)} for issue in issues]
-    table = pd.DataFrame(rounded, columns=[field.name for field in fields(Issue)])
     try:
         with atomic_write(path) as part:
-            table.to_csv(part, index=False, lineterminator="\n")
+            table_of_issues(issues).to_csv(part, index=False, float_format="%.4f")
     except OSError as error:
         raise CatdogError(
             f"{path} can't be written ({error.strerror or error}): choose another file "
@@ -208,12 +192,12 @@ def write_issues(path: Path, issues: Iterable[Issue]) -> None:
         ) from error
 
 
-def summary_lines(issues: Sequence[Issue], *, first: int = 10) -> Iterable[str]:
-    """Lines for people: how many issues of each kind, and the first of them."""
-    counts = Counter(issue.issue for issue in issues)
-    for kind in KINDS:
-        yield f"{kind}: {counts[kind]:,}"
-        for issue in [issue for issue in issues if issue.issue == kind][:first]:
+def summary_lines(issues: Sequence[Issue]) -> Iterator[str]:
+    """Lines for people: how many issues of each kind, and the first ten of them."""
+    for kind in DETAILS:
+        found = [issue for issue in issues if issue.issue == kind]
+        yield f"{kind}: {len(found):,}"
+        for issue in found[:10]:
             yield f"  {issue.score:.2f}  {issue.path}  {explained(issue)}"
 
 
@@ -236,7 +220,3 @@ def _unit(thumbnails: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     flat = lengths < FLAT * np.sqrt(vectors.shape[1])
     return np.where(flat, 0, vectors / np.maximum(lengths, 1e-6))
-
-
-def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    return float(one @ other / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12))

@@ -17,7 +17,6 @@ COLDEST, HOTTEST = 0.25, 10.0
 """The bounds of a temperature; what fits outside of them says that something else is wrong."""
 
 FOLDS = 5
-BINS = 15
 
 
 def probability(logits: Logits | float) -> Probabilities:
@@ -57,28 +56,21 @@ def fit_temperature(labels: Labels, logits: Logits) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    flawless = np.array_equal(predicted_labels(logits), labels)
-    dogs = _platt_targets(np.asarray(labels)) if flawless else np.asarray(labels, dtype=np.float64)
-    found = minimize_scalar(
-        lambda cold: _cross_entropy(dogs, logits / np.exp(cold)),
-        bounds=(np.log(COLDEST), np.log(HOTTEST)),
-        method="bounded",
-    )
+    dog = np.asarray(labels, dtype=np.float64)
+    if np.array_equal(predicted_labels(logits), labels):
+        cats, dogs = np.bincount(labels, minlength=2)
+        dog = np.where(labels == 1, (dogs + 1) / (dogs + 2), 1 / (cats + 2))
+
+    def loss(cold: float) -> float:
+        divided = logits / np.exp(cold)
+        losses = dog * np.logaddexp(0, -divided) + (1 - dog) * np.logaddexp(0, divided)
+        return float(losses.mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x))
 
 
-def _platt_targets(labels: Labels) -> NDArray[np.float64]:
-    cats, dogs = np.bincount(labels, minlength=2)
-    shares: NDArray[np.float64] = np.where(labels == 1, (dogs + 1) / (dogs + 2), 1 / (cats + 2))
-    return shares
-
-
-def _cross_entropy(dogs: NDArray[np.float64], logits: Logits) -> float:
-    """The mean cross-entropy of logits where photo n is a dog with the share `dogs[n]`."""
-    return float(np.mean(dogs * np.logaddexp(0, -logits) + (1 - dogs) * np.logaddexp(0, logits)))
-
-
-def cross_fitted(labels: Labels, logits: Logits, *, folds: int = FOLDS) -> Logits:
+def cross_fitted(labels: Labels, logits: Logits) -> Logits:
     """Each logit divided by the temperature that fits the other folds, `(N,)`.
 
     What is measured on these is honest: no photo had a say in its own temperature. With fewer
@@ -86,41 +78,40 @@ def cross_fitted(labels: Labels, logits: Logits, *, folds: int = FOLDS) -> Logit
     """
     from sklearn.model_selection import StratifiedKFold
 
-    if np.bincount(labels, minlength=2).min() < folds:
+    if np.bincount(labels, minlength=2).min() < FOLDS:
         return logits.copy()
     calibrated = np.empty_like(logits)
-    parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(logits, labels)
+    parts = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(logits, labels)
     for fitted, held in parts:
         calibrated[held] = logits[held] / fit_temperature(labels[fitted], logits[fitted])
     return calibrated
 
 
-def expected_calibration_error(
-    labels: Labels, p_positive: Probabilities, *, bins: int = BINS
-) -> float:
+def expected_calibration_error(labels: Labels, p_positive: Probabilities) -> float:
     """How far confidence is from accuracy, on average over the photos, in [0, 1].
 
-    Photos are binned by the confidence of their label (Naeini et al., 2015).
+    Photos are put in 15 bins by the confidence of their label (Naeini et al., 2015).
     """
     confidence = np.maximum(p_positive, 1 - p_positive)
     right = (p_positive > 0.5) == labels
-    places = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(places, weights=right - confidence, minlength=bins)
+    gaps = np.bincount(_bins(confidence, 15), weights=right - confidence)
     return float(np.abs(gaps).sum() / len(labels))
 
 
 def reliability(
-    labels: Labels, p_positive: Probabilities, *, bins: int = 10
+    labels: Labels, p_positive: Probabilities
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Photos binned by their probability of a dog, for a reliability plot.
+    """Photos in 10 bins by their probability of a dog, for a reliability plot.
 
     Returns:
         For each bin with a photo in it the mean probability of a dog, the share of dogs, and the
         number of photos.
     """
-    places = np.minimum((p_positive * bins).astype(np.int64), bins - 1)
-    count = np.bincount(places, minlength=bins)
-    held = count > 0
-    predicted = np.bincount(places, weights=p_positive, minlength=bins)[held] / count[held]
-    observed = np.bincount(places, weights=labels, minlength=bins)[held] / count[held]
-    return predicted, observed, count[held]
+    _, places, count = np.unique(_bins(p_positive, 10), return_inverse=True, return_counts=True)
+    predicted = np.bincount(places, weights=p_positive) / count
+    observed = np.bincount(places, weights=labels) / count
+    return predicted, observed, count
+
+
+def _bins(shares: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    return np.minimum((shares * bins).astype(np.int64), bins - 1)

@@ -29,22 +29,20 @@ def bootstrap(
     means: Mapping[str, Numbers],
     *,
     seed: int,
-    replicates: int = REPLICATES,
 ) -> dict[str, Numbers]:
-    """Metrics of resampled pictures by their MLflow names, `(replicates,)` each.
+    """Metrics of resampled pictures by their MLflow names, `(REPLICATES,)` each.
 
     Args:
         labels: 0 or 1 of each picture, `(N,)`; both are present.
         logits: `(N,)`, above zero where the picture is called class 1.
         means: metrics that are the mean of one number for each picture, `(N,)`.
         seed: of what is drawn.
-        replicates: how often to draw N pictures.
     """
     order = np.argsort(-logits, kind="stable")
     labels, logits = labels[order], logits[order]
     numbers = {name: values[order] for name, values in means.items()}
     drawn: dict[str, list[Numbers]] = {}
-    for weights in resamples(labels, np.random.default_rng(seed), replicates):
+    for weights in resamples(labels, np.random.default_rng(seed)):
         found = weighted_metrics(labels, logits, weights) | {
             name: weights @ values / len(values) for name, values in numbers.items()
         }
@@ -53,19 +51,16 @@ def bootstrap(
     return {name: np.concatenate(values) for name, values in drawn.items()}
 
 
-def resamples(
-    labels: NDArray[np.int64], rng: np.random.Generator, replicates: int
-) -> Iterator[Numbers]:
-    """How often each picture is drawn, `(CHUNK or fewer, N)`, until there are `replicates`."""
-    for start in range(0, replicates, CHUNK):
-        rows = min(CHUNK, replicates - start)
-        weights = np.empty((rows, len(labels)))
+def resamples(labels: NDArray[np.int64], rng: np.random.Generator) -> Iterator[Numbers]:
+    """How often each picture is drawn, `(CHUNK, N)`, until there are `REPLICATES` rows."""
+    for _ in range(REPLICATES // CHUNK):
+        weights = np.empty((CHUNK, len(labels)))
         for label in (0, 1):
             members = np.flatnonzero(labels == label)
             size = len(members)
-            drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
-            counted = np.bincount(drawn.ravel(), minlength=rows * size)
-            weights[:, members] = counted.reshape(rows, size)
+            drawn = rng.integers(size, size=(CHUNK, size)) + size * np.arange(CHUNK)[:, None]
+            counted = np.bincount(drawn.ravel(), minlength=CHUNK * size)
+            weights[:, members] = counted.reshape(CHUNK, size)
         yield weights
 
 
@@ -84,30 +79,23 @@ def weighted_metrics(
     precision = np.divide(ones, called, out=np.zeros_like(ones), where=called > 0)
     all_ones, all_zeros = ones[:, -1], zeros[:, -1]
     above = int(np.searchsorted(-logits[last_of_its_value], 0.0))
-    return {
-        "roc_auc": np.trapezoid(ones, zeros, axis=1) / (all_ones * all_zeros),
-        "precision_recall_auc": np.sum(np.diff(ones) * precision[:, 1:], axis=1) / all_ones,
-        **_cell_metrics(ones[:, above], zeros[:, above], all_ones, all_zeros),
-    }
-
-
-def _totals(weights: Numbers, last_of_its_value: NDArray[np.int64]) -> Numbers:
-    """The weight above each cut of the ranking, from the cut above all of it on."""
-    return np.pad(np.cumsum(weights, axis=1)[:, last_of_its_value], ((0, 0), (1, 0)))
-
-
-def _cell_metrics(
-    tp: Numbers, fp: Numbers, all_ones: Numbers, all_zeros: Numbers
-) -> dict[str, Numbers]:
+    tp, fp = ones[:, above], zeros[:, above]
     fn, tn = all_ones - tp, all_zeros - fp
     margins = np.sqrt((tp + fp) * (tn + fn)) * np.sqrt(all_ones * all_zeros)
     return {
+        "roc_auc": np.trapezoid(ones, zeros, axis=1) / (all_ones * all_zeros),
+        "precision_recall_auc": np.sum(np.diff(ones) * precision[:, 1:], axis=1) / all_ones,
         "f1_score": 2 * tp / (2 * tp + fp + fn),
         "matthews_corrcoef": np.divide(
             tp * tn - fp * fn, margins, out=np.zeros_like(tp), where=margins > 0
         ),
         "balanced_accuracy_score": (tp / all_ones + tn / all_zeros) / 2,
     }
+
+
+def _totals(weights: Numbers, last_of_its_value: NDArray[np.int64]) -> Numbers:
+    """The weight above each cut of the ranking, from the cut above all of it on."""
+    return np.pad(np.cumsum(weights, axis=1)[:, last_of_its_value], ((0, 0), (1, 0)))
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:

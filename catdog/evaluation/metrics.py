@@ -8,10 +8,10 @@ luck.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn import metrics
 
@@ -19,12 +19,12 @@ from catdog import CLASSES, Classes
 from catdog.evaluation.calibration import (
     Labels,
     Logits,
-    Probabilities,
+    log_loss,
     log_losses,
     predicted_labels,
     probability,
 )
-from catdog.evaluation.intervals import REPLICATES, bootstrap, wilson
+from catdog.evaluation.intervals import bootstrap, wilson
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,7 @@ class Confusion:
     @property
     def matrix(self) -> NDArray[np.int64]:
         """The counts as `(2, 2)`: row = truth, column = prediction, cat before dog."""
-        return np.array(
-            [
-                [self.true_negatives, self.false_positives],
-                [self.false_negatives, self.true_positives],
-            ]
-        )
+        return np.reshape(astuple(self), (2, 2))
 
     def to_dict(self, prefix: str = "") -> dict[str, int]:
         """The four counts by name, `prefix` before each name."""
@@ -94,7 +89,7 @@ def score(labels: Labels, logits: Logits) -> Scores:
     predictions = predicted_labels(logits)
     both = len(np.unique(labels)) == 2
     return Scores(
-        loss=float(np.mean(log_losses(labels, logits))),
+        loss=log_loss(labels, logits),
         accuracy=float(metrics.accuracy_score(labels, predictions)),
         roc_auc=float(metrics.roc_auc_score(labels, logits)) if both else float("nan"),
         confusion=confusion_counts(labels, predictions),
@@ -109,7 +104,6 @@ def metrics_of(
     calibrated: Logits | None = None,
     prefix: str = "",
     seed: int = 0,
-    replicates: int = REPLICATES,
 ) -> dict[str, float]:
     """All metrics of logits `(N,)`, under the names that MLflow's classifier evaluator uses.
 
@@ -126,17 +120,14 @@ def metrics_of(
         ValueError: as `score` does.
     """
     labels, logits = _checked(labels, logits)
-    _, calibrated = _checked(labels, logits if calibrated is None else calibrated)
+    means = _means(labels, logits if calibrated is None else calibrated)
     cells = confusion_counts(labels, predicted_labels(logits))
     values = estimates(labels, logits, calibrated)
     intervals = _wilson_intervals(cells)
     if len(np.unique(labels)) == 2:
-        means = {
-            "log_loss": log_losses(labels, calibrated),
-            "brier_score": _squares(labels, calibrated),
-        }
-        drawn = bootstrap(labels, logits, means, seed=seed, replicates=replicates)
-        intervals |= {name: _percentiles(drawn[name], values[name]) for name in drawn}
+        for name, drawn in bootstrap(labels, logits, means, seed=seed).items():
+            low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
+            intervals[name] = min(low, values[name]), max(high, values[name])
     found = {"example_count": float(labels.size), **cells.to_dict()}
     for name, value in values.items():
         found[name] = value
@@ -148,7 +139,7 @@ def metrics_of(
 def estimates(labels: Labels, logits: Logits, calibrated: Logits | None = None) -> dict[str, float]:
     """The metrics of `metrics_of` without counts and intervals; what is undefined is left out."""
     predictions = predicted_labels(logits)
-    measured = logits if calibrated is None else calibrated
+    means = _means(labels, logits if calibrated is None else calibrated)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         labels, predictions, average="binary", zero_division=np.nan
     )
@@ -157,8 +148,7 @@ def estimates(labels: Labels, logits: Logits, calibrated: Logits | None = None) 
         "precision_score": precision,
         "recall_score": recall,
         "f1_score": f1,
-        "log_loss": np.mean(log_losses(labels, measured)),
-        "brier_score": np.mean(_squares(labels, measured)),
+        **{name: each.mean() for name, each in means.items()},
     }
     if len(np.unique(labels)) == 2:
         values |= {
@@ -170,19 +160,17 @@ def estimates(labels: Labels, logits: Logits, calibrated: Logits | None = None) 
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
-def per_class_metrics(
-    labels: Labels, logits: Logits, classes: Classes = CLASSES
-) -> list[dict[str, str | float]]:
+def per_class_metrics(labels: Labels, logits: Logits, classes: Classes = CLASSES) -> pd.DataFrame:
     """For each class: class, precision, recall, f1 (nan where undefined) and support."""
     columns = metrics.precision_recall_fscore_support(
         labels, predicted_labels(logits), labels=[0, 1], zero_division=np.nan
     )
-    names = ("precision", "recall", "f1", "support")
-    return [
-        {"class": classes[label]}
-        | {name: column[label].item() for name, column in zip(names, columns, strict=True)}
-        for label in (0, 1)
-    ]
+    names = ("class", "precision", "recall", "f1", "support")
+    return pd.DataFrame(dict(zip(names, (classes, *columns), strict=True)))
+
+
+AT_MOST = (0.001, 0.01, 0.05)
+"""Shares of a class that a threshold may promise to miss no more of."""
 
 
 @dataclass(frozen=True)
@@ -200,75 +188,53 @@ class OperatingPoint:
     threshold: float
     missed: int
     count: int
-    missed_share: float
     missed_ci_high: float
     mistaken: int
     other_count: int
-    mistaken_share: float
 
 
 def operating_points(
-    labels: Labels,
-    logits: Logits,
-    at_most: Sequence[float] = (0.001, 0.01, 0.05),
-    *,
-    classes: Classes = CLASSES,
+    labels: Labels, logits: Logits, *, classes: Classes = CLASSES
 ) -> list[OperatingPoint]:
-    """For each class and each share in `at_most`, the threshold that misses no more.
+    """For each class and each share in `AT_MOST`, the threshold that misses no more.
 
     Of all such thresholds it is one that mistakes the fewest of the other class, and of these
-    the one that is written with the fewest digits. Empty when only one class is present; a
-    promise that no threshold can keep, as `p_positive` is 0 for too many dogs, is left out.
+    the one that is written with the fewest digits. Where `p_positive` is 0 for too many dogs,
+    no threshold keeps the promise, and `missed` says so.
 
     Args:
-        labels: `(N,)`, 0 = cat and 1 = dog.
+        labels: `(N,)`, 0 = cat and 1 = dog, both present.
         logits: `(N,)`, divided by the temperature that the served model divides by.
-        at_most: shares in 0..1.
         classes: what they are called.
     """
-    if len(np.unique(labels)) < 2:
-        return []
     p_positive = probability(logits)
     cats, dogs = np.sort(p_positive[labels == 0]), np.sort(p_positive[labels == 1])
-    rows = [
-        _operating_point(kept, share, cats, dogs, classes)
-        for kept in reversed(classes)
-        for share in at_most
-    ]
-    return [row for row in rows if row.missed <= _allowed(row.at_most, row.count)]
-
-
-def _operating_point(
-    kept: str, at_most: float, cats: Probabilities, dogs: Probabilities, classes: Classes
-) -> OperatingPoint:
-    keeps_dogs = kept == classes[1]
-    mine, theirs = (dogs, cats) if keeps_dogs else (cats, dogs)
-    allowed = _allowed(at_most, len(mine))
-    p_positive = np.concatenate([cats, dogs])
-    if keeps_dogs:
-        first = dogs[allowed]
-        threshold = _rounded(np.max(p_positive, initial=0.0, where=p_positive < first), first)
-    else:
-        last = cats[-1 - allowed]
-        threshold = _rounded(last, np.min(p_positive, initial=1.0, where=p_positive > last))
-    dogs_missed, cats_missed = int(np.sum(dogs <= threshold)), int(np.sum(cats > threshold))
-    missed, mistaken = (dogs_missed, cats_missed) if keeps_dogs else (cats_missed, dogs_missed)
-    return OperatingPoint(
-        kept=kept,
-        at_most=at_most,
-        threshold=threshold,
-        missed=missed,
-        count=len(mine),
-        missed_share=missed / len(mine),
-        missed_ci_high=wilson(missed, len(mine))[1],
-        mistaken=mistaken,
-        other_count=len(theirs),
-        mistaken_share=mistaken / len(theirs),
-    )
-
-
-def _allowed(at_most: float, count: int) -> int:
-    return min(math.floor(at_most * count + 1e-9), count - 1)
+    points = []
+    for kept, mine, theirs in ((classes[1], dogs, cats), (classes[0], cats, dogs)):
+        for share in AT_MOST:
+            allowed = math.floor(share * len(mine) + 1e-9)
+            if mine is dogs:
+                high = dogs[allowed]
+                low = np.max(p_positive, initial=0.0, where=p_positive < high)
+            else:
+                low = cats[-1 - allowed]
+                high = np.min(p_positive, initial=1.0, where=p_positive > low)
+            threshold = _rounded(low, high)
+            wrong = [int(np.sum(cats > threshold)), int(np.sum(dogs <= threshold))]
+            missed, mistaken = reversed(wrong) if mine is dogs else wrong
+            points.append(
+                OperatingPoint(
+                    kept=kept,
+                    at_most=share,
+                    threshold=threshold,
+                    missed=missed,
+                    count=len(mine),
+                    missed_ci_high=wilson(missed, len(mine))[1],
+                    mistaken=mistaken,
+                    other_count=len(theirs),
+                )
+            )
+    return points
 
 
 def _rounded(low: float, high: float) -> float:
@@ -293,8 +259,12 @@ def _checked(labels: Labels, logits: Logits) -> tuple[Labels, Logits]:
     return labels, logits
 
 
-def _squares(labels: Labels, logits: Logits) -> NDArray[np.float64]:
-    return (probability(logits) - labels) ** 2
+def _means(labels: Labels, logits: Logits) -> dict[str, NDArray[np.float64]]:
+    """The metrics that are the mean of a number for each picture, as these numbers, `(N,)`."""
+    return {
+        "log_loss": log_losses(labels, logits),
+        "brier_score": (probability(logits) - labels) ** 2,
+    }
 
 
 def _wilson_intervals(cells: Confusion) -> dict[str, tuple[float, float]]:
@@ -305,8 +275,3 @@ def _wilson_intervals(cells: Confusion) -> dict[str, tuple[float, float]]:
         "recall_score": (cells.true_positives, cells.true_positives + cells.false_negatives),
     }
     return {name: wilson(*share) for name, share in shares.items() if share[1]}
-
-
-def _percentiles(drawn: NDArray[np.float64], value: float) -> tuple[float, float]:
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return min(float(low), value), max(float(high), value)

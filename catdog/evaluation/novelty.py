@@ -84,20 +84,16 @@ class NoveltyDetector(nn.Module):
         super().__init__()
         self.imagenet = imagenet
         self.register_buffer("references", references.half().float())
-        for name, value in (("centre", centre), ("spread", spread), ("levels", levels)):
-            self.register_buffer(name, value.double())
+        self.register_buffer("centre", centre.double())
+        self.register_buffer("spread", spread.double())
+        self.register_buffer("levels", levels.double())
 
     @classmethod
     def fit(
-        cls,
-        training: Tensor,
-        validation: Tensor,
-        imagenet: ImageNetBelief | None = None,
-        *,
-        seed: int = 0,
+        cls, training: Tensor, validation: Tensor, imagenet: ImageNetBelief | None = None
     ) -> Self:
         """Learn from training features `(N, D)` what is near, from validation ones how near."""
-        chosen = np.random.default_rng(seed).permutation(len(training))[:REFERENCES]
+        chosen = np.random.default_rng(0).permutation(len(training))[:REFERENCES]
         references = _unit(training[torch.from_numpy(np.sort(chosen))])
         nothing = torch.zeros(1)
         detector = cls(references, imagenet, centre=nothing, spread=nothing + 1, levels=nothing)
@@ -168,8 +164,6 @@ class NoveltyDetector(nn.Module):
     def _share_below(self, raw: Tensor) -> Tensor:
         """The share of validation photos of a lower raw score, interpolated between the levels."""
         count = len(self.levels)
-        if count == 1:
-            return torch.full_like(raw, 0.5)
         # Not `searchsorted`, which ONNX does not have.
         lower = ((raw[:, None] >= self.levels).sum(1) - 1).clamp(0, count - 2)
         below, above = self.levels[lower], self.levels[lower + 1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import fisher_exact
 
-from catdog import CatdogError
 from catdog.data import images
 from catdog.data.metadata import OWN_COLUMNS
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
@@ -32,7 +31,7 @@ AT_LEAST = 20
 MOST_VALUES = 20
 """Of a column of the user's with more different words the commonest are told apart."""
 
-TERCILES = {
+LOOKS = {
     "brightness": ("dark", "medium", "bright"),
     "contrast": ("flat", "medium", "strong"),
     "sharpness": ("blurred", "medium", "sharp"),
@@ -80,12 +79,7 @@ class SliceScore:
     accuracy: float
     low: float
     high: float
-    surely_worse: bool = False
-
-    @property
-    def label(self) -> str:
-        """The name, with the group before it where that says more."""
-        return self.name if self.group in self.name else f"{self.group}: {self.name}"
+    surely_worse: bool
 
     @property
     def verdict(self) -> str:
@@ -97,9 +91,10 @@ def look_at_all(paths: Sequence[Path]) -> list[Look]:
     """Look at each picture, on all cores; some thousand photos a second on two of them.
 
     Raises:
-        CatdogError: a picture is gone or unreadable.
+        OSError: a file can't be read.
+        UnreadableImageError: see `catdog.data.images.decode`.
     """
-    return list(in_order(_look_at_file, paths))
+    return list(in_order(lambda path: look_at(path.read_bytes()), paths))
 
 
 def look_at(content: bytes) -> Look:
@@ -131,14 +126,12 @@ def make_slices(rows: Sequence[Row], looks: Sequence[Look]) -> list[Slice]:
         rows: of a manifest, N of them; columns besides its own are taken for properties.
         looks: of the same pictures, in the same order.
     """
-    if not rows:
-        return []
-    found = _by_word("class", [row["label"] for row in rows])
     width, height = (np.array([float(row[side]) for row in rows]) for side in ("width", "height"))
-    found += _by_size(width * height / 1e6)
+    found = _by_word("class", [row["label"] for row in rows])
+    found += _by_thirds("megapixels", width * height / 1e6, ("small", "medium", "large"))
     found += _by_shape(width / height)
-    for name, words in TERCILES.items():
-        found += _by_tercile(name, np.array([getattr(look, name) for look in looks]), words)
+    for name, words in LOOKS.items():
+        found += _by_thirds(name, np.array([getattr(look, name) for look in looks]), words)
     for column in sorted({key for row in rows for key in row} - set(OWN_COLUMNS)):
         found += _by_column(column, [row.get(column) or "" for row in rows])
     return [slice_ for slice_ in found if 0 < slice_.members.sum() < len(rows)]
@@ -148,31 +141,19 @@ def slice_table(slices: Sequence[Slice], labels: Labels, logits: Logits) -> list
     """The scores of all pictures, and then of each slice; labels and logits are `(N,)`."""
     wrong = predicted_labels(logits) != np.asarray(labels)
     everything = Slice("all", "all", np.ones(len(wrong), dtype=bool))
-    rows = [_score(slice_, wrong) for slice_ in slices]
-    whole = _score(everything, wrong)
-    return [whole, *(_compared(row, whole, len(rows)) for row in rows)]
+    return [_score(slice_, wrong, len(slices)) for slice_ in (everything, *slices)]
 
 
-def worst_slice(table: Sequence[SliceScore], *, at_least: int = AT_LEAST) -> SliceScore | None:
+def worst_slice(table: Sequence[SliceScore]) -> SliceScore | None:
     """The slice with the lowest accuracy; None when none is below the first row, all pictures.
 
     One that is surely worse comes before all that may be chance. Slices of fewer than
-    `at_least` pictures don't count.
+    `AT_LEAST` pictures don't count.
     """
-    worse = [row for row in table[1:] if row.count >= at_least and row.accuracy < table[0].accuracy]
+    worse = [row for row in table[1:] if row.count >= AT_LEAST and row.accuracy < table[0].accuracy]
     return min(
         worse, key=lambda row: (not row.surely_worse, row.accuracy, -row.count), default=None
     )
-
-
-def _look_at_file(path: Path) -> Look:
-    try:
-        return look_at(path.read_bytes())
-    except (OSError, images.UnreadableImageError) as error:
-        raise CatdogError(
-            f"{path} can't be read ({error}): delete prepared.json beside the manifest and run "
-            "scripts/prepare.py again."
-        ) from error
 
 
 def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -187,17 +168,6 @@ def _by_word(group: str, words: Sequence[str], prefix: str = "") -> list[Slice]:
     ]
 
 
-def _by_size(megapixels: NDArray[np.float64]) -> list[Slice]:
-    small, large = megapixels < 0.1, megapixels >= 0.3
-    if max(small.sum(), large.sum(), (~small & ~large).sum()) == len(megapixels):
-        return _by_tercile("size", megapixels, ("small", "medium", "large"), what="megapixels")
-    return [
-        Slice("size", "small: under 0.1 megapixel", small),
-        Slice("size", "medium: 0.1 to 0.3 megapixel", ~small & ~large),
-        Slice("size", "large: 0.3 megapixel and more", large),
-    ]
-
-
 def _by_shape(aspect: NDArray[np.float64]) -> list[Slice]:
     tall, wide = aspect < 1 / 1.1, aspect > 1.1
     return [
@@ -207,17 +177,18 @@ def _by_shape(aspect: NDArray[np.float64]) -> list[Slice]:
     ]
 
 
-def _by_tercile(
-    group: str, values: NDArray[np.float64], words: tuple[str, str, str], *, what: str = ""
-) -> list[Slice]:
-    what = what or group
+def _by_thirds(group: str, values: NDArray[np.float64], words: tuple[str, str, str]) -> list[Slice]:
+    """Thirds of the pictures by a number that is known of them, nan where it is not."""
     lower, upper = np.nanquantile(values, (1 / 3, 2 / 3))
     low, high = values < lower, values > upper
-    known = ~np.isnan(values)
     return [
-        Slice(group, f"{words[0]}: {what} under {lower:.3g}", low),
-        Slice(group, f"{words[1]}: {what} {lower:.3g} to {upper:.3g}", known & ~low & ~high),
-        Slice(group, f"{words[2]}: {what} over {upper:.3g}", high),
+        Slice(group, f"{words[0]}: {group} under {lower:.3g}", low),
+        Slice(
+            group,
+            f"{words[1]}: {group} {lower:.3g} to {upper:.3g}",
+            ~np.isnan(values) & ~low & ~high,
+        ),
+        Slice(group, f"{words[2]}: {group} over {upper:.3g}", high),
     ]
 
 
@@ -225,15 +196,12 @@ def _by_column(column: str, words: Sequence[str]) -> list[Slice]:
     prefix = f"{column} = "
     if len(set(words)) <= MOST_VALUES:
         return _by_word(column, words, prefix)
-    missing = np.array([not word for word in words])
     try:
         values = np.array([float(word or "nan") for word in words])
     except ValueError:
         return _by_word(column, _commonest(words), prefix)
-    if not np.isfinite(values[~missing]).all():
-        return _by_word(column, _commonest(words), prefix)
-    terciles = _by_tercile(column, values, ("low", "medium", "high"))
-    return [*terciles, Slice(column, f"{prefix}(empty)", missing)]
+    thirds = _by_thirds(column, values, ("low", "medium", "high"))
+    return [*thirds, Slice(column, f"{prefix}(empty)", np.isnan(values))]
 
 
 def _commonest(words: Sequence[str]) -> list[str]:
@@ -243,15 +211,18 @@ def _commonest(words: Sequence[str]) -> list[str]:
     return [word if word in kept else "(other)" for word in words]
 
 
-def _score(slice_: Slice, wrong: Members) -> SliceScore:
+def _score(slice_: Slice, wrong: Members, slices: int) -> SliceScore:
     count, errors = int(slice_.members.sum()), int(wrong[slice_.members].sum())
-    low, high = wilson(count - errors, count)
-    accuracy = (count - errors) / count
-    return SliceScore(slice_.group, slice_.name, count, errors, accuracy, low, high)
-
-
-def _compared(row: SliceScore, whole: SliceScore, slices: int) -> SliceScore:
-    errors, count = whole.errors - row.errors, whole.count - row.count
-    cells = np.array([[row.errors, row.count - row.errors], [errors, count - errors]])
+    right = count - errors
+    elsewhere = int(wrong.sum()) - errors
+    cells = np.array([[errors, right], [elsewhere, len(wrong) - count - elsewhere]])
     chance = fisher_exact(cells, alternative="greater").pvalue
-    return replace(row, surely_worse=bool(chance < 0.05 / slices))
+    return SliceScore(
+        slice_.group,
+        slice_.name,
+        count,
+        errors,
+        right / count,
+        *wilson(right, count),
+        surely_worse=bool(chance < 0.05 / max(1, slices)),
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from catdog import CatdogError
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
         def forward_head(self, maps: Tensor) -> Tensor:
             """What `forward_features` gave → `(N, D) float32`."""
+
+        def group_matcher(self, coarse: bool) -> dict[str, Any]:
+            """Which weights make a stage, or without `coarse` a layer; some have none."""
 
         def get_classifier(self) -> nn.Module:
             """The layer on top of the features."""
@@ -89,13 +93,23 @@ def load_backbone(name: str, weights: str) -> Backbone:
     return module
 
 
-def blocks_of(backbone: nn.Module) -> list[nn.Module]:
-    """The parts of a backbone that can be unfrozen one after the other, in their order."""
-    parts: list[nn.Module] = []
-    for part in backbone.children():
-        several = isinstance(part, nn.Sequential | nn.ModuleList) and len(part) > 1
-        parts += part.children() if several else [part]
-    return [part for part in parts if any(True for _ in part.parameters())]
+def blocks_of(backbone: Backbone) -> list[list[nn.Parameter]]:
+    """The weights of a backbone's stages, in their order, as timm groups them.
+
+    Normalising layers behind the last stage are a part of it. Where timm knows no stages, the
+    whole backbone is one.
+    """
+    try:
+        groups = group_parameters(backbone, backbone.group_matcher(coarse=True), return_values=True)
+    except (AttributeError, AssertionError):
+        return [list(backbone.parameters())]
+    blocks: list[list[nn.Parameter]] = []
+    for weights in groups.values():
+        if blocks and all(weight.ndim == 1 for weight in weights):
+            blocks[-1] += weights
+        else:
+            blocks.append(weights)
+    return blocks
 
 
 def feature_count(module: Backbone) -> int:
@@ -143,13 +157,7 @@ def _packaged_weights() -> dict[str, Tensor]:
 
 def _fill_in_order(module: Backbone, weights: dict[str, Tensor]) -> None:
     """Load tensors named otherwise but standing in the same order, each shape checked."""
-    wanted = module.state_dict()
-    if len(wanted) != len(weights):
-        raise CatdogError(
-            f"the packaged weights hold {len(weights)} tensors, this timm wants {len(wanted)}: "
-            "reinstall with the versions of pyproject.toml."
-        )
-    renamed = dict(zip(wanted, weights.values(), strict=True))
+    renamed = dict(zip(module.state_dict(), weights.values(), strict=False))
     _fill(module, renamed, origin="the installed package's weights")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -51,19 +52,17 @@ class Network(nn.Module):
             self.register_buffer(name, channels, persistent=False)
         self.backbone.eval()
 
-    def blocks(self, what: str) -> list[nn.Module]:
-        """The last `what` blocks of the backbone, all of it for "all", or none for "none".
+    def blocks(self, what: str) -> list[nn.Parameter]:
+        """The weights of the backbone's last `what` blocks, of "all" of it, or of "none".
 
         Raises:
             CatdogError: `what` is neither of the words nor a number of blocks that there are.
         """
+        if what in ("none", "all"):
+            return list(self.backbone.parameters()) if what == "all" else []
         blocks = blocks_of(self.backbone)
-        if what == "none":
-            return []
-        if what == "all":
-            return [self.backbone]
         if what.isdecimal() and 1 <= int(what) <= len(blocks):
-            return blocks[-int(what) :]
+            return list(itertools.chain(*blocks[-int(what) :]))
         raise CatdogError(
             f"unfreeze={what} is not possible: give none, all, or how many of the backbone's "
             f"{len(blocks)} blocks, 1 for the last."
@@ -74,8 +73,8 @@ class Network(nn.Module):
 
         BatchNorm keeps the statistics of its pretraining: those of small batches are worse.
         """
-        for block in self.blocks(what):
-            block.requires_grad_(True)
+        for weight in self.blocks(what):
+            weight.requires_grad_(True)
             self._learns = True
 
     def features(self, images: Tensor) -> Tensor:

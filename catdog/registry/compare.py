@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from catdog import CLASSES, CatdogError, Classes
-from catdog.data.classes import both, one
+from catdog import CatdogError
 from catdog.data.dataset import Picture
 from catdog.evaluation.calibration import Labels, Logits, cross_fitted
 from catdog.evaluation.comparison import Paired, compare_answers
@@ -28,12 +27,11 @@ from catdog.training.features import extract
 class Answers:
     """One model's calibrated logits `(N,)` for N photos, and which of them it learned from.
 
-    `learned` is `(N,)`; None where that is not known. `classes` are what it tells apart.
+    `learned` is `(N,)`; None where that is not known.
     """
 
     logits: Logits
     learned: NDArray[np.bool_] | None
-    classes: Classes = CLASSES
 
 
 @dataclass(frozen=True)
@@ -48,27 +46,6 @@ class Comparison:
     evidence: Paired | str = "there was no need to compare"
     metrics: Mapping[str, float] = field(default_factory=dict)
     count: int = 0
-
-    def table(self) -> str:
-        """The figures of the comparison as a table in Markdown; "" where there are none."""
-        if self.champion is None or isinstance(self.evidence, str):
-            return ""
-        found = self.evidence
-        points = "{:+.2f} ({:+.2f} to {:+.2f})".format(
-            *(100 * x for x in (found.accuracy, found.accuracy_ci_low, found.accuracy_ci_high))
-        )
-        nats = (
-            f"{found.log_loss:+.4f} ({found.log_loss_ci_low:+.4f} to {found.log_loss_ci_high:+.4f})"
-        )
-        rows = {
-            "photos that neither learned from": f"{found.count:,}",
-            "put right, made wrong": f"{found.fixed:,}, {found.broken:,}",
-            "accuracy, points": points,
-            "McNemar's p": f"{found.p_value:.2g}",
-            "log-loss": nats,
-        }
-        head = f"| against version {self.champion.version} | difference (95 %) |\n|---|---|\n"
-        return head + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
 NOT_COMPARED = Comparison(None)
@@ -90,17 +67,13 @@ def compare_with_champion(
     try:
         folder = versions.fetch(versions.uri_of(champion))
         classifier = Classifier.load(folder, device="cpu")
-        if classifier.about.classes != challenger.classes:
-            return Comparison(champion, f"it tells {both(classifier.about.classes)} apart")
         own = is_own_validation(champion, digest)
         theirs = answers_of(classifier, pictures, data_dir, own=own)
     except CatdogError as error:
         return Comparison(champion, f"it can't be used any more ({str(error).rstrip('.')})")
     labels = np.array([picture.label for picture in pictures])
     evidence = compare_fairly(labels, theirs, challenger, seed=seed)
-    if theirs.learned is None:
-        return Comparison(champion, evidence)
-    fresh = ~theirs.learned
+    fresh = np.zeros(len(labels), bool) if theirs.learned is None else ~theirs.learned
     if np.bincount(labels[fresh], minlength=2).min() == 0:
         return Comparison(champion, evidence)
     metrics = metrics_of(labels[fresh], theirs.logits[fresh], prefix="val_", seed=seed)
@@ -132,7 +105,7 @@ def answers_of(
     if own and learned is None:
         learned = np.zeros(len(pictures), dtype=bool)
     calibrated = cross_fitted(labels, logits) if own else logits / classifier.about.temperature
-    return Answers(calibrated, learned, classifier.about.classes)
+    return Answers(calibrated, learned)
 
 
 def compare_fairly(
@@ -144,9 +117,10 @@ def compare_fairly(
     fresh = ~(champion.learned | challenger.learned)
     counts = np.bincount(labels[fresh], minlength=2)
     if counts.min() < AT_LEAST:
-        each = zip(counts, champion.classes, strict=True)
-        few = both(f"{n} of {one(name)}" for n, name in each)
-        return f"of {len(labels):,} photos only {few} were learned by neither"
+        return (
+            f"of {len(labels):,} photos only {counts[0]} and {counts[1]} of the two kinds were "
+            "learned by neither"
+        )
     return compare_answers(
         labels[fresh], champion.logits[fresh], challenger.logits[fresh], seed=seed
     )

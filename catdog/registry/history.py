@@ -63,7 +63,7 @@ class Event:
         """The key, and the value for people to read, of the tag that `from_tag` reads."""
         after = f" after {self.before}" if self.before else ""
         run = f", of run {self.run_id}" if self.run_id else ""
-        line = f"version {self.version}{after}, by {self.who}{run}: {_cut(self.why)}"
+        line = f"version {self.version}{after}, by {self.who}{run}: {self.why}"
         return f"promotion_{self.when.strftime(KEY_TIME)}", line
 
     @classmethod
@@ -80,12 +80,6 @@ class Event:
             return cls(**json.loads(value) | {"when": when})
         except (TypeError, ValueError):
             return None
-
-
-def _cut(text: str) -> str:
-    """A text in one line, of no more than a reason may have."""
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def history(name: str) -> list[Event]:
@@ -118,15 +112,11 @@ class ChampionChangedError(CatdogError):
 def approve(version: ModelVersion, *, proven: bool) -> None:
     """Write down whether a fresh process was seen to answer as the training did.
 
-    A version that is seen not to, and serves already, makes way for who served before it.
-
     Raises:
         MlflowException: the registry refused.
     """
     status = "approved" if proven else "rejected"
     MlflowClient().set_model_version_tag(version.name, version.version, STATUS_TAG, status)
-    if not proven and is_same(version, versions.champion(version.name)):
-        promote_to(predecessor(version.name), f"version {version.version} was rejected")
 
 
 def promote_by_evidence(
@@ -163,78 +153,79 @@ def promote_by_evidence(
         if dry_run:
             return decision, comparison
         with contextlib.suppress(ChampionChangedError):
-            place(version, decision, comparison)
+            place(version, decision, champion)
             return decision, comparison
     raise ChampionChangedError(version)
 
 
-def place(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
+def place(version: ModelVersion, decision: Decision, champion: ModelVersion | None) -> None:
     """Give a version the stage that was decided on, and say why in its description.
 
     Raises:
-        ChampionChangedError: who serves is not who it was compared with.
+        ChampionChangedError: who serves is not the champion that it was compared with.
         MlflowException: the registry refused.
     """
-    if not is_same(comparison.champion, versions.champion(version.name)):
+    if not is_same(champion, versions.champion(version.name)):
         raise ChampionChangedError(version)
     if decision.stage == PRODUCTION:
-        _make_champion(version, decision, comparison)
+        _make_champion(version, decision)
     else:
         _set_stage(version, decision.stage)
-        _explain(version, decision, comparison)
+        _explain(version, decision.stage, decision.summary)
 
 
-def promote_to(version: ModelVersion, why: str) -> Decision:
+def promote_to(version: ModelVersion, why: str, *, dry_run: bool = False) -> Decision:
     """Make a version the champion because somebody says so, unless it may never be.
 
     Raises:
-        CatdogError: it is rejected, tells other things apart, was trained on drawings where
-            photos are served, or says nothing of itself where another serves.
+        CatdogError: it was not proven, tells other things apart, was trained on drawings where
+            photos are served, or says nothing of itself.
     """
-    if forbidden := may_not_serve(version):
+    if forbidden := _may_not_serve(version):
         raise CatdogError(
             f"version {version.version} of {version.name} can't serve: {forbidden.reason}. "
             "Name another version with --to."
         )
-    decision = Decision(PRODUCTION, why)
+    decision = Decision(PRODUCTION, " ".join(why.split())[:LONGEST])
+    if dry_run:
+        return decision
     if was_rolled_back(version):  # cut after the move, it would serve and be marked
         MlflowClient().delete_model_version_tag(version.name, version.version, ROLLED_BACK)
-    _make_champion(version, decision, NOT_COMPARED)
+    _make_champion(version, decision)
     return decision
 
 
-def roll_back(name: str, why: str) -> tuple[ModelVersion, Decision]:
+def roll_back(name: str, why: str, *, dry_run: bool = False) -> tuple[ModelVersion, Decision]:
     """Let the version serve that did so before; the one that serves now is marked.
 
     A marked version serves again only when it is named.
 
     Raises:
-        CatdogError: none served before.
+        CatdogError: none served before, or it may not any more.
     """
-    leaving, back = versions.champion(name), predecessor(name)
-    if leaving is not None and may_not_serve(back) is None:
+    leaving, back = versions.champion(name), _served_before(name)
+    if back is None:
+        raise CatdogError(
+            f"no version of {name} served before the one in Production: name one with --to "
+            f"VERSION, of those that {versions.promoting(name)} --history lists."
+        )
+    if leaving is not None and _may_not_serve(back) is None and not dry_run:
         # Before the move: cut after it, the same command would lead back to this one.
         now = datetime.now(UTC).isoformat(timespec="seconds")
         MlflowClient().set_model_version_tag(name, leaving.version, ROLLED_BACK, now)
-    return back, promote_to(back, why)
+    return back, promote_to(back, why, dry_run=dry_run)
 
 
-def predecessor(name: str) -> ModelVersion:
-    """The version that served before the one that serves now.
-
-    Raises:
-        CatdogError: there is none.
-    """
+def _served_before(name: str) -> ModelVersion | None:
+    """The newest of the history that does not serve now, and from which nobody went back."""
     champion = versions.champion(name)
     known = {number_of(version): version for version in versions.versions(name)}
     for event in reversed(history(name)):
-        before = known.get(event.before)
-        if before and not is_same(before, champion) and not was_rolled_back(before):
-            return before
-    raise CatdogError(
-        f"no version of {name} served before the one in Production: name one with --to VERSION, "
-        f"of those that {versions.promoting(name)} --history lists."
-    )
+        for number in (event.version, event.before):
+            found = known.get(number)
+            if found and not is_same(found, champion) and not was_rolled_back(found):
+                return found
+    return None
 
 
 def was_rolled_back(version: ModelVersion) -> bool:
@@ -242,13 +233,10 @@ def was_rolled_back(version: ModelVersion) -> bool:
     return ROLLED_BACK in version.tags
 
 
-def may_not_serve(version: ModelVersion) -> Decision | None:
+def _may_not_serve(version: ModelVersion) -> Decision | None:
     """Why a version may never take the place of the one that serves now; None when it may."""
     champion = versions.champion(version.name)
-    candidate = Candidate.from_tags(version.tags)
-    if candidate is None and not versions.is_rejected(version) and champion is None:
-        return None  # of somebody who has registered it by hand, and names it
-    return refusal(candidate, _as_champion(champion))
+    return refusal(Candidate.from_tags(version.tags), _as_champion(champion))
 
 
 def _as_champion(version: ModelVersion | None) -> Champion | None:
@@ -258,60 +246,43 @@ def _as_champion(version: ModelVersion | None) -> Champion | None:
     return Champion(number_of(version), Candidate.from_tags(version.tags))
 
 
-def _make_champion(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
-    """Move aliases, history and stage to a version, in this order; see above."""
+def _make_champion(version: ModelVersion, decision: Decision) -> None:
+    """Move aliases, history and stage to a version, in this order; see above.
+
+    Raises:
+        ChampionChangedError: another one was promoted at the same time, and serves.
+    """
     former = versions.champion(version.name)
     if is_same(version, former):  # somebody has moved the stage by hand, or says it twice
-        former = _last_promoted(version)
+        former = _served_before(version.name)
     _move_aliases(version, former)
     _add_to_history(version, number_of(former), decision.summary)
-    _explain(version, decision, comparison)
+    _explain(version, PRODUCTION, decision.summary)
     leaving = versions.champion(version.name)  # by now perhaps another one
     if leaving is not None and not is_same(version, leaving):
         reason = f"version {version.version} took its place"
         if was_rolled_back(leaving):
             reason = f"rolled back to version {version.version}: {decision.reason}"
-        _explain(leaving, Decision(ARCHIVED, reason))
+        _explain(leaving, ARCHIVED, reason)
     _set_stage(version, PRODUCTION)
-    _check_aliases(version)
 
-
-def _last_promoted(version: ModelVersion) -> ModelVersion | None:
-    """The other version that the history says was made champion last, if it says so."""
-    events = history(version.name)
-    last = versions.numbered(version.name, events[-1].version) if events else None
-    return None if is_same(version, last) else last
-
-
-def _check_aliases(version: ModelVersion) -> None:
-    """See that stage and aliases agree, as two promotions at once may each have set some.
-
-    The newest version whose stage stands serves.
-
-    Raises:
-        ChampionChangedError: that is another one.
-    """
-    while is_same(version, champion := versions.champion(version.name)):
-        if not _move_aliases(version, None):
-            return
-    _set_stage(version, ARCHIVED)
-    reason = f"version {number_of(champion)} was promoted at the same time"
-    _explain(version, Decision(ARCHIVED, reason))
-    if champion is not None:
+    # Of two promotions at once the one that sets the stage last wins.
+    _move_aliases(version, None)
+    champion = versions.champion(version.name)
+    if champion is not None and not is_same(version, champion):
         _move_aliases(champion, None)
-    raise ChampionChangedError(version)
+        raise ChampionChangedError(version)
 
 
-def _move_aliases(version: ModelVersion, former: ModelVersion | None) -> bool:
-    """Give a version the aliases of who serves, and `former` its own; whether any was elsewhere."""
+def _move_aliases(version: ModelVersion, former: ModelVersion | None) -> None:
+    """Give a version the aliases of who serves, and `former` its own."""
     client, wanted = MlflowClient(), dict.fromkeys(versions.ALIASES, number_of(version))
     if former is not None:
         wanted[PREVIOUS] = number_of(former)
     now = client.get_registered_model(version.name).aliases
-    moved = {alias: number for alias, number in wanted.items() if str(now.get(alias)) != number}
-    for alias, number in moved.items():
-        client.set_registered_model_alias(version.name, alias, number)
-    return bool(moved)
+    for alias, number in wanted.items():
+        if str(now.get(alias)) != number:
+            client.set_registered_model_alias(version.name, alias, number)
 
 
 def _add_to_history(version: ModelVersion, before: str, why: str) -> None:
@@ -339,11 +310,8 @@ def _set_stage(version: ModelVersion, stage: str) -> None:
         )
 
 
-def _explain(
-    version: ModelVersion, decision: Decision, comparison: Comparison = NOT_COMPARED
-) -> None:
+def _explain(version: ModelVersion, stage: str, why: str) -> None:
     """Say in the last section of a version's description where it stands, and why."""
     known = MlflowClient().get_model_version(version.name, version.version)
-    card, table = (known.description or "").split(SECTION)[0].rstrip(), comparison.table()
-    why = f"{_cut(decision.reason)}.\n\n{table}" if table else f"{_cut(decision.summary)}.\n"
-    versions.describe(version, f"{card}\n\n{SECTION}\n\n{decision.stage}: {why}")
+    card = (known.description or "").split(SECTION)[0].rstrip()
+    versions.describe(version, f"{card}\n\n{SECTION}\n\n{stage}: {why}.\n")

@@ -27,10 +27,9 @@ from catdog.registry.compare import (
     is_own_validation,
 )
 from catdog.registry.history import Event
-from catdog.registry.promotion import PRODUCTION, STATUS_TAG, Decision
+from catdog.registry.promotion import STATUS_TAG, Decision
 from catdog.registry.versions import ModelVersion, is_same, number_of, uri_of
 from catdog.tracking import store
-from catdog.tracking.resume import read_note
 from catdog.tracking.run import RUNS, resume_command
 
 logger = logging.getLogger(__name__)
@@ -51,14 +50,13 @@ def promote(config: PromoteConfig) -> tuple[ModelVersion, Decision]:
     if config.rollback == "yes" and config.to != NONE:
         raise CatdogError("--to and --rollback name two versions: give one of them.")
     with _refusals(config.name, "to promote"):
+        dry_run = config.dry_run == "yes"
         if config.rollback == "yes":
             why = config.because or "rolled back"
-            if config.dry_run == "no":
-                return history.roll_back(config.name, why)
-            return _promote_by_hand(config, history.predecessor(config.name), why)
+            return history.roll_back(config.name, why, dry_run=dry_run)
         if config.to != NONE:
-            version = _existing(config.name, config.to)
-            return _promote_by_hand(config, version, config.because or "promoted by hand")
+            version, why = _existing(config.name, config.to), config.because or "promoted by hand"
+            return version, history.promote_to(version, why, dry_run=dry_run)
         return _promote_by_evidence(config)
 
 
@@ -99,20 +97,13 @@ def _table(events: Sequence[Event]) -> str:
     return "\n".join(rows)
 
 
-def _promote_by_hand(
-    config: PromoteConfig, version: ModelVersion, why: str
-) -> tuple[ModelVersion, Decision]:
-    if config.dry_run == "no":
-        return version, history.promote_to(version, why)
-    return version, history.may_not_serve(version) or Decision(PRODUCTION, why)
-
-
 def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]:
     version = _challenger(config)
     if version.tags.get(STATUS_TAG) == "pending":
+        folder = Path(config.data_dir) / RUNS / str(version.run_id)
         raise CatdogError(
             f"version {version.version} of {version.name} was never seen to answer as its training "
-            f"did, or its run is at it now. Let that go on: {_resume_command(config, version)}"
+            f"did, or its run is at it now. Let that go on: {resume_command(folder)}"
         )
 
     def compare(champion: ModelVersion) -> Comparison:
@@ -128,29 +119,20 @@ def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]
     return version, decision
 
 
-def _resume_command(config: PromoteConfig, version: ModelVersion) -> str:
-    """The line that lets the run of a version go on, begun as its folder says where it is here."""
-    folder = Path(config.data_dir) / RUNS / str(version.run_id)
-    with contextlib.suppress(CatdogError):
-        note = read_note(folder)
-        return resume_command(folder, note.entry_point, note.processes)
-    return resume_command(folder)
-
-
 def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
     """What to compare on, and the digest of it where it is a validation set."""
     if config.data != NONE:
         return _labelled(Path(config.data).expanduser(), about.classes), ""
-    data_dir, dataset = Path(config.data_dir), about.dataset
+    data_dir, name = Path(config.data_dir), about.dataset
     if config.dataset != AUTO:
-        dataset = locate(config.dataset, data_dir, seed=0).name
-    prepared = load_dataset(data_dir / dataset)
-    if prepared.classes != about.classes:
+        name = locate(config.dataset, data_dir, seed=0).name
+    dataset = load_dataset(data_dir / name)
+    if dataset.classes != about.classes:
         raise CatdogError(
-            f"{prepared.folder} holds pictures of {both(prepared.classes)}, and {config.name} "
+            f"{dataset.folder} holds pictures of {both(dataset.classes)}, and {config.name} "
             f"tells {both(about.classes)} apart: name others with --dataset or --data."
         )
-    return prepared.pictures(VALIDATION), prepared.validation_digest
+    return dataset.pictures(VALIDATION), dataset.validation_digest
 
 
 def _labelled(folder: Path, classes: Classes) -> list[Picture]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from catdog import CLASSES, Classes
 from catdog.config import Promote
@@ -18,9 +18,7 @@ from catdog.data.classes import both
 if TYPE_CHECKING:  # predicting finds its model through here, and must not wait for statistics
     from catdog.evaluation.comparison import Paired
 
-Status = Literal["pending", "approved", "rejected"]
-STATUSES: tuple[Status, ...] = get_args(Status)
-STATUS_TAG = "validation_status"
+STATUS_TAG, STATUSES = "validation_status", ("pending", "approved", "rejected")
 
 PRODUCTION, STAGING, ARCHIVED, NO_STAGE = "Production", "Staging", "Archived", "None"
 AT_LEAST = 10
@@ -41,7 +39,7 @@ class Candidate:
     validation_digest: str
     drawn: bool
     classes: Classes = CLASSES
-    status: Status = "pending"
+    status: str = "pending"
 
     def to_tags(self) -> dict[str, str]:
         """The tags of a registered version that `from_tags` reads."""

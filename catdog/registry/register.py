@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 import catdog
-from catdog import CLASSES, CatdogError, Classes
+from catdog import CatdogError, Classes
 from catdog.config import TrainConfig
 from catdog.data.classes import probability_name
 from catdog.data.dataset import PreparedDataset
@@ -35,10 +31,11 @@ from catdog.registry import versions
 from catdog.registry.compare import Answers, Comparison, compare_with_champion
 from catdog.registry.history import approve, promote_by_evidence
 from catdog.registry.promotion import Candidate, Decision
-from catdog.registry.proof import LIMIT, FreshProcess, Proof, UnprovenError
+from catdog.registry.proof import LIMIT, FreshProcess, UnprovenError
 from catdog.registry.versions import ModelVersion, uri_of
 from catdog.tracking import provenance
 from catdog.tracking.log import Run
+from catdog.tracking.run import MODEL
 from catdog.tracking.store import ONCE, limits
 from catdog.training.judge import Trained
 
@@ -50,8 +47,6 @@ logger = logging.getLogger(__name__)
 
 PROOF_PHOTOS = 32
 """Validation photos on which the registered version is compared with the training process."""
-PAUSE_S = 4.0
-"""After which a server that gave no answer is asked whether it made a version."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +58,7 @@ class Released:
     comparison: Comparison
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A model on disk: its folder, the digest of what is in it, and its card in Markdown."""
-
-    folder: Path
-    digest: str
-    card: str
-
-
-def save(trained: Trained, card: str, folder: Path) -> Saved:
+def save(trained: Trained, card: str, folder: Path) -> None:
     """Save what was trained, with its card in Markdown, into `folder`.
 
     What lay there before goes when the new one is whole.
@@ -82,7 +68,7 @@ def save(trained: Trained, card: str, folder: Path) -> Saved:
     """
     new = beside(folder)
     try:
-        digest = trained.classifier.save(new)
+        trained.classifier.save(new)
         (new / CARD_FILE).write_text(card, encoding="utf-8")
         put_in_place(new, folder)
     except (OSError, SafetensorError) as error:
@@ -90,37 +76,37 @@ def save(trained: Trained, card: str, folder: Path) -> Saved:
         raise CatdogError(
             f"the model can't be written to {folder} ({error}): make room there, and go on."
         ) from error
-    return Saved(folder, digest, card)
 
 
 def register(
     config: TrainConfig,
-    prepared: PreparedDataset,
+    dataset: PreparedDataset,
     trained: Trained,
-    saved: Saved,
+    card: str,
     fresh: FreshProcess,
     run: Run,
 ) -> ModelVersion:
     """Register what was trained, and ask a fresh process what the version answers.
 
-    A version that this run had registered before it was cut is used.
+    What is registered lies in the run's folder, where `save` has put it. A version that this run
+    had registered before it was cut is used.
 
     Raises:
         MlflowException: the registry refuses.
     """
     candidate = Candidate(
-        prepared.validation_digest, prepared.drawn, trained.classifier.about.classes
+        dataset.validation_digest, dataset.drawn, trained.classifier.about.classes
     )
-    version = _registered(config.registered_model_name, candidate, trained, saved, run)
+    version = _registered(config.registered_model_name, candidate, trained, card, run)
     kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
-    run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, prepared)
+    run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, dataset)
     fresh.ask(uri_of(version), [trained.validation[i].path for i in _to_prove(trained)])
     return version
 
 
 def release(
     config: TrainConfig,
-    prepared: PreparedDataset,
+    dataset: PreparedDataset,
     trained: Trained,
     version: ModelVersion,
     fresh: FreshProcess,
@@ -131,7 +117,6 @@ def release(
     Raises:
         MlflowException: the registry refuses.
     """
-    classes = trained.classifier.about.classes
     proven = _is_proven(trained, fresh, run)
     approve(version, proven=proven)
 
@@ -139,10 +124,10 @@ def release(
         learned = np.zeros(len(trained.validation), dtype=bool)  # of validation it learned nothing
         return compare_with_champion(
             champion,
-            Answers(trained.judgement.calibrated, learned, classes),
+            Answers(trained.judgement.calibrated, learned),
             trained.validation,
             Path(config.data_dir),
-            digest=prepared.validation_digest,
+            digest=dataset.validation_digest,
             seed=config.seed,
         )
 
@@ -161,22 +146,22 @@ def _to_prove(trained: Trained) -> NDArray[np.intp]:
 
 
 def _registered(
-    name: str, candidate: Candidate, trained: Trained, saved: Saved, run: Run
+    name: str, candidate: Candidate, trained: Trained, card: str, run: Run
 ) -> ModelVersion:
     """The version of a run: the one that it had registered before it was cut, or a new one."""
     mine = [version for version in versions.versions(name) if version.run_id == run.id]
     if not mine:
+        folder = run.folder / MODEL
         logged = log_model(
-            saved.folder,
+            folder,
             as_jpeg(decode(trained.validation[0].path.read_bytes())),
             run,
+            candidate,
             step=trained.best.number,
-            tags=candidate.to_tags(),
-            classes=candidate.classes,
         )
-        return add(logged.model_uri, name, candidate, digest=saved.digest, card=saved.card)
+        return add(logged.model_uri, name, candidate, digest=versions.digest_of(folder), card=card)
     if not mine[-1].description:  # the run was cut between the two
-        versions.describe(mine[-1], saved.card)
+        versions.describe(mine[-1], card)
     return mine[-1]
 
 
@@ -187,16 +172,13 @@ def _is_proven(trained: Trained, fresh: FreshProcess, run: Run) -> bool:
         [probability(judgement.logits / classifier.about.temperature), judgement.familiarity],
         axis=1,
     )
-    found: Proof | None = None
     try:
         found = fresh.answers()
     except UnprovenError:
         raise  # the version stays as it is, and the run can go on
     except CatdogError as error:
-        trouble = str(error)
-    if found is None:
         run.check_server()  # a server that has gone says nothing against the version
-        logger.info(f"REJECTED: {trouble}")
+        logger.info(f"REJECTED: {error}")
         return False
     difference = found.difference(expected[_to_prove(trained)])
     run.log_metrics({"parity_max_abs_diff": difference})
@@ -218,36 +200,19 @@ def add(model_uri: str, name: str, candidate: Candidate, *, digest: str, card: s
         card: the model card, in Markdown, which becomes the version's description.
     """
     tags = candidate.to_tags() | {versions.DIGEST_TAG: digest}
-    version = _create(model_uri, name, tags)
+    with limits(ONCE):  # where the answer is lost a run that goes on finds what was made
+        version = mlflow.register_model(model_uri, name, tags=tags)
     versions.describe(version, card)
     return version
-
-
-def _create(model_uri: str, name: str, tags: dict[str, str]) -> ModelVersion:
-    """Create a version once: a server that answers too late may have made it already."""
-    try:
-        with limits(ONCE):
-            return mlflow.register_model(model_uri, name, tags=tags)
-    except MlflowException as error:
-        status = error.get_http_status_code()
-        if status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
-            raise
-    time.sleep(PAUSE_S)
-    for version in versions.versions(name):
-        if model_uri in (version.source, f"models:/{version.model_id}"):
-            return version
-    with limits(ONCE):
-        return mlflow.register_model(model_uri, name, tags=tags)
 
 
 def log_model(
     folder: Path,
     example: bytes,
     run: Run,
+    candidate: Candidate,
     *,
     step: int,
-    tags: Mapping[str, str],
-    classes: Classes = CLASSES,
 ) -> ModelInfo:
     """Log a saved classifier as an MLflow model that takes picture bytes.
 
@@ -257,9 +222,8 @@ def log_model(
         folder: what `Classifier.save` wrote.
         example: a JPEG, kept as the model's input example.
         run: the active one.
+        candidate: what the rule of promotion knows of it.
         step: the epoch that the weights are from.
-        tags: of the logged model.
-        classes: what it tells apart.
     """
     client, mine = MlflowClient(), f"source_run_id = '{run.id}'"
     for model in client.search_logged_models([run.experiment_id], filter_string=mine):
@@ -270,39 +234,33 @@ def log_model(
         loader_module="catdog.inference.classifier",
         data_path=str(folder),
         code_paths=[str(Path(catdog.__file__).parent)],
-        signature=_signature(classes),
+        signature=signature_of(candidate.classes),
         input_example=pd.DataFrame({"image": [example]}),
         # 2.9.0+cu130 can't be installed from PyPI, 2.9.0 can.
         pip_requirements=[
             f"{name}=={version.split('+')[0]}" for name, version in provenance.installed().items()
         ],
         step=step,
-        tags=dict(tags),
+        tags=candidate.to_tags(),
     )
     return logged
 
 
-def _signature(classes: Classes) -> ModelSignature:
+def signature_of(classes: Classes) -> ModelSignature:
     """What goes into the served model, and what comes out."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
+    columns = [
+        ("string", "label"),
+        ("double", "confidence"),
+        ("double", probability_name(classes)),
+        ("double", "familiarity"),
+        ("string", "error"),
+    ]
+    params = [("reject", "boolean", True), ("threshold", "double", 0.5), ("tta", "boolean", False)]
     return ModelSignature(
         inputs=Schema([ColSpec("binary", "image")]),
-        outputs=Schema(
-            [
-                ColSpec("string", "label"),
-                ColSpec("double", "confidence"),
-                ColSpec("double", probability_name(classes)),
-                ColSpec("double", "familiarity"),
-                ColSpec("string", "error"),
-            ]
-        ),
-        params=ParamSchema(
-            [
-                ParamSpec("reject", "boolean", True),
-                ParamSpec("threshold", "double", 0.5),
-                ParamSpec("tta", "boolean", False),
-            ]
-        ),
+        outputs=Schema([ColSpec(*column) for column in columns]),
+        params=ParamSchema([ParamSpec(*param) for param in params]),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,7 @@ from PIL.Image import Image
 
 from catdog import CatdogError, parallel
 from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset
-from catdog.data.images import UnreadableImageError
-from catdog.evaluation.audit import Issue, find_issues
+from catdog.evaluation.audit import Issue, find_issues, table_of_issues
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.metrics import (
     OperatingPoint,
@@ -26,10 +25,9 @@ from catdog.evaluation.metrics import (
     operating_points,
     per_class_metrics,
 )
-from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table, worst_slice
+from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
-from catdog.inference.evaluate import LabelledPhoto, score_photos
 from catdog.inference.prediction import Prediction, to_prediction
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network
@@ -74,95 +72,84 @@ class Findings:
         mistakes: the surest of the wrong answers, the surest first.
     """
 
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    other_metrics: Mapping[str, float] = field(default_factory=dict)
-    classes: Sequence[dict[str, str | float]] = ()
-    operating_points: Sequence[OperatingPoint] = ()
-    slices: Sequence[SliceScore] = ()
-    issues: Sequence[Issue] = ()
-    test_slices: Sequence[SliceScore] = ()
-    mistakes: Sequence[Mistake] = ()
-
-    @property
-    def worst(self) -> SliceScore | None:
-        """The slice with the lowest accuracy, which says whether that may be chance."""
-        return worst_slice(self.slices)
+    metrics: Mapping[str, float]
+    other_metrics: Mapping[str, float]
+    classes: pd.DataFrame
+    operating_points: Sequence[OperatingPoint]
+    slices: Sequence[SliceScore]
+    issues: Sequence[Issue]
+    test_slices: Sequence[SliceScore]
+    mistakes: Sequence[Mistake]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """What is listed, by the name of its file; a table of nothing keeps its columns."""
-        columns = ("class", "precision", "recall", "f1", "support")
-        tested = _table(SliceScore, self.test_slices)
-        return {
-            "tables/per_class_metrics.csv": pd.DataFrame(self.classes, columns=columns),
-            "tables/thresholds.csv": _table(OperatingPoint, self.operating_points),
-            "tables/slices.csv": _table(SliceScore, self.slices),
-            "data/audit.csv": _table(Issue, self.issues),
-        } | ({"tables/test_slices.csv": tested} if self.test_slices else {})
+        """What is listed, by the name of its file."""
+        tables = {
+            "tables/per_class_metrics.csv": self.classes,
+            "tables/thresholds.csv": pd.DataFrame(self.operating_points),
+            "tables/slices.csv": pd.DataFrame(self.slices),
+            "data/audit.csv": table_of_issues(self.issues),
+        }
+        if self.test_slices:
+            tables["tables/test_slices.csv"] = pd.DataFrame(self.test_slices)
+        return tables
 
 
-def _table(kind: type, rows: Sequence[OperatingPoint | SliceScore | Issue]) -> pd.DataFrame:
-    return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(kind)])
-
-
-def find(prepared: PreparedDataset, trained: Trained, *, seed: int) -> Findings:
+def find(dataset: PreparedDataset, trained: Trained, *, seed: int) -> Findings:
     """All findings about a judged classifier and the data it was made of.
 
-    Args:
-        prepared: the pictures.
-        trained: the classifier, its judgement of the validation photos, and the features of all
-            labelled pictures, in the manifest's order.
-        seed: of what is drawn at random.
+    The features of `trained` are of the labelled pictures, in the manifest's order. `seed` is of
+    what is drawn at random.
 
     Raises:
-        CatdogError: a picture can't be read any more.
+        OSError: a picture is gone.
     """
     classifier, judgement = trained.classifier, trained.judgement
-    training, validation = prepared.rows(TRAINING), prepared.rows(VALIDATION)
+    training, validation = dataset.rows(TRAINING), dataset.rows(VALIDATION)
     rows = training + validation
-    looks = look_at_all([prepared.folder / row["path"] for row in rows])
+    looks = look_at_all([dataset.folder / row["path"] for row in rows])
     slices = make_slices(validation, looks[len(training) :])
-    on_test, test_slices = _on_test(prepared, classifier, seed=seed)
+    on_test, test_slices = _on_test(dataset, classifier, seed=seed)
     served = judgement.logits / classifier.about.temperature
     return Findings(
         metrics=trained.metrics,
-        other_metrics=on_test | _raw_metrics(prepared, classifier, judgement, seed=seed),
-        classes=per_class_metrics(judgement.labels, judgement.calibrated, prepared.classes),
-        operating_points=operating_points(judgement.labels, served, classes=prepared.classes),
+        other_metrics=on_test | _raw_metrics(dataset, classifier, judgement, seed=seed),
+        classes=per_class_metrics(judgement.labels, judgement.calibrated, dataset.classes),
+        operating_points=operating_points(judgement.labels, served, classes=dataset.classes),
         slices=slice_table(slices, judgement.labels, judgement.calibrated),
         issues=find_issues(
-            rows, np.concatenate(trained.pretrained), looks, classes=prepared.classes, seed=seed
+            rows, np.concatenate(trained.pretrained), looks, classes=dataset.classes, seed=seed
         ),
         test_slices=test_slices,
-        mistakes=_mistakes(prepared, classifier, judgement),
+        mistakes=_mistakes(dataset, classifier, judgement),
     )
 
 
 def audit(
-    prepared: PreparedDataset, network: Network, data_dir: Path, *, seed: int = 0
+    dataset: PreparedDataset, network: Network, data_dir: Path, *, seed: int = 0
 ) -> list[Issue]:
     """All issues of a prepared data set; features come from the cache, or are computed.
 
     Raises:
-        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
+        CatdogError: a picture is gone, unreadable, or not the one that was dataset.
     """
-    rows = prepared.rows(TRAINING) + prepared.rows(VALIDATION)
-    pictures = prepared.pictures(TRAINING, VALIDATION)
+    rows = dataset.rows(TRAINING) + dataset.rows(VALIDATION)
+    pictures = dataset.pictures(TRAINING, VALIDATION)
     engine = pick_engine(network, cores=parallel.cores())
     features, computed = extract(pictures, network, engine, open_cache(data_dir, network))
     logger.info(f"Features: {computed:,} computed, {len(pictures) - computed:,} found")
     looks = look_at_all([picture.path for picture in pictures])
-    return find_issues(rows, features[0], looks, classes=prepared.classes, seed=seed)
+    return find_issues(rows, features[0], looks, classes=dataset.classes, seed=seed)
 
 
 def _on_test(
-    prepared: PreparedDataset, classifier: Classifier, *, seed: int
+    dataset: PreparedDataset, classifier: Classifier, *, seed: int
 ) -> tuple[dict[str, float], list[SliceScore]]:
     """Metrics and slices of the labelled test photos; none where there are none."""
-    rows = [row for row in prepared.rows(TEST) if row["label"]]
+    rows = [row for row in dataset.rows(TEST) if row["label"]]
     if not rows:
         return {}, []
-    labels, logits = _scored(prepared, classifier, rows)
-    slices = make_slices(rows, look_at_all([prepared.folder / row["path"] for row in rows]))
+    labels, logits = _scored(dataset, classifier, rows)
+    slices = make_slices(rows, look_at_all([dataset.folder / row["path"] for row in rows]))
     return (
         metrics_of(labels, logits, prefix=TEST_PREFIX, seed=seed),
         slice_table(slices, labels, logits),
@@ -170,13 +157,13 @@ def _on_test(
 
 
 def _raw_metrics(
-    prepared: PreparedDataset, classifier: Classifier, judgement: Judgement, *, seed: int
+    dataset: PreparedDataset, classifier: Classifier, judgement: Judgement, *, seed: int
 ) -> dict[str, float]:
     """Metrics of the validation photos with the excluded ones among them, where there are any."""
-    excluded = prepared.rows(f"{EXCLUDED}-{VALIDATION}")
+    excluded = dataset.rows(f"{EXCLUDED}-{VALIDATION}")
     if not excluded:
         return {}
-    labels, logits = _scored(prepared, classifier, excluded)
+    labels, logits = _scored(dataset, classifier, excluded)
     raw_labels = np.append(judgement.labels, labels)
     # All by one temperature where they are ranked; each by its own where it is measured.
     ranked = np.append(judgement.logits / classifier.about.temperature, logits)
@@ -185,44 +172,41 @@ def _raw_metrics(
 
 
 def _scored(
-    prepared: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
+    dataset: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = [
-        LabelledPhoto(prepared.folder / row["path"], prepared.classes.index(row["label"]))
-        for row in rows
-    ]
-    scored = score_photos(classifier, photos)
-    if scored.unreadable:
-        raise CatdogError(
-            f"{next(iter(scored.unreadable))} can't be read any more: delete prepared.json "
-            "beside the manifest and run scripts/prepare.py again."
-        )
-    return scored.labels, scored.logits
+    paths = [dataset.folder / row["path"] for row in rows]
+    logits = []
+    for path, outputs in classifier.outputs(paths, Path.read_bytes):
+        if isinstance(outputs, str):
+            raise CatdogError(
+                f"{path} can't be read any more: delete prepared.json beside the manifest and run "
+                "scripts/prepare.py again."
+            )
+        logits.append(outputs[0])
+    labels = [dataset.classes.index(row["label"]) for row in rows]
+    return np.array(labels), np.array(logits)
 
 
 def _mistakes(
-    prepared: PreparedDataset, classifier: Classifier, judgement: Judgement
+    dataset: PreparedDataset, classifier: Classifier, judgement: Judgement
 ) -> list[Mistake]:
     """The surest wrong answers, each with the reason for it."""
-    rows, answers = prepared.rows(VALIDATION), seen_in_training(classifier, judgement)
+    rows, answers = dataset.rows(VALIDATION), seen_in_training(classifier, judgement)
     wrong = np.flatnonzero(predicted_labels(judgement.logits) != judgement.labels)
     mistakes = []
     for place in wrong[np.argsort(-np.abs(judgement.logits[wrong]))][:WORST_ERRORS].tolist():
         row, (logit, familiarity) = rows[place], answers[place]
         answer = to_prediction(logit, familiarity, classifier.about)
-        photo = (prepared.folder / row["path"]).read_bytes()
+        photo = (dataset.folder / row["path"]).read_bytes()
         heat_map = _heat_map(classifier, photo, answer)
         mistakes.append(Mistake(row["path"], row["label"], answer.p_positive, heat_map))
     return mistakes
 
 
 def _heat_map(classifier: Classifier, photo: bytes, answer: Prediction) -> Image | None:
-    """The photo, small, and warm where the model looked; None where the backbone has no map."""
     try:
         picture = explain.overlay(classifier, photo, answer)
-    except UnreadableImageError:
-        raise
-    except CatdogError:  # the report of a registered version must not fail for it
+    except CatdogError:  # the backbone has no map
         return None
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     return picture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from catdog import __version__
 from catdog.data.classes import both
@@ -28,8 +28,6 @@ pictures, which it did not learn from; they chose the epoch, the temperature and
 
 ## Results
 
-| metric | value | 95 % interval |
-|---|---|---|
 {results}
 
 ## Calibration and `neither`
@@ -55,17 +53,12 @@ model.predict(pd.DataFrame({{"image": [open("photo.jpg", "rb").read()]}}))
 """
 
 RESULTS = (
-    "accuracy_score",
-    "precision_score",
-    "recall_score",
-    "f1_score",
-    "roc_auc",
-    "log_loss",
-    "brier_score",
+    *("accuracy_score", "precision_score", "recall_score", "f1_score"),
+    *("roc_auc", "log_loss", "brier_score"),
 )
 
 
-def model_card(name: str, prepared: PreparedDataset, trained: Trained) -> str:
+def model_card(name: str, dataset: PreparedDataset, trained: Trained) -> str:
     """The card in Markdown of what was trained, for the registered model of that name."""
     about = trained.classifier.about
     classes = both(about.classes)
@@ -77,9 +70,9 @@ def model_card(name: str, prepared: PreparedDataset, trained: Trained) -> str:
         version=__version__,
         dataset=about.dataset,
         origin=about.origin,
-        counts="; ".join(_counted(prepared, split) for split in (TRAINING, VALIDATION)),
-        digest=prepared.digest,
-        results="\n".join(_results(trained.metrics)),
+        counts="; ".join(_counted(dataset, split) for split in (TRAINING, VALIDATION)),
+        digest=dataset.digest,
+        results=table_of_metrics(trained.metrics, RESULTS),
         temperature=about.temperature,
         reject_below=about.reject_below,
         judged="\n".join(f"| `{metric}` | {value:.4f} |" for metric, value in judged.items()),
@@ -88,17 +81,16 @@ def model_card(name: str, prepared: PreparedDataset, trained: Trained) -> str:
     )
 
 
-def _counted(prepared: PreparedDataset, split: str) -> str:
-    counts = prepared.counts[split].items()
-    return f"{split} " + ", ".join(f"{count:,} {label}" for label, count in counts)
-
-
-def _results(metrics: Mapping[str, float]) -> list[str]:
-    rows = []
-    for name in RESULTS:
-        key = f"val_{name}"
+def table_of_metrics(metrics: Mapping[str, float], names: Iterable[str]) -> str:
+    """A table in Markdown of the validation metrics of these names, with their intervals."""
+    rows = ["| metric | value | 95 % interval |", "|---|---|---|"]
+    for key in (f"val_{name}" for name in names):
         if key in metrics:
-            ends = [metrics.get(f"{key}_ci_{end}") for end in ("low", "high")]
-            interval = "" if None in ends else f"{ends[0]:.4f} to {ends[1]:.4f}"
-            rows.append(f"| `{key}` | {metrics[key]:.4f} | {interval} |")
-    return rows
+            low, high = metrics[f"{key}_ci_low"], metrics[f"{key}_ci_high"]
+            rows.append(f"| `{key}` | {metrics[key]:.4f} | {low:.4f} to {high:.4f} |")
+    return "\n".join(rows)
+
+
+def _counted(dataset: PreparedDataset, split: str) -> str:
+    counts = dataset.counts[split].items()
+    return f"{split} " + ", ".join(f"{count:,} {label}" for label, count in counts)

@@ -12,7 +12,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,21 +23,19 @@ from catdog.data import images
 from catdog.data.classes import one, other, probability_name
 from catdog.data.dataset import EXCLUDED, TRAINING, VALIDATION, PreparedDataset
 from catdog.evaluation import audit
-from catdog.evaluation.calibration import predicted_labels, probability
+from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.comparison import Paired
 from catdog.evaluation.metrics import confusion_counts, estimates
 from catdog.evaluation.slices import worst_slice
 from catdog.registry.compare import Comparison
 from catdog.registry.register import Released
 from catdog.reporting import plots
-from catdog.reporting.findings import PREFIX, RAW_PREFIX, TEST_PREFIX, THUMBNAIL_PX, Findings
+from catdog.reporting.findings import PREFIX, RAW_PREFIX, THUMBNAIL_PX, Findings
 from catdog.reporting.plots import Chart, to_svg
 from catdog.training.judge import Trained
 
 MOST_PICTURES = 48
 """In one contact sheet; the rest stands in the run's tables. Keeps the page below 3 MB."""
-MOST_NAMES = 200
-"""Of files listed by name."""
 
 
 class Command(NamedTuple):
@@ -51,12 +49,8 @@ class Command(NamedTuple):
 class RunDetails:
     """What the page says of a run beside its results.
 
-    Attributes:
-        identity: which run it is, when it began, and from which commit.
-        parameters: by name.
-        versions: of the software that it used.
-        reproduce: what to type to train the same again.
-        use: what to type to use the version.
+    `identity` says which run it is, when it began, and from which commit, `versions` of which
+    software it used, `reproduce` how to train the same again, and `use` how to use the version.
     """
 
     identity: str
@@ -67,7 +61,7 @@ class RunDetails:
 
 
 def render(
-    prepared: PreparedDataset,
+    dataset: PreparedDataset,
     trained: Trained,
     released: Released,
     findings: Findings,
@@ -80,34 +74,33 @@ def render(
         UnreadableImageError: a picture can't be read any more.
     """
     judgement, version, decision = trained.judgement, released.version, released.decision
-    untrained = _untrained(trained)
+    untrained = {}
+    if trained.baseline_logits is not None:
+        untrained = estimates(judgement.labels, trained.baseline_logits)
     result = f"version {version.version} went to {decision.stage}: {decision.reason}"
     excluded = [
         row["path"]
         for split in (TRAINING, VALIDATION)
-        for row in prepared.rows(f"{EXCLUDED}-{split}")
+        for row in dataset.rows(f"{EXCLUDED}-{split}")
     ]
     page = _template().render(
         title=f"{version.name} version {version.version}",
         verdict=_verdict(findings, untrained, len(judgement.labels), result),
-        subtitle=_subtitle(prepared, trained, findings, details),
-        prepared=prepared,
+        dataset=dataset,
         excluded=excluded,
         trained=trained,
         confusion=confusion_counts(judgement.labels, predicted_labels(judgement.logits)).matrix,
         measured=judgement.metrics(trained.classifier.about),
         refused=float(np.mean(judgement.familiarity < trained.classifier.about.reject_below)),
         untrained=untrained,
-        production=released.comparison.metrics,
-        production_head=_production_head(released.comparison, len(judgement.labels)),
-        comparison=compared(released.comparison),
+        comparison=released.comparison,
         findings=findings,
         raw=with_excluded(findings.other_metrics),
         charts=_charts(trained, findings),
         details=details,
-        classes=prepared.classes,
-        probability=probability_name(prepared.classes),
-        thumbnail=lambda path: thumbnail((prepared.folder / path).read_bytes()),
+        classes=dataset.classes,
+        probability=probability_name(dataset.classes),
+        thumbnail=lambda path: thumbnail((dataset.folder / path).read_bytes()),
     )
     # A name that is not UTF-8 reaches us with surrogates, which no file can hold.
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -153,11 +146,6 @@ def number(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
-def digits(value: float) -> str:
-    """A number with all its digits, so that who types it gets what was counted: "0.0031"."""
-    return np.format_float_positional(value, trim="-")
-
-
 def exclude_line(path: str, digest: str) -> str:
     """What leaves a photo out of the next training when it stands in an exclude file."""
     # The digest names the photo wherever another split would put it. A path may hold a
@@ -190,13 +178,6 @@ SHOWN_METRICS = {
 """In the tables of metrics, in this order, and how they are written."""
 
 
-def _untrained(trained: Trained) -> dict[str, float]:
-    """What is reached with nothing trained, by the name of the metric; empty if not known."""
-    if trained.baseline_logits is None:
-        return {}
-    return estimates(trained.judgement.labels, trained.baseline_logits)
-
-
 def _verdict(findings: Findings, untrained: Mapping[str, float], photos: int, decision: str) -> str:
     """The result in a sentence, with what became of the model."""
     key = f"{PREFIX}accuracy_score"
@@ -213,55 +194,29 @@ def _verdict(findings: Findings, untrained: Mapping[str, float], photos: int, de
     return f"{sentence}; {decision.rstrip('.')}."
 
 
-def _subtitle(
-    prepared: PreparedDataset, trained: Trained, findings: Findings, details: RunDetails
-) -> str:
-    """Which run it is, in a line."""
-    epochs = f"kept epoch {trained.best.number} of {len(trained.fit.epochs)}"
-    parts = [f"{prepared.folder.name}, {epochs}"]
-    on_test = findings.other_metrics.get(f"{TEST_PREFIX}accuracy_score")
-    if on_test is not None:
-        parts.append(f"{share(on_test)} right on test photos")
-    return "; ".join([*parts, details.identity])
-
-
-def _production_head(comparison: Comparison, total: int) -> str:
-    """The head of the column of the version in Production."""
-    if comparison.champion is None:
-        return ""
-    some = "" if comparison.count == total else f", {comparison.count} of {total} photos"
-    return f"Production (version {comparison.champion.version}{some})"
-
-
 def _charts(trained: Trained, findings: Findings) -> dict[str, list[Chart]]:
-    """The charts of the page by section; none where there is nothing to show."""
+    """The charts of the page by section."""
     judgement, about = trained.judgement, trained.classifier.about
     ranked = (judgement.labels, judgement.logits, trained.baseline_logits, about.classes)
-    before, after = probability(judgement.logits), judgement.p_positive
-    familiarity = (judgement.familiarity, judgement.neither)
     epochs = (trained.fit.epochs, trained.best.number, trained.baseline)
-    charts: dict[str, list[Chart]] = {
-        "ranking": [],
-        "slices": [],
-        "test_slices": [],
-        "calibration": [
-            to_svg(plots.draw_reliability, judgement.labels, before, after, about.classes)
+    charts = {
+        "ranking": [
+            to_svg(plots.draw_roc_curve, *ranked),
+            to_svg(plots.draw_precision_recall_curve, *ranked),
         ],
-        "familiarity": [to_svg(plots.draw_familiarity, *familiarity, about.reject_below)],
+        "calibration": [to_svg(plots.draw_reliability, judgement, about.classes)],
+        "familiarity": [to_svg(plots.draw_familiarity, judgement, about.reject_below)],
         "learning": [
-            to_svg(plots.draw_learning_curve, measure, *epochs) for measure in ("loss", "accuracy")
+            to_svg(plots.draw_learning_curve, "loss", *epochs),
+            to_svg(plots.draw_learning_curve, "accuracy", *epochs),
         ],
     }
-    if len(np.unique(judgement.labels)) == 2:
-        draws = (plots.draw_roc_curve, plots.draw_precision_recall_curve)
-        charts["ranking"] = [to_svg(draw, *ranked) for draw in draws]
     for name, table in (("slices", findings.slices), ("test_slices", findings.test_slices)):
-        if table[1:]:
-            charts[name] = [to_svg(plots.draw_slices, table, size=plots.slices_size(table))]
+        size = plots.slices_size(table)
+        charts[name] = [to_svg(plots.draw_slices, table, size=size)] if table[1:] else []
     return charts
 
 
-@cache
 def _template() -> Template:
     pages = Environment(
         loader=PackageLoader("catdog.reporting"),
@@ -270,12 +225,12 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"share": share, "number": number, "digits": digits, "count": "{:,}".format}
+    pages.filters |= {"share": share, "number": number, "count": "{:,}".format}
     pages.filters |= {"one": one, "other": other, "exclude_line": exclude_line}
     pages.filters |= {"sha256": _sha256, "jpeg": _jpeg_uri, "svg": partial(_data_uri, "svg+xml")}
     pages.filters |= {"worst": worst_slice, "explained": audit.explained}
-    pages.globals["SHOWN_METRICS"] = SHOWN_METRICS
-    pages.globals |= {"MOST_PICTURES": MOST_PICTURES, "MOST_NAMES": MOST_NAMES}
+    pages.filters["compared"] = compared
+    pages.globals |= {"SHOWN_METRICS": SHOWN_METRICS, "MOST_PICTURES": MOST_PICTURES}
     return pages.get_template("report.html.j2")
 
 

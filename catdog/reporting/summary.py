@@ -14,11 +14,13 @@ from catdog import AUTO
 from catdog.config import DataConfig, DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.classes import both, probability_name
 from catdog.data.dataset import PreparedDataset
+from catdog.evaluation.slices import worst_slice
 from catdog.registry import versions
 from catdog.registry.promotion import NO_STAGE, PRODUCTION
 from catdog.registry.register import Released
-from catdog.reporting import figures
+from catdog.reporting import plots
 from catdog.reporting.findings import Findings
+from catdog.reporting.model_card import table_of_metrics
 from catdog.reporting.report import Command, RunDetails, render, thumbnail, with_excluded
 from catdog.tracking import provenance, store
 from catdog.tracking.log import Run
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def report(
     config: TrainConfig,
-    prepared: PreparedDataset,
+    dataset: PreparedDataset,
     trained: Trained,
     released: Released,
     findings: Findings,
@@ -38,25 +40,25 @@ def report(
     """Log tables and a report of what the model gets wrong and of the data."""
     details = RunDetails(
         identity=run.identity(),
-        parameters=_settings(config, prepared),
+        parameters=_settings(config, dataset),
         versions=provenance.versions(),
-        reproduce=commands_to_reproduce(config, prepared),
+        reproduce=commands_to_reproduce(config, dataset),
         use=commands_to_use(released),
     )
-    page = render(prepared, trained, released, findings, details)
-    worst = findings.worst
+    page = render(dataset, trained, released, findings, details)
+    worst = worst_slice(findings.slices)
     # A tag that people search by: in the words that earlier runs have.
     slice_ = f"{worst.group}: {worst.name} ({worst.verdict})" if worst else ""
     run.log_findings(findings.other_metrics, findings.tables(), slice_, page)
     if findings.mistakes:
         shown = [
-            np.asarray(it.heat_map or thumbnail((prepared.folder / it.path).read_bytes()))
+            np.asarray(it.heat_map or thumbnail((dataset.folder / it.path).read_bytes()))
             for it in findings.mistakes
         ]
-        column = probability_name(prepared.classes)
+        column = probability_name(dataset.classes)
         captions = [f"{it.label}, {column} {it.p_positive:.2f}" for it in findings.mistakes]
         # The UI shows a thumbnail, in which a row of eight would be a line.
-        grid = figures.picture_grid(shown, captions, columns=min(4, len(shown)))
+        grid = plots.picture_grid(shown, captions, columns=min(4, len(shown)))
         run.log_image(grid, "worst_errors")
     counts = Counter(issue.issue for issue in findings.issues)
     logger.info(
@@ -95,35 +97,26 @@ def summarize(released: Released, trained: Trained, findings: Findings, run: Run
 def describe(released: Released, trained: Trained, findings: Findings) -> str:
     """What the MLflow UI shows on top of the run, in Markdown."""
     version, decision = released.version, released.decision
-    metrics = trained.metrics
-    shown = {"accuracy": "accuracy_score", "ROC AUC": "roc_auc", "log-loss": "log_loss"}
-    table = "".join(
-        f"| {name} | {metrics[f'val_{key}']:.4f} | "
-        f"{metrics[f'val_{key}_ci_low']:.4f} to {metrics[f'val_{key}_ci_high']:.4f} |\n"
-        for name, key in shown.items()
-        if f"val_{key}_ci_low" in metrics
-    )
-    use = "".join(f"- {it.purpose}: `{it.line}`\n" for it in commands_to_use(released))
+    use = "".join(f"\n- {it.purpose}: `{it.line}`" for it in commands_to_use(released))
     paragraphs = [
         f"**{version.name} version {version.version}** went to **{decision.stage}**: "
         f"{decision.summary}.",
         f"It tells {both(trained.classifier.about.classes)} apart.",
         f"Kept epoch {trained.best.number} of {len(trained.fit.epochs)}; on "
         f"{len(trained.validation):,} held back photos, calibrated:",
-        f"| metric | value | 95 % |\n|---|---|---|\n{table}",
+        table_of_metrics(trained.metrics, ("accuracy_score", "roc_auc", "log_loss")),
         with_excluded(findings.other_metrics),
-        "- What it gets wrong, and what is wrong with the data: the artifact `report.html`\n"
-        f"{use}{_line_to_promote(released)}",
+        f"- What it gets wrong, and what is wrong with the data: the artifact `report.html`{use}",
     ]
-    return "\n\n".join(paragraph.rstrip("\n") for paragraph in paragraphs if paragraph) + "\n"
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
-def commands_to_reproduce(config: TrainConfig, prepared: PreparedDataset) -> list[Command]:
+def commands_to_reproduce(config: TrainConfig, dataset: PreparedDataset) -> list[Command]:
     """The lines that train the same again: one, unless data and head had seeds of their own."""
-    values = _settings(config, prepared)
-    if config.seed == prepared.seed:
+    values = _settings(config, dataset)
+    if config.seed == dataset.seed:
         return [Command("Train the same again", _line(MainConfig, values))]
-    as_prepared = values | {"seed": prepared.seed}
+    as_prepared = values | {"seed": dataset.seed}
     return [
         Command("Get the same pictures", _line(DownloadConfig, as_prepared, "download")),
         Command("Sort them the same way", _line(PrepareConfig, as_prepared, "prepare")),
@@ -132,24 +125,27 @@ def commands_to_reproduce(config: TrainConfig, prepared: PreparedDataset) -> lis
 
 
 def commands_to_use(released: Released) -> list[Command]:
-    """The lines that use the version; none where it does not answer as its training did."""
-    version, decision = released.version, released.decision
-    if decision.stage == NO_STAGE:
+    """The lines that use the version or change who serves; none where it may not serve."""
+    version, stage = released.version, released.decision.stage
+    if stage == NO_STAGE:
         return []
-    uri = shlex.quote(versions.uri_of(version))
-    label = "Label photos" if decision.stage == PRODUCTION else "Label photos with this version"
+    uri, promote = shlex.quote(versions.uri_of(version)), versions.promoting(version.name)
+    shown, change = uri, Command("Promote it", f"{promote} --to {version.version}")
+    if stage == PRODUCTION:
+        shown = shlex.quote(f"models:/{version.name}/{PRODUCTION}")
+        change = Command("Go back to the version before", f"{promote} --rollback")
     return [
-        Command(label, f"python scripts/predict.py --model-uri {_uri(released)}"),
+        Command("Label photos", f"python scripts/predict.py --model-uri {shown}"),
         Command("Export it", f"python scripts/export.py --model-uri {uri} --to exported"),
         Command("Serve it", f"python scripts/serve.py --model-uri {uri}"),
+        change,
     ]
 
 
-def _settings(config: TrainConfig, prepared: PreparedDataset) -> dict[str, object]:
+def _settings(config: TrainConfig, dataset: PreparedDataset) -> dict[str, object]:
     """The parameters of the run, with those of its data where `config` does not have them."""
-    of_data = {"val_fraction": prepared.val_fraction, "exclude": prepared.exclude}
-    settings = of_data | asdict(config)
-    return settings | ({"classes": prepared.asked} if config.classes == AUTO else {})
+    settings = {"val_fraction": dataset.val_fraction, "exclude": dataset.exclude} | asdict(config)
+    return settings | ({"classes": dataset.asked} if config.classes == AUTO else {})
 
 
 def _line(step: type[DataConfig], values: Mapping[str, object], name: str = "") -> str:
@@ -161,21 +157,3 @@ def _line(step: type[DataConfig], values: Mapping[str, object], name: str = "") 
         if values[field.name] != field.default
     )
     return f"mlflow run .{entry} --env-manager=local{given}"
-
-
-def _uri(released: Released) -> str:
-    """How a shell names the version: by number if it doesn't serve, as Staging may hold many."""
-    version, decision = released.version, released.decision
-    shown = PRODUCTION if decision.stage == PRODUCTION else version.version
-    return shlex.quote(f"models:/{version.name}/{shown}")
-
-
-def _line_to_promote(released: Released) -> str:
-    """The line of the description that says how to change who serves."""
-    version, decision = released.version, released.decision
-    command = versions.promoting(version.name)
-    if decision.stage == PRODUCTION:
-        return f"- Go back to the version before: `{command} --rollback`\n"
-    if decision.stage == NO_STAGE:
-        return ""
-    return f"- Promote it: `{command} --to {version.version}`\n"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
 
+Image.MAX_IMAGE_PIXELS = None  # phones take 200 million
 HERE = Path(__file__).resolve().parent
 WANTED = json.loads((HERE / "preprocessing.json").read_text(encoding="utf-8"))
 SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -19,7 +20,7 @@ SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPU
 def classify(path: str | Path) -> dict[str, str | float]:
     """The answer for the photo at `path`: label, probability of the second class, familiarity."""
     with Image.open(path) as photo:
-        pixels = prepare(ImageOps.exif_transpose(photo))
+        pixels = prepare(upright(photo))
     probability, familiarity = (
         float(out[0]) for out in SESSION.run(None, {"images": pixels[None]})
     )
@@ -29,10 +30,34 @@ def classify(path: str | Path) -> dict[str, str | float]:
     return {"label": label, f"p_{WANTED['classes'][1]}": probability, "familiarity": familiarity}
 
 
+def upright(photo: Image.Image) -> Image.Image:
+    """The photo as its EXIF says that it was held."""
+    photo.load()
+    try:  # not ImageOps.exif_transpose: it writes EXIF anew, which odd numbers in it forbid
+        orientation = photo.getexif().get(0x0112)
+    except Exception:
+        return photo
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    if photo.format == "TIFF" or orientation not in turns:  # Pillow has turned a TIFF
+        return photo
+    return photo.transpose(turns[orientation])
+
+
 def prepare(photo: Image.Image) -> np.ndarray:
     """Resize as `crop_mode` says, cut out the centre: `(3, S, S) uint8`."""
-    if photo.mode.startswith("I"):  # 16 bits a pixel
-        photo = photo.convert("I").point(lambda value: value / 256).convert("L")
+    if photo.mode[0] in "IF":  # more than 8 bits of grey
+        grey = np.asarray(photo, dtype=np.float32)
+        bits = next(bits for bits in (8, 10, 12, 14, 16, 31) if grey.max() < 2**bits)
+        white = max(grey.max(), 1) if photo.mode == "F" else 2**bits
+        photo = Image.fromarray((grey * (256 / white)).clip(0, 255).astype(np.uint8))
     photo = photo.convert("RGBA")  # what is transparent lies over white
     photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
     longest = WANTED["max_aspect"] * min(photo.size)

@@ -5,27 +5,29 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import platform
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from mlflow.entities import RunInfo
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES
+from PIL import Image
 
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import as_outside
 from catdog.tracking import provenance, store
-from catdog.tracking.images import image_files
 from catdog.tracking.spool import LAST_TRY, Kind, Spool, Write
-from catdog.tracking.store import PATIENT, QUICK, first_line, limits
+from catdog.tracking.store import PATIENT, first_line, limits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,17 +38,6 @@ if TYPE_CHECKING:
     from catdog.inference.prediction import Prediction
     from catdog.training.features import FeatureSet
     from catdog.training.loop import Epoch, Fit
-
-
-@dataclass(frozen=True)
-class Logged:
-    """What a run had when it was resumed: asked once, as the server may be away when it matters.
-
-    `steps` are those of some metrics by the metric's name, `metrics` the last values of all.
-    """
-
-    steps: Mapping[str, set[int]] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Run:
@@ -61,7 +52,7 @@ class Run:
         name: str,
         unsent: Spool,
         resume_command: str,
-        logged: Logged | None = None,
+        logged: Mapping[str, set[int]] = {},
     ) -> None:
         """`catdog.tracking.run.start_run` makes one.
 
@@ -70,16 +61,14 @@ class Run:
             name: of the run, as it began.
             unsent: the way to the server; it stands in the run's folder.
             resume_command: the line that lets the run go on.
-            logged: what the run had when it was resumed; None for a new one.
+            logged: the steps of some metrics that the run had when it was resumed.
         """
         self.id, self.name = str(info.run_id), name
         self.experiment_id = str(info.experiment_id)
         self.begun_ms = int(info.start_time)
         self.folder = unsent.folder.parent
         self.resume_command = resume_command
-        self._unsent = unsent
-        self._logged = logged or Logged()
-        self._kept_ms: dict[str, int] = {}
+        self._unsent, self._logged = unsent, logged
 
     def identity(self) -> str:
         """Which run this is, when it began, and from which commit."""
@@ -90,7 +79,7 @@ class Run:
 
     def logged_steps(self, metric: str) -> set[int]:
         """The steps at which the run had `metric` when it was resumed; of some metrics only."""
-        return self._logged.steps.get(metric, set())
+        return self._logged.get(metric, set())
 
     @contextlib.contextmanager
     def registering(self) -> Iterator[None]:
@@ -102,7 +91,7 @@ class Run:
         self._unsent.send(LAST_TRY)
         try:
             with limits(PATIENT, keep_set=True):
-                MlflowClient().get_run(self.id)
+                self.check_server()
                 yield
         except (MlflowException, OSError) as error:
             raise CatdogError(
@@ -111,13 +100,8 @@ class Run:
             ) from error
 
     def check_server(self) -> None:
-        """Ask the server for the run, and do nothing with the answer.
-
-        Raises:
-            MlflowException: the server can't be reached.
-        """
-        with limits(QUICK):
-            MlflowClient().get_run(self.id)
+        """Ask the server for the run, and raise what MLflow raises where it does not answer."""
+        MlflowClient().get_run(self.id)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log the parameters that the run does not have yet.
@@ -130,33 +114,30 @@ class Run:
 
     def log_environment(self, device: str) -> None:
         """Log device, commit and versions: as tags what runs are filtered by, all in a file."""
-        versions = provenance.versions()
+        versions, commit = provenance.versions(), provenance.git_state()
         tagged = {f"{name}_version": versions[name] for name in ("python", "torch", "mlflow")}
-        commit = provenance.git_state()
         self.set_tags({"device": device} | tagged | commit)
-        everything = {"device": device, "platform": platform.platform()} | commit
-        self._log_text(
-            json.dumps(everything | {"versions": versions}, indent=2), "environment.json"
-        )
+        facts = {"device": device, "platform": platform.platform()} | commit
+        self._log_text(json.dumps(facts | {"versions": versions}, indent=2), "environment.json")
 
-    def log_dataset(self, prepared: PreparedDataset) -> None:
+    def log_dataset(self, dataset: PreparedDataset) -> None:
         """Log which pictures are used: the manifest, each split as a data set, what is left out."""
-        self._write("inputs", provenance.dataset_inputs(prepared))
-        self._log_file(prepared.manifest.read_bytes(), f"data/{prepared.manifest.name}")
+        self._write("inputs", provenance.dataset_inputs(dataset))
+        self._log_file(dataset.manifest.read_bytes(), f"data/{dataset.manifest.name}")
         facts = {
-            "name": prepared.folder.name,
-            "origin": prepared.origin,
-            "training_digest": prepared.digest,
-            "validation_digest": prepared.validation_digest,
+            "name": dataset.folder.name,
+            "origin": dataset.origin,
+            "training_digest": dataset.digest,
+            "validation_digest": dataset.validation_digest,
         }
         self._log_text(json.dumps(facts, indent=2), "data/dataset.json")
-        kind, classes = "drawn" if prepared.drawn else "photos", ",".join(prepared.classes)
-        self.set_tags({"dataset": prepared.folder.name, "data": kind, "classes": classes})
-        if prepared.exclude_digest:
-            count, digest = str(prepared.excluded), prepared.exclude_digest
+        kind, classes = "drawn" if dataset.drawn else "photos", ",".join(dataset.classes)
+        self.set_tags({"dataset": dataset.folder.name, "data": kind, "classes": classes})
+        if dataset.exclude_digest:
+            count, digest = str(dataset.excluded), dataset.exclude_digest
             self.set_tags({"excluded_count": count, "excluded_digest": digest})
-            if prepared.exclude_lines.is_file():
-                self._log_file(prepared.exclude_lines.read_bytes(), "data/exclude.txt")
+            if dataset.exclude_lines.is_file():
+                self._log_file(dataset.exclude_lines.read_bytes(), "data/exclude.txt")
 
     def log_epoch(self, epoch: Epoch, confusion: Figure) -> None:
         """Log the numbers of an epoch and its validation confusion matrix, at step = epoch.
@@ -225,31 +206,23 @@ class Run:
         )
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Log numbers, with the time of now; without a step they are about the kept epoch.
+        """Log numbers; without a step they are about the kept epoch.
 
-        Of these, what a resumed run has already is not logged twice.
+        Those have the time at which the run began: MLflow takes the same number of the same time
+        for one, when a resumed run logs it again.
         """
-        now = time.time_ns() // 1_000_000
-        new = {k: float(v) for k, v in metrics.items() if step or not self._has_logged(k, float(v))}
-        self._kept_ms |= {} if step else dict.fromkeys(new, now)
-        if new:
-            self._write("metrics", [[key, value, now, step] for key, value in new.items()])
+        when = time.time_ns() // 1_000_000 if step else self.begun_ms
+        self._write("metrics", [[key, float(v), when, step] for key, v in metrics.items()])
 
     def log_model_metrics(
-        self, model_id: str, metrics: Mapping[str, float], validation: PreparedDataset
+        self, model_id: str, metrics: Mapping[str, float], dataset: PreparedDataset
     ) -> None:
-        """Tie numbers about the kept epoch to its logged model, and to the validation pictures.
+        """Tie numbers about the kept epoch, which `log_metrics` has logged, to its logged model.
 
-        MLflow ranks models by them. They have the time at which the run has them, and so stay the
-        same numbers.
-
-        Args:
-            model_id: of the logged model.
-            metrics: those that `log_metrics` has logged.
-            validation: the data set whose validation pictures they are about.
+        MLflow ranks models by them. They are about the validation pictures of `dataset`.
         """
-        tied_to = [model_id, *provenance.name_and_digest(validation, "validation")]
-        tied = [[key, float(v), self._kept_at(key), 0, *tied_to] for key, v in metrics.items()]
+        tied_to = [model_id, *provenance.name_and_digest(dataset, "validation")]
+        tied = [[key, float(v), self.begun_ms, 0, *tied_to] for key, v in metrics.items()]
         self._write("metrics", tied)
 
     def log_predictions(
@@ -300,9 +273,18 @@ class Run:
         It does so step by step and begins at 0: what is about the kept epoch stands there, since
         at that epoch's own step nothing would be shown where runs have kept different ones.
         """
-        files = image_files(figure, key, step, run_id=self.id, ms=self.begun_ms)
-        for name, content in files.items():
-            self._log_file(content, name)
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        # As mlflow.log_image names its files, where the UI reads key, step and time. With the
+        # same name a picture that a resumed run logs again takes its own place.
+        which = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.id}/{key}/{step}")
+        name = f"images/{key}+step+{step}+timestamp+{self.begun_ms}+{which}"
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture, compressed = Image.fromarray(np.asarray(canvas.buffer_rgba())), io.BytesIO()
+        compress_image_size(picture.convert("RGB")).save(compressed, "webp")
+        self.log_figure(figure, f"{name}.png")
+        self._log_file(compressed.getvalue(), f"{name}+compressed.webp")
         self.set_tags({MLFLOW_LOGGED_IMAGES: "True"})
 
     def describe(self, text: str) -> None:
@@ -312,18 +294,6 @@ class Run:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tag the active run."""
         self._write("tags", dict(tags))
-
-    def _has_logged(self, metric: str, value: float) -> bool:
-        """Whether the run had `value` as the last one of `metric` when it was resumed."""
-        had = self._logged.metrics.get(metric)
-        return had == value or (had is not None and math.isnan(had) and math.isnan(value))
-
-    def _kept_at(self, metric: str) -> int:
-        """When a metric about the kept epoch was logged, in milliseconds since 1970."""
-        if metric not in self._kept_ms:  # but before the run was resumed
-            history = MlflowClient().get_metric_history(self.id, metric)
-            self._kept_ms[metric] = history[-1].timestamp if history else self.begun_ms
-        return self._kept_ms[metric]
 
     def _log_file(self, content: bytes, name: str) -> None:
         self._write("artifact", name, content)
@@ -338,11 +308,8 @@ class Run:
 class SilentRun(Run):
     """Of a process that trains along and logs nothing: what is logged here goes nowhere."""
 
-    def __init__(self, run_id: str, folder: Path) -> None:
-        """`run_id` and `folder` are those of the run that process 0 logs in."""
-        self.id, self.name, self.folder = run_id, "", folder
-        self.experiment_id, self.begun_ms, self.resume_command = "", 0, ""
-        self._logged, self._kept_ms = Logged(), {}
+    def __init__(self) -> None:
+        self.folder, self.begun_ms, self._logged = Path(), 0, {}
 
     def _write(self, kind: Kind, content: Any, data: bytes | None = None) -> None:
         """Write nothing."""

@@ -67,31 +67,31 @@ def git_state() -> dict[str, str]:
         return {"git_commit": "unknown"}  # a copy without its history, or no git here
 
 
-def dataset_inputs(prepared: PreparedDataset) -> list[list[Any]]:
+def dataset_inputs(dataset: PreparedDataset) -> list[list[Any]]:
     """Each split as `mlflow.log_input` would log it: [context, data set]."""
     from mlflow.data.pandas_dataset import from_pandas
 
     # What a user's column holds is left as it is written: "01", or nothing.
     kinds: defaultdict[str, type] = defaultdict(lambda: str, width=int, height=int)
-    rows = pd.read_csv(prepared.manifest, keep_default_na=False, dtype=kinds)
+    rows = pd.read_csv(dataset.manifest, keep_default_na=False, dtype=kinds)
     inputs: list[list[Any]] = []
     for split in ("training", "validation"):
-        name, digest = name_and_digest(prepared, split)
+        name, digest = name_and_digest(dataset, split)
         with warnings.catch_warnings():
             # That integer columns can't hold missing values, and that a path is a path.
             warnings.simplefilter("ignore", UserWarning)
-            dataset = from_pandas(
+            logged = from_pandas(
                 rows[rows["split"] == split].reset_index(drop=True),
-                source=str(prepared.manifest.resolve()),
+                source=str(dataset.manifest.resolve()),
                 targets="label",
                 name=name,
                 digest=digest,  # MLflow's own reads the first 10,000 rows only
             )
-            inputs.append([split, dict(dataset._to_mlflow_entity())])
+            inputs.append([split, dict(logged._to_mlflow_entity())])
     return inputs
 
 
-def name_and_digest(prepared: PreparedDataset, split: str) -> tuple[str, str]:
+def name_and_digest(dataset: PreparedDataset, split: str) -> tuple[str, str]:
     """By which MLflow knows a split as a data set."""
-    digest = prepared.validation_digest if split == "validation" else prepared.digest
-    return f"{prepared.folder.name}-{split}", digest[:DIGEST_LENGTH]
+    digest = dataset.validation_digest if split == "validation" else dataset.digest
+    return f"{dataset.folder.name}-{split}", digest[:DIGEST_LENGTH]

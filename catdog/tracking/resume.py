@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 from catdog import CatdogError
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.files import delete_folder, mend, write_json
+from catdog.files import delete_folder, write_json
 from catdog.tracking import store
 from catdog.tracking.log import Run, SilentRun
 from catdog.tracking.run import MODEL, RUNS, UNSENT, resume_command, start_run, status_of
@@ -67,14 +66,11 @@ def find_runs_to_resume(
 ) -> list[Note]:
     """Unfinished runs that may go on in place of a new one, the best first.
 
-    | `resume` | there is | what goes on |
-    |---|---|---|
-    | none | a run of the same launch, as torchrun has restarted this process | that run |
-    | none | no such run | a new one begins |
-    | auto | runs of the same entry point, parameters and pictures | the latest of them |
-    | auto | no such run | a new one begins |
-    | a run's id | that run, begun with the same pictures | that run |
-    | a run's id | that run, begun with other pictures | a CatdogError says so |
+    | `resume` | what goes on |
+    |---|---|
+    | none | a run of the same launch, where torchrun has restarted this process |
+    | auto | the latest run of the same entry point, parameters and pictures |
+    | a run's id | that run, begun with the same pictures |
 
     Args:
         new: what would be noted of a new run.
@@ -83,7 +79,8 @@ def find_runs_to_resume(
         status_of: asks the store what became of a run; None where it has none of this id.
 
     Raises:
-        CatdogError: the pictures are not those that the named run began with.
+        CatdogError: the pictures are not those that the named run began with, or the store does
+            not know it.
     """
     if resume not in (NONE, AUTO):
         found = [note for note in notes if note.run_id == resume]
@@ -91,6 +88,11 @@ def find_runs_to_resume(
             raise CatdogError(
                 f"resume={resume}: the pictures are no longer those that the run began with: "
                 "begin a new run without resume."
+            )
+        if status_of(resume) is None:
+            raise CatdogError(
+                f"resume={resume}: the MLflow store {store.shown_uri()} has no such run, or it "
+                "was deleted: restore it, or set MLFLOW_TRACKING_URI to the store that it is in."
             )
         return found
     if resume == NONE and not new.launch:
@@ -118,11 +120,11 @@ def open_run(
         CatdogError: no such run can go on, or something has not arrived at the end.
     """
     if not distributed.is_main():
-        yield SilentRun("", Path())
+        yield SilentRun()
         return
     store.connect()
     home = Path(config.data_dir) / RUNS
-    notes = notes_in(home)
+    notes = _notes_in(home)
     new = Note(
         run_id="",
         number=1 + max((note.number for note in notes), default=0),
@@ -135,7 +137,7 @@ def open_run(
     with contextlib.ExitStack() as stack:
         found = find_runs_to_resume(new, config.resume, notes, status_of)
         resumed = next((note for note in found if _locked(home / note.run_id, stack)), None)
-        _say_which(config.resume, found, resumed)
+        _say_which(config.resume, resumed)
         run = stack.enter_context(
             start_run(
                 name,
@@ -147,7 +149,6 @@ def open_run(
         )
         if resumed is None:
             _begin(run.folder, replace(new, run_id=run.id), stack)
-        mend(run.folder / MODEL)
         with _resumable(run):
             yield run
     shutil.rmtree(run.folder, ignore_errors=True)  # all of it has reached the server
@@ -162,7 +163,14 @@ def as_begun(config: Config, entry_point: str) -> Config:
     if config.resume in (NONE, AUTO):
         return config
     home = Path(config.data_dir) / RUNS
-    note = _noted_run(home, config.resume)
+    if not (home / config.resume / NOTE).is_file():
+        unfinished = ", ".join(note.run_id for note in _notes_in(home)) or "none"
+        raise CatdogError(
+            f"resume={config.resume}: {home} holds no unfinished run of this id (those there: "
+            f"{unfinished}). Name one of them, give the run's --data_dir, or begin a new run "
+            "without resume."
+        )
+    note = _read_note(home / config.resume)
     if note.entry_point != entry_point:
         command = resume_command(home / note.run_id, note.entry_point, note.processes)
         raise CatdogError(
@@ -190,17 +198,16 @@ def clear_runs(data_dir: Path, *, days: float) -> int:
     for path in (data_dir / RUNS).glob("*/"):
         if path.stat().st_mtime > oldest:
             continue
-        with contextlib.suppress(Timeout):  # a run that goes on
-            FileLock(path / LOCK).acquire(timeout=0).lock.release()
+        with contextlib.suppress(Timeout), FileLock(path / LOCK, timeout=0):  # else it goes on
             freed += delete_folder(path)
     return freed
 
 
-def read_note(folder: Path) -> Note:
+def _read_note(folder: Path) -> Note:
     """The note in the folder of a run.
 
     Raises:
-        CatdogError: there is none, or it is of another format.
+        CatdogError: it can't be read, or is of another format.
     """
     path = folder / NOTE
     try:
@@ -217,12 +224,12 @@ def read_note(folder: Path) -> Note:
     )
 
 
-def notes_in(home: Path) -> list[Note]:
+def _notes_in(home: Path) -> list[Note]:
     """The notes of all runs in `home` that this catdog can read."""
     found = []
     for path in home.glob(f"*/{NOTE}"):
         with contextlib.suppress(CatdogError):
-            found.append(read_note(path.parent))
+            found.append(_read_note(path.parent))
     return found
 
 
@@ -233,27 +240,27 @@ def _begin(folder: Path, note: Note, stack: contextlib.ExitStack) -> None:
         _locked(folder, stack)
         write_json(folder / NOTE, asdict(note))
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise CatdogError(
+            f"{folder} can't be written ({error.strerror or error}): choose another folder "
+            "with --data_dir."
+        ) from error
 
 
 def _locked(folder: Path, stack: contextlib.ExitStack) -> bool:
     """Lock a run's folder until the stack is left; False when a process still works on it."""
-    try:
+    with contextlib.suppress(Timeout):
         stack.enter_context(FileLock(folder / LOCK).acquire(timeout=PATIENCE_S))
-    except Timeout:
-        return False
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    return True
+        return True
+    return False
 
 
-def _say_which(resume: str, found: Sequence[Note], resumed: Note | None) -> None:
+def _say_which(resume: str, resumed: Note | None) -> None:
     if resumed:
         latest = ", the latest unfinished one of these parameters" if resume == AUTO else ""
         logger.info(f"Resuming run {resumed.run_id}{latest}")
     elif resume == AUTO:
         logger.info("No unfinished run has these parameters and pictures: a new one begins")
-    elif found and resume != NONE:
+    elif resume != NONE:
         raise CatdogError(
             f"resume={resume}: another process still works on that run; end it first."
         )
@@ -266,48 +273,12 @@ def _resumable(run: Run) -> Iterator[None]:
         yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        if interrupted or _is_worth_keeping(run.folder):
+        there = any((run.folder / name).exists() for name in (MODEL, UNSENT))
+        learned = there or any(run.folder.glob("checkpoint-*"))
+        if interrupted or learned or distributed.may_restart():
             when = "Go on" if interrupted else "Once that is mended, go on"
             logger.info(f"{when}: {run.resume_command}")
             run.set_tags({"resume_with": run.resume_command})
         else:
             shutil.rmtree(run.folder, ignore_errors=True)
         raise
-
-
-def _is_worth_keeping(folder: Path) -> bool:
-    """Whether there is what a run could go on with, or what did not reach the server."""
-    there = any((folder / name).exists() for name in (MODEL, UNSENT))
-    return there or any(folder.glob("checkpoint-*")) or distributed.may_restart()
-
-
-def _noted_run(home: Path, run_id: str) -> Note:
-    """The note of an unfinished run that the user names.
-
-    Raises:
-        CatdogError: there is none; says why.
-    """
-    here = bool(re.fullmatch(r"[\w-]+", run_id)) and (home / run_id / NOTE).is_file()
-    status = status_of(run_id)
-    if status == "FINISHED" and not here:
-        raise CatdogError(f"resume={run_id}: that run has finished, there is nothing left to do.")
-    if not here:
-        unfinished = ", ".join(note.run_id for note in notes_in(home)) or "none"
-        raise CatdogError(
-            f"resume={run_id}: {home} holds no such run (unfinished ones there: {unfinished}). "
-            "Name one of them, give the run's --data_dir, or begin a new run without resume."
-        )
-    note = read_note(home / run_id)
-    if status is None:
-        raise CatdogError(
-            f"resume={run_id}: the MLflow store {store.shown_uri()} has no such run, or it "
-            "was deleted: restore it, or set MLFLOW_TRACKING_URI to the store that it is in."
-        )
-    return note
-
-
-def _unwritable(path: Path, error: OSError) -> CatdogError:
-    return CatdogError(
-        f"{path} can't be written ({error.strerror or error}): choose another folder "
-        "with --data_dir."
-    )

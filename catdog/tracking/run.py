@@ -6,16 +6,19 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError, interrupts
+from catdog import CatdogError
 from catdog.tracking import spool, store
-from catdog.tracking.log import Logged, Run
+from catdog.tracking.log import Run
 from catdog.tracking.spool import Spool
 from catdog.tracking.store import QUICK, first_line, limits
 
@@ -24,6 +27,10 @@ RUNS, UNSENT, MODEL = "runs", "unsent", "model"
 
 STEPS_ASKED = ("features_computed", "val_loss")
 """Metrics that are not logged a second time when a run goes on."""
+
+TOGETHER_S = 1.0
+"""Signals within a second are one request: on Ctrl-C the terminal sends SIGINT to all of
+`mlflow run`, which then sends SIGTERM to what it had started."""
 
 
 @contextlib.contextmanager
@@ -55,15 +62,15 @@ def start_run(
     if resume is not None:
         _set_aside(os.environ.pop("MLFLOW_RUN_ID", None), resume)
     elif not os.environ.get("MLFLOW_RUN_ID"):
-        mlflow.set_experiment(store.experiment_name())
-    with interrupts.at_once(), mlflow.start_run(run_id=resume, log_system_metrics=True) as active:
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or store.EXPERIMENT)
+    with interrupts(), mlflow.start_run(run_id=resume, log_system_metrics=True) as active:
         run_id = active.info.run_id
         folder = data_dir / RUNS / run_id
         unsent = Spool(run_id, folder / UNSENT)
         command = resume_command(folder, entry_point, processes)
         status = "FAILED"
         try:
-            logged = _logged_before(unsent) if resume else None
+            logged = _logged_before(unsent) if resume else {}
             run = Run(active.info, name, unsent, command, logged)
             if resume is None:
                 _name(run, unsent)
@@ -75,6 +82,29 @@ def start_run(
             raise
         finally:
             _end(unsent, status, command)
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[None]:
+    """While inside, SIGINT and SIGTERM raise KeyboardInterrupt; what is on disk is whole."""
+    last = float("-inf")
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal last
+        if time.monotonic() - last > TOGETHER_S:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    # What runs in the background was told to ignore SIGINT, and still shall.
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def resume_command(folder: Path, entry_point: str = "main", processes: int = 1) -> str:
@@ -111,7 +141,7 @@ def _name(run: Run, unsent: Spool) -> None:
     Hours of training would be, for somebody who may read on that server and not write.
     """
     run.set_tags({"mlflow.runName": run.name})
-    if not unsent.empty:
+    if unsent.kept():
         shutil.rmtree(unsent.folder)
         raise CatdogError(
             f"the tracking server {store.shown_uri()} takes nothing of run {run.id} "
@@ -119,8 +149,8 @@ def _name(run: Run, unsent: Spool) -> None:
         )
 
 
-def _logged_before(unsent: Spool) -> Logged:
-    """What a run that goes on has logged; what was kept of it is sent now.
+def _logged_before(unsent: Spool) -> dict[str, set[int]]:
+    """The steps that a run which goes on has logged; what was kept of it is sent first.
 
     Raises:
         CatdogError: the server can't be reached.
@@ -131,19 +161,12 @@ def _logged_before(unsent: Spool) -> Logged:
             "resume the run when it is back."
         )
     client = MlflowClient()
-    data = client.get_run(unsent.run_id).data
-    if "resume_with" in data.tags:
+    if "resume_with" in client.get_run(unsent.run_id).data.tags:
         client.delete_tag(unsent.run_id, "resume_with")
-    steps = {
+    return {
         metric: {one.step for one in client.get_metric_history(unsent.run_id, metric)}
         for metric in STEPS_ASKED
     }
-    metrics = dict(data.metrics)
-    for write in unsent.kept():
-        for name, value, _, step, *_ in write.content if write.kind == "metrics" else ():
-            metrics[name] = value
-            steps.get(name, set()).add(step)
-    return Logged(steps, metrics)
 
 
 def _end(unsent: Spool, status: str, command: str) -> None:
@@ -162,19 +185,15 @@ def _end(unsent: Spool, status: str, command: str) -> None:
     if not finished:
         return  # what ended the run matters more, and is told
     if not whole:
-        raise _incomplete(unsent, command)
+        kept = unsent.kept()
+        what = f"{len(kept)} writes, the first {kept[0]}" if kept else "the end of the run"
+        raise CatdogError(
+            f"the run is not complete: the tracking server {store.shown_uri()} did not take "
+            f"{what} ({unsent.reason}). What is kept is in {unsent.folder} (delete that to do "
+            f"without). When it does, type: {command}"
+        )
     # The registry has it.
     shutil.rmtree(unsent.folder.parent / MODEL, ignore_errors=True)
-
-
-def _incomplete(unsent: Spool, command: str) -> CatdogError:
-    kept = unsent.kept()
-    what = f"{len(kept)} writes, the first {kept[0]}" if kept else "the end of the run"
-    where = f" Kept in {unsent.folder} (delete that to do without)." if kept else ""
-    return CatdogError(
-        f"the run is not complete: the tracking server {store.shown_uri()} did not take "
-        f"{what} ({unsent.reason}).{where} When it does, type: {command}"
-    )
 
 
 def _set_aside(begun: str | None, resumed: str) -> None:

@@ -7,15 +7,14 @@ when the run is resumed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
+import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -23,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from catdog.files import atomic_write
-from catdog.tracking.store import PROMPT, QUICK, first_line, limits
+from catdog.tracking.store import QUICK, first_line, limits
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +35,10 @@ SHARE = 0.1
 """Of the training's time, at most, that a server which takes nothing may cost."""
 
 PATIENCE = 3.0
-"""Seconds that failing writes may cost at a time, while the training waits."""
+"""Seconds after which a try ends with the next write that fails, while the training waits."""
 
 LAST_TRY = 30.0
 """Seconds that a server which is away is waited for when the training waits no more."""
-
-SHOWN = 3
-"""Names of metrics or tags of a write that people are told."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +54,12 @@ class Write:
     content: Any
     data: bytes | None = None
 
-    def names(self) -> list[str]:
-        """The names of what is written."""
-        if isinstance(self.content, str):
-            return [self.content]
-        return [one if isinstance(one, str) else str(one[0]) for one in self.content]
-
-    def replaces(self) -> set[tuple[str, str]]:
-        """What holds the newest value alone: tags and artifacts, each with its name."""
-        return {(self.kind, name) for name in self.names() if self.kind in ("tags", "artifact")}
-
     def __str__(self) -> str:
         """What it is, as people are told."""
-        names = self.names()
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return f"{self.kind} {', '.join(names[:SHOWN])}{more}"
+        names = [self.content] if isinstance(self.content, str) else list(self.content)
+        first = next((one if isinstance(one, str) else one[0] for one in names), "")
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"{self.kind} {first}{more}"
 
 
 class Spool:
@@ -88,18 +75,13 @@ class Spool:
         self.reason = ""  # why the last write that failed did
         self._next_try = 0.0
 
-    @property
-    def empty(self) -> bool:
-        """Whether everything has arrived."""
-        return not self._paths()
-
     def kept(self) -> list[Write]:
         """What has not arrived, the oldest first."""
         return [_read(path) for path in self._paths()]
 
     def write(self, write: Write) -> None:
         """Send a write, or keep it where that fails, or others wait before it."""
-        if self.empty:
+        if not self._paths():
             if self._arrives(write):
                 return
             self._next_try = time.monotonic() + PAUSE
@@ -111,7 +93,7 @@ class Spool:
         began = time.monotonic()
         if began >= self._next_try:
             with limits(QUICK):
-                self._send_kept(PATIENCE, lambda: True)
+                self._send_kept(PATIENCE)
             now = time.monotonic()
             self._next_try = now + max(PAUSE, (now - began) / SHARE)
 
@@ -119,20 +101,15 @@ class Spool:
         """Send all that is kept, and return whether all of it arrived.
 
         Args:
-            patience: seconds for which a server that is away is waited for. One that answers,
-                and does not take something, is not; what stands behind that is sent then, unless
-                nobody has any patience.
+            patience: seconds for which a server that is away is waited for. One that answers, and
+                does not take something, is not; what stands behind that is sent then. With none,
+                the first write that fails ends it.
         """
         until = time.monotonic() + patience
-
-        def stop() -> bool:
-            return not (patience and self.server_answers())
-
-        with limits(PROMPT):
-            while not self._send_kept(max(PATIENCE, patience), stop):
-                if time.monotonic() >= until or self.server_answers():
-                    return False
-                time.sleep(min(1.0, patience))
+        while not self._send_kept(math.inf if patience else 0.0):
+            if time.monotonic() >= until or self.server_answers():
+                return False
+            time.sleep(min(1.0, patience))
         return True
 
     def server_answers(self) -> bool:
@@ -145,30 +122,23 @@ class Spool:
             return False
         return True
 
-    def _send_kept(self, patience: float, stop: Callable[[], bool]) -> bool:
+    def _send_kept(self, patience: float) -> bool:
         """Try everything once, in order; whether all of it arrived.
 
-        One that fails holds up none but those that it would overwrite if it came after them.
-        When failing writes have cost `patience` seconds, each further one asks whether to `stop`.
+        A write that is refused holds up none behind it. A server that is away ends the try, and
+        so does a write that fails after `patience` seconds.
         """
-        paths = self._paths()
-        arrived: list[Path] = []
-        overtaken: set[tuple[str, str]] = set()
+        until = time.monotonic() + patience
+        paths, arrived = self._paths(), 0
         for path in paths:
-            began = time.monotonic()
-            write = _read(path)
-            if overtaken.isdisjoint(write.replaces()) and self._arrives(write):
-                arrived.append(path)
-                with contextlib.suppress(OSError):  # else it is sent again, which does no harm
-                    path.unlink()
-                continue
-            patience -= time.monotonic() - began
-            overtaken |= write.replaces()
-            if patience <= 0 and stop():
+            if self._arrives(_read(path)):
+                path.unlink()
+                arrived += 1
+            elif time.monotonic() >= until or not self.server_answers():
                 break
         if arrived:
-            logger.info(f"The tracking server took {len(arrived)} writes that were kept")
-        if len(arrived) < len(paths):
+            logger.info(f"The tracking server took {arrived} writes that were kept")
+        if arrived < len(paths):
             return False
         shutil.rmtree(self.folder, ignore_errors=True)
         return True
@@ -208,27 +178,22 @@ def _send(run_id: str, write: Write) -> None:
         case "params":
             # Those that the run has already were spelled by `mlflow run`, and can't be changed.
             known = client.get_run(run_id).data.params
-            new = [Param(key, str(value)) for key, value in content.items() if key not in known]
+            new = [Param(key, value) for key, value in content.items() if key not in known]
             client.log_batch(run_id, params=new)
         case "tags":
-            client.log_batch(
-                run_id, tags=[RunTag(key, str(value)) for key, value in content.items()]
-            )
+            tags = [RunTag(key, str(value)) for key, value in content.items()]
+            client.log_batch(run_id, tags=tags)
         case "metrics":
             client.log_batch(run_id, metrics=[Metric(*metric) for metric in content])
         case "inputs":
-            client.log_inputs(run_id, [_input(context, dataset) for context, dataset in content])
+            inputs = [
+                DatasetInput(Dataset(**dataset), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+                for context, dataset in content
+            ]
+            client.log_inputs(run_id, inputs)
         case "artifact":
-            _upload(client, run_id, PurePosixPath(content), write.data or b"")
-
-
-def _input(context: str, dataset: dict[str, str]) -> DatasetInput:
-    return DatasetInput(Dataset(**dataset), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
-
-
-def _upload(client: MlflowClient, run_id: str, name: PurePosixPath, data: bytes) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / name.name
-        path.write_bytes(data)
-        folder = str(name.parent)
-        client.log_artifact(run_id, str(path), None if folder == "." else folder)
+            folder, _, name = content.rpartition("/")
+            with tempfile.TemporaryDirectory() as scratch:
+                path = Path(scratch, name)
+                path.write_bytes(write.data or b"")
+                client.log_artifact(run_id, str(path), folder or None)

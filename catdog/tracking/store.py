@@ -32,10 +32,13 @@ LIMITS = {
 """How long a request may take: MLflow's own limits add up to many minutes."""
 
 ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-PROMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"}
-"""A connection that was closed for want of use is opened again; one that is away costs little."""
+QUICK = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+}
+"""A closed connection is opened again; a server that is away costs little."""
 
-QUICK = PROMPT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 """For a model, which a server with a slow store behind it is long in taking."""
 
@@ -87,10 +90,8 @@ def connect() -> None:
 def absolute_uri() -> str:
     """The store's URI as another process, in another folder, can use it."""
     uri = mlflow.get_tracking_uri()
-    scheme, _, path = uri.partition(":///")
-    if scheme == "sqlite" and path and not Path(path).is_absolute():
-        return f"sqlite:///{Path(path).resolve()}"
-    return uri
+    path = _sqlite_path(uri)
+    return f"sqlite:///{path.resolve()}" if path else uri
 
 
 def shown_uri() -> str:
@@ -118,8 +119,8 @@ def run_page(experiment_id: str, run_id: str) -> str:
 
 def _ui() -> str:
     """The UI's address: the server's without a login, else where `mlflow ui` is by itself."""
-    uri = mlflow.get_tracking_uri()
-    return re.sub(r"://[^/@]*@", "://", uri).rstrip("/") if uri.startswith("http") else LOCAL_UI
+    uri = mlflow.get_tracking_uri() if mlflow.get_tracking_uri().startswith("http") else LOCAL_UI
+    return re.sub(r"://[^/@]*@", "://", uri).rstrip("/")
 
 
 def _open_store() -> None:
@@ -127,10 +128,14 @@ def _open_store() -> None:
     if uri.startswith("http"):
         for name, value in LIMITS.items():
             os.environ.setdefault(name, value)
+    path = _sqlite_path(uri)
+    writable = path is not None and os.access(path.parent, os.W_OK)
     try:
-        with _alone(uri):
+        # Two processes that make the same SQLite store at once spoil it.
+        with FileLock(f"{path}.lock") if writable else contextlib.nullcontext():
             _name_default_experiment(MlflowClient())
-        _let_others_read(uri)
+        if path is not None and writable:
+            _let_others_read(path)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise CatdogError(
             f"the MLflow store {shown_uri()} can't be opened: {first_line(error)}. "
@@ -200,36 +205,19 @@ def check_without_password(parameter: str, url: str) -> None:
         )
 
 
-def _alone(uri: str) -> contextlib.AbstractContextManager[object]:
-    """Keep other processes out while the store of this URI is opened, and perhaps made.
-
-    Two processes that make the same SQLite store at once spoil it.
-    """
-    path = _sqlite_path(uri)
-    if path is None or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        return contextlib.nullcontext()
-    return FileLock(f"{path}.lock")
-
-
-def _let_others_read(uri: str) -> None:
-    """Let runs write to a SQLite store while others read it, and so don't wait for each other.
-
-    The file remembers it; where it can't be (a folder that can't be written to) nothing changes.
-    """
-    path = _sqlite_path(uri)
-    if path is None or not path.is_file():
-        return
-    with (
-        contextlib.suppress(sqlite3.OperationalError),
-        contextlib.closing(sqlite3.connect(path)) as store,
-    ):
-        store.execute("PRAGMA journal_mode=WAL")
-
-
 def _sqlite_path(uri: str) -> Path | None:
     scheme, _, rest = uri.partition(":///")
     path = rest.partition("?")[0]
     return Path(path) if scheme == "sqlite" and path not in ("", ":memory:") else None
+
+
+def _let_others_read(path: Path) -> None:
+    """Let who reads a SQLite store not hold up who writes; where the file may be changed."""
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(path)) as database,
+    ):
+        database.execute("PRAGMA journal_mode=WAL")
 
 
 def _name_default_experiment(client: MlflowClient) -> None:
@@ -238,16 +226,14 @@ def _name_default_experiment(client: MlflowClient) -> None:
     `mlflow run .` puts its runs into experiment 0 unless told otherwise, and a run can't be
     moved. Where other projects' runs live in it, it keeps its name.
     """
-    experiments = {one.experiment_id: one.name for one in client.search_experiments()}
-    if experiments.get("0") != Experiment.DEFAULT_EXPERIMENT_NAME:
+    names = {one.experiment_id: one.name for one in client.search_experiments()}
+    if names.get("0") != Experiment.DEFAULT_EXPERIMENT_NAME:
         return
-    if client.get_experiment_by_name(EXPERIMENT) is None and _is_ours(client):
-        client.rename_experiment("0", EXPERIMENT)
-
-
-def _is_ours(client: MlflowClient) -> bool:
+    if client.get_experiment_by_name(EXPERIMENT) is not None:
+        return
     ours = os.environ.get("MLFLOW_RUN_ID")
-    return all(run.info.run_id == ours for run in client.search_runs(["0"], max_results=2))
+    if all(run.info.run_id == ours for run in client.search_runs(["0"], max_results=2)):
+        client.rename_experiment("0", EXPERIMENT)
 
 
 def describe_experiment(experiment_id: str) -> None:
@@ -259,8 +245,3 @@ def describe_experiment(experiment_id: str) -> None:
         missing = EXPERIMENT_TAGS.keys() - experiment.tags.keys()
         for key in missing if experiment.name == EXPERIMENT else ():
             client.set_experiment_tag(experiment_id, key, EXPERIMENT_TAGS[key])
-
-
-def experiment_name() -> str:
-    """The experiment of runs that are started by a script, not by `mlflow run`."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT

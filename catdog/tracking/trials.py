@@ -12,6 +12,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils import chunk_list
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from catdog.tracking.log import Run
@@ -49,32 +50,32 @@ def log_trial(parent: Run, trial: Trial, epochs: Sequence[Epoch], state: str) ->
         "study": trial.study.study_name,
     }
     params = [Param(key, str(value)) for key, value in trial.params.items()]
-    metrics = [
-        Metric(key, value, ended, step)
-        for step, values in enumerate(_metrics(epochs))
-        for key, value in values.items()
-    ]
     try:
         with limits(QUICK):
             began = round((trial.datetime_start or datetime.now()).timestamp() * 1000)
             made = client.create_run(parent.experiment_id, began, resolve_tags(tags))
-            run_id = made.info.run_id
-            client.log_batch(run_id, params=params)
-            for start in range(0, len(metrics), AT_ONCE):
-                client.log_batch(run_id, metrics[start : start + AT_ONCE])
-            client.set_terminated(run_id, "FINISHED" if state == "COMPLETE" else "KILLED", ended)
+            client.log_batch(made.info.run_id, params=params)
+            for some in chunk_list(_metrics(epochs, ended), AT_ONCE):
+                client.log_batch(made.info.run_id, some)
+            status = "FINISHED" if state == "COMPLETE" else "KILLED"
+            client.set_terminated(made.info.run_id, status, ended)
     except MlflowException as error:
         logger.warning(f"{name} is missing in MLflow ({first_line(error)})")
 
 
-def _metrics(epochs: Sequence[Epoch]) -> list[dict[str, float]]:
-    """The numbers of each step: of the best epoch at step 0, and then of each epoch."""
-    searched = [{"search_loss": e.val.loss, "search_accuracy": e.val.accuracy} for e in epochs]
-    steps = [
-        of | {"train_loss": epoch.train.loss} for of, epoch in zip(searched, epochs, strict=True)
-    ]
-    best = max((epoch.number for epoch in epochs if epoch.is_best), default=0)
-    if not best:
-        return [{}, *steps]
-    kept = {f"best_{name}": value for name, value in searched[best - 1].items()}
-    return [kept | {"best_epoch": best}, *steps]
+def _metrics(epochs: Sequence[Epoch], ended: int) -> list[Metric]:
+    found: list[tuple[str, float, int]] = []
+    for epoch in epochs:
+        found += [
+            ("search_loss", epoch.val.loss, epoch.number),
+            ("search_accuracy", epoch.val.accuracy, epoch.number),
+            ("train_loss", epoch.train.loss, epoch.number),
+        ]
+    best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
+    if best:
+        found += [
+            ("best_search_loss", best.val.loss, 0),
+            ("best_search_accuracy", best.val.accuracy, 0),
+            ("best_epoch", best.number, 0),
+        ]
+    return [Metric(key, value, ended, step) for key, value, step in found]

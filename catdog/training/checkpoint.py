@@ -56,7 +56,7 @@ class Checkpoint:
             "epochs": json.dumps([asdict(epoch) for epoch in self.epochs]),
             "model": trained_weights(self.model),
             "optimizer": self.optimizer.state_dict(),
-            "stopping": self.stopping.state_dict(),
+            "stopping": vars(self.stopping),
             "schedule": self.schedule.state_dict() if self.schedule else None,
         }
 
@@ -65,7 +65,7 @@ class Checkpoint:
         self.epochs = epochs_of(state)
         load_trained_weights(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.stopping.load_state_dict(state["stopping"])
+        vars(self.stopping).update(state["stopping"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
 
@@ -74,27 +74,23 @@ class CheckpointFolder:
     """The checkpoints of one run. All ranks read them, rank 0 alone writes."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the newest checkpoint that is whole; what is damaged is told and removed.
+        """Read the newest checkpoint that is whole; what is damaged is told.
 
         Raises:
-            CatdogError: it is whole and can't be used, or can't be read.
+            CatdogError: it is whole and can't be used.
         """
         self._folder = folder
         self._has_warned = False
         self.newest: dict[str, Any] | None = None
         paths = _in_order(folder)
-        damaged = []
         for path in reversed(paths):
             self.newest = _read(path)
             if self.newest is not None:
                 break
             logger.info(f"Checkpoint {_number(path)} is damaged: the one before it is used")
-            damaged.append(path)
         if paths and self.newest is None:
             logger.info("No checkpoint of the run is whole: its training begins anew")
         barrier()  # rank 0 may write, and delete, once all have read
-        for path in damaged if is_main() else ():
-            path.unlink(missing_ok=True)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Let a stage go on where the newest checkpoint stands, if that is one of this stage."""
@@ -131,16 +127,12 @@ class CheckpointFolder:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """What is in a file; None where it is not what was written."""
+    if not path.name.endswith(f"-{sha256_of(path)}{ENDING}"):
+        return None
     try:
-        if not path.name.endswith(f"-{sha256_of(path)}{ENDING}"):
-            return None
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         epochs_of(state)
         return state
-    except OSError as error:
-        raise CatdogError(
-            f"{path} can't be read ({error.strerror or error}): see that it can, and resume again."
-        ) from error
     except (RuntimeError, pickle.UnpicklingError, KeyError, ValueError, TypeError) as error:
         raise CatdogError(
             f"{path} is of another catdog version: resume with the one that began the run, or "

@@ -26,7 +26,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from catdog import CatdogError, interrupts
+from catdog import CatdogError
 from catdog.data.loaders import Share
 from catdog.parallel import cores
 
@@ -59,11 +59,6 @@ def share() -> Share:
     return Share(rank(), world_size())
 
 
-def shard(count: int) -> slice:
-    """Which of `count` things in a row are this process's; parts differ by one at most."""
-    return share().of(count)
-
-
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Train together with the other processes, if there are any.
@@ -88,7 +83,9 @@ def process_group(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_of_exchange(error):
             raise
-        interrupts.ignore()  # torchrun, which names who is gone, ends the others too
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # torchrun, which names who is gone, ends the others too.
+            signal.signal(number, signal.SIG_IGN)
         reason = str(error).partition("\n")[0]
         raise CatdogError(
             f"rank {rank()} of {world_size()} has lost the connection to another one ({reason})."
@@ -124,11 +121,6 @@ def from_main(text: str) -> str:
     return all_gather(mine).tobytes().decode()
 
 
-def smallest(number: int) -> int:
-    """The smallest number that any rank has."""
-    return int(all_gather(np.array([number])).min())
-
-
 def _gather_alike(mine: torch.Tensor) -> list[torch.Tensor]:
     """The tensors of all ranks, which are of one shape and type, and lie on the CPU."""
     parts = [torch.empty_like(mine) for _ in range(world_size())]
@@ -147,14 +139,6 @@ def data_parallel(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(
         model, device_ids=own, process_group=dist.new_group(backend="nccl")
     )
-
-
-def copy_weights_of_main(model: nn.Module) -> None:
-    """Give the model of each rank rank 0's weights, to the last bit."""
-    for value in model.state_dict().values() if world_size() > 1 else ():
-        exchanged = value.cpu()
-        dist.broadcast(exchanged, src=0)
-        value.copy_(exchanged)
 
 
 def must_launch(processes: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,28 +37,9 @@ class EarlyStopping:
         """Whether `patience` epochs have passed without a better one."""
         return epoch - max(self.best_epoch, self.started) >= self.patience
 
-    def add_trouble(self, trouble: str) -> None:
-        """Keep why training can't go on, beside what went wrong in the stage before."""
-        self.trouble = f"{self.trouble} {trouble}".strip()
-
     def restore(self, model: nn.Module) -> None:
         """Put the best weights back into `model`."""
         load_trained_weights(model, self.weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {
-            "best_epoch": self.best_epoch,
-            "best_loss": self.best_loss,
-            "weights": self.weights,
-            "started": self.started,
-            "trouble": self.trouble,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -64,9 +64,9 @@ class FeatureSet:
     training: Features
     validation: Features
     neither: Features
-    computed: int
-    found: int
-    seconds: float
+    computed: int = 0
+    found: int = 0
+    seconds: float = 0.0
 
 
 def extract_features(
@@ -122,7 +122,7 @@ def _compute_shares(
         return 0
     computed = 0
     for pictures, views in wanted:
-        mine = pictures[distributed.shard(len(pictures))]
+        mine = pictures[distributed.share().of(len(pictures))]
         if mine:
             computed += extract(mine, network, engine, cache, views=views)[1]
     distributed.barrier(distributed.PATIENCE)

@@ -29,11 +29,10 @@ from catdog.evaluation.calibration import (
 )
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.novelty import ImageNetBelief, NoveltyDetector
-from catdog.inference.classifier import Classifier, photo_keys
-from catdog.inference.head import ScoringHead
+from catdog.inference.classifier import Classifier, ScoringHead, photo_keys
 from catdog.inference.prediction import About
 from catdog.models.backbone import licence_of
-from catdog.models.engine import Engine, Features
+from catdog.models.engine import Features
 from catdog.models.network import Network
 from catdog.training.features import FeatureSet
 from catdog.training.loop import Epoch, Fit
@@ -85,19 +84,6 @@ class Judgement:
         """How well familiarity tells validation photos from pictures that are neither."""
         known = np.repeat([1, 0], [len(self.familiarity), len(self.neither)])
         return float(metrics.roc_auc_score(known, np.append(self.familiarity, self.neither)))
-
-
-@dataclass(frozen=True)
-class ServedFeatures:
-    """The features `(N, D)` that a judgement is made from, all by the engine that will serve.
-
-    `labels` are those of the validation pictures; `neither` are pictures that are neither.
-    """
-
-    training: Features
-    validation: Features
-    labels: Labels
-    neither: Features
 
 
 @dataclass(frozen=True)
@@ -154,12 +140,11 @@ def judge_as_served(learned: Learned, dataset: PreparedDataset, config: TrainCon
         best_val_accuracy=fit.best.val.accuracy,
         classes=dataset.classes,
     )
-    evidence = ServedFeatures(features.training[0], features.validation, labels, features.neither)
     classifier, judgement = judge(
         network,
-        features.engine,
+        features,
+        labels,
         about,
-        evidence,
         keep=config.keep_share,
         learned=(picture.sha256 for picture in dataset.pictures(TRAINING)),
     )
@@ -192,9 +177,9 @@ def _baseline_logits(network: Network, features: Features) -> Logits | None:
 
 def judge(
     network: Network,
-    engine: Engine,
+    features: FeatureSet,
+    labels: Labels,
     about: About,
-    evidence: ServedFeatures,
     *,
     keep: float,
     learned: Iterable[str],
@@ -203,35 +188,36 @@ def judge(
 
     Args:
         network: backbone and head, with the best weights in them.
-        engine: computes the network's features.
+        features: by the engine that will serve; what is familiar is learned from the training
+            pictures' ones, and all else judged by the others.
+        labels: of the validation pictures, `(N,)`.
         about: what the classifier says of itself; temperature and threshold are filled in.
-        evidence: what is familiar is learned from it, and all else judged by it.
         keep: the share of validation photos that shall not be called neither.
         learned: the sha256 of each photo that was learned from.
     """
     training, validation, neither = map(
-        torch.from_numpy, (evidence.training, evidence.validation, evidence.neither)
+        torch.from_numpy, (features.training[0], features.validation, features.neither)
     )
     novelty = NoveltyDetector.fit(training, validation, _imagenet_belief(network))
     head = ScoringHead(network.head.linear.weight[0], network.head.linear.bias, novelty)
     logits = head.logits(validation).numpy()
     about = replace(
         about,
-        temperature=fit_temperature(evidence.labels, logits),
+        temperature=fit_temperature(labels, logits),
         reject_below=round(1.0 - keep, 6),
     )
     classifier = Classifier(
         about,
         network.preprocessing,
-        engine,
+        features.engine,
         head,
         network.eval,
         np.unique(photo_keys(learned)),
     )
     judgement = Judgement(
-        evidence.labels,
+        labels,
         logits,
-        cross_fitted(evidence.labels, logits),
+        cross_fitted(labels, logits),
         novelty(validation).numpy(),
         novelty(neither).numpy(),
         _kept_share(novelty.raw(validation).numpy(), keep),

@@ -55,12 +55,6 @@ class Fit:
     stopped_early: bool
     trouble: str = ""
 
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Fit:
-        """The fit of which `dataclasses.asdict` made `state`."""
-        epochs = tuple(map(Epoch.from_dict, state["epochs"]))
-        return cls(**state | {"epochs": epochs, "best": Epoch.from_dict(state["best"])})
-
 
 @dataclass(frozen=True)
 class Loaders:
@@ -110,7 +104,8 @@ def fit(
         trained = time.perf_counter()
         val_labels, val_logits = loaders.gather(*predict(model, loaders.val))
         if not (np.isfinite(logits).all() and np.isfinite(val_logits).all()):
-            stopping.add_trouble(_divergence(number, learning_rate))
+            trouble = _divergence(number, learning_rate)
+            stopping.trouble = f"{stopping.trouble} {trouble}".strip()
             break
         train, val = score(labels, logits), score(val_labels, val_logits)
         best = stopping.offer(number, val.loss, model)

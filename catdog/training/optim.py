@@ -7,6 +7,7 @@ import logging
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -120,7 +121,7 @@ def largest_micro_batch(model: nn.Module, batch_size: int, picture: Tensor) -> i
         size = -(-size // 2)
     del room
     torch.cuda.empty_cache()
-    smallest = distributed.smallest(size)
+    smallest = int(distributed.all_gather(np.array([size])).min())
     if smallest < batch_size:
         logger.info(f"The GPU takes {smallest} pictures at once, {batch_size} make a step")
     return smallest

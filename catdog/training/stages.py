@@ -7,10 +7,8 @@ network, and a `Fit` that says how it went.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -99,11 +97,13 @@ def finetune(
     Raises:
         CatdogError: a picture can't be read, or the GPU has no memory for one.
     """
-    # Unlike machines may have rounded it unlike, and then would not stop in the same epoch.
-    head = Fit.from_dict(json.loads(distributed.from_main(json.dumps(asdict(head)))))
     network.unfreeze(config.unfreeze)
+    count = sum(p.numel() for p in network.parameters())
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    logger.info(f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} weights learn")
+    logger.info(
+        f"Fine-tuning unfreeze={config.unfreeze}: {learning:,} of {count:,} weights learn "
+        f"({learning / count:.0%})"
+    )
     loaders = picture_loaders(network, dataset, config)
     micro_batch = _micro_batch(network, config)
     parallel = distributed.data_parallel(network)
@@ -128,11 +128,8 @@ def finetune(
     )
     stopping.offer(head.best.number, head.best.val.loss, network)
     checkpoint = Checkpoint(FINETUNE, network, optimizer, stopping, schedule, list(head.epochs))
-    fitted = _train(
-        checkpoint, loaders, step, before + config.finetune_epochs, checkpoints, on_epoch
-    )
-    distributed.copy_weights_of_main(network)  # the features of each rank are of these very ones
-    return fitted
+    last = before + config.finetune_epochs
+    return _train(checkpoint, loaders, step, last, checkpoints, on_epoch)
 
 
 def feature_loaders(features: FeatureSet, dataset: PreparedDataset, config: TrainConfig) -> Loaders:
@@ -201,12 +198,10 @@ def _train(
 
 def _head_before(finetuning: dict[str, Any]) -> Fit:
     """How the head was trained, when a checkpoint of fine-tuning shows that it was."""
-    epochs = epochs_of(finetuning)
-    stopping = EarlyStopping(patience=1)
-    stopping.load_state_dict(finetuning["stopping"])
-    before = tuple(epochs[: stopping.started])
-    best = max(before, key=lambda epoch: epoch.number if epoch.is_best else 0)
-    return Fit(before, best, stopped_early=False, trouble=stopping.trouble)
+    stopping = finetuning["stopping"]
+    before = epochs_of(finetuning)[: stopping["started"]]
+    best = [epoch for epoch in before if epoch.is_best][-1]
+    return Fit(tuple(before), best, stopped_early=False, trouble=stopping["trouble"])
 
 
 def _micro_batch(network: Network, config: TrainConfig) -> int:

@@ -103,7 +103,7 @@ def test_a_class_without_pictures_is_named(tmp_path, draw_folder):
 
 def test_a_bug_in_a_decoding_process_is_not_taken_for_want_of_memory(folder, monkeypatch):
     monkeypatch.setattr(loaders, "pick_workers", lambda _device: 1)
-    monkeypatch.setattr(loaders, "augmented", Mock(side_effect=RuntimeError("odd shape")))
+    monkeypatch.setattr(loaders, "load", Mock(side_effect=RuntimeError("odd shape")))
     with pytest.raises(RuntimeError, match="odd shape"):
         list(_batches(folder).epoch(1))
 

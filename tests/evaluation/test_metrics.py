@@ -77,7 +77,7 @@ def test_metrics_are_those_that_mlflow_computes_under_its_names_with_intervals()
     from mlflow.models.evaluation.evaluators import classifier
 
     labels, logits = _photos(300)
-    found = metrics_of(labels, logits, prefix="val_", replicates=10)
+    found = metrics_of(labels, logits, prefix="val_")
     ends = [f"{name}_ci_{end}" for name in INTERVALS for end in ("low", "high")]
     assert set(found) == {f"val_{name}" for name in (*COUNTS, *INTERVALS, *ends)}
     found = {name.removeprefix("val_"): value for name, value in found.items()}
@@ -98,9 +98,9 @@ def test_metrics_are_those_that_mlflow_computes_under_its_names_with_intervals()
 def test_photos_are_ranked_by_logits_and_measured_by_calibrated_ones():
     labels, logits = _photos(200)
     calibrated = logits / np.where(np.arange(200) % 2, 0.5, 3.0)
-    found = metrics_of(labels, logits, calibrated=calibrated, replicates=30)
-    raw = metrics_of(labels, logits, replicates=30)
-    other = metrics_of(labels, calibrated, replicates=30)
+    found = metrics_of(labels, logits, calibrated=calibrated)
+    raw = metrics_of(labels, logits)
+    other = metrics_of(labels, calibrated)
     for name in ("log_loss", "brier_score"):
         assert found[name] == other[name] != raw[name]
     ranked = [name for name in found if not name.startswith(("log_loss", "brier_score"))]
@@ -112,7 +112,7 @@ def test_photos_are_ranked_by_logits_and_measured_by_calibrated_ones():
 @given(PAIRS)
 @settings(max_examples=40, deadline=None)
 def test_every_interval_holds_its_metric_and_nothing_is_nan(pairs):
-    found = metrics_of(*_arrays(pairs), replicates=30)
+    found = metrics_of(*_arrays(pairs))
     assert all(math.isfinite(value) for value in found.values())
     for name in INTERVALS:
         if f"{name}_ci_low" in found:
@@ -136,10 +136,10 @@ def test_what_one_class_alone_does_not_define_is_left_out(label):
 
 
 def test_nineteen_of_twenty_intervals_hold_the_true_value():
-    truth = metrics_of(*_photos(200_000, seed=9), replicates=2)
+    truth = estimates(*_photos(200_000, seed=9))
     held = dict.fromkeys(INTERVALS, 0)
     for seed in range(100):
-        found = metrics_of(*_photos(250, seed=seed), replicates=100)
+        found = metrics_of(*_photos(250, seed=seed))
         for name in INTERVALS:
             held[name] += found[f"{name}_ci_low"] <= truth[name] <= found[f"{name}_ci_high"]
     assert all(count >= 86 for count in held.values()), held
@@ -147,48 +147,37 @@ def test_nineteen_of_twenty_intervals_hold_the_true_value():
 
 def test_per_class_metrics_of_a_known_case():
     labels, logits = np.array([0, 0, 0, 1, 1]), np.array([-1.0, -1.0, 2.0, 3.0, -1.0])
-    rows = per_class_metrics(labels, logits, ("ant", "bee"))
-    assert [row.pop("class") for row in rows] == ["ant", "bee"]
-    assert [list(row.values()) for row in rows] == [
-        pytest.approx([2 / 3, 2 / 3, 2 / 3, 3]),
-        pytest.approx([0.5, 0.5, 0.5, 2]),
-    ]
+    table = per_class_metrics(labels, logits, ("ant", "bee")).set_index("class")
+    assert list(table.loc["ant"]) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 3])
+    assert list(table.loc["bee"]) == pytest.approx([0.5, 0.5, 0.5, 2])
 
 
-@given(PAIRS, st.lists(st.floats(0, 0.6), min_size=1, max_size=3))
-def test_every_threshold_keeps_its_promise_and_the_next_would_not(pairs, shares):
-    labels, logits = _arrays(pairs)
-    if len(set(labels.tolist())) < 2:
-        assert operating_points(labels, logits, shares) == []
-        return
+@given(st.integers(0, 10_000), st.integers(2, 150), st.integers(2, 150))
+def test_every_threshold_keeps_its_promise_and_the_next_would_not(seed, cats, dogs):
+    labels = np.repeat([0, 1], [cats, dogs])
+    logits = np.random.default_rng(seed).normal(scale=3, size=len(labels)).round(1)
     p_dog = probability(logits)
-    for row in operating_points(labels, logits, shares):
-        called_dog = p_dog > row.threshold
+    for row in operating_points(labels, logits):
         mine = labels == (row.kept == "dog")
-        called_mine = called_dog if row.kept == "dog" else ~called_dog
+        called_mine = (p_dog > row.threshold) == (row.kept == "dog")
         assert row.missed == np.sum(mine & ~called_mine) <= row.at_most * row.count + 1e-6
         assert row.mistaken == np.sum(~mine & called_mine)
         assert (row.count, row.other_count) == (mine.sum(), (~mine).sum())
-        assert row.missed_share <= row.missed_ci_high
+        assert row.missed / row.count <= row.missed_ci_high
         # Any threshold that mistakes fewer misses too many.
         for cut in np.append(p_dog, 0.0):
-            kept = p_dog > cut if row.kept == "dog" else p_dog <= cut
+            kept = (p_dog > cut) == (row.kept == "dog")
             if np.sum(~mine & kept) < row.mistaken:
                 assert np.sum(mine & ~kept) > math.floor(row.at_most * row.count + 1e-9)
 
 
-def test_operating_points_of_a_known_case():
-    labels, logits = np.repeat([0, 1], 3), np.array([-3.0, -1.0, 2.0, -2.0, 1.0, 3.0])
-    first, second = operating_points(labels, logits, (0.34,), classes=("ant", "bee"))
-    assert (first.kept, first.missed, first.mistaken) == ("bee", 1, 1)
-    assert probability(-1.0) <= first.threshold < probability(1.0)
-    assert (second.kept, second.missed, second.mistaken) == ("ant", 1, 1)
-    assert probability(-1.0) <= second.threshold < probability(1.0)
-    assert first.threshold == 0.27
+def test_a_threshold_is_written_with_few_digits():
+    cats, dogs = [-3.0] * 18 + [-1.0, 2.0], [-2.0, 1.0] + [3.0] * 18
+    points = operating_points(np.repeat([0, 1], 20), np.array(cats + dogs), classes=("ant", "bee"))
+    found = [(it.kept, it.threshold, it.missed, it.mistaken) for it in points if it.at_most == 0.05]
+    assert found == [("bee", 0.27, 1, 1), ("ant", 0.27, 1, 1)]  # from p(-1) to p(1)
 
 
-def test_a_promise_that_no_threshold_keeps_is_not_made():
-    logits = np.array([-3.0, -1.0, -800.0, 2.0])
-    assert {row.kept for row in operating_points(np.array([0, 0, 1, 1]), logits, (0.01,))} == {
-        "cat"
-    }
+def test_where_no_threshold_keeps_a_promise_the_count_says_so():
+    first, *_ = operating_points(np.array([0, 0, 1, 1]), np.array([-3.0, -1.0, -800.0, 2.0]))
+    assert (first.kept, first.missed, first.count) == ("dog", 1, 2)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from catdog import cli, config, pipeline
@@ -26,7 +27,7 @@ from tests.conftest import child_environment
 TINY = ("--backbone", "test_resnet", "--weights", "none", "--epochs", "2")
 """A training that takes seconds."""
 
-NOTHING_FOUND = Findings()
+NOTHING_FOUND = Findings({}, {}, pd.DataFrame(), (), (), (), (), ())
 
 
 RUN = """

@@ -74,7 +74,7 @@ def test_a_killed_decoding_process_is_told(run, where, monkeypatch):
         return os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(loaders, "pick_workers", lambda _: 2)
-    monkeypatch.setattr(loaders, "augmented", killed)
+    monkeypatch.setattr(loaders, "load", killed)
     assert run("prepare", *where).status == 0
     ended = run("train", *where, *TINY, "--views", "0")
     assert ended.status == 2

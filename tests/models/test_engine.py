@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import copy
-import gc
 import types
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -85,15 +83,6 @@ def test_pytorch_is_picked_with_a_line_when_the_export_fails(said, network, monk
     ]
     images = _images(network, 2)
     assert np.array_equal(engine.compute(images), network.features(images).numpy())
-
-
-def test_openvinos_core_outlives_every_engine(portable):
-    # One that goes leaves a freed stack to the handlers of signals.
-    core = weakref.ref(module._openvino())
-    engine = openvino_engine(portable, cores=1)
-    del engine
-    gc.collect()
-    assert module._openvino() is core()
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])

@@ -103,6 +103,15 @@ def test_the_whole_backbone_learns_but_keeps_its_statistics():
     assert statistics
 
 
+@pytest.mark.parametrize("name", [PACKAGED, "test_convnext", "test_vit"])
+def test_the_last_block_is_a_real_one_and_not_the_normalising_layer_behind_it(name):
+    network = build_network(name, weights="none")
+    network.unfreeze("1")
+    last = [weight.numel() for weight in network.backbone.parameters() if weight.requires_grad]
+    assert 0.1 < sum(last) / sum(map(torch.numel, network.backbone.parameters())) < 0.6
+    assert len(network.blocks("all")) > len(network.blocks("2")) > len(last)
+
+
 @pytest.mark.parametrize("what", ["0", "99", "some", "-1"])
 def test_blocks_that_there_are_not_can_not_be_unfrozen(what):
     with pytest.raises(

@@ -15,10 +15,7 @@ from catdog.registry import history, register, versions
 from catdog.registry.compare import NOT_COMPARED, Comparison
 from catdog.registry.history import (
     ChampionChangedError,
-    Event,
-    approve,
     place,
-    predecessor,
     promote_by_evidence,
     promote_to,
     roll_back,
@@ -65,18 +62,11 @@ def _promote_by_evidence(version: ModelVersion, compare: Callable[..., Compariso
 def test_the_description_says_why_a_version_stands_where_it_stands(add):
     first, second = add(), add()
     promote_to(first, "the first")
-    decision = Decision(STAGING, "not surely better than version 1", "the figures in a clause")
-    place(second, decision, Comparison(first, NUMBERS))
+    place(second, Decision(STAGING, "not surely better than version 1", "the figures"), first)
     assert _stages() == {"1": "Production", "2": "Staging"}
-    description = versions.numbered("pets", "2").description
-    assert description == (
-        "# A card\n\n## Where it stands, and why\n\nStaging: not surely better than version 1.\n\n"
-        "| against version 1 | difference (95 %) |\n|---|---|\n"
-        "| photos that neither learned from | 400 |\n"
-        "| put right, made wrong | 5, 1 |\n"
-        "| accuracy, points | +1.00 (-0.20 to +2.00) |\n"
-        "| McNemar's p | 0.2 |\n"
-        "| log-loss | -0.0100 (-0.0200 to -0.0010) |\n"
+    assert versions.numbered("pets", "2").description == (
+        "# A card\n\n## Where it stands, and why\n\n"
+        "Staging: not surely better than version 1: the figures.\n"
     )
     promote_to(second, "Ada asked")
     sections = [one.description.split("\n\n")[-1] for one in versions.versions("pets")]
@@ -109,6 +99,7 @@ def test_the_history_that_an_earlier_commit_wrote_goes_on(add):
     when = "2036-05-04T10:20:30.123456+00:00"
     client, key = MlflowClient(), "promotion_20360504T102030123456Z"
     client.set_registered_model_tag("pets", key, json.dumps(old | {"when": when}))
+    client.set_registered_model_tag("pets", "owner", "Ann")  # somebody else's: no promotion
     client.transition_model_version_stage("pets", "2", "Production", archive_existing_versions=True)
     event = history.history("pets")[-1]
     assert (event.version, event.who, event.when.isoformat()) == ("2", "ada", when)
@@ -117,14 +108,9 @@ def test_the_history_that_an_earlier_commit_wrote_goes_on(add):
     assert [one.version for one in history.history("pets")] == ["1", "2", "3", "2"]
 
 
-def test_a_tag_of_somebody_elses_is_no_promotion():
-    for key in ("promotion_policy", "owner", "promotion_20360504T102030123456Z"):
-        assert Event.from_tag(key, "ask Ann") is None
-
-
 def test_rolling_back_goes_further_back_each_time_and_never_to_what_was_left(add):
     with pytest.raises(CatdogError, match="no version of pets served before"):
-        predecessor(add().name)
+        roll_back(add().name, "it is slow")
     for version in (versions.numbered("pets", "1"), add(), add()):
         promote_to(version, "better")
     assert str(roll_back("pets", "it is slow")[0].version) == "2"
@@ -158,11 +144,9 @@ def test_rolling_back_from_a_version_that_was_moved_by_hand_leads_to_who_served_
 
 def test_a_reason_of_any_length_fits_into_a_line_and_a_description(add):
     promote_to(add(), "so " * 5000)
-    promote_to(add(), "x" * 15_000)
-    for event in history.history("pets"):
-        assert len(event.why) == 1000
-        assert event.why.endswith("…")
-        assert len(versions.numbered("pets", event.version).description) < 1200
+    (event,) = history.history("pets")
+    assert len(event.why) == 1000
+    assert len(versions.numbered("pets", "1").description) < 1200
 
 
 class Killed(BaseException):
@@ -271,27 +255,13 @@ def test_a_champion_that_came_meanwhile_is_compared_with_too(add):
     assert seen == ["1", "2"]
     assert str(comparison.champion.version) == "2"
     assert decision.reason == "surely better than version 2"
-    assert "| against version 2 |" in versions.numbered("pets", "3").description
-
-
-def test_champions_that_never_stay_are_an_error_with_the_command_for_later(add):
-    challenger, *others = (add() for _ in range(5))
-    waiting = iter(others)
-    promote_to(next(waiting), "the first")
-
-    def compare(champion):
-        promote_to(next(waiting), "")
-        return Comparison(champion)
-
-    with pytest.raises(CatdogError, match=r"promote.py --name pets --version 1 when"):
-        _promote_by_evidence(challenger, compare)
 
 
 def test_who_served_before_a_version_that_was_deleted_is_gone_back_to(add):
     for version in (add(), add(), add()):
         promote_to(version, "")
     MlflowClient().delete_model_version("pets", "2")
-    assert str(predecessor("pets").version) == "1"
+    assert str(roll_back("pets", "it is slow")[0].version) == "1"
 
 
 def test_what_serves_or_was_rolled_back_is_not_compared(add):
@@ -303,15 +273,6 @@ def test_what_serves_or_was_rolled_back_is_not_compared(add):
     roll_back("pets", "it is slow")
     decision, _ = _promote_by_evidence(second, pytest.fail)
     assert decision.reason == "it was rolled back: promote.py --to names it again"
-
-
-def test_a_version_that_is_rejected_while_it_serves_makes_way(add):
-    first, second = add(), add()
-    promote_to(first, "the first")
-    promote_to(second, "better")
-    approve(second, proven=False)
-    assert versions.exact("models:/pets/Production") == "models:/pets/1"
-    assert versions.is_rejected(versions.numbered("pets", "2"))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import pytest
 from catdog import CatdogError
 from catdog.models.engine import Engine, Portable
 from catdog.registry import register
+from catdog.registry.promotion import Candidate
 from catdog.registry.proof import FreshProcess, Proof, UnprovenError
 from catdog.tracking.run import start_run
 from tests.conftest import encoded, tiny_classifier, tiny_picture
 
+CANDIDATE = Candidate("abc", drawn=False)
 ENGINE = Engine("openvino", lambda _: np.empty(0), callers=1, batch=1)
 
 
@@ -58,7 +60,7 @@ def test_a_fresh_process_answers_as_this_one(fresh, tmp_path):
         tiny_picture(photo.stem, 1).save(photo)
     with start_run("x") as run:
         example = encoded(tiny_picture("cat", 0))
-        logged = register.log_model(tmp_path / "saved", example, run, step=1, tags={})
+        logged = register.log_model(tmp_path / "saved", example, run, CANDIDATE, step=1)
     fresh.ask(logged.model_uri, photos)
     proof = fresh.answers()
     seen = classifier.predict([photo.read_bytes() for photo in photos])
@@ -92,7 +94,7 @@ def test_a_process_that_was_killed_says_nothing_of_the_version(fresh):
 def test_a_model_that_is_not_there_is_one_sentence_whoever_holds_the_pipe(fresh, tmp_path):
     folder = Path(fresh._folder.name)
     # As a worker that decodes pictures does, it keeps the pipe to the fresh process open.
-    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
     forked.start()
     try:
         fresh.ask(str(tmp_path / "gone"), [])

@@ -14,14 +14,15 @@ from catdog.registry.compare import Comparison
 from catdog.registry.promotion import STAGING, Decision
 from catdog.registry.register import Released
 from catdog.reporting.findings import PREFIX, Findings, find
-from catdog.training.judge import ServedFeatures, Trained, judge
+from catdog.training.features import FeatureSet
+from catdog.training.judge import Trained, judge
 from catdog.training.loop import Epoch, Fit
 from tests.conftest import tiny_classifier, tiny_picture
 from tests.sources import prepare_pictures
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> PreparedDataset:
+def dataset(tmp_path_factory) -> PreparedDataset:
     """Fifteen pictures a class, labelled tests, one picture excluded and one unreadable."""
     folder = tmp_path_factory.mktemp("findings")
     for part, first, count in (("train", 0, 15), ("test", 50, 4)):
@@ -42,16 +43,16 @@ def prepared(tmp_path_factory) -> PreparedDataset:
 
 
 @pytest.fixture(scope="session")
-def trained(prepared) -> Trained:
+def trained(dataset) -> Trained:
     """What a training of two epochs would leave; the label of the first photo is turned."""
     tiny = tiny_classifier()
-    training, validation = (features_of(tiny, prepared, s) for s in ("training", "validation"))
-    pictures = prepared.pictures("validation")
+    training, validation = (features_of(tiny, dataset, s) for s in ("training", "validation"))
+    pictures = dataset.pictures("validation")
     labels = np.array([picture.label for picture in pictures])
     labels[0] = 1 - labels[0]
-    evidence = ServedFeatures(training, validation, labels, training[:3] * 3 + 1)
+    features = FeatureSet(tiny.engine, training[None], validation, training[:3] * 3 + 1)
     classifier, judgement = judge(
-        tiny.network(), tiny.engine, tiny.about, evidence, keep=0.9, learned=()
+        tiny.network(), features, labels, tiny.about, keep=0.9, learned=()
     )
     logits = judgement.logits
     epochs = tuple(epoch(number, labels, logits / number) for number in (2, 1))
@@ -69,9 +70,9 @@ def trained(prepared) -> Trained:
 
 
 @pytest.fixture(scope="session")
-def findings(prepared, trained) -> Findings:
+def findings(dataset, trained) -> Findings:
     """What is found about the two."""
-    return find(prepared, trained, seed=0)
+    return find(dataset, trained, seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +85,7 @@ def released() -> Released:
     return Released(SimpleNamespace(name="pets", version="7"), decision, comparison)
 
 
-def features_of(classifier: Classifier, prepared: PreparedDataset, split: str) -> np.ndarray:
+def features_of(classifier: Classifier, dataset: PreparedDataset, split: str) -> np.ndarray:
     """The features of a split's pictures, `(N, D)`, in the manifest's order."""
     import torch
 
@@ -92,7 +93,7 @@ def features_of(classifier: Classifier, prepared: PreparedDataset, split: str) -
     from catdog.data.transforms import evaluation_transform
 
     transform = evaluation_transform(classifier.preprocessing)
-    contents = [picture.path.read_bytes() for picture in prepared.pictures(split)]
+    contents = [picture.path.read_bytes() for picture in dataset.pictures(split)]
     return classifier.engine.compute(torch.stack([transform(to_tensor(c)) for c in contents]))
 
 

@@ -7,15 +7,15 @@ from catdog.reporting.model_card import model_card
 
 
 @pytest.fixture
-def card(prepared, trained) -> str:
-    return model_card("pets", prepared, trained)
+def card(dataset, trained) -> str:
+    return model_card("pets", dataset, trained)
 
 
-def test_a_card_says_what_the_model_was_made_of_and_what_it_is_not_for(card, prepared):
+def test_a_card_says_what_the_model_was_made_of_and_what_it_is_not_for(card, dataset):
     assert card.startswith("# Cat and dog: ")
-    made_of = ("`test_resnet`", f"catdog {__version__}", "`pets` (sample:", f"`{prepared.digest}`")
+    made_of = ("`test_resnet`", f"catdog {__version__}", "`pets` (sample:", f"`{dataset.digest}`")
     assert all(words in card for words in made_of)
-    training, validation = (prepared.counts[split] for split in ("training", "validation"))
+    training, validation = (dataset.counts[split] for split in ("training", "validation"))
     assert (
         f"training {training['cat']} cat, {training['dog']} dog; "
         f"validation {validation['cat']} cat, {validation['dog']} dog" in card

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import time
 
 import mlflow
 import pytest
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
@@ -63,12 +61,6 @@ def test_a_scripts_experiment_is_shown_as_one_of_training_and_keeps_what_people_
     assert client.get_experiment(run.experiment_id).tags["mlflow.note.content"] == "mine"
 
 
-def test_the_experiment_can_be_named_by_the_environment(monkeypatch):
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "pets")
-    with tracking.start_run("x") as run:
-        assert MlflowClient().get_experiment(run.experiment_id).name == "pets"
-
-
 @pytest.mark.parametrize(("end", "status"), [(_fail, "FAILED"), (_terminate, "KILLED")])
 def test_a_run_that_fails_or_is_ended_by_a_signal_says_so(end, status):
     with pytest.raises((ZeroDivisionError, KeyboardInterrupt)), tracking.start_run("x") as run:
@@ -88,31 +80,6 @@ def test_the_line_that_lets_a_run_go_on_names_what_is_not_the_default(tmp_path, 
     assert line == f"{command} -e train -P resume=gh {where}"
 
 
-def _refuse(*_: object, **__: object) -> None:
-    raise MlflowException("403 Forbidden")
-
-
-def test_a_run_whose_end_alone_is_refused_says_so(monkeypatch):
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(CatdogError, match=r"did not take the end of the run \(.*403.*resume="),
-        tracking.start_run("x"),
-    ):
-        patch.setattr(mlflow, "end_run", _refuse)
-
-
-def test_what_ended_a_run_is_raised_though_nothing_is_taken_by_then(monkeypatch, way):
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(ZeroDivisionError),
-        tracking.start_run("x") as run,
-    ):
-        way.refused = everything
-        patch.setattr(mlflow, "end_run", _refuse)
-        run.set_tags({"a": "b"})
-        _ = 1 / 0
-
-
 def test_who_may_not_write_learns_it_before_any_training(way, tmp_path):
     way.refused = everything
     with (
@@ -121,28 +88,3 @@ def test_who_may_not_write_learns_it_before_any_training(way, tmp_path):
     ):
         pytest.fail("nothing may be written")
     assert list((tmp_path / "runs").glob("*/*")) == []
-
-
-def test_metrics_that_stay_refused_are_not_logged_twice_by_the_run_that_goes_on(way):
-    with pytest.raises(CatdogError, match="resume="), tracking.start_run("x") as run:
-        way.refused = everything
-        run.log_metrics({"val_loss": 0.5}, step=1)
-        run.log_metrics({"val_roc_auc": math.nan})
-    with pytest.raises(CatdogError), tracking.start_run("x", resume=run.id) as again:
-        assert again.logged_steps("val_loss") == {1}
-        again.log_metrics({"val_roc_auc": math.nan})
-    way.refused = lambda _: False
-    with tracking.start_run("x", resume=run.id) as again:
-        again.log_metrics({"val_roc_auc": math.nan})
-    for metric in ("val_loss", "val_roc_auc"):
-        assert len(MlflowClient().get_metric_history(run.id, metric)) == 1
-
-
-def test_nothing_is_registered_while_the_server_is_away(monkeypatch):
-    with (
-        pytest.raises(CatdogError, match=r"could not be registered at .* is kept in \S+\.$"),
-        tracking.start_run("x") as run,
-    ):
-        monkeypatch.setattr(MlflowClient, "get_run", _refuse)
-        with run.registering():
-            pytest.fail("the server is away")

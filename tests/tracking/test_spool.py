@@ -71,7 +71,7 @@ def test_while_the_server_takes_nothing_it_is_asked_now_and_then_and_said_once(
     way.refused = lambda _: False
     monkeypatch.setattr(unsent, "_next_try", 0.0)
     unsent.write(_metric(50))
-    assert unsent.empty
+    assert not unsent.kept()
     assert said[1:] == ["The tracking server took 51 writes that were kept"]
     assert _steps(unsent) == list(range(51))
 
@@ -90,29 +90,16 @@ def test_a_file_that_is_refused_holds_up_nothing_else(way, unsent, monkeypatch):
     assert _text(unsent, "2.txt") == "x"
 
 
-def test_what_arrives_late_overwrites_nothing_newer(way, unsent):
-    way.refused = lambda write: "old" in (write.content.get("a"), write.data)
-    for value in ("old", "new"):
-        unsent.write(Write("tags", {"a": value}))
-    unsent.write(Write("tags", {"b": "other"}))
-    assert not unsent.send(0)
-    way.refused = lambda _: False
-    assert unsent.send(0)
-    tags = MlflowClient().get_run(unsent.run_id).data.tags
-    assert (tags["a"], tags["b"]) == ("new", "other")
-
-
 def test_tries_that_fail_cost_the_training_a_moment_only(way, unsent, monkeypatch):
     way.refused = everything
     for step in range(5):
         unsent.write(_metric(step))
-    monkeypatch.setattr(spool, "PATIENCE", 1e-9)
+    monkeypatch.setattr(spool, "PATIENCE", 0.0)
     monkeypatch.setattr(unsent, "_next_try", 0.0)
-    before = way.tries
+    way.tries = 0
     unsent.write(_metric(5))
-    assert way.tries == before + 1
+    assert way.tries == 1
     assert way.timeout == QUICK["MLFLOW_HTTP_REQUEST_TIMEOUT"]
-    assert len(unsent.kept()) == 6
 
 
 def test_tries_that_take_long_are_made_the_more_rarely(way, unsent, monkeypatch):
@@ -125,22 +112,16 @@ def test_tries_that_take_long_are_made_the_more_rarely(way, unsent, monkeypatch)
     assert unsent._next_try - time.monotonic() > 90  # far more than PAUSE
 
 
-def test_a_write_at_which_the_server_hangs_holds_up_nothing_behind_it(way, unsent, monkeypatch):
-    monkeypatch.setattr(spool, "PATIENCE", 0.01)
-    way.refused, way.seconds = artifacts, 0.05
+def test_a_server_that_is_away_is_waited_for_and_nothing_else_tried(way, unsent, monkeypatch):
+    way.refused = artifacts
     unsent.write(Write("artifact", "1.txt", b"x"))
-    unsent.write(Write("artifact", "2.txt", b"x"))
-    unsent.write(_metric(3))
-    assert not unsent.send(0)  # somebody wants to stop
+    unsent.write(_metric(2))
+    assert not unsent.send(0)  # nobody has patience: the first that fails ends it
     assert _steps(unsent) == []
-    assert not unsent.send(0.02)
-    assert _steps(unsent) == [3]
-    assert [str(one) for one in unsent.kept()] == ["artifact 1.txt", "artifact 2.txt"]
-    unsent.write(_metric(4))
-    monkeypatch.setattr(unsent, "server_answers", lambda: False)
     way.tries = 0
-    assert not unsent.send(0.02)
-    assert way.tries == 1
+    monkeypatch.setattr(unsent, "server_answers", lambda: False)
+    assert not unsent.send(1e-9)
+    assert way.tries <= 2
 
 
 def test_a_full_disk_stops_nothing(way, unsent, said, monkeypatch):

@@ -73,8 +73,6 @@ def test_pages_of_the_ui_are_the_servers_without_a_login(monkeypatch):
 def test_the_password_of_a_store_is_not_shown(monkeypatch, hint):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://ada:s3cret@host:5000/x")
     assert hint() == "http://ada:***@host:5000/x"
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://host:5000")
-    assert hint() == "http://host:5000"
 
 
 def test_limits_hold_for_a_while_and_leave_what_the_user_has_set(monkeypatch):
@@ -90,12 +88,11 @@ def test_limits_hold_for_a_while_and_leave_what_the_user_has_set(monkeypatch):
         assert os.environ[name] == before
 
 
-@pytest.mark.parametrize("handled", [CatdogError("of the proof"), KeyboardInterrupt()])
-def test_what_a_store_said_is_told_and_not_what_was_being_handled(handled):
+def test_what_a_store_said_is_told_and_not_what_was_being_handled():
     def fail() -> None:
         try:
-            raise handled
-        except BaseException:
+            raise CatdogError("of the proof")
+        except CatdogError:
             try:
                 raise urllib3.exceptions.ProtocolError("Connection aborted")
             except urllib3.exceptions.HTTPError as error:

@@ -1,4 +1,4 @@
-"""Two real processes that torchrun starts, on one host or two, train as one and end together."""
+"""Two real processes that torchrun starts, or two of it, train as one and end together."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import datetime
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,92 +97,35 @@ def _assert_as_alone(config: TrainConfig, target: Path, pictures: Path) -> None:
         assert torch.allclose(together[name], value, atol=1e-4), name
 
 
-LIKE_A_HOST = ("unshare", "--uts", "--mount", "sh", "-c")
-ENTER = 'hostname "$1"; mount --bind "$2" /etc/hosts; shift 2; exec "$@"'
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=10)
-
-
-def _join(spaces: list[str]) -> None:
-    for space in spaces:
-        _ip("netns", "add", space)
-    cable = "type", "veth", "peer", "name", "cable", "netns", spaces[1]
-    _ip("link", "add", "cable", "netns", spaces[0], *cable)
-    for number, space in enumerate(spaces, start=1):
-        _ip("-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
-        for device in ("lo", "cable"):
-            _ip("-n", space, "link", "set", device, "up")
-
-
-@pytest.fixture
-def hosts(tmp_path) -> Iterator[list[list[str]]]:
-    """For each of two hosts what stands before a command that runs on it; a cable joins them."""
-    if not all(map(shutil.which, ("ip", "unshare"))) or os.geteuid() != 0:
-        pytest.skip("hosts of one's own need Linux, iproute2 and root")
-    mark = uuid.uuid4().hex[:6]
-    spaces = [f"catdog-{mark}-{number}" for number in (1, 2)]
-    names = tmp_path / "hosts"
-    names.write_text("127.0.0.1 localhost\n10.77.0.1 host1\n10.77.0.2 host2\n", encoding="utf-8")
-    try:
-        try:
-            _join(spaces)
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no networks can be made here: {error.stderr.strip()}")
-        yield [
-            [
-                *("ip", "netns", "exec", space),
-                *LIKE_A_HOST,
-                ENTER,
-                "sh",
-                f"host{number}",
-                str(names),
-            ]
-            for number, space in enumerate(spaces, start=1)
-        ]
-    finally:
-        for space in spaces:
-            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
-
-
 @pytest.mark.slow
 @pytest.mark.project
-def test_two_hosts_learn_what_one_process_learns(hosts, pictures, tmp_path):
+def test_two_torchruns_that_meet_learn_what_one_process_learns(pictures, tmp_path):
     config = dataclasses.replace(TINY, data_dir=str(pictures), views=2, unfreeze="all")
     target = tmp_path / "together" / "weights.safetensors"
     target.parent.mkdir()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=host1:29500", "--rdzv-id=together"]
     command = [
-        *torchrun,
-        "-m",
-        "tests.training.ranks_child",
-        json.dumps(dataclasses.asdict(config)),
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
+        *("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{_free_port()}", "--rdzv-id=x", "-m"),
+        *("tests.training.ranks_child", json.dumps(dataclasses.asdict(config)), str(target)),
     ]
-    started = [
-        subprocess.Popen(
-            [*host, *command, str(target)],
-            env=child_environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for host in hosts
-    ]
+    both = [subprocess.Popen(command, env=child_environment()) for _ in range(2)]
     try:
-        said = [process.communicate(timeout=150)[1] for process in started]
+        assert [process.wait(150) for process in both] == [0, 0]
     finally:
-        for process in started:
+        for process in both:
             process.kill()
-    assert [process.returncode for process in started] == [0, 0], said
     _assert_as_alone(config, target, pictures)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _on_two_ranks(what: Callable[[], object]) -> list[object]:
     """What two forked processes that train together return, or raise as a CatdogError."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     forked = multiprocessing.get_context("fork")
     answers = [forked.SimpleQueue() for _ in range(2)]
 
@@ -206,27 +147,15 @@ def _on_two_ranks(what: Callable[[], object]) -> list[object]:
 
 
 def test_ranks_exchange_parts_of_any_size_and_texts():
-    def exchange() -> tuple[list[float], list[int], str, int]:
+    def exchange() -> tuple[list[float], list[int], str]:
         mine = distributed.rank()
         return (
             distributed.all_gather(np.arange(3 * mine) / 4).tolist(),  # of rank 0 nothing
             distributed.all_gather(np.array([mine, mine])).tolist(),
             distributed.from_main("größe" if mine == 0 else "other"),
-            distributed.smallest(7 - mine),
         )
 
-    assert _on_two_ranks(exchange) == [([0.0, 0.25, 0.5], [0, 0, 1, 1], "größe", 6)] * 2
-
-
-def test_all_ranks_get_the_weights_of_rank_0():
-    def differ() -> list[float]:
-        model = torch.nn.BatchNorm1d(2)
-        torch.nn.init.constant_(model.weight, distributed.rank() + 0.1)
-        distributed.copy_weights_of_main(model)
-        return model.weight.tolist()
-
-    first, second = _on_two_ranks(differ)
-    assert first == second == pytest.approx([0.1, 0.1])
+    assert _on_two_ranks(exchange) == [([0.0, 0.25, 0.5], [0, 0, 1, 1], "größe")] * 2
 
 
 def test_a_rank_that_falls_silent_is_named():

@@ -5,10 +5,8 @@ import errno
 import hashlib
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catdog import CatdogError, files
+from catdog import CatdogError
 from catdog.data.dataset import Picture
 from catdog.data.images import load
 from catdog.data.transforms import evaluation_transform
@@ -89,22 +87,15 @@ def test_view_0_is_the_feature_of_the_picture_as_evaluation_sees_it(
 
 
 def test_nothing_is_computed_twice(tmp_path, pictures, network, counting, cache):
-    first, _ = extract(pictures, network, counting.engine, cache)
+    first, _ = extract(pictures + pictures[:1], network, counting.engine, cache)
     second, computed = extract(pictures, network, counting.engine, cache)
     later, also = extract(
         pictures[::-1], network, counting.engine, _again(tmp_path, network, counting)
     )
     assert (computed, also, counting.seen) == (0, 0, 10)
-    assert np.array_equal(first, second)
-    assert np.array_equal(first[:, ::-1], later)
-
-
-def test_only_what_is_new_is_computed(pictures, network, counting, cache):
-    extract(pictures[:6], network, counting.engine, cache)
-    _, computed = extract(pictures, network, counting.engine, cache)
-    assert computed == 4
-    _, computed = extract(pictures, network, counting.engine, cache, views=3)
-    assert computed == 20
+    assert np.array_equal(first[:, :10], second)
+    assert np.array_equal(second[:, ::-1], later)
+    assert extract(pictures, network, counting.engine, cache, views=3)[1] == 20
 
 
 def test_a_renamed_picture_is_known_by_its_content(tmp_path, pictures, network, counting, cache):
@@ -112,12 +103,6 @@ def test_a_renamed_picture_is_known_by_its_content(tmp_path, pictures, network, 
     moved = pictures[0].path.rename(tmp_path / "renamed.jpg")
     renamed = dataclasses.replace(pictures[0], path=moved)
     assert extract([renamed], network, counting.engine, cache)[1] == 0
-
-
-def test_the_same_bytes_twice_are_computed_once(pictures, network, counting, cache):
-    found, computed = extract([pictures[0]] * 3, network, counting.engine, cache)
-    assert computed == 1
-    assert np.array_equal(found[0, 0], found[0, 2])
 
 
 def test_augmented_views_differ_from_each_other_and_stay_the_same(
@@ -199,15 +184,6 @@ def test_a_shard_that_can_not_be_read_now_is_told_and_not_removed(
     assert sorted(cache.folder.iterdir()) == there
 
 
-def test_features_that_are_cleared_in_mid_run_are_one_sentence(
-    tmp_path, pictures, network, counting, cache
-):
-    extract(pictures, network, counting.engine, cache)
-    clear_caches(tmp_path / "data", days=0)
-    with pytest.raises(CatdogError, match=r"can't be used \(No such file or directory\)"):
-        extract(pictures, network, counting.engine, cache)
-
-
 def test_a_kill_loses_one_shard_at_most_and_never_the_others(
     tmp_path, pictures, network, monkeypatch
 ):
@@ -250,28 +226,6 @@ def test_two_processes_may_fill_one_cache(tmp_path):
     assert found[:, 0].tolist() == keys
 
 
-def test_killed_while_writing_a_cache_can_be_read(tmp_path):
-    code = (
-        "import sys, numpy as np; from pathlib import Path\n"
-        "from catdog.training.feature_cache import FeatureCache\n"
-        "cache = FeatureCache(Path(sys.argv[1])); n = 0\n"
-        "print('ready', flush=True)\n"
-        "while True:\n"
-        "    n += 1\n"
-        "    keys = [(n * 1000 + i).to_bytes(34, 'big') for i in range(500)]\n"
-        "    cache.append(keys, np.full((500, 256), n, np.float32))\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        time.sleep(0.3)
-        process.send_signal(signal.SIGKILL)
-    cache = FeatureCache(tmp_path / "cache")
-    assert (1000).to_bytes(34, "big") in cache
-    assert (cache.gather([(1499).to_bytes(34, "big")]) == 1).all()
-
-
 def test_a_picture_that_was_changed_since_is_told(pictures, network, counting, cache):
     pictures[3].path.write_bytes(pictures[4].path.read_bytes())
     with pytest.raises(CatdogError, match="is not the picture that was prepared"):
@@ -296,15 +250,6 @@ def test_old_caches_are_cleared_and_used_ones_kept(tmp_path, pictures, network, 
     assert clear_caches(tmp_path / "data", days=0) > 0
     assert not cache.folder.exists()
     assert clear_caches(tmp_path / "nothing here", days=0) == 0
-
-
-def test_a_cache_that_can_not_be_deleted_is_one_sentence(tmp_path, cache, monkeypatch):
-    def in_use(folder: Path) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-
-    monkeypatch.setattr(files.shutil, "rmtree", in_use)
-    with pytest.raises(CatdogError, match=r"can't be deleted \(Permission denied\): end the runs"):
-        clear_caches(tmp_path / "data", days=0)
 
 
 def _batches(count: int, views: int = 1, **options) -> FeatureBatches:

@@ -19,7 +19,8 @@ from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.engine import torch_engine
 from catdog.models.network import ImageNetClassifier, Network
-from catdog.training.judge import Judgement, ServedFeatures, judge, seen_in_training
+from catdog.training.features import FeatureSet
+from catdog.training.judge import Judgement, judge, seen_in_training
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
 
 KEEP = 0.9
@@ -82,13 +83,14 @@ def _judge(network: Network, sample: Sample) -> Judged:
         return engine.compute(torch.stack([plain(load(picture.path)) for picture in pictures]))
 
     about = About("test_resnet", "tiny", "tiny pictures", 1, 0.9)
-    evidence = ServedFeatures(
-        features(sample.training),
+    seen = FeatureSet(
+        engine,
+        features(sample.training)[None],
         features(sample.validation),
-        np.array([picture.label for picture in sample.validation]),
         features(sample.neither),
     )
-    return Judged(*judge(network, engine, about, evidence, keep=KEEP, learned=LEARNED), sample)
+    labels = np.array([picture.label for picture in sample.validation])
+    return Judged(*judge(network, seen, labels, about, keep=KEEP, learned=LEARNED), sample)
 
 
 @pytest.fixture(scope="module")

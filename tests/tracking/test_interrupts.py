@@ -5,20 +5,20 @@ import signal
 
 import pytest
 
-from catdog import interrupts
+from catdog.tracking.run import interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_at_once(number):
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), interrupts.at_once():
+    with pytest.raises(KeyboardInterrupt), interrupts():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
 
 
 def test_what_mlflow_sends_after_ctrl_c_does_not_cut_the_tidying_up():
     tidied = False
-    with interrupts.at_once():
+    with interrupts():
         try:
             os.kill(os.getpid(), signal.SIGINT)
         except KeyboardInterrupt:
@@ -30,7 +30,7 @@ def test_what_mlflow_sends_after_ctrl_c_does_not_cut_the_tidying_up():
 def test_a_program_in_the_background_still_ignores_ctrl_c():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interrupts.at_once():
+        with interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
