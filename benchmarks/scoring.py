@@ -32,8 +32,8 @@ def with_spark(spark, model: PinnedModel, folder: Path) -> float:
     """Pictures a second of a whole job of Spark's, listing and the table of answers included."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as output:
-        scored = score(spark, model, str(folder), f"{output}/answers")
-        return scored.added / (time.monotonic() - began)
+        counts = score(spark, model, str(folder), f"{output}/answers")
+        return counts.total() / (time.monotonic() - began)
 
 
 def main() -> None:

@@ -263,7 +263,7 @@ class AppConfig:
     model_uri: ModelUri = PRODUCTION
     host: Host = "127.0.0.1"
     port: Port = 7860
-    """to listen at; where it is taken, a free one"""
+    """to listen at; 0: a free one"""
     open: YesNo = "yes"
     """whether to open the page in the browser"""
     device: ServingDevice = "auto"

@@ -15,7 +15,7 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from itertools import compress
 from pathlib import Path
@@ -28,7 +28,7 @@ from optuna import Study, Trial, TrialPruned
 from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
-from sqlalchemy import create_engine, inspect, make_url
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from torch import nn
 
@@ -62,10 +62,11 @@ SEARCHED = "learning_rate", "weight_decay", "batch_size", "views"
 DECISIVE = "seed", "epochs", "patience", "min_delta", "backbone", "search_fraction", "most_views"
 """Parameters that decide what a trial gives, besides the pictures and the weights."""
 
-# The study's name knows pictures and weights by their digests.
-KNOWN_BY_DIGEST = "dataset", "classes", "val_fraction", "exclude", "weights"
-WHERE_AND_HOW = *KNOWN_BY_DIGEST, "data_dir", "device", "resume", "storage"
-"""Parameters that decide neither a trial nor what is trained and registered in the end."""
+INDIFFERENT = (
+    *("dataset", "classes", "val_fraction", "exclude", "weights"),  # the study's name knows them
+    *("data_dir", "device", "resume", "storage"),
+)
+"""Parameters that make no other last training within a study."""
 
 PAUSE_S = 2.0
 HEARTBEAT_S = 30  # after twice as long a silence a trial is tried again
@@ -112,23 +113,6 @@ def study_name(config: SweepConfig, prepared: PreparedDataset) -> str:
     return re.sub(r"[^\w.-]", "_", prepared.folder.name) + f"-{_digest(decisive)}"
 
 
-class _Database(RDBStorage):
-    """One whose heartbeat, a thread whose errors nobody could catch, goes on after a failure."""
-
-    def __init__(self, url: str, connect_args: dict[str, int]) -> None:
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            super().__init__(
-                url,
-                engine_kwargs={"connect_args": connect_args},
-                heartbeat_interval=HEARTBEAT_S,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=3),
-            )
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        with contextlib.suppress(StorageInternalError, SQLAlchemyError):
-            super().record_heartbeat(trial_id)
-
-
 def open_study(storage: str, name: str, data_dir: Path) -> Study:
     """The study of this name in the database at the URL `storage`, made where there is none.
 
@@ -136,26 +120,33 @@ def open_study(storage: str, name: str, data_dir: Path) -> Study:
         CatdogError: the storage can't be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line for each trial is ours
+    # How long SQLite waits while another process writes; others have no such setting.
+    options = {"timeout": 60} if storage.startswith("sqlite") else {}
     # Processes that make the tables at once get into each other's way.
     with storage_errors(storage), FileLock(data_dir / LOCK):
+        # Optuna would make its tables in whatever database, and refuse it then.
+        if inspect(create_engine(storage, connect_args=options)).has_table("experiments"):
+            raise StorageInternalError("it is MLflow's own")
         try:
-            # How long SQLite waits while another process writes; others have no such setting.
-            options = {"timeout": 60} if make_url(storage).get_backend_name() == "sqlite" else {}
-            # Optuna would make its tables in whatever database, and refuse it then.
-            if inspect(create_engine(storage, connect_args=options)).has_table("experiments"):
-                raise StorageInternalError("it is MLflow's own")
-            try:
-                database = _Database(storage, options)
-            except DBAPIError:  # another machine may have made the tables at the same moment
-                time.sleep(PAUSE_S)
-                database = _Database(storage, options)
-        except (RuntimeError, ValueError, ImportError) as error:  # no driver, or no Optuna's
-            raise StorageInternalError(str(error)) from error
+            database = _database(storage, options)
+        except DBAPIError:  # another machine may have made the tables at the same moment
+            time.sleep(PAUSE_S)
+            database = _database(storage, options)
         return optuna.create_study(
             storage=database,
             study_name=name,
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_warmup_steps=3),
+        )
+
+
+def _database(url: str, options: Mapping[str, int]) -> RDBStorage:
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        return RDBStorage(
+            url,
+            engine_kwargs={"connect_args": options},
+            heartbeat_interval=HEARTBEAT_S,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=3),
         )
 
 
@@ -168,12 +159,10 @@ def storage_errors(storage: str) -> Iterator[None]:
     """
     try:
         yield
-    except CatdogError:
-        raise
     except Exception as error:
         # When the storage fails, Optuna may end with an error of its own making above it.
         cause: BaseException | None = error
-        while cause and not isinstance(cause, OptunaError | SQLAlchemyError):
+        while cause and not isinstance(cause, OptunaError | SQLAlchemyError | ImportError):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
@@ -280,18 +269,14 @@ def run_trial(trial: Trial, run: Run, most_views: int, train_head: TrainHead) ->
         loss = train_head(head, on_epoch)
     state = "PRUNED" if loss is None else "COMPLETE"
     log_trial(run, trial, epochs, state)
-    _say_trial(trial, epochs, state)
+    best = min((epoch.val.loss for epoch in epochs), default=None)
+    logger.info(
+        f"trial {trial.number:>3}: {state.lower()} after {len(epochs)} epochs, "
+        f"{'diverged' if best is None else f'search loss {best:.4f}'} ({_in_words(trial.params)})"
+    )
     if loss is None:
         raise TrialPruned
     return loss
-
-
-def _say_trial(trial: Trial, epochs: Sequence[Epoch], state: str) -> None:
-    best = next((epoch for epoch in reversed(epochs) if epoch.is_best), None)
-    logger.info(
-        f"trial {trial.number:>3}: {f'search loss {best.val.loss:.4f}' if best else 'diverged'}, "
-        f"{len(epochs)} epochs{', pruned' if state == 'PRUNED' else ''} ({_in_words(trial.params)})"
-    )
 
 
 def train_with_best(config: SweepConfig, prepared: PreparedDataset, study: Study, run: Run) -> None:
@@ -318,7 +303,7 @@ def train_with_best(config: SweepConfig, prepared: PreparedDataset, study: Study
 
 def last_training(config: SweepConfig, classes: Classes) -> str:
     """The name, within a study, of the training with the best that these parameters mean."""
-    decisive = {k: v for k, v in asdict(config).items() if k not in WHERE_AND_HOW}
+    decisive = {k: v for k, v in asdict(config).items() if k not in INDIFFERENT}
     return f"trained-{_digest(decisive | {'classes': classes})}"
 
 

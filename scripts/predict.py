@@ -12,6 +12,8 @@ logger = logging.getLogger("catdog")
 
 def main(config: PredictConfig) -> int:
     """Write a row for each photo; status 1 when one of them could not be read."""
+    from tqdm import tqdm
+
     from catdog.inference import output, predict
     from catdog.inference.inputs import Photo, find_photos
     from catdog.inference.prediction import Options
@@ -36,7 +38,9 @@ def main(config: PredictConfig) -> int:
         answers = predict.explain(answers, explained, classifier)
     try:
         with output.open_output(config.output) as stream:
-            shown = output.with_progress(answers, output=config.output)
+            # No bar where stderr is no terminal, nor among the answers on one.
+            hidden = True if config.output == "-" and sys.stdout.isatty() else None
+            shown = tqdm(answers, unit=" photos", leave=False, disable=hidden)
             counts = output.write_answers(shown, stream, config.format, classes)
     except BrokenPipeError:
         return output.PIPE_CLOSED

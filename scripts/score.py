@@ -13,15 +13,16 @@ def main(config: ScoreConfig) -> int:
     """Append an answer for each picture that has none; status 1 when one could not be read."""
     import os
 
+    from catdog.inference.output import summary
     from catdog.serving import spark
 
     # A bar for sixty small files of this machine says nothing.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     model = spark.pin(config.model_uri)
     with spark.spark_session(config.master) as session:
-        scored = spark.score(session, model, config.input, config.output)
-    logger.info(f"{scored} by {model.version}")
-    return 1 if scored.labels[""] else 0
+        counts = spark.score(session, model, config.input, config.output)
+    logger.info(f"{summary(counts, model.classes)} by {model.version}")
+    return 1 if counts[""] else 0
 
 
 if __name__ == "__main__":

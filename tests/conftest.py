@@ -68,8 +68,7 @@ def tiny_classifier() -> Classifier:
     from catdog.data.images import to_tensor
     from catdog.data.transforms import evaluation_transform
     from catdog.evaluation.novelty import NoveltyDetector
-    from catdog.inference.classifier import Classifier
-    from catdog.inference.head import ScoringHead
+    from catdog.inference.classifier import Classifier, ScoringHead
     from catdog.inference.prediction import About
     from catdog.models.engine import pick_engine
     from catdog.models.network import build_network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import multiprocessing
 import sqlite3
 import time
@@ -20,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
 
@@ -31,6 +31,7 @@ from catdog.data.split import split_off
 from catdog.evaluation.metrics import Confusion, Scores
 from catdog.tracking import resume
 from catdog.tracking import run as tracking
+from catdog.tracking.trials import log_trial
 from catdog.training.loop import Epoch
 from tests.conftest import heard
 from tests.mlflow_server import postgres
@@ -84,19 +85,6 @@ def _numbers(run: Run) -> list[int]:
 
 def _study(name: str = "s", storage: str = "sqlite:///sweeps.db") -> optuna.Study:
     return sweep.open_study(storage, name, Path())
-
-
-def _cut(monkeypatch, *, after: int) -> None:
-    """Let Ctrl-C come in a later trial."""
-    whole, begun = sweep.fit, []
-
-    def fit(*arguments: object, **options: object) -> object:
-        begun.append(arguments)
-        if len(begun) == after + 1:
-            raise KeyboardInterrupt
-        return whole(*arguments, **options)
-
-    monkeypatch.setattr(sweep, "fit", fit)
 
 
 # --- A whole sweep -------------------------------------------------------------------
@@ -174,8 +162,15 @@ def test_a_sweep_that_is_finished_registers_nothing_again_and_may_be_extended(pr
 
 
 def test_a_sweep_that_was_cut_goes_on_as_the_same_run(prepared, registered, monkeypatch):
+    whole, begun = sweep.fit, itertools.count()
+
+    def fit(*given: object, **options: object) -> object:
+        if next(begun) == 2:
+            raise KeyboardInterrupt
+        return whole(*given, **options)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        _cut(patch, after=2)
+        patch.setattr(sweep, "fit", fit)
         _sweep(prepared)
     run, said = _sweep(prepared)
     everything = MlflowClient().search_runs([run.info.experiment_id])
@@ -183,16 +178,6 @@ def test_a_sweep_that_was_cut_goes_on_as_the_same_run(prepared, registered, monk
     assert run.info.status == "FINISHED"
     assert sum(line.startswith("trial") for line in said) == 2
     assert _numbers(run) == [0, 1, 3, 4]
-
-
-def test_where_training_with_the_best_fails_the_next_run_does_it(prepared, registered, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(CatdogError, match="the registry refuses"):
-        error = CatdogError("the registry refuses")
-        patch.setattr(sweep, "train_and_register", Mock(side_effect=error))
-        _sweep(prepared, trials=1)
-    run, said = _sweep(prepared, trials=1)
-    assert [run_id for run_id, _ in registered] == [run.info.run_id]
-    assert not any(line.startswith("trial") for line in said)
 
 
 def test_what_another_run_trains_is_left_to_it_until_that_is_cut(prepared, registered, monkeypatch):
@@ -211,10 +196,9 @@ def test_what_another_run_trains_is_left_to_it_until_that_is_cut(prepared, regis
 
 def test_what_the_last_training_rests_on_decides_who_does_it():
     name = sweep.last_training(CONFIG, CLASSES)
-    elsewhere = {"data_dir": "y", "device": "auto", "resume": "auto", "storage": "x"}
-    by_digest = {"dataset": "z", "weights": "elsewhere.pth"}
-    assert sweep.last_training(replace(CONFIG, **elsewhere, **by_digest), CLASSES) == name
-    for other in ({"promote": "auto"}, {"unfreeze": "1"}, {"trials": 9}, {"keep_share": 0.9}):
+    for same in ({"data_dir": "y"}, {"device": "auto"}, {"dataset": "z"}, {"weights": "x.pth"}):
+        assert sweep.last_training(replace(CONFIG, **same), CLASSES) == name
+    for other in ({"promote": "auto"}, {"unfreeze": "1"}, {"trials": 9}):
         assert sweep.last_training(replace(CONFIG, **other), CLASSES) != name
     assert sweep.last_training(CONFIG, CLASSES[::-1]) != name
 
@@ -227,15 +211,11 @@ def test_what_trials_rest_on_decides_the_studys_name(prepared, tmp_path):
     for other in ({"seed": 1}, {"epochs": 9}, {"most_views": 4}, {"backbone": "resnet18"}):
         assert sweep.study_name(replace(CONFIG, **other), prepared) != name
     assert sweep.study_name(CONFIG, replace(prepared, digest="other")) != name
-    (tmp_path / "one.pth").write_bytes(b"1")
-    (tmp_path / "two.pth").write_bytes(b"1")
-    by_file = [
-        sweep.study_name(replace(CONFIG, weights=str(tmp_path / file)), prepared)
-        for file in ("one.pth", "two.pth")
-    ]
-    assert by_file[0] == by_file[1] != name
-    odd = prepared.folder.with_name("Ada's pets")
-    assert sweep.study_name(CONFIG, replace(prepared, folder=odd)).startswith("Ada_s_pets-")
+    names = set()
+    for file in ("one.pth", "two.pth"):  # known by its digest, wherever it lies
+        (tmp_path / file).write_bytes(b"1")
+        names.add(sweep.study_name(replace(CONFIG, weights=str(tmp_path / file)), prepared))
+    assert len(names - {name}) == 1
 
 
 @given(
@@ -389,16 +369,9 @@ def test_a_trial_that_diverges_is_pruned_and_where_all_do_it_is_told(said, logge
     study = _study()
     _run(study, 2, Mock(side_effect=CatdogError("training diverged in epoch 1")))
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
-    assert said[0].startswith("trial   0: diverged, 0 epochs, pruned")
+    assert said[0].startswith("trial   0: pruned after 0 epochs, diverged")
     with pytest.raises(CatdogError, match="no trial came to its end"):
         sweep._best(CONFIG, study, None)
-
-
-def test_an_error_ends_the_sweep_and_its_trial_is_missing(logged):
-    study = _study()
-    with pytest.raises(MemoryError):
-        _run(study, 1, Mock(side_effect=MemoryError))
-    assert _run(study, 1) == [OptimConfig().learning_rate]
 
 
 # --- The storage ---------------------------------------------------------------------
@@ -408,18 +381,7 @@ def test_an_error_ends_the_sweep_and_its_trial_is_missing(logged):
     ("where", "shown"),
     [
         ("postgresql://ada:Zq7@db/sweeps", "storage=postgresql://ada:***@db/sweeps holds"),
-        (
-            "postgresql://ada@db/sweeps?sslmode=no&password=Zq7",
-            "storage=postgresql://ada@db/sweeps",
-        ),
-        (
-            "mssql+pyodbc:///?odbc_connect=UID%3Dada%3BPWD%3DZq7",
-            "storage=mssql+pyodbc:/// holds",
-        ),
-        (
-            "postgresql://ada:Zq7@db:port/sweeps",
-            "storage=postgresql://ada:***@db:port/sweeps",
-        ),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dada%3BPWD%3DZq7", "storage=mssql+pyodbc:/// holds"),
         ("sweep.log", "storage=sweep.log is no URL of a database"),
     ],
 )
@@ -449,28 +411,11 @@ def test_a_storage_that_can_not_be_opened_is_one_sentence(where, reason, trackin
 
 
 def test_the_database_of_mlflow_is_left_as_it_is(tracking_store):
-    def tables() -> list[str]:
-        with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
-            found = database.execute("select name from sqlite_master order by name").fetchall()
-        return [name for (name,) in found]
-
-    before = tables()
-    assert "experiments" in before
-    with pytest.raises(CatdogError, match=r"MLflow's own.*a database of the study's own"):
-        _study("s", "sqlite:///mlflow.db")
-    assert tables() == before
-
-
-def test_a_heartbeat_outlives_a_failure_of_the_database(monkeypatch):
-    study = _study()
-    away = StorageInternalError("nobody listens")
-    monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", Mock(side_effect=away))
-    study._storage._backend.record_heartbeat(0)
-
-
-def test_errors_of_others_are_theirs():
-    with pytest.raises(KeyError), sweep.storage_errors("x"):
-        raise KeyError
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
+        before = list(database.iterdump())
+        with pytest.raises(CatdogError, match=r"MLflow's own.*a database of the study's own"):
+            _study("s", "sqlite:///mlflow.db")
+        assert list(database.iterdump()) == before
 
 
 def test_a_trial_that_mlflow_does_not_take_is_told_and_nothing_more(tracking_store, monkeypatch):
@@ -479,20 +424,17 @@ def test_a_trial_that_mlflow_does_not_take_is_told_and_nothing_more(tracking_sto
         monkeypatch.setattr(MlflowClient, "create_run", Mock(side_effect=away))
         _run(_study(), 1, run=run)
     assert said[0] == "trial 0 is missing in MLflow (nobody listens)"
-    assert said[1].startswith("trial   0: search loss")
+    assert said[1].startswith("trial   0: complete after 2 epochs, search loss")
 
 
 def test_a_trial_of_any_length_is_logged_whole(tracking_store):
-    def train(head: OptimConfig, on_epoch) -> float:
-        return _train(head, on_epoch, epochs=400)  # three metrics each, of which MLflow takes 1000
-
+    epochs = [_epoch(number, 0.1) for number in range(1, 341)]  # of which MLflow takes 1000 numbers
     with heard() as said, tracking.start_run("x") as run:
-        _run(_study(), 1, train, run=run)
-    assert not any("missing" in line for line in said)
+        log_trial(run, optuna.create_study().ask(), epochs, "COMPLETE")
+    assert said == []
     (trial,) = MlflowClient().search_runs(["0", "1"], "tags.trial = '0'")
-    for metric in ("search_loss", "train_loss", "search_accuracy"):
-        history = MlflowClient().get_metric_history(trial.info.run_id, metric)
-        assert [one.step for one in history] == list(range(1, 401))
+    history = MlflowClient().get_metric_history(trial.info.run_id, "train_loss")
+    assert [one.step for one in history] == list(range(1, 341))
 
 
 def test_a_database_that_breaks_in_mid_trial_is_one_sentence_and_its_trials_go_on(logged):

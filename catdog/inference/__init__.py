@@ -1,5 +1,5 @@
 """Bytes in, answer out: the one way to classify, for training, commands and servers alike.
 
 In reading order:
-prediction, head, classifier, inputs, output, predict, explain, evaluate.
+prediction, classifier, inputs, output, predict, explain, evaluate.
 """

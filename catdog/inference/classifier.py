@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from catdog import CatdogError, Classes
+from catdog import CatdogError
 from catdog.data.classes import as_outside
 from catdog.data.images import UnreadableImageError, to_tensor
 from catdog.data.transforms import Preprocessing, evaluation_transform
+from catdog.evaluation.novelty import NoveltyDetector
 from catdog.files import sha256_of
-from catdog.inference.head import ScoringHead
 from catdog.inference.prediction import (
     FORMAT,
     About,
@@ -51,6 +51,47 @@ CARD_FILE = "model_card.md"
 Item = TypeVar("Item")
 Outputs = tuple[float, float]
 """What the model gives for a photo: its calibrated logit, and its familiarity."""
+
+
+class ScoringHead(nn.Module):
+    """All that comes after the backbone: the trained neuron, and the detector of what is neither.
+
+    In double precision. The same module is judged in training, answers in the saved model, and
+    is part of the graph of an export. Its buffers are `weight` `(D,)` and `bias` `(1,)`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, novelty: NoveltyDetector) -> None:
+        super().__init__()
+        # On the CPU first: MPS has no double precision.
+        self.register_buffer("weight", weight.detach().cpu().double())
+        self.register_buffer("bias", bias.detach().cpu().double())
+        self.novelty = novelty
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features `(N, D) float32` → logits `(N,) float64`, not yet calibrated."""
+        return features.double() @ self.weight + self.bias
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(N, D) float32` → what `logits` gives, and familiarity `(N,) float64`."""
+        return self.logits(features), self.novelty(features)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything that `from_tensors` needs."""
+        own = {"head.weight": self.weight, "head.bias": self.bias}
+        return own | self.novelty.to_tensors()
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The head that `to_tensors` gave.
+
+        Raises:
+            KeyError: a tensor is missing.
+        """
+        novelty = NoveltyDetector.from_tensors(tensors)
+        return cls(tensors["head.weight"], tensors["head.bias"], novelty)
 
 
 class Classifier:
@@ -169,7 +210,10 @@ class Classifier:
         except CatdogError:
             raise
         except Exception as error:  # a damaged file shows in as many ways as there are parsers
-            raise _not_whole(folder, error) from error
+            raise CatdogError(
+                f"{folder} does not hold a whole catdog model ({error}): "
+                "name a version of the registry, or a folder that catdog saved."
+            ) from error
         engine = engine_for(portable, network, device)
         learned = arrays["learned"].numpy() if "learned" in arrays else None
         return cls(about, preprocessing, engine, head, network, learned)
@@ -216,19 +260,6 @@ def saved_in(folder: Path) -> Path:
     return inside[0] if len(inside) == 1 else folder
 
 
-def classes_of(folder: Path) -> Classes:
-    """What a saved classifier tells apart, without loading it.
-
-    Raises:
-        CatdogError: the folder does not hold one.
-    """
-    try:
-        negative, positive = json.loads((folder / MODEL_FILE).read_text("utf-8"))["classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _not_whole(folder, error) from error
-    return negative, positive
-
-
 class ServedClassifier:
     """The face that MLflow calls: a table of picture bytes in, a table of answers out."""
 
@@ -271,13 +302,6 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Serve
 
 def _to_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _not_whole(folder: Path, error: Exception) -> CatdogError:
-    return CatdogError(
-        f"{folder} does not hold a whole catdog model ({error}): "
-        "name a version of the registry, or a folder that catdog saved."
-    )
 
 
 def _described(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,73 +15,10 @@ from catdog.data import images
 from catdog.data.archive import tables_in
 from catdog.data.loaders import LabelledFolder
 from catdog.data.metadata import log_unmatched, read_metadata
-from catdog.evaluation.calibration import Labels, Logits
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import Look, SliceScore, look_at, make_slices, slice_table
 from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import Photo
-
-
-@dataclass
-class LabelledPhoto:
-    """A photo and its label; `sha256` and `size`, (width, height), are known once it was read."""
-
-    path: Path
-    label: int
-    sha256: str = ""
-    size: tuple[int, int] = (0, 0)
-
-    def read(self) -> bytes:
-        """The photo's bytes.
-
-        Raises:
-            OSError: the file can't be read.
-            UnreadableImageError: it is no picture, or larger than any.
-        """
-        content = Photo(str(self.path)).read()
-        self.sha256, self.size = hashlib.sha256(content).hexdigest(), images.upright_size(content)
-        return content
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a classifier says of labelled photos.
-
-    Attributes:
-        photos: those that could be read, N of them, in order.
-        logits: calibrated, `(N,)`.
-        unreadable: why not, by the path of each other photo.
-    """
-
-    photos: list[LabelledPhoto]
-    logits: Logits
-    unreadable: dict[Path, str]
-
-    @property
-    def labels(self) -> Labels:
-        """The labels of the photos, `(N,)`."""
-        return np.array([photo.label for photo in self.photos])
-
-
-def score_photos(
-    classifier: Classifier,
-    photos: Iterable[LabelledPhoto],
-    read: Callable[[LabelledPhoto], bytes] = LabelledPhoto.read,
-    *,
-    batch_size: int | None = None,
-) -> Scored:
-    """What the classifier says of each photo; `read` is called once for each, and none is held.
-
-    A photo of which `read` raises an OSError or an UnreadableImageError is left out.
-    """
-    scored, logits, unreadable = [], [], {}
-    for photo, outputs in classifier.outputs(photos, read, batch_size=batch_size):
-        if isinstance(outputs, tuple):
-            scored.append(photo)
-            logits.append(outputs[0])
-        else:
-            unreadable[photo.path] = outputs
-    return Scored(scored, np.array(logits), unreadable)
 
 
 @dataclass(frozen=True)
@@ -136,36 +73,43 @@ def evaluate_folder(
         CatdogError: a class has no folder or no picture, none can be read, or the
             metadata.csv can't be used.
     """
-    samples = LabelledFolder(folder, classes=classifier.about.classes).samples
-    photos = [LabelledPhoto(Path(path), label) for path, label in samples]
+    classes = classifier.about.classes
+    samples = LabelledFolder(folder, classes=classes).samples
     metadata = read_metadata(tables_in(folder))
-    names = {photo.path: photo.path.relative_to(folder).as_posix() for photo in photos}
+    names = {path: Path(path).relative_to(folder).as_posix() for path, _ in samples}
     log_unmatched(metadata, names.values())
-    looks: dict[Path, Look] = {}
+    seen: dict[str, tuple[str, tuple[int, int], Look]] = {}
 
-    def read(photo: LabelledPhoto) -> bytes:
-        content = photo.read()
-        looks[photo.path] = look_at(content)
+    def read(sample: tuple[str, int]) -> bytes:
+        content = Photo(sample[0]).read()
+        digest, size = hashlib.sha256(content).hexdigest(), images.upright_size(content)
+        seen[sample[0]] = digest, size, look_at(content)
         return content
 
-    scored = score_photos(classifier, photos, read, batch_size=batch_size)
-    if not scored.photos:
-        reason = next(iter(scored.unreadable.values()))
+    unreadable: dict[Path, str] = {}
+    rows, looks, digests, labels, logits = [], [], [], [], []
+    for (path, label), outputs in classifier.outputs(samples, read, batch_size=batch_size):
+        if isinstance(outputs, str):
+            unreadable[Path(path)] = outputs
+            continue
+        digest, (width, height), look = seen[path]
+        own = dict(zip(metadata.columns, metadata.of(names[path]), strict=True))
+        # What a manifest would say, as far as slices ask for it.
+        rows.append({"label": classes[label], "width": str(width), "height": str(height)} | own)
+        looks.append(look)
+        digests.append(digest)
+        labels.append(label)
+        logits.append(outputs[0])
+    if not rows:
+        reason = next(iter(unreadable.values()))
         raise CatdogError(f"no picture in {folder} can be read: {reason}")
-    rows = []
-    for photo in scored.photos:  # what a manifest would say, as far as slices ask for it
-        own = dict(zip(metadata.columns, metadata.of(names[photo.path]), strict=True))
-        width, height = map(str, photo.size)
-        label = classifier.about.classes[photo.label]
-        rows.append({"label": label, "width": width, "height": height} | own)
-    slices = make_slices(rows, [looks[photo.path] for photo in scored.photos])
-    labels, logits = scored.labels, scored.logits
-    known = classifier.learned_from(photo.sha256 for photo in scored.photos)
+    true, answered = np.array(labels), np.array(logits)
+    known = classifier.learned_from(digests)
     return Evaluation(
-        score(labels, logits),
-        metrics_of(labels, logits),
-        slice_table(slices, labels, logits),
-        scored.unreadable,
+        score(true, answered),
+        metrics_of(true, answered),
+        slice_table(make_slices(rows, looks), true, answered),
+        unreadable,
         None if known is None else int(known.sum()),
     )
 

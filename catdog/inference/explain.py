@@ -145,7 +145,7 @@ def _on_grid(spoken: Tensor, backbone: Backbone) -> Tensor:
     tokens = spoken[0, getattr(backbone, "num_prefix_tokens", 0) :].sum(-1)
     side = int(len(tokens) ** 0.5)
     if side * side != len(tokens):
-        raise CatdogError("this backbone has no square map of features: leave out --explain.")
+        raise CatdogError(NO_MAP)
     return tokens.reshape(side, side)
 
 

@@ -10,7 +10,7 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -92,7 +92,7 @@ def find_photos(names: Sequence[str], *, stdin: BinaryIO | None = None) -> Itera
     """The photos that the names stand for, in order.
 
     A name is a file, a folder (with all below it), a glob, an http(s) address, or "-" for
-    paths and addresses on stdin: one a line, or separated by NUL where there is one. A file
+    paths and addresses on stdin, one a line. A file
     that is named itself is tried whatever its suffix, and also when it is missing: reading
     it then fails, and the others are labelled all the same.
 
@@ -175,77 +175,29 @@ def _as_path(name: str) -> Path:
 
 
 def _photos(path: Path) -> Iterator[Photo]:
-    try:
-        is_folder, is_file = path.is_dir(), path.exists()
-    except OSError:  # a name too long for a file: reading it says so
-        is_folder, is_file = False, True
-    if is_folder:
+    if path.is_dir():
         yield from _walk(path)
-    elif glob.has_magic(str(path)) and not is_file:
-        matches = map(Path, glob.iglob(str(path), recursive=True))
-        files = [str(match) for match in matches if match.is_file()]
-        yield from map(Photo, sorted(files, key=_natural_path))
+    elif glob.has_magic(str(path)) and not path.exists():
+        matches = sorted(glob.iglob(str(path), recursive=True))
+        yield from (Photo(match) for match in matches if Path(match).is_file())
     else:
         yield Photo(str(path))
 
 
 def _walk(folder: Path) -> Iterator[Photo]:
-    """The photos of a folder, then those of the folders in it."""
-    waiting = [folder]
-    while waiting:
-        directory = waiting.pop()
-        photos, folders = [], []
-        try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):  # a link may lead in a ring
-                        folders.append(entry.name)
-                    elif is_image_name(entry.name) and entry.is_file():
-                        photos.append(entry.name)
-        except OSError as error:
-            trouble = f"the folder can't be searched: {error.strerror or error}"
-            yield Photo(str(directory), trouble=trouble)
-            continue
-        yield from (Photo(str(directory / name)) for name in _in_order(photos))
-        waiting.extend(directory / name for name in reversed(_in_order(folders)))
-
-
-def _in_order(names: list[str]) -> list[str]:
-    return sorted(sorted(names), key=_natural)  # the inner decides between 1.jpg and 01.jpg
-
-
-def _natural(name: str) -> str:
-    # 2.jpg before 10.jpg, as people number their photos: a number's length is put before its
-    # digits. Strings, as a million tuples would take three times the memory of the names.
-    return re.sub(r"\d+", _with_length, name)
-
-
-def _with_length(number: re.Match[str]) -> str:
-    digits = number.group().lstrip("0")
-    return f"{len(digits):03d}{digits}"
-
-
-def _natural_path(name: str) -> tuple[str, str, str]:
-    path = Path(name)
-    return _natural(str(path.parent)), _natural(path.name), name
+    """The photos of a folder, then those of the folders in it, but not of links to folders."""
+    unsearched: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=unsearched.append):
+        folders.sort()
+        photos = (Path(parent, name) for name in sorted(files) if is_image_name(name))
+        yield from (Photo(str(path)) for path in photos if path.is_file())
+    for error in unsearched:
+        yield Photo(str(error.filename), f"the folder can't be searched: {error.strerror}")
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
-    """The entries of a list as they come: lines, or from the first NUL on what NULs part."""
-    separator, rest = b"\n", b""
-    # read1 gives what is there: the first answer must not wait for the last name.
-    read = getattr(stream, "read1", stream.read)
-    while block := read(READ_BYTES):
-        rest += block
-        if b"\0" in rest:
-            separator = b"\0"
-        *whole, rest = rest.split(separator)
-        yield from _entries(whole, separator)
-    yield from _entries([rest], separator)
-
-
-def _entries(pieces: Iterable[bytes], separator: bytes) -> Iterator[str]:
-    for piece in pieces:
-        entry = piece.removesuffix(b"\r") if separator == b"\n" else piece
-        if entry.strip():
-            yield os.fsdecode(entry)
+    """The entries of a list, each as soon as it comes."""
+    for line in stream:
+        for entry in line.rstrip(b"\r\n").split(b"\0"):  # as `find -print0` parts them
+            if entry.strip():
+                yield os.fsdecode(entry)

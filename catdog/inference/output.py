@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TextIO
 
-from tqdm import tqdm
-
 from catdog import CLASSES, NEITHER, CatdogError, Classes
 from catdog.data.classes import probability_name
 from catdog.files import atomic_write
@@ -49,7 +47,7 @@ def record(name: str, prediction: Prediction, classes: Classes) -> dict[str, str
         "confidence": _number(prediction.confidence),
         probability_name(classes): _number(prediction.p_positive),
         "familiarity": _number(prediction.familiarity),
-        "error": _on_one_line(prediction.error) or None,
+        "error": prediction.error or None,
     }
 
 
@@ -86,15 +84,6 @@ def summary(counts: Counter[str], classes: Classes) -> str:
     each = ", ".join(f"{counts[label]} {label}" for label in labels_of(classes))
     total = counts.total()
     return f"{total - counts['']} of {total} photos labelled ({each})"
-
-
-def with_progress(answers: Iterable[Answered], *, output: str) -> Iterable[Answered]:
-    """The same answers, and a bar on stderr that counts them.
-
-    No bar where stderr is not a terminal, nor where the answers themselves appear on one.
-    """
-    shown_already = output == "-" and sys.stdout.isatty()
-    return tqdm(answers, unit=" photos", leave=False, disable=True if shown_already else None)
 
 
 @contextlib.contextmanager
@@ -145,10 +134,6 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _on_one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _write_text(answers: Iterable[Answered], stream: TextIO, classes: Classes) -> None:
     column = probability_name(classes)
     label, number = max(map(len, labels_of(classes))), max(6, len(column))
@@ -160,7 +145,7 @@ def _write_text(answers: Iterable[Answered], stream: TextIO, classes: Classes) -
             _shown(one.p_positive, ".4f"),
             _shown(one.familiarity, ".3f"),
         )
-        trouble = f": {_on_one_line(one.error)}" if one.error else ""
+        trouble = f": {one.error}" if one.error else ""
         stream.write(line(one.label or "-", *numbers, _printable(photo.name) + trouble))
 
 
@@ -199,19 +184,15 @@ def _write_csv(answers: Iterable[Answered], stream: TextIO, classes: Classes) ->
 
 def _write_kaggle(answers: Iterable[Answered], stream: TextIO, _classes: Classes) -> None:
     stream.write("id,label\n")
-    ids: set[int] = set()  # as many as the competition has, and no more
     low, high = KAGGLE_LIMITS
     for photo, prediction in answers:
-        number = _kaggle_id(photo.name)
-        if number in ids:
-            raise CatdogError(f"a submission has each id once, and {photo.name} is the second.")
-        ids.add(number)
         label = min(max(prediction.p_positive, low), high)
         if prediction.error:
             label = 0.5
-            reason = _on_one_line(prediction.error)
-            logger.info(f"{photo.name}: {reason}; it gets 0.5, as a submission must have each id")
-        stream.write(f"{number},{label:.6f}\n")
+            logger.info(
+                f"{photo.name}: {prediction.error}; it gets 0.5, as a submission must have each id"
+            )
+        stream.write(f"{_kaggle_id(photo.name)},{label:.6f}\n")
 
 
 def _kaggle_id(path: str) -> int:

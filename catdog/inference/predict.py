@@ -19,9 +19,6 @@ from catdog.inference.classifier import Classifier
 from catdog.inference.inputs import Photo
 from catdog.inference.output import Answered, labels_of
 
-NAME_BYTES, SUFFIX_CHARACTERS = 200, 20
-"""File systems take 255 bytes; some are left for what we add to a name."""
-
 
 def test_photos(classifier: Classifier, data_dir: Path) -> Path:
     """The unlabelled test/ folder of the data set that the classifier was trained on.
@@ -70,11 +67,8 @@ def sort(answers: Iterable[Answered], target: Path, classes: Classes) -> Iterato
 def _sorted(answers: Iterable[Answered], target: Path) -> Iterator[Answered]:
     for photo, prediction in answers:
         if not prediction.error:
-            name = _short_name(photo.file_name)
             with _write_errors("sort_into", target):
-                for free in _free_names(target / prediction.label / name):
-                    if _holds(free, photo.content) or _put(free, photo):
-                        break
+                _copy(photo, target / prediction.label)
         yield photo, prediction
 
 
@@ -96,8 +90,8 @@ def explain(
         target.mkdir(parents=True, exist_ok=True)
     for photo, prediction in answers:
         if not prediction.error:
-            path = target / f"{Path(_short_name(photo.file_name)).stem}.png"
-            free = next(name for name in _free_names(path) if not name.exists())
+            path = target / f"{Path(photo.file_name).stem}.png"
+            free = next(name for name in _names(path) if not name.exists())
             drawn = drawing.draw(classifier, photo.content, prediction)
             with _write_errors("explain", target):
                 drawn.save(free)
@@ -114,53 +108,29 @@ def _write_errors(flag: str, target: Path) -> Iterator[None]:
         ) from error
 
 
-def _short_name(name: str) -> str:
-    """The name, cut in its middle where it is too long for a file system."""
-    path = Path(name)
-    stem, suffix = path.stem, path.suffix[:SUFFIX_CHARACTERS]
-    while len(os.fsencode(stem + suffix)) > NAME_BYTES:
-        stem = stem[:-1]
-    return stem + suffix
-
-
-def _free_names(path: Path) -> Iterator[Path]:
+def _names(path: Path) -> Iterator[Path]:
     """The path itself, then with -2, -3 and so on before its suffix: without end."""
     yield path
     for number in count(2):
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
-
-
-def _put(target: Path, photo: Photo) -> bool:
-    """Write the photo to a new file `target`, with its date; False when the name is taken.
+def _copy(photo: Photo, folder: Path) -> None:
+    """Write the photo, with its date, under a name that is free; not where it lies already.
 
     The name appears with the whole photo behind it, whatever ends the program meanwhile.
     """
-    # Of its own: another program may be sorting into the same folder.
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    for target in _names(folder / photo.file_name):
+        if target.is_file() and target.read_bytes() == photo.content:
+            return
+        if not (target.exists() or target.is_symlink()):
+            break
+    part = folder / f".{secrets.token_hex(8)}.part"
     try:
         part.write_bytes(photo.content)
         with contextlib.suppress(FileNotFoundError):  # it is an address, or was deleted since
             taken = Path(photo.name).stat()
             os.utime(part, ns=(taken.st_atime_ns, taken.st_mtime_ns))
-        _give_name(part, target)
-    except FileExistsError:
-        return False
+        part.rename(target)
     finally:
         part.unlink(missing_ok=True)
-    return True
-
-
-def _give_name(part: Path, target: Path) -> None:
-    """Call the file `target`; raise FileExistsError where something is called so."""
-    try:
-        target.hardlink_to(part)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system that knows no links, as on most USB sticks
-        if target.exists() or target.is_symlink():
-            raise FileExistsError(target) from None
-        part.rename(target)

@@ -77,9 +77,9 @@ def to_prediction(
 
 
 def unanswered(error: str) -> Prediction:
-    """The answer for a photo that could not be read."""
+    """The answer for a photo that could not be read, with the reason on one line."""
     nan = float("nan")
-    return Prediction("", nan, nan, nan, error)
+    return Prediction("", nan, nan, nan, " ".join(error.split()))
 
 
 def says_positive(prediction: Prediction, classes: Classes) -> bool:

@@ -28,7 +28,6 @@ from catdog.evaluation.metrics import (
 from catdog.evaluation.slices import SliceScore, look_at_all, make_slices, slice_table
 from catdog.inference import explain
 from catdog.inference.classifier import Classifier
-from catdog.inference.evaluate import LabelledPhoto, score_photos
 from catdog.inference.prediction import Prediction, to_prediction
 from catdog.models.engine import pick_engine
 from catdog.models.network import Network
@@ -175,12 +174,17 @@ def _raw_metrics(
 def _scored(
     dataset: PreparedDataset, classifier: Classifier, rows: Sequence[Mapping[str, str]]
 ) -> tuple[Labels, Logits]:
-    photos = [
-        LabelledPhoto(dataset.folder / row["path"], dataset.classes.index(row["label"]))
-        for row in rows
-    ]
-    scored = score_photos(classifier, photos)
-    return scored.labels, scored.logits
+    paths = [dataset.folder / row["path"] for row in rows]
+    logits = []
+    for path, outputs in classifier.outputs(paths, Path.read_bytes):
+        if isinstance(outputs, str):
+            raise CatdogError(
+                f"{path} can't be read any more: delete prepared.json beside the manifest and run "
+                "scripts/prepare.py again."
+            )
+        logits.append(outputs[0])
+    labels = [dataset.classes.index(row["label"]) for row in rows]
+    return np.array(labels), np.array(logits)
 
 
 def _mistakes(

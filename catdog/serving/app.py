@@ -6,13 +6,14 @@ nothing of any other machine. Uploads lie in a folder of their own until the pag
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
 import tempfile
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +35,8 @@ if TYPE_CHECKING:  # Gradio is an extra, and slow to import
 logger = logging.getLogger(__name__)
 
 LARGEST_FILE = "50mb"
-UPLOAD, UPLOAD_BYTES = "/gradio_api/upload", 500 * 2**20
-"""Where photos are sent, and the most bytes of all that are sent at once: they go to the disk."""
-KEEP_SECONDS = 24 * 3600
-"""How long an upload is kept on a page that is never closed."""
+MAX_BODY_BYTES = 500 * 2**20
+"""Of all photos that are sent at once: they go to the disk."""
 MOST_FILES = 50
 THUMBNAIL_PX = 640
 
@@ -75,49 +74,48 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w ]", "", text)
 
 
-def show(
-    classifier: Classifier, paths: Sequence[Path], options: Options
-) -> Iterator[tuple[str, Pictures, list[list[str]]]]:
-    """A sentence, pictures, and a row for each file: soon without heat maps, then with them.
+Shown = tuple[str, Pictures, list[list[str]]]
+"""A sentence, pictures, and a row for each file."""
+
+
+def show(classifier: Classifier, paths: Sequence[Path], options: Options) -> Shown:
+    """What the page says of these files, each photo followed by its heat map.
 
     A file that can't be read has a row that says why, and no picture.
     """
     if len(paths) > MOST_FILES:
-        yield f"{len(paths)} files are too many: give at most {MOST_FILES} at once.", [], []
-        return
-    answers = list(classifier.stream(paths, Path.read_bytes, options))
-    rows = [_row(path.name, answer) for path, answer in answers]
-    answered = [(path, answer) for path, answer in answers if not answer.error]
-    summary = f"{len(answered)} of {len(paths)} photos answered." if paths else ""
-    photos = [(_thumbnail(path), _caption(path.name, answer)) for path, answer in answered]
-    yield summary, photos, rows
+        return f"{len(paths)} files are too many: give at most {MOST_FILES} at once.", [], []
+    classes, rows = classifier.about.classes, []
     pictures: Pictures = []
-    for photo, (path, answer) in zip(photos, answered, strict=True):
-        favoured = classifier.about.classes[says_positive(answer, classifier.about.classes)]
-        try:
+    answered = 0
+    for path, answer in classifier.stream(paths, Path.read_bytes, options):
+        rows.append(_row(path.name, answer))
+        if answer.error:
+            continue
+        answered += 1
+        pictures.append((_thumbnail(path), _caption(path.name, answer)))
+        with contextlib.suppress(CatdogError):  # this backbone has no heat map
             heat = explain.overlay(classifier, path.read_bytes(), answer)
-        except CatdogError:  # this backbone has no heat map
-            return
-        pictures += [photo, (heat, f"what speaks for {one(favoured)}")]
-    yield summary, pictures, rows
+            favoured = classes[says_positive(answer, classes)]
+            pictures.append((heat, f"what speaks for {one(favoured)}"))
+    summary = f"{answered} of {len(paths)} photos answered." if paths else ""
+    return summary, pictures, rows
 
 
 def build(model: ServedModel) -> gradio.Blocks:
     """The page, not yet served."""
     import gradio as gr
 
-    def answer(
-        paths: list[str] | None, reject: bool, threshold: float
-    ) -> Iterator[tuple[str, Pictures, list[list[str]]]]:
+    def answer(paths: list[str] | None, reject: bool, threshold: float) -> Shown:
         options = Options(reject=reject, threshold=threshold)
-        yield from show(model.classifier, [Path(path) for path in paths or []], options)
+        return show(model.classifier, [Path(path) for path in paths or []], options)
 
     classes = model.classifier.about.classes
     asked, positive = question(classes), _plain(one(classes[1]))
     page = gr.Blocks(
         title=f"catdog: {asked.lower()}",
         analytics_enabled=False,
-        delete_cache=(3600, KEEP_SECONDS),
+        delete_cache=(3600, 24 * 3600),  # seconds; on a page that is never closed
     )
     with page:
         gr.Markdown(f"# {asked}\n\n{HEADING}")
@@ -168,11 +166,8 @@ def web_app(model: ServedModel, host: str, uploads: Path) -> FastAPI:
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     # The fonts of this machine: others would be asked of their makers.
     text, code = gr.themes.Font("system-ui"), gr.themes.Font("ui-monospace")
-    theme = gr.themes.Default(font=[text], font_mono=[code]).set(
-        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
-    )
     mounted: FastAPI = gr.mount_gradio_app(
-        FastAPI(openapi_url=None, middleware=guards(host, {UPLOAD: UPLOAD_BYTES})),
+        FastAPI(openapi_url=None, middleware=guards(host, MAX_BODY_BYTES)),
         build(model),
         path="/",
         server_name=host,
@@ -183,8 +178,7 @@ def web_app(model: ServedModel, host: str, uploads: Path) -> FastAPI:
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        theme=theme,
-        i18n=gr.I18n(en=WORDS),
+        theme=gr.themes.Default(font=[text], font_mono=[code]),
         head=HEAD,
     )
     return mounted
@@ -194,12 +188,10 @@ def serve(model: ServedModel, host: str, port: int, *, open_browser: bool) -> No
     """Serve the page until Ctrl-C, and say where it is.
 
     Raises:
-        CatdogError: the host is no address of this machine, or Gradio is missing.
+        CatdogError: the host is no address of this machine, or the port is taken.
     """
     listener = listen(host, port)
     url = url_of(listener, host)
-    if port not in (0, listener.getsockname()[1]):
-        logger.info(f"port {port} is taken: here is another one")
     if host not in LOOPBACK:
         logger.warning(f"--host {host} lets everyone who can reach this machine use the page")
     with tempfile.TemporaryDirectory(prefix="catdog-page-") as uploads:
@@ -240,12 +232,6 @@ runs this page, and nowhere else."""
 
 MEANING = """Familiarity is the share of validation photos that look less than this one like what
 the model was made for. The probability takes for granted that it is one of the two."""
-
-WORDS = {
-    "common.upload": "Add photos",
-    "upload_text.drop_file": "Drop or paste photos here",
-    "upload_text.click_to_upload": "Click to choose them",
-}
 
 HEAD = """<script>
 // A pasted photo takes the way of a chosen one: the file itself, not a copy drawn anew.

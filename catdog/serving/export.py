@@ -22,8 +22,7 @@ from catdog.data.classes import probability_name
 from catdog.data.images import MAX_ASPECT, to_tensor
 from catdog.data.ood_images import neither_pictures
 from catdog.data.transforms import evaluation_transform
-from catdog.inference.classifier import CARD_FILE, Classifier
-from catdog.inference.head import ScoringHead
+from catdog.inference.classifier import CARD_FILE, Classifier, ScoringHead
 from catdog.models.engine import to_onnx
 from catdog.models.network import Network
 

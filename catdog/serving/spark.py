@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,7 @@ from urllib.parse import unquote
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data.classes import probability_name
 from catdog.data.images import MAX_BYTES, SUFFIXES
-from catdog.inference.classifier import classes_of
-from catdog.inference.output import summary
+from catdog.inference.classifier import Classifier
 from catdog.registry import versions
 
 if TYPE_CHECKING:
@@ -37,13 +35,8 @@ PER_TASK = 2_000
 """Pictures for each core in a round. More would lose more work when a job is killed; fewer would
 load the model, which takes a quarter of a second, for too little."""
 
-UNREAD = "can not be read"
-"""The error of a file that gave no bytes. It is no answer: a store that was throttled, a mount that
-was missing or a permission may be there the next time, and none of them changes the file."""
-
-ERROR = f"""CASE WHEN length = 0 THEN 'the file is empty'
-WHEN length > {MAX_BYTES} THEN 'more bytes than the limit of {MAX_BYTES:,}' ELSE '{UNREAD}' END"""
-"""Of a file that the model was not asked about, or that gave it nothing."""
+ERROR = f"CASE length WHEN 0 THEN 'the file is empty' ELSE 'more bytes than {MAX_BYTES:,}' END"
+"""Of a file that the model is not asked about."""
 
 FILE = ["path", "modified", "length"]
 """What a file is known by; an empty one has no time."""
@@ -63,7 +56,7 @@ SETTINGS = {
     "spark.sql.files.maxPartitionBytes": str(1 << 50),
     "spark.sql.files.openCostInBytes": "100000",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "64",
-    # What can't be read is given an error at the end, and the others are answered.
+    # What can't be read has no row, and the others are answered.
     "spark.sql.files.ignoreCorruptFiles": "true",
     "spark.sql.files.ignoreMissingFiles": "true",
 }
@@ -85,22 +78,6 @@ class PinnedModel:
     classes: Classes = CLASSES
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What the table says of the pictures that are there now, and how many rows this job added.
-
-    Of `labels` those without any, which have an error, are counted as "".
-    """
-
-    labels: Counter[str]
-    added: int
-    classes: Classes = CLASSES
-
-    def __str__(self) -> str:
-        failed = self.labels[""]
-        return f"{summary(self.labels, self.classes)}, {failed} errors; {self.added} of them now"
-
-
 def pin(model_uri: str) -> PinnedModel:
     """Fetch the version that a model URI means now, and check its digest.
 
@@ -118,11 +95,13 @@ def pin(model_uri: str) -> PinnedModel:
     # Another registry has another models:/catdog/1.
     digest = f"sha256:{versions.digest_of(saved)[:16]}"
     version = f"{uri} {digest}" if uri.startswith("models:/") else digest
-    return PinnedModel(folder, version, classes_of(saved))
+    return PinnedModel(folder, version, Classifier.load(saved, device="cpu").about.classes)
 
 
-def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> Scored:
+def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> Counter[str]:
     """Answer the pictures below `source` that have no answer in the table `output` yet.
+
+    One that gave no bytes has no row: it is tried again by the next start.
 
     Args:
         spark: where the work is done.
@@ -130,50 +109,44 @@ def score(spark: SparkSession, model: PinnedModel, source: str, output: str) -> 
         source: a folder, or the URI of one that Spark can read (`s3a://...`).
         output: the folder of the table, or its URI; see `Table`.
 
+    Returns:
+        How many of the pictures that are there now have each label; "" counts those without.
+
     Raises:
-        CatdogError: there is no picture, or the table holds another model's answers.
+        CatdogError: there is no picture, one was deleted meanwhile, or the table holds another
+            model's answers.
     """
     import mlflow.pyfunc
-    from pyspark.sql.functions import col, expr
+    from pyspark.sql.functions import expr
 
     files = _files(spark, source)
     if files.isEmpty():
         raise CatdogError(f"input={_shown(source)} holds no picture: name a folder that does.")
     table = Table(output, model)
-    before = table.rows(spark)
-    table.refuse_others(before)
-    answered = before.where(~col("error").eqNullSafe(UNREAD))
-    waiting = _without(files, answered).where(f"length BETWEEN 1 AND {MAX_BYTES}")
-    uris = sorted(row["uri"] for row in waiting.select("uri").collect())
+    table.refuse_others(table.rows(spark))
+    waiting = files.alias("files").join(
+        table.rows(spark).alias("rows"), expr(SAME_FILE), "left_anti"
+    )
+    readable = f"length BETWEEN 1 AND {MAX_BYTES}"
+    unasked = waiting.where(f"NOT ({readable})").withColumn("error", expr(ERROR))
+    if not unasked.isEmpty():
+        table.append(unasked)
+    uris = sorted(row["uri"] for row in waiting.where(readable).select("uri").collect())
     size = PER_TASK * spark.sparkContext.defaultParallelism
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of pandas 3
-        classify = mlflow.pyfunc.spark_udf(spark, str(model.folder), env_manager="local")
+    classify = mlflow.pyfunc.spark_udf(spark, str(model.folder), env_manager="local")
     for start in range(0, len(uris), size):
-        chosen = uris[start : start + size]
-        try:
-            pictures = _pictures(spark, [_escaped(uri) for uri in chosen])
-        except Exception as error:  # as Py4J, Spark and Hadoop have it
-            raise CatdogError(
-                f"a picture below input={_shown(source)} can't be found any more: {_reason(error)} "
-                "Start again: that goes on with those that are there."
-            ) from error
+        pictures = _pictures(spark, uris[start : start + size])
         answers = pictures.select(*FILE, classify("content").alias("answer"))
         table.append(answers.select(*FILE, "answer.*"))
-        number, of = start // size + 1, -(-len(uris) // size)
-        logger.info(f"round {number} of {of}: {len(chosen)} photos tried")
-    errors = _without(files, table.rows(spark)).withColumn("error", expr(ERROR))
-    if not errors.isEmpty():
-        table.append(errors)
-    rows = table.rows(spark)
-    return Scored(_count_labels(files, rows), rows.count() - before.count(), model.classes)
+        logger.info(f"{min(start + size, len(uris)):,} of {len(uris):,} photos tried")
+    rows = files.alias("files").join(table.rows(spark).alias("rows"), expr(SAME_FILE), "left")
+    labels = rows.selectExpr("coalesce(label, '') AS label").groupBy("label").count()
+    return Counter({row["label"]: row["count"] for row in labels.collect()})
 
 
 @dataclass(frozen=True)
 class Table:
-    """A Parquet table in the folder `output`, or at that URI, of one model's answers.
-
-    A file can have two rows: the error of a day when it gave no bytes, and its later answer.
-    """
+    """A Parquet table in the folder `output`, or at that URI, of one model's answers."""
 
     output: str
     model: PinnedModel
@@ -194,11 +167,7 @@ class Table:
         }
 
     def rows(self, spark: SparkSession) -> DataFrame:
-        """The rows that it holds at this moment, even when some are added later.
-
-        Raises:
-            CatdogError: it can't be read.
-        """
+        """The rows that it holds at this moment, even when some are added later."""
         from pyspark.errors import AnalysisException
 
         # Quoted, as a class may have a name in any alphabet.
@@ -207,8 +176,6 @@ class Table:
             return spark.read.schema(schema).parquet(_escaped(_address(self.output)))
         except AnalysisException:  # there is no table yet
             return spark.createDataFrame([], schema)
-        except Exception as error:
-            raise _unreadable("output", self.output, error) from error
 
     def refuse_others(self, rows: DataFrame) -> None:
         """Raise a CatdogError where another model has answered."""
@@ -229,7 +196,7 @@ class Table:
         whole = answers.withColumns(
             {
                 "label": expr("nullif(label, '')"),
-                "error": expr(r"nullif(trim(regexp_replace(error, '\\s+', ' ')), '')"),
+                "error": expr("nullif(error, '')"),
                 "model_version": lit(self.model.version),
             }
         )
@@ -240,7 +207,14 @@ def _pictures(spark: SparkSession, uris: Sequence[str]) -> DataFrame:
     """The pictures at or below addresses: `FILE`, content, and Spark's own `uri`."""
     suffixes = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in s) for s in SUFFIXES)
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    found = reader.option("pathGlobFilter", f"*{{{','.join(suffixes)}}}").load(list(uris))
+    reader = reader.option("pathGlobFilter", f"*{{{','.join(suffixes)}}}")
+    try:
+        found = reader.load([_escaped(uri) for uri in uris])
+    except Exception as error:  # as Py4J, Spark and Hadoop have it
+        raise CatdogError(
+            f"input can't be read: {_reason(error)} Name a folder of this machine, or a URI whose "
+            "connector Spark has; where a picture was deleted meanwhile, start again."
+        ) from error
     return found.selectExpr(
         f"regexp_replace(regexp_replace(path, '{PASSWORD}', '$1@'), '^file:/+', '/') AS path",
         "modificationTime AS modified",
@@ -252,33 +226,13 @@ def _pictures(spark: SparkSession, uris: Sequence[str]) -> DataFrame:
 
 def _files(spark: SparkSession, source: str) -> DataFrame:
     """The pictures below `source`, without their content: `FILE`, and Spark's own `uri`."""
-    try:
-        listed = _pictures(spark, [_escaped(_address(source))])
-    except Exception as error:
-        raise _unreadable("input", source, error) from error
+    listed = _pictures(spark, [_address(source)])
     found = listed.drop("content")
     # Spark lists files without a byte, and then leaves them out.
     every = {re.sub("^file:/+", "/", _shown(unquote(uri))) for uri in listed.inputFiles()}
     empty = every - {row["path"] for row in found.select("path").toLocalIterator()}
     rows = [(path, None, 0, None) for path in sorted(empty)]
     return found.union(spark.createDataFrame(rows, found.schema))
-
-
-def _without(files: DataFrame, rows: DataFrame) -> DataFrame:
-    """Those of `files` that none of `rows` is about."""
-    from pyspark.sql.functions import expr
-
-    return files.alias("files").join(rows.alias("rows"), expr(SAME_FILE), "left_anti")
-
-
-def _count_labels(files: DataFrame, rows: DataFrame) -> Counter[str]:
-    """How many of `files` have each label, and as "" how many have none."""
-    from pyspark.sql.functions import expr
-
-    found = files.alias("files").join(rows.alias("rows"), expr(SAME_FILE), "left")
-    # Of a file's rows, one at most has a label.
-    each = found.groupBy("files.path").agg(expr("coalesce(max(label), '') AS label"))
-    return Counter({row["label"]: row["count"] for row in each.groupBy("label").count().collect()})
 
 
 @contextlib.contextmanager
@@ -328,13 +282,6 @@ def _escaped(uri: str) -> str:
 def _shown(text: str) -> str:
     """An address, or a text that quotes some, as people may see it."""
     return re.sub(PASSWORD, r"\1@", text)
-
-
-def _unreadable(parameter: str, name: str, error: Exception) -> CatdogError:
-    return CatdogError(
-        f"{parameter}={_shown(name)} can't be read: {_reason(error)} Name a folder of this "
-        "machine, or a URI whose connector Spark has."
-    )
 
 
 def _reason(error: Exception) -> str:

@@ -29,8 +29,7 @@ from catdog.evaluation.calibration import (
 )
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.novelty import ImageNetBelief, NoveltyDetector
-from catdog.inference.classifier import Classifier, photo_keys
-from catdog.inference.head import ScoringHead
+from catdog.inference.classifier import Classifier, ScoringHead, photo_keys
 from catdog.inference.prediction import About
 from catdog.models.backbone import licence_of
 from catdog.models.engine import Features

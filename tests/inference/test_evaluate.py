@@ -51,7 +51,7 @@ def test_each_photo_is_read_once_and_what_can_not_be_used_is_left_out(labelled, 
     class Forgetful(ColourClassifier):
         def outputs(self, items, read, **_):
             for photo, outputs in super().outputs(items, read):
-                photo.path.unlink()  # nobody may want to read it again
+                Path(photo[0]).unlink()  # nobody may want to read it again
                 yield photo, outputs
 
     def look_at(content: bytes):
@@ -71,19 +71,6 @@ def test_each_photo_is_read_once_and_what_can_not_be_used_is_left_out(labelled, 
         "gone.jpg": "No such file or directory",
         "large.jpg": "5,001 bytes are more than the limit of 200,000,000",
     }
-
-
-@pytest.mark.parametrize(("asked", "given"), [(0, None), (5, 5)])
-def test_as_many_at_once_as_suit_the_device_unless_it_is_said(labelled, monkeypatch, asked, given):
-    classifier, seen = ColourClassifier(), []
-    outputs = classifier.outputs
-    monkeypatch.setattr("catdog.registry.load.load_classifier", lambda *_, **__: classifier)
-    monkeypatch.setattr(
-        classifier, "outputs", lambda *args, **more: seen.append(more) or outputs(*args, **more)
-    )
-    script.main(EvaluateConfig(data=str(labelled), batch_size=asked))
-    assert EvaluateConfig("").batch_size == 0
-    assert seen == [{"batch_size": given}]
 
 
 def test_photos_that_the_model_learned_from_are_counted(labelled):

@@ -93,16 +93,9 @@ def test_a_submission_holds_each_id_with_a_probability_that_is_never_sure(said):
     assert [line.split(",")[0] for line in said] == ["2.jpg: the file is empty; it gets 0.5"]
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("-1.jpg", "can't be in a Kaggle submission"),
-        ("٣.jpg", "can't be in a Kaggle submission"),
-        ("b/1.jpg", r"b/1\.jpg is the second"),
-    ],
-)
-def test_a_photo_without_a_number_of_its_own_can_not_be_submitted(name, reason):
-    with pytest.raises(CatdogError, match=reason):
+@pytest.mark.parametrize("name", ["-1.jpg", "٣.jpg"])
+def test_a_photo_without_a_number_can_not_be_submitted(name):
+    with pytest.raises(CatdogError, match="can't be in a Kaggle submission"):
         _written("kaggle", GOOD, (Photo(name), SURE))
 
 
@@ -119,16 +112,15 @@ def test_an_output_file_is_replaced_only_when_the_answer_is_whole(tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_a_device_file_is_written_to_and_not_replaced():
+def test_a_device_file_is_written_to_and_a_missing_folder_is_told(tmp_path):
     with open_output(os.devnull) as stream:
         stream.write("gone")
     assert not Path(os.devnull).is_file()
-
-
-def test_an_output_in_a_missing_folder_is_one_sentence(tmp_path):
-    with pytest.raises(CatdogError, match=r"output=.*can't be written: No such file"):  # noqa: SIM117
-        with open_output(str(tmp_path / "no" / "answer.csv")):
-            pass
+    with (
+        pytest.raises(CatdogError, match=r"output=.*can't be written: No such file"),
+        open_output(str(tmp_path / "no" / "answer.csv")),
+    ):
+        pass
 
 
 def test_a_name_that_is_no_text_is_written_and_read_back_from_json(tmp_path):
@@ -150,13 +142,3 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(monkeypatch):
         open_output("-") as stream,
     ):
         write_answers([GOOD], stream, "csv")
-
-
-@pytest.mark.parametrize(("target", "shown"), [("answers.csv", True), ("-", False)])
-def test_progress_is_not_shown_between_answers_on_a_terminal(monkeypatch, target, shown):
-    for name in ("stderr", "stdout"):
-        terminal = io.StringIO()
-        monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
-        monkeypatch.setattr(sys, name, terminal)
-    assert list(output.with_progress([GOOD, BAD], output=target)) == [GOOD, BAD]
-    assert ("photos" in sys.stderr.getvalue()) == shown

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import re
-import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
-from mlflow.pyfunc import load_model, scoring_server
 from starlette.testclient import TestClient
 
 from catdog import CatdogError, cli
 from catdog.config import PredictConfig, ServeConfig
-from catdog.registry import register
-from catdog.registry.promotion import Candidate
 from catdog.serving import server as serve
-from catdog.tracking.run import start_run
 from scripts import predict
 from tests.conftest import ROOT, child_environment, encoded, tiny_classifier, tiny_picture
 
@@ -93,60 +86,35 @@ def test_the_line_of_the_page_gets_the_answer_of_predict(url, saved, tmp_path, c
         assert json.load(answer)["model_uri"] == str(saved)
 
 
-def test_it_takes_and_gives_what_mlflows_own_server_does(client, saved, tracking_store):
-    mlflow.set_tracking_uri(tracking_store)
-    with start_run("x") as run:
-        logged = register.log_model(saved, PHOTOS[0], run, Candidate("", drawn=True), step=1)
-    theirs = TestClient(scoring_server.init(load_model(logged.model_uri)))
-    unreadable = [*RECORDS[:1], {"image": base64.b64encode(b"no picture").decode()}]
-    for asked in (
-        {"dataframe_records": RECORDS},
-        {"dataframe_records": RECORDS, "params": {"reject": False, "threshold": 0.9999}},
-        {"dataframe_records": RECORDS[2:4], "params": {"tta": True, "threshold": 0}},
-        {"dataframe_records": unreadable},
-        {"dataframe_split": {"columns": ["image"], "data": [[one["image"]] for one in RECORDS]}},
-    ):
-        expected, found = (one.post("/invocations", json=asked) for one in (theirs, client))
-        assert expected.status_code == found.status_code == 200, found.text
-        ours, theirs_ = found.json()["predictions"], expected.json()["predictions"]
-        assert [list(row) for row in ours] == [list(row) for row in theirs_]
-        assert ours == [pytest.approx(row, abs=1e-6) for row in theirs_]
-
-
-def test_a_table_may_have_other_columns(client, model):
-    split = client.post("/invocations", json={"dataframe_split": SPLIT}).json()
-    records = [one | {"note": "x"} for one in RECORDS]
-    assert split == client.post("/invocations", json={"dataframe_records": records}).json()
+def test_it_answers_records_and_split_tables_with_options_as_the_classifier_does(client, model):
     expected = [one.label for one in model.classifier.predict(PHOTOS)]
-    assert [one["label"] for one in split["predictions"]] == expected
     assert len(set(expected)) > 1
+    for table in ({"dataframe_records": RECORDS}, {"dataframe_split": SPLIT}):
+        answers = client.post("/invocations", json=table).json()["predictions"]
+        assert [one["label"] for one in answers] == expected
+    params = {"reject": False, "threshold": 1.0, "tta": True}
+    asked = {"dataframe_records": RECORDS, "params": params}
+    answers = client.post("/invocations", json=asked).json()["predictions"]
+    assert {one["label"] for one in answers} == {"cat"}
 
 
 @pytest.mark.parametrize(
-    ("body", "why"),
+    "body",
     [
-        ("{", "the body is not JSON"),
-        ("[" * 100_000, "the body is not JSON"),
-        ("[]", "must be an object"),
-        ("{}", "give {"),
-        ({"dataframe_records": RECORDS, "dataframe_split": SPLIT}, "give {"),
-        ({"dataframe_records": [{"picture": ""}]}, "no column image"),
-        ({"dataframe_split": {"columns": ["a", "image"], "data": [[1]]}}, "no column image"),
-        ({"dataframe_records": [{"image": "abc"}]}, "image 0 is not base64"),
-        ({"dataframe_records": [{"image": 7}]}, "image 0 is not base64"),
-        ({"dataframe_records": [], "params": {"thresh": 1}}, "some of reject, threshold, tta"),
-        ({"dataframe_records": [], "params": [1]}, "params must be an object"),
-        ({"dataframe_records": [], "params": {"threshold": True}}, "threshold can't be true"),
-        ('{"dataframe_records": [], "params": {"threshold": NaN}}', "must be from 0 to 1"),
-        ({"dataframe_records": [{"image": ""}] * 10_001}, "10001 pictures are more than 10000"),
+        "{",
+        "[]",
+        "{}",
+        {"dataframe_records": [{"picture": ""}]},
+        {"dataframe_records": [{"image": "abc"}]},
+        {"dataframe_records": RECORDS, "params": {"threshold": 7.0}},
     ],
 )
-def test_what_can_not_be_understood_is_one_sentence(client, body, why):
+def test_what_can_not_be_understood_is_turned_away(client, body):
     content = body if isinstance(body, str) else json.dumps(body)
-    headers = {"Content-Type": "application/json; charset=utf-8"}
+    headers = {"Content-Type": "application/json"}
     answer = client.post("/invocations", content=content, headers=headers)
     assert answer.status_code == 400
-    assert why in answer.json()["message"]
+    assert answer.json()["message"]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -162,45 +130,19 @@ def test_a_body_that_is_too_large_is_turned_away(model, chunked):
 
 def test_forms_and_names_of_other_sites_are_turned_away(client):
     # What another site's page may send unasked; anything else its browser asks about first.
-    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         answer = client.post("/invocations", content=b"{}", headers={"Content-Type": kind})
         assert answer.status_code == 415
     assert client.get("/ping", headers={"Host": "evil.example:5001"}).status_code == 400
 
 
-def test_a_picture_of_too_many_pixels_is_an_error_and_the_others_are_labelled(client, monkeypatch):
-    from catdog.data import images
-
-    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 40)
-    large = base64.b64encode(encoded(tiny_picture("cat", 1, (49, 40)))).decode()
-    asked = {"dataframe_records": [{"image": large}, RECORDS[0]]}
+def test_a_damaged_picture_is_an_error_and_the_others_are_labelled(client):
+    damaged = base64.b64encode(b"no picture").decode()
+    asked = {"dataframe_records": [{"image": damaged}, RECORDS[0]]}
     first, second = client.post("/invocations", json=asked).json()["predictions"]
-    assert "more than the limit" in first["error"]
+    assert first["error"] == "not a picture in a format that can be read"
+    assert first["confidence"] is None
     assert second["label"] == "cat"
-
-
-@pytest.mark.parametrize("gone", [False, True])
-def test_a_client_that_is_too_slow_or_gone_takes_nobodys_turn(model, monkeypatch, gone):
-    monkeypatch.setattr(serve, "PATIENCE_S", 0.05)
-    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": headers}
-    statuses = []
-
-    async def receive():
-        if not gone:
-            await asyncio.sleep(60)
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        statuses.append(message.get("status"))
-
-    async def ask_often() -> None:
-        served = serve.web_app(model, "127.0.0.1", 10**6)
-        for _ in range(serve.AT_ONCE + 1):
-            await served(scope | {"query_string": b"", "root_path": ""}, receive, send)
-
-    asyncio.run(asyncio.wait_for(ask_often(), 30))
-    assert [one for one in statuses if one] == [400 if gone else 408] * (serve.AT_ONCE + 1)
 
 
 def test_a_port_that_is_taken_is_one_sentence(model):
@@ -210,23 +152,6 @@ def test_a_port_that_is_taken_is_one_sentence(model):
             serve.serve(model, "127.0.0.1", port, max_body_bytes=1)
 
 
-def test_a_taken_port_is_left_for_a_free_one():
-    with serve.listen("127.0.0.1", 0) as first:
-        port = first.getsockname()[1]
-        with serve.listen("127.0.0.1", port) as second:
-            assert second.getsockname()[1] not in (0, port)
-            assert serve.url_of(second, "127.0.0.1").endswith(f":{second.getsockname()[1]}")
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
-def test_a_host_that_is_not_ours_is_one_sentence(host):
-    with pytest.raises(CatdogError, match=f"--host {host} --port 7860 can't be listened at"):
-        serve.listen(host, 7860)
-
-
-@pytest.mark.parametrize(
-    ("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("localhost", "localhost")]
-)
-def test_the_address_shown_can_be_typed(host, shown):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert serve.url_of(listener, host) == f"http://{shown}:{listener.getsockname()[1]}"
+def test_a_host_that_is_not_ours_is_one_sentence():
+    with pytest.raises(CatdogError, match=r"--host 192\.0\.2\.1 --port 7860 can't be listened at"):
+        serve.listen("192.0.2.1", 7860)
