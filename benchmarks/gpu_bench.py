@@ -151,7 +151,7 @@ def catdog_epoch(bench: Bench, backbone: str) -> Callable[[], object]:
     network = bench.network(backbone)
     network.unfreeze("all")
     batches = PictureBatches(
-        LabelledFolder(bench.many.training),
+        LabelledFolder(bench.many.training, classes=CLASSES),
         network.preprocessing,
         batch_size=bench.options.batch,
         seed=0,

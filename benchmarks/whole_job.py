@@ -90,6 +90,7 @@ def eager(folder: Path, epochs: int) -> float:
     import torch
     from torch import nn
 
+    from catdog import CLASSES
     from catdog.data import loaders
     from catdog.data.loaders import EvaluationBatches, LabelledFolder, PictureBatches
     from catdog.data.transforms import evaluation_transform
@@ -101,8 +102,10 @@ def eager(folder: Path, epochs: int) -> float:
     network = build_network(BACKBONE)
     look = network.preprocessing
     shared = {"batch_size": BATCH, "device": torch.device("cpu")}
-    train = PictureBatches(LabelledFolder(folder / "training"), look, seed=0, **shared)
-    plain = LabelledFolder(folder / "validation", evaluation_transform(look))
+    train = PictureBatches(
+        LabelledFolder(folder / "training", classes=CLASSES), look, seed=0, **shared
+    )
+    plain = LabelledFolder(folder / "validation", evaluation_transform(look), classes=CLASSES)
     val = EvaluationBatches(plain, **shared)
     optimizer = make_optimizer((network, 1e-3), weight_decay=0.01)
     step = make_train_step(network, optimizer, nn.BCEWithLogitsLoss())

@@ -22,6 +22,9 @@ from catdog.data.classes import read_classes
 
 Config = TypeVar("Config")
 
+MEMORY_SIGNS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+"""What PyTorch says where a device's memory is full; known by its text, to start without it."""
+
 
 def run(
     action: Callable[[Config], int],
@@ -44,7 +47,7 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not any(sign in str(error) for sign in MEMORY_SIGNS):
             raise
         print(
             f"error: the memory is too small for this ({str(error).splitlines()[0][:120]}): lower "
@@ -55,12 +58,6 @@ def run(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device had no memory left; told by what PyTorch says, to start without it."""
-    signs = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-    return any(sign in str(error) for sign in signs)
 
 
 @contextlib.contextmanager

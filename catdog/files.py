@@ -61,55 +61,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def beside(folder: Path) -> Path:
-    """An empty place beside `folder`, in which the next one is written; see `put_in_place`."""
-    new = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(new, ignore_errors=True)
-    return new
-
-
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `folder` on leaving; on an error it goes.
 
-    For what can be made again: unlike with `put_in_place`, a kill may leave neither of them.
+    For what can be made again: a kill between the two steps may leave neither of them.
     """
-    new = beside(folder)
+    new = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(new, ignore_errors=True)
     try:
-        new.mkdir()
+        new.mkdir(parents=True)
         yield new
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def put_in_place(new: Path, folder: Path) -> None:
-    """Let the folder `new`, which is whole, take the place of `folder`, and delete that.
-
-    A folder can't be replaced in one step. Between the two that it takes, the old one has another
-    name, under which `mend` finds it.
-    """
-    for path in (*new.rglob("*"), new):
-        sync(path)
-    before = _before(folder)
-    mend(folder)
-    if folder.exists():
-        folder.rename(before)
-    new.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def mend(folder: Path) -> None:
-    """See that the old folder is in its place where `put_in_place` was cut before the new one."""
-    before = _before(folder)
-    if not before.exists():
-        return
-    if folder.exists():
-        shutil.rmtree(before)
-    else:
-        before.rename(folder)
 
 
 def delete_folder(folder: Path) -> int:
@@ -127,10 +93,6 @@ def delete_folder(folder: Path) -> int:
             "see that it can be written to, and run this again."
         ) from error
     return size
-
-
-def _before(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.before")
 
 
 def normal(name: str) -> str:

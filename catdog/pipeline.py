@@ -14,6 +14,7 @@ from catdog import CLASSES
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.data.images import is_image_name, load
+from catdog.data.sources import SAMPLE_NOTICE
 from catdog.data.transforms import training_transform
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.metrics import confusion_counts
@@ -84,6 +85,8 @@ def train(config: TrainConfig, dataset: PreparedDataset, run: Run) -> Learned:
     seed_everything(config.seed)
     device, device_name = pick_device(config.device)
     logger.info(f"Device: {device_name}")
+    if dataset.drawn:
+        logger.info(SAMPLE_NOTICE)
     run.log_params(asdict(config))
     run.log_environment(device_name)
     if distributed.is_main():  # once is enough: it reads every picture

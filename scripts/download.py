@@ -1,22 +1,17 @@
 """Fetch the pictures: Kaggle's archive with a token, or the drawn sample without."""
 
-import logging
 import sys
 from pathlib import Path
 
 from catdog import cli
 from catdog.config import DownloadConfig
 
-logger = logging.getLogger("catdog")
-
 
 def main(config: DownloadConfig) -> int:
     """Make the data set's archive or folder exist, and print where it is."""
-    from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.data.sources import fetch, locate
 
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
-    if source.kind == "sample":
-        logger.info(SAMPLE_NOTICE)
     print(fetch(source, seed=config.seed))
     return 0
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
 from catdog import cli
 from catdog.config import MainConfig
 
-logger = logging.getLogger("catdog")
-
 
 def main(config: MainConfig) -> int:
     """From a data set's name to a registered classifier."""
     from catdog import pipeline
     from catdog.data.prepare import prepare
-    from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.data.sources import fetch, locate
     from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
     from catdog.tracking import resume
@@ -26,8 +23,6 @@ def main(config: MainConfig) -> int:
     check_backbone(config.backbone)
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
-    if source.kind == "sample":
-        logger.info(SAMPLE_NOTICE)
     fetch(source, seed=config.seed)
     dataset = prepare(source, config)
     if distributed.must_launch(config.processes):

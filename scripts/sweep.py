@@ -1,20 +1,17 @@
 """Search the head's parameters with Optuna, then train with the best and register, in one run."""
 
-import logging
 import sys
 from pathlib import Path
 
 from catdog import AUTO, cli
 from catdog.config import SweepConfig
 
-logger = logging.getLogger("catdog")
-
 
 def main(config: SweepConfig) -> int:
     """From a data set's name to the best of many trials, registered."""
     from catdog import pipeline, sweep
     from catdog.data.prepare import prepare
-    from catdog.data.sources import SAMPLE_NOTICE, fetch, locate
+    from catdog.data.sources import fetch, locate
     from catdog.models.backbone import check_backbone
     from catdog.models.device import pick_device
     from catdog.tracking import resume, store
@@ -25,8 +22,6 @@ def main(config: SweepConfig) -> int:
     check_backbone(config.backbone)
     pick_device(config.device)
     source = locate(config.dataset, Path(config.data_dir), seed=config.seed)
-    if source.kind == "sample":
-        logger.info(SAMPLE_NOTICE)
     fetch(source, seed=config.seed)
     dataset = prepare(source, config)
     name = pipeline.run_name(config, f"{source.name} sweep")

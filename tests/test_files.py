@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import unicodedata
 from pathlib import Path
 
@@ -13,60 +12,12 @@ from hypothesis import strategies as st
 from catdog.files import (
     alike,
     atomic_write,
-    beside,
-    mend,
     new_folder,
     normal,
     portable,
-    put_in_place,
     sha256_of,
     write_json,
 )
-
-
-def _write(text: str) -> None:
-    new = beside(Path("model"))
-    new.mkdir()
-    (new / "weights").write_text(text)
-    put_in_place(new, Path("model"))
-
-
-def test_the_new_folder_takes_the_place_of_the_old_one():
-    _write("old")
-    _write("new")
-    assert Path("model/weights").read_text(encoding="utf-8") == "new"
-    assert list(Path().iterdir()) == [Path("model")]
-
-
-@pytest.mark.parametrize("rename", [0, 1])
-def test_a_kill_at_either_step_of_the_exchange_leaves_a_whole_folder(rename, monkeypatch):
-    _write("old")
-    done, real = iter(range(9)), Path.rename
-
-    def killed(path: Path, target: Path) -> Path:
-        if next(done) == rename:
-            os._exit(9)  # nothing that stands in an `except` or a `finally` happens
-        return real(path, target)
-
-    if (child := os.fork()) == 0:
-        monkeypatch.setattr(Path, "rename", killed)
-        _write("new")
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    mend(Path("model"))
-    assert Path("model/weights").read_text(encoding="utf-8") == "old"
-    _write("newer")
-    assert Path("model/weights").read_text(encoding="utf-8") == "newer"
-    assert list(Path().iterdir()) == [Path("model")]
-
-
-def test_an_old_folder_that_a_kill_left_beside_the_new_one_goes():
-    _write("new")
-    before = Path(".model.before")
-    before.mkdir()
-    mend(Path("model"))
-    assert Path("model/weights").read_text(encoding="utf-8") == "new"
-    assert not before.exists()
 
 
 def test_a_folder_is_filled_whole_or_not_at_all():

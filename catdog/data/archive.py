@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import lzma
-import os
 import shutil
 import struct
 import tarfile
@@ -81,27 +80,22 @@ def members(source: Path) -> Iterator[Member]:
 
 
 def tables_in(folder: Path) -> Iterator[Member]:
-    """The tables of metadata in a folder and below it, and no picture.
-
-    Raises:
-        CatdogError: one has more bytes than a picture has.
-    """
-    for path in sorted(path for path in folder.rglob("*") if is_table_name(path.name)):
-        name = path.relative_to(folder).as_posix()
-        if not _is_hidden(name):
-            yield name, _read_file(path)
+    """The tables of metadata in a folder and below it, and no picture."""
+    for path in sorted(folder.rglob("*")):
+        if is_table_name(path.name):
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
 def _in_folder(folder: Path) -> Iterator[Member]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        for path in (Path(parent, name) for name in sorted(files) if not _is_hidden(name)):
-            name = path.relative_to(folder).as_posix()
-            if _is_wanted(name):
-                yield name, _read_file(path)
-            elif is_archive_name(name):
-                with path.open("rb") as stream:
-                    yield from _in_archive(stream, name, depth=1)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if _is_hidden(name) or path.is_dir():
+            continue
+        if _is_wanted(name):
+            yield name, path.read_bytes()
+        elif is_archive_name(name):
+            with path.open("rb") as stream:
+                yield from _in_archive(stream, name, depth=1)
 
 
 def _in_archive(stream: IO[bytes], name: str, *, depth: int) -> Iterator[Member]:
@@ -190,12 +184,6 @@ def _is_wanted(name: str) -> bool:
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
-
-
-def _read_file(path: Path) -> bytes:
-    if path.stat().st_size > MAX_BYTES:
-        raise CatdogError(f"{path} has more bytes than a picture has: move it out of the folder.")
-    return path.read_bytes()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from catdog.data.classes import both, read_classes
 from catdog.data.images import is_image_name
 from catdog.files import sha256_of
 
-FORMAT = 1
+FORMAT = 2
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
 TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
 EXCLUDED = "excluded"
@@ -118,13 +118,9 @@ class PreparedDataset:
             for row in self.rows(split)
         ]
 
-    def left_out(self) -> list[dict[str, str]]:
-        """The rows of `quarantine`: path and reason of each file that was left out."""
-        return _read_csv(self.quarantine)
-
     def check(self) -> None:
         """Raise CatdogError when a picture was changed, added or deleted by hand."""
-        self._check_unchanged()
+        self.check_unchanged()
         if gone := self.missing():
             raise CatdogError(
                 f"{self.folder / gone} is gone since it was prepared: "
@@ -132,24 +128,18 @@ class PreparedDataset:
             )
 
     def missing(self) -> str | None:
-        """The path in the manifest of a picture that is gone, if there is one.
-
-        Raises:
-            CatdogError: one is gone, and another one was changed or added by hand.
-        """
+        """The path in the manifest of a picture that is gone, if there is one."""
         paths = (row["path"] for row in _read_csv(self.manifest))
-        gone = next((path for path in paths if not (self.folder / path).exists()), None)
-        if gone:
-            self._check_unchanged()
-        return gone
+        return next((path for path in paths if not (self.folder / path).exists()), None)
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
         """Raise CatdogError when a picture to learn from was edited, or put there, by hand."""
         pictures = self.pictures(TRAINING, VALIDATION)
+        present = [picture for picture in pictures if picture.path.exists()]
         with ThreadPoolExecutor() as pool:
-            digests = pool.map(_digest, (picture.path for picture in pictures))
-            for picture, digest in zip(pictures, digests, strict=True):
-                if digest not in (None, picture.sha256):
+            digests = pool.map(sha256_of, (picture.path for picture in present))
+            for picture, digest in zip(present, digests, strict=True):
+                if digest != picture.sha256:
                     raise CatdogError(
                         f"{picture.path} is not the picture that was prepared, its digest differs: "
                         "delete it and run scripts/prepare.py again, which makes it anew. A "
@@ -176,21 +166,8 @@ def load_dataset(folder: Path, *, classes: str = AUTO) -> PreparedDataset:
             f"{folder} holds no prepared data set: run scripts/download.py and "
             "scripts/prepare.py first, with the same --dataset and --data_dir."
         )
-    dataset = PreparedDataset(
-        folder=folder,
-        origin=marker["origin"],
-        digest=marker["digest"],
-        validation_digest=marker["validation_digest"],
-        counts=marker["counts"],
-        quarantined=marker["quarantined"],
-        excluded=marker.get("excluded", 0),
-        val_fraction=marker["val_fraction"],
-        seed=marker["seed"],
-        exclude=marker["exclude_file"],
-        exclude_digest=marker.get("exclude"),
-        classes=tuple(marker["told_apart"]),
-        asked=marker["classes"],
-    )
+    values = {field.name: marker[field.name] for field in fields(PreparedDataset)[1:]}
+    dataset = PreparedDataset(folder, **values | {"classes": tuple(values["classes"])})
     if read_classes(classes) not in (None, dataset.classes):
         raise CatdogError(
             f"{folder} was prepared for {both(dataset.classes)}, not for classes={classes}: "
@@ -210,24 +187,9 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(marker, dict) or marker.get("format") != FORMAT:
-        return None
-    # Before there were other classes, none were named; before exclude files, none was used.
-    return {"classes": AUTO, "told_apart": CLASSES, "exclude_file": "none"} | marker
+    return marker if isinstance(marker, dict) and marker.get("format") == FORMAT else None
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return sha256_of(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CatdogError(
-            f"{path} can't be read ({error.strerror or error}): see that it can, or delete it and "
-            "run scripts/prepare.py again, which makes it anew."
-        ) from error

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +17,7 @@ from catdog.data import images
 from catdog.data.archive import Member, is_archive_name, is_table_name, members
 from catdog.data.classes import SPLIT_WORDS, classes_in, label_of
 from catdog.data.dataset import TEST
-from catdog.files import sha256_of
+from catdog.parallel import in_order
 
 logger = logging.getLogger(__name__)
 
@@ -44,26 +42,11 @@ class SourcePicture:
     path: str = ""
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a source holds: readable pictures, files left out, and tables of metadata."""
-
-    pictures: list[SourcePicture]
-    left_out: list[LeftOut]
-    tables: list[Member]
-
-    def names(self) -> list[str]:
-        """The names of all pictures, readable or not."""
-        return [picture.source for picture in self.pictures] + [name for name, _ in self.left_out]
-
-
 def fingerprint(source: Path) -> str:
-    """Changes when the source does: the bytes of an archive, the listing of a folder."""
-    if source.is_file():
-        return sha256_of(source)
+    """Changes when a file of the source does, by the names, sizes and times of all of them."""
     listing = sorted(
         (path.relative_to(source).as_posix(), status.st_size, status.st_mtime_ns)
-        for path in source.rglob("*")
+        for path in (source, *source.rglob("*"))
         if path.is_file()
         for status in [path.stat()]
     )
@@ -82,32 +65,41 @@ def find_classes(source: Path) -> Classes:
     return found
 
 
-def ingest(source: Path, staging: Path, classes: Classes) -> Contents:
+def ingest(
+    source: Path, staging: Path, classes: Classes
+) -> tuple[list[SourcePicture], list[LeftOut], list[Member]]:
     """Copy every readable picture below `staging`, checking as many at once as there are cores.
 
     Pictures without a label are taken from a folder named `test` alone.
 
+    Returns:
+        The readable pictures, the files left out, and the tables of metadata.
+
     Raises:
         CatdogError: the source can't be read.
     """
+    pictures: list[SourcePicture] = []
+    left_out: list[LeftOut] = []
     tables: list[Member] = []
-    results: list[SourcePicture | LeftOut] = []
-    waiting: deque[Future[SourcePicture | LeftOut]] = deque()
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
+
+    def found() -> Iterator[tuple[int, Member]]:
         for number, member in enumerate(members(source)):
             if is_table_name(member[0]):
                 tables.append(member)
-                continue
-            waiting.append(pool.submit(_check_and_copy, member, staging / f"{number}", classes))
-            if len(waiting) > 8 * cores:  # pictures in memory at once
-                results.append(waiting.popleft().result())
-            if number and number % 5_000 == 0:
-                logger.info(f"Checked {number:,} pictures")
-        results += [future.result() for future in waiting]
-    pictures = [result for result in results if isinstance(result, SourcePicture)]
-    left_out = [result for result in results if not isinstance(result, SourcePicture)]
-    return Contents(pictures, left_out, tables)
+            else:
+                yield number, member
+
+    def check(numbered: tuple[int, Member]) -> SourcePicture | LeftOut:
+        return _check_and_copy(numbered[1], staging / f"{numbered[0]}", classes)
+
+    for count, result in enumerate(in_order(check, found()), 1):
+        if isinstance(result, SourcePicture):
+            pictures.append(result)
+        else:
+            left_out.append(result)
+        if count % 5_000 == 0:
+            logger.info(f"Checked {count:,} pictures")
+    return pictures, left_out, tables
 
 
 def _check_and_copy(member: Member, target: Path, classes: Classes) -> SourcePicture | LeftOut:

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 
-from catdog import CLASSES, CatdogError, Classes
+from catdog import CatdogError, Classes
 from catdog.data import images
 from catdog.data.images import load
 from catdog.data.transforms import Preprocessing, Transform, training_transform
@@ -53,7 +53,7 @@ class LabelledFolder(ImageFolder):
     """
 
     def __init__(
-        self, folder: Path, transform: Transform | None = None, *, classes: Classes = CLASSES
+        self, folder: Path, transform: Transform | None = None, *, classes: Classes
     ) -> None:
         self._wanted = classes
         try:
@@ -65,11 +65,11 @@ class LabelledFolder(ImageFolder):
                 f"{folder} needs pictures in both {classes[0]}/ and {classes[1]}/: {error}"
             ) from error
 
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+    def find_classes(
+        self,
+        directory: str | Path,  # noqa: ARG002  it does not decide
+    ) -> tuple[list[str], dict[str, int]]:
         """Class names and their labels, in their order."""
-        missing = [name for name in self._wanted if not Path(directory, name).is_dir()]
-        if missing:
-            raise FileNotFoundError(f"no folder {' and no folder '.join(missing)}")
         return list(self._wanted), {name: label for label, name in enumerate(self._wanted)}
 
 
@@ -121,18 +121,28 @@ class PictureBatches:
         device: torch.device,
         share: Share = ALONE,
     ) -> None:
-        self._sampler = _EpochSampler(len(folder), batch_size, seed, share)
+        self._count, self._batch_size = len(folder), batch_size
+        self._seed, self._share = seed, share
+        self._parts: list[list[tuple[int, int]]] = []
         dataset = _Augmented(folder, preprocessing, seed)
-        self._loader = _loader(dataset, device, batch_sampler=self._sampler)
+        self._loader = _loader(dataset, device, batch_sampler=self._parts)
 
     def __len__(self) -> int:
-        return len(self._sampler)
+        return math.ceil(self._count / self._batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch, which count from 1."""
-        self._sampler.set_epoch(number)
+        weights = []
+        self._parts.clear()
+        for places in shuffled_batches(
+            self._count, self._batch_size, seed=self._seed, epoch=number
+        ):
+            mine = places[self._share.of(len(places))]
+            weights.append(self._share.world_size * len(mine) / len(places))
+            part = mine if len(mine) else places[:1]
+            self._parts.append([(number, place) for place in part.tolist()])
         loaded = _with_worker_errors(self._loader)
-        for (pictures, labels), weight in zip(loaded, self._sampler.weights(), strict=True):
+        for (pictures, labels), weight in zip(loaded, weights, strict=True):
             yield pictures, labels, weight
 
 
@@ -152,36 +162,6 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return _with_worker_errors(self._loader)
-
-
-class _EpochSampler(Sampler[list[tuple[int, int]]]):
-    """For each batch, the (epoch, place) of its pictures."""
-
-    def __init__(self, count: int, batch_size: int, seed: int, share: Share) -> None:
-        self._count, self._batch_size, self._seed, self._share = count, batch_size, seed, share
-        self._epoch = 1
-
-    def set_epoch(self, number: int) -> None:
-        """As `torch.utils.data.DistributedSampler` has it."""
-        self._epoch = number
-
-    def __len__(self) -> int:
-        return math.ceil(self._count / self._batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for places in self._batches():
-            mine = places[self._share.of(len(places))]
-            yield [(self._epoch, place) for place in (mine if len(mine) else places[:1]).tolist()]
-
-    def weights(self) -> list[float]:
-        """How much the mean loss of each of this rank's parts counts."""
-        sizes = [
-            (len(places), len(places[self._share.of(len(places))])) for places in self._batches()
-        ]
-        return [self._share.world_size * mine / whole for whole, mine in sizes]
-
-    def _batches(self) -> list[Tensor]:
-        return shuffled_batches(self._count, self._batch_size, seed=self._seed, epoch=self._epoch)
 
 
 class _Augmented(Dataset[tuple[Tensor, int]]):

@@ -11,9 +11,9 @@ import csv
 import io
 import logging
 import posixpath
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from catdog import CatdogError
 from catdog.files import normal
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 OWN_COLUMNS = ("path", "label", "split", "sha256", "width", "height")
 """Of the manifest; the user's stand after them."""
-FILE_NAME, PATH = NAMES = ("file_name", "path")
+NAMES = ("file_name", "path")
+"""What the column of file names may be called."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ def read_metadata(tables: Iterable[tuple[str, bytes]]) -> Metadata:
     A table without a column of file names is somebody else's: it is said, and not used.
 
     Raises:
-        CatdogError: a table can't be read, has a column twice, has a row without a name, or
-            names a picture that was named before.
+        CatdogError: a table can't be read.
     """
     columns: dict[str, None] = {}
     known: dict[str, Mapping[str, str]] = {}
@@ -56,26 +56,16 @@ def read_metadata(tables: Iterable[tuple[str, bytes]]) -> Metadata:
         header, rows = _parse(name, content)
         key = next((column for column in NAMES if column in header), None)
         if key is None:
-            logger.info(f"{name} has no column {FILE_NAME} and is not used.")
+            logger.info(f"{name} has no column {NAMES[0]} and is not used.")
             continue
         added = [column for column in header if column and column != key]
-        for column, count in Counter(added).items():
-            if count > 1:
-                raise CatdogError(
-                    f"{name} has the column {column!r} twice: give one of them another name."
-                )
         clashing = sorted(set(OWN_COLUMNS).intersection(added))
         if clashing:
             logger.info(f"{name}: {', '.join(clashing)} is not used, the manifest has its own.")
             added = [column for column in added if column not in clashing]
         columns |= dict.fromkeys(added)
         for row in rows:
-            if not row[key]:
-                raise CatdogError(f"{name} has a row without a {key}: name its picture.")
-            picture = _source_name(name, row[key])
-            if picture in known:
-                raise CatdogError(f"{name} names {picture} a second time: keep one of the rows.")
-            known[picture] = {column: row[column] for column in added}
+            known[_source_name(name, row[key])] = {column: row[column] for column in added}
     return Metadata(tuple(columns), known)
 
 
@@ -90,29 +80,20 @@ def log_unmatched(metadata: Metadata, sources: Iterable[str]) -> None:
 
 
 def _parse(name: str, content: bytes) -> tuple[list[str], list[dict[str, str]]]:
+    """The header, and each row by column; spreadsheets pad rows with empty fields or cut them."""
     try:
-        text = content.decode("utf-8-sig")
-        if "\0" in text:
-            raise ValueError("it holds a zero byte")
-        table = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
-        table.fieldnames = [column.strip() for column in table.fieldnames or ()]
-        return list(table.fieldnames), list(_rows(table))
+        lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        table = [[field.strip() for field in line] for line in lines]
+        header, *rows = [line for line in table if any(line)] or [[]]
+        if any(any(row[len(header) :]) for row in rows):
+            raise ValueError("a row has more fields than the header")
     except (csv.Error, ValueError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise CatdogError(
             f"{name} can't be read as a table ({reason}): save it as CSV with commas, in UTF-8, "
             "or give it another name."
         ) from error
-
-
-def _rows(table: csv.DictReader[str]) -> Iterator[dict[str, str]]:
-    """Each row by column; spreadsheets pad rows with empty fields, and leave some out."""
-    for row in table:
-        if "".join(row.pop(None, ())).strip():
-            raise ValueError(f"row {table.line_num} has more fields than the header")
-        values = {column: value.strip() for column, value in row.items()}
-        if any(values.values()):
-            yield values
+    return header, [dict(zip_longest(header, row[: len(header)], fillvalue="")) for row in rows]
 
 
 def _source_name(table: str, name: str) -> str:

@@ -17,9 +17,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from catdog import CLASSES, CatdogError, Classes
+from catdog import CatdogError, Classes
 from catdog.data.classes import label_of
-from catdog.data.images import decode, is_image_name
+from catdog.data.images import decode
 from catdog.files import new_folder
 from catdog.sample.drawing import draw_scene
 
@@ -134,7 +134,7 @@ def _draw_all(folder: Path) -> None:
             (new / f"{name}.jpg").write_bytes(content)
 
 
-def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
+def neither_folder(data_dir: Path, classes: Classes) -> list[Path]:
     """The same pictures as files below `data_dir`, drawn when they are not there yet.
 
     Left out are those whose names say that they show one of the classes, a flower say.
@@ -144,8 +144,8 @@ def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
     """
     folder = data_dir / f"neither-{RECIPE}"
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        if not folder.is_dir():  # else no lock, which a disk for reading alone could not hold
+        if not folder.is_dir():
+            data_dir.mkdir(parents=True, exist_ok=True)
             with FileLock(data_dir / f".{folder.name}.lock"):
                 if not folder.is_dir():
                     _draw_all(folder)
@@ -154,5 +154,4 @@ def neither_folder(data_dir: Path, classes: Classes = CLASSES) -> list[Path]:
             f"{folder} can't be written ({error.strerror or error}): choose another folder "
             "with --data_dir."
         ) from error
-    pictures = filter(is_image_name, sorted(folder.iterdir()))
-    return [path for path in pictures if not label_of(path.name, classes)]
+    return [path for path in sorted(folder.iterdir()) if not label_of(path.name, classes)]

@@ -81,47 +81,43 @@ def prepare(source: Source, config: PrepareConfig) -> PreparedDataset:
             written, or is on a full disk.
     """
     folder = Path(config.data_dir) / source.name
-    _check_places(source.path, folder)
     classes = read_classes(config.classes)
     exclusion = Exclusion.read(config.exclude)
-    _check_exclude_stays(config.exclude, folder)
+    _check_places(source.path, folder, config.exclude)
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             recipe = {
                 "format": FORMAT,
+                "source": fingerprint(source.path),
                 "origin": source.origin,
                 "val_fraction": config.val_fraction,
                 "seed": config.seed,
-                "source": fingerprint(source.path),
-                "exclude": exclusion.digest,
-                "classes": ",".join(classes) if classes else AUTO,
+                "exclude": config.exclude,
+                "exclude_digest": exclusion.digest,
+                "asked": ",".join(classes) if classes else AUTO,
             }
             finished = _is_finished(folder, recipe)
             if not finished:
                 _prepare_afresh(source.path, folder, recipe, exclusion)
-            _note_exclude_file(folder, config.exclude)
             dataset = load_dataset(folder)
     logger.info(f"{'Already prepared' if finished else 'Prepared'}: {_summary(dataset)}")
     return dataset
 
 
-def _note_exclude_file(folder: Path, name: str) -> None:
-    """Note which file had the lines: the report spells out the command that names it."""
-    marker = read_marker(folder)
-    if marker is not None and marker.get("exclude_file") != name:
-        write_json(folder / MARKER, marker | {"exclude_file": name})
-
-
 def _is_finished(folder: Path, recipe: dict[str, Any]) -> bool:
     """Whether the folder was prepared by this recipe and still holds all of it."""
     marker = read_marker(folder)
-    if marker is None or recipe != {key: marker.get(key) for key in recipe}:
+    if marker is None or not recipe.items() <= marker.items():
         return False
-    gone = load_dataset(folder).missing() if (folder / MANIFEST).exists() else MANIFEST
+    if not (folder / MANIFEST).exists():
+        return False
+    dataset = load_dataset(folder)
+    gone = dataset.missing()
     if gone:
+        dataset.check_unchanged()
         logger.info(f"{folder / gone} is gone: preparing afresh")
-    return not gone
+    return gone is None
 
 
 def _prepare_afresh(
@@ -131,12 +127,12 @@ def _prepare_afresh(
     staging = folder / STAGING
     staging.mkdir()
     try:
-        classes = read_classes(recipe["classes"]) or find_classes(source)
-        contents = ingest(source, staging, classes)
-        metadata = read_metadata(contents.tables)
-        log_unmatched(metadata, contents.names())
-        pictures, duplicates = settle_duplicates(contents.pictures)
-        left_out = contents.left_out + duplicates
+        classes = read_classes(recipe["asked"]) or find_classes(source)
+        pictures, left_out, tables = ingest(source, staging, classes)
+        metadata = read_metadata(tables)
+        log_unmatched(metadata, [one.source for one in pictures] + [name for name, _ in left_out])
+        pictures, duplicates = settle_duplicates(pictures)
+        left_out += duplicates
         check_classes(pictures, left_out, source, classes)
         pictures = with_paths(choose_split(pictures, recipe["val_fraction"], recipe["seed"]))
         pictures = exclude(pictures, exclusion, source.name if source.is_file() else "")
@@ -145,7 +141,7 @@ def _prepare_afresh(
         _write_csv(folder / QUARANTINE, ("path", "reason"), sorted(left_out))
         _write_exclude_lines(exclusion, folder)
         results = {
-            "told_apart": classes,
+            "classes": classes,
             "digest": sha256_of(folder / MANIFEST),
             "validation_digest": _validation_digest(pictures),
             "counts": _counts(pictures),
@@ -219,26 +215,21 @@ def _validation_digest(pictures: Iterable[SourcePicture]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _check_places(source: Path, folder: Path) -> None:
+def _check_places(source: Path, folder: Path, exclude_file: str) -> None:
+    """Refuse what is not there, and what preparing would remove with what it replaces."""
     if not source.exists():
         raise CatdogError(
             f"{source} does not exist: run scripts/download.py first, with the same --dataset "
             "and --data_dir, or give an archive or a folder of pictures."
         )
-    from_, to = source.resolve(), folder.resolve()
-    holds_folder = from_ == to or from_ in to.parents
-    if source.is_dir() and (holds_folder or _is_managed(source, folder)):
+    if folder.resolve().is_relative_to(source.resolve()) or _is_managed(source, folder):
         raise CatdogError(
             f"{folder} can't be prepared from {source}, one lies in the other: "
             "choose another folder with --data_dir."
         )
-
-
-def _check_exclude_stays(name: str, folder: Path) -> None:
-    """Refuse an exclude file that preparing would remove with what it replaces."""
-    if name != NONE and _is_managed(Path(name), folder):
+    if exclude_file != NONE and _is_managed(Path(exclude_file), folder):
         raise CatdogError(
-            f"exclude={name} lies among the prepared pictures, which are replaced: "
+            f"exclude={exclude_file} lies among the prepared pictures, which are replaced: "
             "move it to another folder."
         )
 

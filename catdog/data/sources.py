@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import logging
 import os
 import re
@@ -25,7 +24,6 @@ from filelock import FileLock
 
 from catdog import CatdogError
 from catdog.data.archive import is_archive_name
-from catdog.files import write_json
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -34,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_DATASET = "biaiscience/dogs-vs-cats"
 SETTINGS_URL = "https://www.kaggle.com/settings"
-RECORD_SUFFIX = ".verified.json"
+TOKEN_FILES = ("access_token", "access_token.txt", "credentials.json")
 
 SAMPLE_NOTICE = f"""\
 *** THESE ARE DRAWINGS, NOT PHOTOS ***
@@ -105,24 +103,19 @@ def fetch(source: Source, *, seed: int) -> Path:
 
 def has_kaggle_credentials() -> bool:
     """Whether credentials stand in one of the places where Kaggle's client looks for them."""
-    env = os.environ
-    home = Path.home() / ".kaggle"
-    tokens = (home / "access_token", home / "access_token.txt", home / "credentials.json")
+    env, home = os.environ, Path.home()
+    config = home / ".kaggle"
+    if not config.exists():
+        config = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
+    files = [
+        Path(env.get("KAGGLE_CONFIG_DIR") or config) / "kaggle.json",
+        *(home / ".kaggle" / name for name in TOKEN_FILES),
+    ]
     return bool(
         env.get("KAGGLE_API_TOKEN")
         or (env.get("KAGGLE_USERNAME") and env.get("KAGGLE_KEY"))
-        or any(path.is_file() and path.stat().st_size for path in tokens)
-        or (_kaggle_config_dir() / "kaggle.json").is_file()
+        or any(path.is_file() for path in files)
     )
-
-
-def _kaggle_config_dir() -> Path:
-    if folder := os.environ.get("KAGGLE_CONFIG_DIR"):
-        return Path(folder)
-    home = Path.home() / ".kaggle"
-    if home.exists():
-        return home
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
 
 
 def _kaggle_source(slug: str, data_dir: Path) -> Source:
@@ -138,8 +131,8 @@ def _kaggle_source(slug: str, data_dir: Path) -> Source:
 
 def _name_of(path: Path) -> str:
     name = path.resolve().name
-    while is_archive_name(name) or name.lower().endswith(".tar"):
-        name = name.rpartition(".")[0]
+    if is_archive_name(name):
+        name = re.sub(r"(\.tar)?\.\w+$", "", name)
     return re.sub(r"[^\w.-]", "_", name).strip(".") or "pictures"
 
 
@@ -148,7 +141,7 @@ def _fetch_from_kaggle(slug: str, archive: Path) -> None:
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(archive.with_name(f".{archive.name}.lock")):
-            if not _is_verified(archive):
+            if not archive.exists():
                 _download_verified(slug, archive)
     except OSError as error:  # requests' errors are OSErrors, too
         raise CatdogError(_explanation(error, slug, archive)) from error
@@ -158,19 +151,18 @@ def _download_verified(slug: str, archive: Path) -> None:
     # The client resumes what it finds here; it gets its final name when verified.
     part = archive.parent / "incoming" / archive.name
     client = _authenticated_client(slug)
-    _download(client, slug, part, force=False)
-    if damage := _damage(part):
-        # The client can take an error page for the first bytes and go on from there.
-        logger.warning(f"{part} came damaged ({damage}): starting over")
-        _download(client, slug, part, force=True)
+    # The client can take an error page for the first bytes and go on from there: so once more.
+    for start_over in (False, True):
+        _download(client, slug, part, force=start_over)
         damage = _damage(part)
-    if damage:
-        raise CatdogError(
-            f"Kaggle's archive of {slug} came damaged twice ({damage}): "
-            f"try again later, or give an archive of your own with -P dataset=PATH."
-        )
-    write_json(_record_of(archive), {"bytes": part.stat().st_size})
-    part.replace(archive)
+        if not damage:
+            part.replace(archive)
+            return
+        logger.warning(f"{part} came damaged ({damage})")
+    raise CatdogError(
+        f"Kaggle's archive of {slug} came damaged twice ({damage}): "
+        f"try again later, or give an archive of your own with -P dataset=PATH."
+    )
 
 
 def _authenticated_client(slug: str) -> KaggleApi:
@@ -212,18 +204,6 @@ def _damage(archive: Path) -> str | None:
     except (zipfile.BadZipFile, zlib.error, EOFError, FileNotFoundError) as error:
         return str(error)
     return f"{broken} has a wrong checksum" if broken else None
-
-
-def _is_verified(archive: Path) -> bool:
-    try:
-        size: int = json.loads(_record_of(archive).read_text(encoding="utf-8"))["bytes"]
-        return archive.stat().st_size == size
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _record_of(archive: Path) -> Path:
-    return archive.with_name(archive.name + RECORD_SUFFIX)
 
 
 def _explanation(error: OSError, slug: str, archive: Path) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catdog import CLASSES, CatdogError, Classes
-from catdog.data.classes import one, other
+from catdog.data.classes import one
 from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, Picture
 from catdog.data.ingest import LeftOut, SourcePicture
 from catdog.files import alike, normal, portable
@@ -138,35 +138,21 @@ def check_classes(
     """Refuse a source that can't be split into training and validation of both classes.
 
     Raises:
-        CatdogError: it holds too few pictures of a class, or none; the text says of which.
+        CatdogError: it holds too few pictures of a class; the text says of which.
     """
     labelled = [picture for picture in pictures if picture.split != TEST]
-    negative, positive = classes
-    hint = " -P classes=NEGATIVE,POSITIVE names two other kinds." if classes == CLASSES else ""
-    if not labelled:
-        raise CatdogError(
-            f"{source} holds no picture to learn from{_commonest_reason(left_out)}. Give pictures "
-            f"in folders named {negative}/ and {positive}/, or named {negative}.1.jpg and "
-            f"{positive}.1.jpg.{hint}"
-        )
-    digests = {
-        label: {picture.sha256 for picture in labelled if picture.label == label}
-        for label in classes
-    }
     own_validation = any(picture.split == VALIDATION for picture in labelled)
     for label in classes:
-        if not digests[label]:
-            there = other(label, classes)
+        mine = [picture for picture in labelled if picture.label == label]
+        count = len({picture.sha256 for picture in mine})
+        on_both_sides = len({picture.split == VALIDATION for picture in mine}) == 2
+        if count < 2 or (own_validation and not on_both_sides):
+            hint = " -P classes=NEGATIVE,POSITIVE names other kinds." if classes == CLASSES else ""
             raise CatdogError(
-                f"{source} holds {len(digests[there]):,} pictures of {one(there)} and none of "
-                f"{one(label)}: add pictures of both, in folders named {negative}/ and "
-                f"{positive}/.{hint}"
-            )
-        sides = {picture.split == VALIDATION for picture in labelled if picture.label == label}
-        if len(digests[label]) < 2 or (own_validation and len(sides) < 2):
-            raise CatdogError(
-                f"{source} has too few different pictures of {one(label)}: "
-                "at least one is needed for training and another for validation."
+                f"{source} holds {count} different pictures of {one(label)}"
+                f"{_commonest_reason(left_out)}, but at least one is needed for training and "
+                f"another for validation: add some in a folder named {label}/, or named "
+                f"{label}.1.jpg.{hint}"
             )
 
 
@@ -174,7 +160,7 @@ def _commonest_reason(left_out: Sequence[LeftOut]) -> str:
     if not left_out:
         return ""
     (reason, count), *_ = Counter(reason for _, reason in left_out).most_common(1)
-    return f": {len(left_out):,} were left out, {count:,} of them because of: {reason}"
+    return f" ({len(left_out):,} files were left out, {count:,} of them because of: {reason})"
 
 
 def choose_split(
@@ -184,15 +170,11 @@ def choose_split(
     if any(picture.split == VALIDATION for picture in pictures):
         logger.info("The source brings validation pictures of its own: val_fraction is not used.")
         return [replace(picture, split=picture.split or TRAINING) for picture in pictures]
-    copies: dict[str, Counter[str]] = defaultdict(Counter)
-    for picture in pictures:
-        if picture.split != TEST:
-            copies[picture.label][picture.sha256] += 1
-    held_back = {
-        sha256
-        for sizes in copies.values()
-        for sha256 in _choose_by_content(sizes, val_fraction, seed)
-    }
+    labelled = [picture for picture in pictures if picture.split != TEST]
+    held_back: set[str] = set()
+    for label in {picture.label for picture in labelled}:
+        sizes = Counter(picture.sha256 for picture in labelled if picture.label == label)
+        held_back |= _choose_by_content(sizes, val_fraction, seed)
     return [
         picture
         if picture.split == TEST

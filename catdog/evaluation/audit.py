@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from catdog import CLASSES, CatdogError, Classes
+from catdog import CatdogError, Classes
 from catdog.data.classes import one
 from catdog.data.dataset import VALIDATION
 from catdog.evaluation.calibration import Labels, Probabilities
@@ -80,7 +80,7 @@ def find_issues(
     features: Features,
     looks: Sequence[Look],
     *,
-    classes: Classes = CLASSES,
+    classes: Classes,
     seed: int = 0,
 ) -> list[Issue]:
     """The issues of N labelled pictures, by kind and the surest of each kind first.

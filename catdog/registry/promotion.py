@@ -129,8 +129,7 @@ def decide(
         promote: `never` and `always` leave the evidence aside, and never what `refusal` says.
         margin: by how much accuracy may be lower, as a share, for better probabilities.
     """
-    refused = refusal(challenger, champion)
-    if refused:
+    if refused := refusal(challenger, champion):
         return refused
     if promote == "never":
         return Decision(STAGING, "promote=never")

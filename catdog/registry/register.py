@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from catdog.data.dataset import PreparedDataset
 from catdog.data.images import decode
 from catdog.evaluation.calibration import probability
 from catdog.evaluation.comparison import Paired
-from catdog.files import beside, put_in_place
+from catdog.files import new_folder
 from catdog.inference.classifier import CARD_FILE
 from catdog.inference.explain import as_jpeg
 from catdog.registry import versions
@@ -66,13 +65,11 @@ def save(trained: Trained, card: str, folder: Path) -> None:
     Raises:
         CatdogError: the folder can't be written.
     """
-    new = beside(folder)
     try:
-        trained.classifier.save(new)
-        (new / CARD_FILE).write_text(card, encoding="utf-8")
-        put_in_place(new, folder)
+        with new_folder(folder) as new:
+            trained.classifier.save(new)
+            (new / CARD_FILE).write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(new, ignore_errors=True)  # half a model helps nobody
         raise CatdogError(
             f"the model can't be written to {folder} ({error}): make room there, and go on."
         ) from error

@@ -23,7 +23,7 @@ from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES
 from PIL import Image
 
-from catdog import CLASSES, CatdogError, Classes
+from catdog import CatdogError, Classes
 from catdog.data.classes import as_outside
 from catdog.tracking import provenance, store
 from catdog.tracking.spool import LAST_TRY, Kind, Spool, Write
@@ -231,7 +231,7 @@ class Run:
         labels: Labels,
         logits: Logits,
         answers: Sequence[Prediction],
-        classes: Classes = CLASSES,
+        classes: Classes,
     ) -> None:
         """Log a table of the answer for each validation picture; `logits` are the head's own."""
         table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])

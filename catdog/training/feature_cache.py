@@ -69,12 +69,6 @@ class FeatureCache:
         self._write(f"{name}.features.npy", features)
         self._open(self._write(f"{name}.keys.npy", packed))
 
-    @property
-    def bytes_used(self) -> int:
-        """How large the folder is."""
-        # Others may write, which then is a file whose name begins with a dot.
-        return sum(path.stat().st_size for path in self.folder.glob("[!.]*"))
-
     def _write(self, name: str, array: NDArray[Any]) -> Path:
         part, target = self.folder / f".{name}", self.folder / name
         packed = io.BytesIO()

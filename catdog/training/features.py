@@ -105,8 +105,7 @@ def extract_features(
     seconds = time.perf_counter() - start
     logger.info(
         f"Features: {computed:,} computed by {engine.name} and {found:,} found, in "
-        f"{seconds:.1f} s; the cache holds {cache.bytes_used / 1e6:.0f} MB in "
-        f"{cache.folder.parent}"
+        f"{seconds:.1f} s; they lie in {cache.folder.parent}"
     )
     return FeatureSet(engine, training, validation[0], neither[0], computed, found, seconds)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]  # of timm's API
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -147,15 +148,11 @@ def make_optimizer(*parts: tuple[nn.Module, float], weight_decay: float) -> Opti
 
     Biases, and the scales of normalising layers, do not decay.
     """
-    groups = []
-    for part, learning_rate in parts:
-        learning = [parameter for parameter in part.parameters() if parameter.requires_grad]
-        matrices = [parameter for parameter in learning if parameter.ndim > 1]
-        vectors = [parameter for parameter in learning if parameter.ndim <= 1]
-        groups += [
-            {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
-            {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
-        ]
+    groups = [
+        group | {"lr": learning_rate}
+        for part, learning_rate in parts
+        for group in param_groups_weight_decay(part, weight_decay)
+    ]
     return torch.optim.AdamW(groups, fused=True)
 
 

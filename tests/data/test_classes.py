@@ -11,7 +11,6 @@ from catdog.data.classes import (
     classes_in,
     folded,
     label_of,
-    one,
     probability_name,
     read_classes,
 )
@@ -88,10 +87,6 @@ def test_a_class_whose_name_begins_another_is_not_taken_for_it():
 def test_the_names_in_a_source_say_which_classes_it_has(names, expected):
     assert classes_in(names) == expected
     assert classes_in(reversed(names)) == expected
-
-
-def test_classes_are_spoken_of_as_people_do():
-    assert [one(name) for name in ("dog", "ant", "0")] == ["a dog", "an ant", "a 0"]
 
 
 def test_the_probability_is_called_after_class_1_and_stays_in_its_place():

@@ -58,14 +58,10 @@ def test_a_table_of_something_else_is_said_and_not_used(said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file_name,camera\n1.jpg,\0\n", "zero byte"),
         (b"file_name,camera\n1.jpg,\xff\n", "not UTF-8"),
-        ("file_name,camera\n1.jpg,a,b\n", "row 2 has more fields"),
+        ("file_name,camera\n1.jpg,a,b\n", "a row has more fields"),
         ('file_name,camera\n1.jpg,"a', "unexpected end of data"),
         ("file_name,camera\n1.jpg," + 200_000 * "x", "field larger"),
-        ("file_name,camera\n1.jpg,a\n./1.jpg,b\n", "names pets/1.jpg a second time"),
-        ("file_name,camera,camera\n", "'camera' twice"),
-        ("camera,file_name\ncanon\n", "a row without a file_name"),
     ],
 )
 def test_a_table_that_can_not_be_used_is_one_sentence(text, said):

@@ -7,7 +7,6 @@ import pytest
 
 from catdog import CatdogError
 from catdog.data.sources import fetch, has_kaggle_credentials, locate
-from tests.kaggle_server import point_kaggle_client_to
 
 SLUG = "somebody/pets"
 
@@ -108,12 +107,6 @@ def test_an_error_page_in_mid_download_is_not_taken_for_pictures(tmp_path, kaggl
     _fetched(tmp_path, kaggle)
 
 
-def test_an_archive_that_shrank_since_is_fetched_again(tmp_path, kaggle, archive):
-    _fetched(tmp_path, kaggle)
-    archive.write_bytes(archive.read_bytes()[:1000])
-    _fetched(tmp_path, kaggle)
-
-
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
@@ -137,12 +130,6 @@ def test_a_token_that_expired_or_is_missing_is_said(tmp_path, kaggle, monkeypatc
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     _refused(tmp_path, "needs a Kaggle token and none was found")
     assert kaggle.asked == []
-
-
-def test_no_network_is_said(tmp_path, kaggle, monkeypatch, waits):
-    point_kaggle_client_to("http://127.0.0.1:9", monkeypatch)
-    _refused(tmp_path, "Kaggle can't be reached")
-    assert all(wait < 120 for wait in waits)
 
 
 def test_a_data_folder_that_can_not_be_written_is_said(tmp_path, kaggle):
@@ -187,12 +174,6 @@ def test_a_path_is_used_in_place_under_its_own_name(tmp_path, given, name):
     source = locate(str(tmp_path / given), tmp_path / "data", seed=0)
     assert (source.kind, source.name, source.path) == ("path", name, tmp_path / given)
     assert fetch(source, seed=0) == tmp_path / given
-
-
-def test_words_win_over_files_of_their_name_and_a_path_is_meant_by_a_slash(tmp_path):
-    (tmp_path / "sample").mkdir()
-    assert locate("sample", tmp_path, seed=0).kind == "sample"
-    assert locate("./sample", tmp_path, seed=0).kind == "path"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from PIL import Image
 from timm.data import create_transform
 
 from catdog.data import images, transforms
-from catdog.data.loaders import LabelledFolder
 from catdog.data.transforms import (
     Preprocessing,
     evaluation_transform,
@@ -86,16 +85,6 @@ def test_an_augmented_view_is_decided_by_its_random_numbers_alone():
     first = transforms.augmented(tensor, SMALL, Random(1))
     assert torch.equal(first, transforms.augmented(tensor, SMALL, Random(1)))
     assert not torch.equal(first, transforms.augmented(tensor, SMALL, Random(2)))
-
-
-def test_labels_follow_the_class_names(tmp_path, draw_folder):
-    folder = LabelledFolder(draw_folder(tmp_path, 2))
-    assert [(path.split("/")[-2], label) for path, label in folder.samples] == [
-        ("cat", 0),
-        ("cat", 0),
-        ("dog", 1),
-        ("dog", 1),
-    ]
 
 
 def test_a_photo_that_says_only_in_xmp_how_it_lies_is_turned_too():

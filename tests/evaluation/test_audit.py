@@ -103,7 +103,9 @@ def test_issues_name_the_picture_and_what_to_do(drawn):
         | {"split": "validation" if n >= 16 else "training"}
         for n, label in enumerate(labels)
     ]
-    issues = find_issues(rows, features, [look_at(content) for content in contents])
+    issues = find_issues(
+        rows, features, [look_at(content) for content in contents], classes=CLASSES
+    )
     found = {(issue.issue, issue.path): issue for issue in issues}
     wrong, twin = found["wrong_label", "p4"], found["near_duplicate", "p2"]
     assert (wrong.detail, wrong.sha256, wrong.other_sha256) == ("cat", "d4", "")

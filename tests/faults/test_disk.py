@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from catdog import pipeline
+from catdog import CLASSES, pipeline
 from catdog.data.ood_images import neither_folder
 from catdog.sample.dataset import draw_sample
 from tests.conftest import encoded
@@ -78,10 +78,10 @@ def test_a_read_only_data_folder_is_told_by_training(run, pets, tmp_path, untouc
 def test_what_is_drawn_already_may_lie_where_nothing_can_be_written(tmp_path, read_only):
     data = tmp_path / "data"
     drawn = draw_sample(data / "raw", seed=0, count=2, test_count=1)
-    strangers = neither_folder(data)
+    strangers = neither_folder(data, CLASSES)
     read_only(data)
     assert draw_sample(data / "raw", seed=0, count=2, test_count=1) == drawn
-    assert neither_folder(data) == strangers
+    assert neither_folder(data, CLASSES) == strangers
 
 
 def test_a_read_only_source_is_enough(run, pets, tmp_path, read_only):

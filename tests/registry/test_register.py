@@ -184,10 +184,10 @@ def test_a_model_that_can_not_be_written_leaves_the_one_before(shop, monkeypatch
     register.save(shop.trained, CARD, Path("kept"))
     before = Path("kept/model.json").read_bytes()
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(register, "put_in_place", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(CatdogError, match=r"can't be written to .*No space left.*: make room"):
         register.save(shop.trained, CARD, Path("kept"))
     assert Path("kept/model.json").read_bytes() == before

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+from catdog import CLASSES
 from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.metrics import score
 from catdog.inference.prediction import Prediction
@@ -154,7 +155,9 @@ def test_pictures_have_the_names_and_tags_that_mlflow_gives_them():
 def test_the_table_of_answers_is_what_mlflow_would_log():
     answers = [Prediction("cat", 0.9, 0.1, 0.5), Prediction("dog", 0.8, 0.8, float("nan"))]
     with start_run("ours") as ours:
-        ours.log_predictions(["a.jpg", "b.jpg"], np.array([0, 1]), np.array([-1, 1]), answers)
+        ours.log_predictions(
+            ["a.jpg", "b.jpg"], np.array([0, 1]), np.array([-1, 1]), answers, CLASSES
+        )
     name = "predictions/validation.json"
     table = mlflow.load_table(name, run_ids=[ours.id])
     mlflow.set_experiment("theirs")
