@@ -27,10 +27,10 @@ train: install ## train: photos with a Kaggle token, drawn pictures without
 	mlflow run . --env-manager=local -P epochs=10
 
 test: install ## run the tests, but the slow ones
-	python -m pytest --numprocesses 2 --dist loadgroup -m 'not slow'
+	python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
 
 test-all: install ## run all tests: Spark, PostgreSQL, browsers, real photos and every kill, too
-	python -m pytest --numprocesses 2 --dist loadgroup
+	python -m pytest --numprocesses 2 --dist loadfile
 
 ui: install ## compare the runs in a browser
 	@echo 'The runs: http://127.0.0.1:5000/#/experiments/0/runs?workflowType=machine_learning'

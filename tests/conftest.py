@@ -23,7 +23,7 @@ import catdog  # noqa: F401  which keeps MLflow to itself, so it comes before ML
 if TYPE_CHECKING:
     from catdog.inference.classifier import Classifier
 
-pytest_plugins = ["tests.browser", "tests.kaggle_server", "tests.two_at_once"]
+pytest_plugins = ["tests.browser", "tests.kaggle_server"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -215,17 +215,9 @@ def photos() -> Path:
     return Path(named).resolve()
 
 
-COSTLY = {"project", "trained", "here", "unbroken", "spark", "page", "server", "two_at_once"}
-"""Fixtures that take long to make: of two processes that test, one makes and uses each."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together who shares a costly fixture; set browsers and real photos apart."""
+    """Browsers and real photos are slow, and set apart."""
     for item in items:
-        used = COSTLY & set(getattr(item, "fixturenames", ()))
-        if used:
-            group = "two_at_once" if "two_at_once" in used else item.module.__name__
-            item.add_marker(pytest.mark.xdist_group(group))
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.slow)
             # It shares the machine's few cores, so it gets a second chance.

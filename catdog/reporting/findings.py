@@ -130,7 +130,7 @@ def audit(
     """All issues of a prepared data set; features come from the cache, or are computed.
 
     Raises:
-        CatdogError: a picture is gone, unreadable, or not the one that was dataset.
+        CatdogError: a picture is gone, unreadable, or not the one that was prepared.
     """
     rows = dataset.rows(TRAINING) + dataset.rows(VALIDATION)
     pictures = dataset.pictures(TRAINING, VALIDATION)

@@ -7,6 +7,7 @@ templates/report.html.j2 lays out. Reads pictures to show them; writes nothing.
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import math
@@ -83,11 +84,14 @@ def render(
         for split in (TRAINING, VALIDATION)
         for row in dataset.rows(f"{EXCLUDED}-{split}")
     ]
+    with dataset.quarantine.open(encoding="utf-8", newline="") as stream:
+        left_out = list(csv.DictReader(stream))
     page = _template().render(
         title=f"{version.name} version {version.version}",
         verdict=_verdict(findings, untrained, len(judgement.labels), result),
         dataset=dataset,
         excluded=excluded,
+        left_out=left_out,
         trained=trained,
         confusion=confusion_counts(judgement.labels, predicted_labels(judgement.logits)).matrix,
         measured=judgement.metrics(trained.classifier.about),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
@@ -21,21 +20,27 @@ from catdog.config import (
     ExportConfig,
     MainConfig,
     PredictConfig,
-    PrepareConfig,
-    PromoteConfig,
-    SweepConfig,
-    TrainConfig,
 )
-from catdog.registry import register, versions
-from catdog.registry.promotion import Candidate
+from catdog.registry import versions
 from catdog.tracking.store import connect
-from scripts import evaluate, export, main, predict, prepare, promote, sweep, train
+from scripts import evaluate, export, main, predict
 from tests.conftest import OTHER_COLOURS, encoded, tiny_picture
 
 pytestmark = pytest.mark.slow
 
 URI = "models:/insects/Production"
 CATS_AND_DOGS = re.compile(r"\b(cat|dog)s?\b|p_dog", re.IGNORECASE)
+
+INSECTS = MainConfig(
+    dataset="raw",
+    epochs=15,
+    patience=15,
+    learning_rate=0.1,
+    backbone="test_resnet",
+    weights="none",
+    device="cpu",
+    registered_model_name="insects",
+)
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,11 @@ class Insects:
 
 
 @pytest.fixture(scope="module")
-def insects(tmp_path_factory) -> Iterator[Insects]:
+def insects(tmp_path_factory, draw_folder) -> Iterator[Insects]:
     """A run on the folders Ant/ and bee/, whose names it finds by itself, and a proof of it."""
     root = tmp_path_factory.mktemp("insects")
-    for name, folder in (("ant", "Ant"), ("bee", "bee")):
-        (root / "raw" / folder).mkdir(parents=True)
-        for number in range(60):
-            picture = tiny_picture(name, number)
-            picture.save(root / "raw" / folder / f"{number}.jpg")
+    draw_folder(root / "raw", 60, names=OTHER_COLOURS)
+    (root / "raw" / "ant").rename(root / "raw" / "Ant")
     (root / "raw" / "test").mkdir()
     tiny_picture("bee", 99).save(root / "raw" / "test" / "1.jpg")
     tiny_picture("ant", 3).save(root / "raw" / "bee" / "wrong.jpg", quality=60)
@@ -79,23 +81,9 @@ def insects(tmp_path_factory) -> Iterator[Insects]:
         connect()
         begun = MlflowClient().create_run("0")  # as `mlflow run` does
         patch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
-        assert main.main(_config(MainConfig)) == 0
+        assert main.main(INSECTS) == 0
         yield Insects(root, store)
     mlflow.set_tracking_uri(None)
-
-
-def _config(kind: type, **options: object):
-    fixed = {
-        "dataset": "raw",
-        "epochs": 15,
-        "patience": 15,
-        "learning_rate": 0.1,
-        "backbone": "test_resnet",
-        "weights": "none",
-        "device": "cpu",
-        "registered_model_name": "insects",
-    }
-    return kind(**(fixed | options))
 
 
 @pytest.fixture
@@ -144,94 +132,25 @@ def test_nothing_that_the_run_says_speaks_of_cats_and_dogs(here):
         assert not CATS_AND_DOGS.search(text), (name, CATS_AND_DOGS.search(text))
 
 
-def test_new_photos_are_labelled_sorted_and_explained(said, here, tmp_path):
-    for name in OTHER_COLOURS:
-        tiny_picture(name, 300).save(tmp_path / f"{name}.png")
-    output, target = tmp_path / "rows.csv", tmp_path / "sorted"
-    status = predict.main(
-        PredictConfig(
-            images=(str(tmp_path / "ant.png"), str(tmp_path / "bee.png")),
-            model_uri=URI,
-            format="csv",
-            output=str(output),
-            sort_into=str(target),
-            explain=str(tmp_path / "why"),
-            reject="no",
-        )
-    )
-    assert status == 0
-    with output.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["label"] for row in rows] == ["ant", "bee"]
-    assert float(rows[0]["p_bee"]) < 0.5 < float(rows[1]["p_bee"])
-    assert "p_dog" not in rows[0]
-    assert {path.name for path in target.iterdir()} == {"ant", "bee", "neither"}
-    assert [path.name for path in (target / "bee").iterdir()] == ["bee.png"]
-    assert len(list((tmp_path / "why").iterdir())) == 2
-    assert "(1 ant, 1 bee, 0 neither)" in said[-1]
+def test_nothing_that_answers_speaks_of_cats_and_dogs(said, here, tmp_path, draw_folder, capsys):
+    folder = draw_folder(tmp_path / "mine", 3, start=400, names=OTHER_COLOURS)
+    where = {"model_uri": URI, "format": "json"}
+    target, exported = str(tmp_path / "sorted"), str(tmp_path / "exported")
+    asked = {"images": (str(folder),), "sort_into": target, "explain": str(tmp_path / "why")}
+    assert predict.main(PredictConfig(**asked, **where, reject="no")) == 0
+    assert evaluate.main(EvaluateConfig(data=str(folder), **where)) == 0
+    assert export.main(ExportConfig(to=exported, model_uri=URI)) == 0
+    shown = capsys.readouterr().out
+    told = [shown, *said, *(path.name for path in tmp_path.rglob("*"))]
+    told += [path.read_text() for path in Path(exported).glob("*.[pj][ys]*")]
+    assert '"p_bee"' in shown
+    assert {path.name for path in Path(target).iterdir()} == {"ant", "bee", "neither"}
+    for text in told:
+        found = CATS_AND_DOGS.search(text.replace("catdog", "").replace(str(tmp_path), ""))
+        assert not found, text
 
 
-def test_a_labelled_folder_is_named_after_the_classes(here, tmp_path, draw_folder, capsys):
-    folder = draw_folder(tmp_path / "mine", 6, start=400, names=OTHER_COLOURS)
-    assert evaluate.main(EvaluateConfig(data=str(folder), model_uri=URI, format="json")) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["accuracy"] == 1
-    assert {row["name"] for row in found["slices"] if row["group"] == "class"} == {"ant", "bee"}
+def test_a_labelled_folder_of_another_pair_is_refused(here, tmp_path, draw_folder):
+    pets = str(draw_folder(tmp_path / "pets", 2))
     with pytest.raises(CatdogError, match="needs pictures in both ant/ and bee/"):
-        evaluate.main(EvaluateConfig(data=str(draw_folder(tmp_path / "pets", 2)), model_uri=URI))
-
-
-def test_the_export_answers_for_the_pair(here, tmp_path, capsys):
-    pytest.importorskip("onnxruntime")
-    target = tmp_path / "exported"
-    assert export.main(ExportConfig(to=str(target), model_uri=URI)) == 0
-    described = json.loads((target / "preprocessing.json").read_text())
-    assert described["classes"] == ["ant", "bee"]
-    assert described["output"].startswith("p_bee (N,)")
-    assert not CATS_AND_DOGS.search((target / "example.py").read_text())
-
-
-def test_versions_are_compared_and_promoted_under_the_models_name(
-    here, tmp_path, draw_folder, capsys
-):
-    first = versions.version_of(URI)
-    approved = replace(Candidate.from_tags(first.tags), status="approved")
-    digest = first.tags["model_digest"]
-    register.add(first.source, "insects", approved, digest=digest, card="# The same again")
-    fresh = draw_folder(tmp_path / "mine", 30, start=500, names=OTHER_COLOURS)
-    asked = PromoteConfig(name="insects", data=str(fresh), dry_run="yes")
-    assert promote.main(asked) == 1
-    assert "not surely better than version 1" in capsys.readouterr().out
-    assert promote.main(PromoteConfig(name="insects", to="2", because="we agreed")) == 0
-    pets = draw_folder(tmp_path / "pets", 3)
-    with pytest.raises(CatdogError, match="needs pictures in both ant/ and bee/"):
-        promote.main(replace(asked, version="1", data=str(pets)))
-
-
-def test_training_alone_refuses_pictures_of_another_pair(here):
-    with pytest.raises(CatdogError, match=r"was prepared for \w+ and \w+, not for classes=x,y"):
-        train.main(_config(TrainConfig, classes="x,y"))
-
-
-@pytest.mark.parametrize(
-    ("script", "config"),
-    [
-        (main, MainConfig(classes="ant,bee", backbone="test_resnet", resume="auto")),
-        (sweep, SweepConfig(classes="ant,bee", backbone="test_resnet", resume="auto")),
-        (prepare, PrepareConfig(classes="ant,bee")),
-    ],
-)
-def test_the_classes_that_are_typed_reach_whoever_sorts_the_pictures(
-    tmp_path, monkeypatch, draw_folder, script, config
-):
-    asked: list[str] = []
-
-    def enough(_source: object, config: PrepareConfig) -> None:
-        asked.append(config.classes)
-        raise CatdogError("enough is known")
-
-    monkeypatch.setattr("catdog.data.prepare.prepare", enough)
-    folder = draw_folder(tmp_path / "raw", 2, names=OTHER_COLOURS)
-    with pytest.raises(CatdogError, match="enough is known"):
-        script.main(replace(config, dataset=str(folder)))
-    assert asked == ["ant,bee"]
+        evaluate.main(EvaluateConfig(data=pets, model_uri=URI))

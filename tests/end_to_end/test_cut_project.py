@@ -1,44 +1,15 @@
-"""The real `mlflow run`, interrupted, killed or told to end, and how it goes on."""
+"""The real `mlflow run`, killed or told to end, and how it goes on."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 
 import psutil
 import pytest
 
-from tests.project import Project, copied, draw
+from tests.project import Project, copied, draw, mlflow_run
 
 pytestmark = pytest.mark.project
-
-
-@pytest.mark.slow
-def test_an_interrupted_training_ends_as_killed(tmp_path):
-    project = copied(tmp_path)
-    draw(tmp_path / "pets", 8)
-    command = [sys.executable, "-m", "scripts.main", "--dataset", "pets", "--epochs", "500"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    process = subprocess.Popen(
-        [*command, "--patience", "500"],
-        cwd=tmp_path,
-        env=environment,
-        stderr=subprocess.PIPE,
-        # Tests that run in the background ignore it, and so would the process.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-    )
-    with process:
-        for line in process.stderr:
-            if line.startswith(b"epoch   2"):
-                process.send_signal(signal.SIGINT)
-                break
-        process.stderr.read()
-    assert process.returncode == 130
-    (run,) = project.runs()
-    assert run.info.status == "KILLED"
-    assert project.client.search_registered_models() == []
 
 
 MANY = 100
@@ -52,13 +23,7 @@ def _cut(project: Project, how: signal.Signals, *, after: str) -> tuple[str, str
 
     Returns the run's id and what was said.
     """
-    pairs = [word for parameter in LONG for word in ("-P", parameter)]
-    launcher = subprocess.Popen(
-        ["mlflow", "run", ".", "--env-manager=local", *pairs],
-        cwd=project.root,
-        env=project.environment(),
-        stderr=subprocess.PIPE,
-    )
+    launcher = project.begin(*mlflow_run(*LONG))
     said = b""
     with launcher:
         for line in launcher.stderr:

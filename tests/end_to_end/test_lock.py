@@ -38,12 +38,3 @@ def test_every_line_of_the_lock_names_one_version_and_no_place():
     for line, locked in zip(LINES, LOCKED, strict=True):
         assert [pin.operator for pin in locked.specifier] == ["=="], line
         assert locked.url is None
-
-
-def test_the_python_versions_that_are_declared_are_those_that_can_be_installed():
-    told = [line.rpartition(" ")[2] for line in DECLARED["classifiers"] if "Python ::" in line]
-    assert told == ["3.11", "3.12", "3.13"]
-    (specifier,) = {Requirement(f"python{DECLARED['requires-python']}").specifier}
-    assert all(specifier.contains(version) for version in told)
-    assert not specifier.contains("3.10")
-    assert not specifier.contains("3.14")

@@ -1,8 +1,7 @@
-"""The real sweep by `mlflow run`, on one machine and on two."""
+"""The real sweep, on two machines."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -18,43 +17,14 @@ def _trials_of(project: Project, run: Run) -> list[Run]:
     return project.client.search_runs(["0"], below)
 
 
-def test_a_sweep_registers_the_best_of_its_trials_by_the_same_way(tmp_path):
-    project = copied(tmp_path)
-    draw(tmp_path / "pets", 15)
-    project.mlflow_run("dataset=pets", "trials=3", "epochs=2", "most_views=2", entry_point="sweep")
-    (run,) = [one for one in project.runs() if "trial" not in one.data.tags]
-    trials = _trials_of(project, run)
-    assert (run.info.status, len(trials)) == ("FINISHED", 3)
-    best = min(trials, key=lambda one: one.data.metrics["best_search_loss"])
-    assert run.data.tags["best_trial"] == best.data.tags["trial"]
-    for name, value in best.data.params.items():
-        assert run.data.params[name] == value
-    version = project.client.get_model_version_by_alias("catdog", "production")
-    assert version.run_id == run.info.run_id
-    assert run.data.metrics["parity_max_abs_diff"] < 0.001
-    logged = {one.path for one in project.client.list_artifacts(run.info.run_id)}
-    assert logged >= {"parallel_coordinates.png", "parameter_importances.png", "report.html"}
-
-
 def test_two_machines_sweep_together_and_one_of_them_registers(tmp_path):
     project = copied(tmp_path)
     draw(tmp_path / "pets", 15)
     sweep = (sys.executable, "-m", "scripts.sweep", "--dataset=pets", "--trials=40", "--epochs=2")
-    shared = "--storage=sqlite:///shared.db"
-
-    def begin(*own: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*sweep, shared, *own],
-            cwd=project.root,
-            env=project.environment(),
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-
-    first = begin("--data_dir=data")
-    second = begin("--data_dir=elsewhere")
-    for process in (first, second):
+    sweep += ("--storage=sqlite:///shared.db",)
+    places = ("--data_dir=data", "--data_dir=elsewhere")
+    both = [project.begin(*sweep, place, text=True) for place in places]
+    for process in both:
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 0, said
     (version,) = project.client.search_model_versions("name = 'catdog'")

@@ -12,7 +12,6 @@ from catdog.evaluation.intervals import (
     newcombe,
     resamples,
     weighted_metrics,
-    wilson,
 )
 
 cells = st.integers(0, 60)
@@ -58,12 +57,6 @@ def test_a_mean_is_resampled_with_its_own_pictures():
     drawn = bootstrap(labels, logits, means, seed=0)
     assert drawn["log_loss"] == pytest.approx(np.full(REPLICATES, 5.5))
     assert all(values.shape == (REPLICATES,) for values in drawn.values())
-
-
-def test_wilson_stays_inside_even_without_an_error():
-    low, high = wilson(400, 400)
-    assert high == 1
-    assert low == pytest.approx(400 / (400 + 1.959964**2))
 
 
 def test_the_interval_is_the_one_that_newcombe_published():

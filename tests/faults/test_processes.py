@@ -80,15 +80,3 @@ def test_a_killed_decoding_process_is_told(run, where, monkeypatch):
     assert ended.status == 2
     assert ended.sentence.startswith("a process that decodes pictures was killed")
     assert _newest_run().info.status == "FAILED"
-
-
-@pytest.mark.slow
-@pytest.mark.project
-def test_two_runs_at_once_in_one_folder_both_finish(two_at_once):
-    assert [ended.returncode for ended in two_at_once.ended] == [0, 0]
-    assert [run.info.status for run in two_at_once.project.runs()] == ["FINISHED", "FINISHED"]
-    assert two_at_once.server.asked.count("/signed") == 1
-    versions = two_at_once.project.client.search_model_versions("name = 'catdog'")
-    assert sorted(version.version for version in versions) == [1, 2]
-    assert [version.current_stage for version in versions].count("Production") == 1
-    load_dataset(two_at_once.project.root / "data" / "somebody-pets").check()
