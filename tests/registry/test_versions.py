@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import mlflow
 import pytest
@@ -12,7 +10,6 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.registry import history, register, versions
 from catdog.registry.promotion import Candidate
-from tests.conftest import ROOT
 
 PHOTOS = Candidate("abc", drawn=False, status="approved")
 
@@ -85,12 +82,3 @@ def test_stages_versions_and_aliases_name_a_model(logged_model):
     _register(logged_model)
     for end in ("/Production", "/1", "/latest", "@production", "@champion"):
         assert (versions.fetch(f"models:/pets{end}") / "model.json").read_text() == "{}"
-
-
-def test_finding_a_model_imports_no_statistics():
-    heavy = "{'timm', 'sklearn', 'scipy.stats', 'matplotlib', 'gradio'}"
-    code = f"import sys, catdog.registry.versions; print(sorted({heavy} & set(sys.modules)))"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert ended.stdout.strip() == "[]"
