@@ -10,10 +10,11 @@ from tests.project import Project, copied, draw, mlflow_run
 pytestmark = pytest.mark.project
 
 
-MANY = 100
+MANY = 40
 """Epochs that last well beyond the first checkpoints, on fast machines also."""
 
-LONG = ("dataset=pets", f"epochs={MANY}", f"patience={MANY}")
+SMALL = ("dataset=pets", "backbone=test_resnet", "weights=none")
+LONG = (*SMALL, f"epochs={MANY}", f"patience={MANY}")
 
 
 def _killed(project: Project) -> str:
