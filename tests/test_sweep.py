@@ -256,23 +256,17 @@ def storage(request) -> str:
     return request.getfixturevalue("server") if "post" in request.param else request.param
 
 
-def _in_processes(*targets) -> list[multiprocessing.Process]:
-    forked = multiprocessing.get_context("fork")  # a new one would spend its time with imports
-    processes = [forked.Process(target=target) for target in targets]
-    for process in processes:
-        process.start()
-    return processes
-
-
 def test_the_trial_of_a_killed_process_is_run_again(storage, logged, monkeypatch):
     monkeypatch.setattr(sweep, "HEARTBEAT_S", 1)
-    begun = multiprocessing.get_context("fork").Event()
+    forked = multiprocessing.get_context("fork")  # a new one would spend its time with imports
+    begun = forked.Event()
 
     def hang(*_: object) -> None:
         begun.set()
         time.sleep(60)
 
-    (process,) = _in_processes(lambda: _run(_study("killed", storage), 2, hang))
+    process = forked.Process(target=lambda: _run(_study("killed", storage), 2, hang))
+    process.start()
     assert begun.wait(30)
     process.kill()
     process.join()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import shutil
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from catdog import CatdogError
 from catdog.data.dataset import PreparedDataset, load_dataset
 from tests.sources import (
-    exclude_file,
     insect_source,
     kaggle_source,
     prepare_pictures,
@@ -56,22 +54,6 @@ def test_a_picture_that_was_edited_is_named_and_stays(prepared):
     assert edited.read_bytes() == b"mine"
     edited.unlink()
     assert _again(prepared) == prepared
-
-
-def test_excluded_validation_pictures_are_kept_for_raw_figures(tmp_path):
-    source = kaggle_source(tmp_path / "raw")
-    whole = prepare_pictures(source, tmp_path / "data")
-    first, *others = whole.rows("validation")
-    prepared = prepare_pictures(
-        source, tmp_path / "data", exclude=exclude_file(tmp_path, first["path"])
-    )
-    (kept,) = prepared.rows("excluded-validation")
-    assert (kept["path"], kept["label"]) == (f"excluded/{first['path']}", first["label"])
-    content = (prepared.folder / kept["path"]).read_bytes()
-    assert hashlib.sha256(content).hexdigest() == first["sha256"]
-    assert prepared.rows("validation") == others
-    assert prepared.validation_digest != whole.validation_digest
-    assert prepared.counts["validation"][first["label"]] == 1
 
 
 def test_typed_classes_say_which_one_is_positive_and_are_remembered(tmp_path):

@@ -99,10 +99,6 @@ def test_a_slice_may_have_any_name(name):
     assert name in _texts(svg)
 
 
-def _legend(axes) -> list[str]:
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
 def test_a_confusion_figure_shows_counts_and_shares_of_each_true_class():
     for confusion, shown in (
         (Confusion(90, 10, 0, 50), ["90\n90.0%", "10\n10.0%", "0\n0.0%", "50\n100.0%"]),
@@ -111,15 +107,3 @@ def test_a_confusion_figure_shows_counts_and_shares_of_each_true_class():
         (axes,) = plots.confusion_figure(confusion, "validation", ("ant", "bee")).axes
         assert [text.get_text() for text in axes.texts] == shown
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["ant", "bee"]
-
-
-def test_figures_for_mlflow_are_the_charts_of_the_report():
-    loss, accuracy = plots.learning_curves(EPOCHS, 2, UNTRAINED).axes
-    reliability = plots.to_figure(*DRAWN["reliability"])
-    (familiarity,) = plots.to_figure(*DRAWN["familiarity"]).axes
-    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss (nats)", "accuracy")
-    assert _legend(loss) == ["training", "validation", "kept", "untrained"]
-    (axes,) = reliability.axes
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("p_bee", "share of bee")
-    assert _legend(familiarity) == ["neither", "validation photos", "threshold"]
-    assert reliability.get_facecolor() == (1, 1, 1, 1)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import resource
 from pathlib import Path
@@ -16,6 +15,7 @@ from catdog import CatdogError
 from catdog.data.dataset import Picture
 from catdog.data.images import load
 from catdog.data.transforms import evaluation_transform
+from catdog.files import sha256_of
 from catdog.models.engine import Engine, torch_engine
 from catdog.models.network import Network, build_network
 from catdog.training import features
@@ -52,21 +52,13 @@ def counting(network) -> _Counting:
 def pictures(tmp_path, draw_folder) -> list[Picture]:
     folder = draw_folder(tmp_path / "pictures", 5)
     return [
-        Picture(path, int(path.parent.name == "dog"), _digest(path))
+        Picture(path, int(path.parent.name == "dog"), sha256_of(path))
         for path in sorted(folder.rglob("*.jpg"))
     ]
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @pytest.fixture
 def cache(tmp_path, network, counting) -> FeatureCache:
-    return open_cache(tmp_path / "data", network)
-
-
-def _again(tmp_path, network, counting) -> FeatureCache:
     return open_cache(tmp_path / "data", network)
 
 
@@ -86,7 +78,7 @@ def test_nothing_is_computed_twice(tmp_path, pictures, network, counting, cache)
     first, _ = extract(pictures + pictures[:1], network, counting.engine, cache)
     second, computed = extract(pictures, network, counting.engine, cache)
     later, also = extract(
-        pictures[::-1], network, counting.engine, _again(tmp_path, network, counting)
+        pictures[::-1], network, counting.engine, open_cache(tmp_path / "data", network)
     )
     assert (computed, also, counting.seen) == (0, 0, 10)
     assert np.array_equal(first[:, :10], second)
@@ -136,7 +128,7 @@ def test_a_damaged_shard_is_computed_again(
     else:
         shard.write_bytes(content[: len(content) // 2])
     found, computed = extract(
-        pictures, network, counting.engine, _again(tmp_path, network, counting)
+        pictures, network, counting.engine, open_cache(tmp_path / "data", network)
     )
     assert computed == 10
     assert np.allclose(found, expected, atol=1e-5)
@@ -177,7 +169,9 @@ def test_a_kill_loses_one_shard_at_most_and_never_the_others(
         patch.setattr(features, "in_order", stop_after_six)
         with pytest.raises(KeyboardInterrupt):
             extract(pictures, network, counting.engine, cache)
-    _, computed = extract(pictures, network, counting.engine, _again(tmp_path, network, counting))
+    _, computed = extract(
+        pictures, network, counting.engine, open_cache(tmp_path / "data", network)
+    )
     assert computed == 6
 
 

@@ -17,7 +17,6 @@ from catdog.evaluation.calibration import cross_fitted, log_loss, probability
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.engine import torch_engine
-from catdog.models.network import Network
 from catdog.training.features import FeatureSet
 from catdog.training.judge import Judgement, judge, seen_in_training
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
@@ -61,11 +60,6 @@ def _grey_noise(folder: Path) -> list[Picture]:
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return tiny_classifier().network()
-
-
-@pytest.fixture(scope="module")
 def sample(tmp_path_factory) -> Sample:
     folder = tmp_path_factory.mktemp("judged")
     return Sample(
@@ -75,7 +69,9 @@ def sample(tmp_path_factory) -> Sample:
     )
 
 
-def _judge(network: Network, sample: Sample) -> Judged:
+@pytest.fixture(scope="module")
+def judged(sample) -> Judged:
+    network = tiny_classifier().network()
     engine, plain = torch_engine(network), evaluation_transform(network.preprocessing)
 
     def features(pictures):
@@ -90,11 +86,6 @@ def _judge(network: Network, sample: Sample) -> Judged:
     )
     labels = np.array([picture.label for picture in sample.validation])
     return Judged(*judge(network, seen, labels, about, keep=KEEP, learned=LEARNED), sample)
-
-
-@pytest.fixture(scope="module")
-def judged(network, sample) -> Judged:
-    return _judge(network, sample)
 
 
 def test_the_classifier_answers_as_it_was_judged(judged):
