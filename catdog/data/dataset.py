@@ -24,7 +24,7 @@ from catdog.data.classes import both, read_classes
 from catdog.data.images import is_image_name
 from catdog.files import sha256_of
 
-FORMAT = 2
+FORMAT = 3
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
 TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
 EXCLUDED = "excluded"
