@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.tracking import run as tracking
