@@ -57,17 +57,29 @@ def classifier():
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, classifier) -> str:
+def store(tmp_path_factory, classifier):
     """A store whose registry has a tiny classifier in Production."""
-    home = tmp_path_factory.mktemp("store")
+    return _store_with(classifier, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def other_store(tmp_path_factory, classifier):
+    """A store in which models:/catdog/1 is another model, of classes in German."""
+    other = copy.copy(classifier)
+    other.about = replace(classifier.about, classes=("ameise", "größe"))
+    return _store_with(other, tmp_path_factory.mktemp("other"))
+
+
+def _store_with(classifier, home) -> str:
     classifier.save(home / "saved")
+    classes = classifier.about.classes
     uri = f"sqlite:///{home}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         patch.chdir(home)
         with start_run("tiny") as run:
             photo = encoded(tiny_picture("cat", 0))
-            candidate = Candidate("digest", drawn=True, status="approved")
+            candidate = Candidate("digest", drawn=True, classes=classes, status="approved")
             info = register.log_model(home / "saved", photo, run, candidate, step=1)
         digest = versions.digest_of(home / "saved")
         version = register.add(info.model_uri, "catdog", candidate, digest=digest, card="tiny")
@@ -79,6 +91,12 @@ def store(tmp_path_factory, classifier) -> str:
 @pytest.fixture
 def model(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    return scoring.pin("models:/catdog/Production")
+
+
+@pytest.fixture
+def other_model(other_store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other_store)
     return scoring.pin("models:/catdog/Production")
 
 
@@ -235,14 +253,13 @@ def test_a_file_too_large_to_hold_is_an_error_unread(spark, model, draw_folder, 
 
 
 @with_spark
-def test_the_answers_of_two_models_are_never_mixed(spark, model, classifier, draw_folder, tmp_path):
+def test_the_answers_of_two_models_are_never_mixed(
+    spark, model, other_model, draw_folder, tmp_path
+):
     folder, output = draw_folder(tmp_path / "pictures", count=1), str(tmp_path / "answers")
     scoring.score(spark, model, str(folder), output)
     assert model.version.startswith("models:/catdog/1 sha256:")
-    other = copy.copy(classifier)
-    other.about = replace(classifier.about, classes=("ameise", "größe"))
-    other.save(tmp_path / "other")
-    other_model = scoring.pin(str(tmp_path / "other"))
+    assert other_model.version.startswith("models:/catdog/1 sha256:")
     refused = f"holds answers of {model.version}, and these would be of {other_model.version}"
     with pytest.raises(CatdogError, match=refused):
         scoring.score(spark, other_model, str(folder), output)
