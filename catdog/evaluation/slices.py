@@ -7,7 +7,6 @@ such as "dark" or "small: under 0.1 megapixel", and a rule that names the worst 
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,11 @@ from PIL import Image
 from scipy.stats import fisher_exact
 
 from catdog.data import images
+from catdog.data.dataset import if_readable
 from catdog.data.metadata import OWN_COLUMNS
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.intervals import wilson
 from catdog.parallel import in_order
-
-logger = logging.getLogger(__name__)
 
 LOOK_PX = 64
 """Shorter side of what is decoded for a look: enough to tell blurred from sharp."""
@@ -99,7 +97,7 @@ def look_at_all(paths: Sequence[Path]) -> list[Look]:
 
     One that is gone or unreadable is named in a warning, and is `UNSEEN`.
     """
-    return list(in_order(_look_at_file, paths))
+    return list(in_order(lambda path: if_readable(path, look_at) or UNSEEN, paths))
 
 
 def look_at(content: bytes) -> Look:
@@ -159,14 +157,6 @@ def worst_slice(table: Sequence[SliceScore]) -> SliceScore | None:
     return min(
         worse, key=lambda row: (not row.surely_worse, row.accuracy, -row.count), default=None
     )
-
-
-def _look_at_file(path: Path) -> Look:
-    try:
-        return look_at(path.read_bytes())
-    except (OSError, images.UnreadableImageError) as error:
-        logger.warning(f"{path} can't be read any more, it is in no slice by light ({error})")
-        return UNSEEN
 
 
 def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:
