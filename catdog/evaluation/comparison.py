@@ -29,7 +29,8 @@ class Paired:
         accuracy: difference of the accuracies, with its 95 % interval in the next two.
         p_value: of McNemar's exact test that both are equally accurate.
         log_loss: difference of the log-losses in nats, below zero where the challenger's
-            probabilities are better; its 95 % interval in the last two.
+            probabilities are better; its 95 % interval in the next two.
+        champion_accuracy, champion_log_loss: what the differences start from.
     """
 
     count: int
@@ -42,6 +43,8 @@ class Paired:
     log_loss: float
     log_loss_ci_low: float
     log_loss_ci_high: float
+    champion_accuracy: float
+    champion_log_loss: float
 
     @property
     def surely_better(self) -> bool:
@@ -54,8 +57,10 @@ class Paired:
         return self._more_right(self.broken, self.fixed) or self.log_loss_ci_low > 0
 
     def to_dict(self, prefix: str = "") -> dict[str, float]:
-        """All numbers by name, with `prefix` before each."""
-        return {f"{prefix}{name}": value for name, value in asdict(self).items()}
+        """The numbers of the comparison itself by name, with `prefix` before each."""
+        numbers = asdict(self)
+        del numbers["champion_accuracy"], numbers["champion_log_loss"]
+        return {f"{prefix}{name}": value for name, value in numbers.items()}
 
     def summary(self) -> str:
         """The same in one clause."""
@@ -65,6 +70,26 @@ class Paired:
             f"(95 %: {100 * self.accuracy_ci_low:+.2f} to {100 * self.accuracy_ci_high:+.2f}, "
             f"McNemar p {self.p_value:.2g}), log-loss {self.log_loss:+.4f} "
             f"(95 %: {self.log_loss_ci_low:+.4f} to {self.log_loss_ci_high:+.4f})"
+        )
+
+    def table(self, champion: str) -> str:
+        """The same as a table in Markdown, with what both reach; `champion` is its version."""
+        accuracies = self.champion_accuracy, self.champion_accuracy + self.accuracy
+        losses = self.champion_log_loss, self.champion_log_loss + self.log_loss
+        gain = [100 * x for x in (self.accuracy, self.accuracy_ci_low, self.accuracy_ci_high)]
+        change = self.log_loss, self.log_loss_ci_low, self.log_loss_ci_high
+        return "\n".join(
+            (
+                f"| {self.count:,} photos that neither learned from | version {champion} "
+                "| this version | difference (95 % interval) |",
+                "|---|---|---|---|",
+                "| accuracy | {:.2%} | {:.2%} ".format(*accuracies)
+                + "| {:+.2f} points ({:+.2f} to {:+.2f}) |".format(*gain),
+                "| log-loss | {:.4f} | {:.4f} ".format(*losses)
+                + "| {:+.4f} ({:+.4f} to {:+.4f}) |".format(*change),
+                f"| right, the other wrong | {self.broken:,} | {self.fixed:,} "
+                f"| McNemar p {self.p_value:.2g} |",
+            )
         )
 
     def _more_right(self, more: int, fewer: int) -> bool:
@@ -94,6 +119,8 @@ def compare_answers(labels: Labels, champion: Logits, challenger: Logits, *, see
         float(losses.mean()),
         float(low),
         float(high),
+        (both + broken) / len(labels),
+        float(log_losses(labels, champion).mean()),
     )
 
 
