@@ -22,6 +22,7 @@ from tests.conftest import ROOT, child_environment, encoded, tiny_classifier, ti
 
 PHOTOS = [encoded(tiny_picture(name, number)) for name in ("cat", "dog") for number in range(3)]
 RECORDS = [{"image": base64.b64encode(photo).decode()} for photo in PHOTOS]
+INNARDS = ("stack_trace", "Traceback", "site-packages", str(ROOT))
 SPLIT = {"columns": ["note", "image"], "data": [["", one["image"]] for one in RECORDS]}
 
 
@@ -106,7 +107,13 @@ def test_it_answers_records_and_split_tables_with_options_as_the_classifier_does
         "{}",
         {"dataframe_records": [{"picture": ""}]},
         {"dataframe_records": [{"image": "abc"}]},
+        {"dataframe_records": [{"image": 5}]},
         {"dataframe_records": RECORDS, "params": {"threshold": 7.0}},
+        {"dataframe_records": RECORDS, "params": {"threshold": None}},
+        {"dataframe_records": RECORDS, "params": {"treshold": 0.7}},
+        {"dataframe_records": RECORDS, "params": 5},
+        {"inputs": [RECORDS[0]["image"]]},
+        "[" * 100_000,
     ],
 )
 def test_what_can_not_be_understood_is_turned_away(client, body):
@@ -115,6 +122,20 @@ def test_what_can_not_be_understood_is_turned_away(client, body):
     answer = client.post("/invocations", content=content, headers=headers)
     assert answer.status_code == 400
     assert answer.json()["message"]
+    assert not any(word in answer.text for word in INNARDS)
+
+
+def test_what_was_wrong_is_said_and_tables_of_other_kinds_are_turned_away(client):
+    for params, reason in (
+        ({"treshold": 0.7}, "no such params: treshold"),
+        ({"threshold": 7.0}, "0 to 1"),
+    ):
+        asked = {"dataframe_records": RECORDS, "params": params}
+        assert reason in client.post("/invocations", json=asked).json()["message"]
+    for kind in ("text/csv", "application/vnd.apache.parquet"):
+        answer = client.post("/invocations", content=b"image\n/9j/", headers={"Content-Type": kind})
+        assert answer.status_code == 400
+        assert not any(word in answer.text for word in INNARDS)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
