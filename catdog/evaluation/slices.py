@@ -7,6 +7,7 @@ such as "dark" or "small: under 0.1 megapixel", and a rule that names the worst 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ AT_LEAST = 20
 """Smaller slices are listed, but not called the worst: two errors in five are no finding."""
 MOST_VALUES = 20
 """Of a column of the user's with more different words the commonest are told apart."""
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""What a chart, a tag or a page can't hold, in a value of the user's."""
 
 LOOKS = {
     "brightness": ("dark", "medium", "bright"),
@@ -137,7 +141,11 @@ def make_slices(rows: Sequence[Row], looks: Sequence[Look]) -> list[Slice]:
         found += _by_thirds(name, np.array([getattr(look, name) for look in looks]), words)
     for column in sorted({key for row in rows for key in row} - set(OWN_COLUMNS)):
         found += _by_column(column, [row.get(column) or "" for row in rows])
-    return [slice_ for slice_ in found if 0 < slice_.members.sum() < len(rows)]
+    return [
+        Slice(_printable(slice_.group), _printable(slice_.name), slice_.members)
+        for slice_ in found
+        if 0 < slice_.members.sum() < len(rows)
+    ]
 
 
 def slice_table(slices: Sequence[Slice], labels: Labels, logits: Logits) -> list[SliceScore]:
@@ -157,6 +165,10 @@ def worst_slice(table: Sequence[SliceScore]) -> SliceScore | None:
     return min(
         worse, key=lambda row: (not row.surely_worse, row.accuracy, -row.count), default=None
     )
+
+
+def _printable(text: str) -> str:
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:
