@@ -33,6 +33,20 @@ MAX_RATIO = 1_000
 BOMB_BYTES = 10_000_000
 """A smaller member does no harm however well it shrinks."""
 
+LITTER = frozenset(
+    (
+        *("__macosx", "resource.frk", "network trash folder", "temporary items"),  # macOS
+        *("thevolumesettingsfolder", "icon\r"),
+        *("$recycle.bin", "recycler", "system volume information"),  # Windows
+        *("found.000", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "lost.dir"),
+        *("@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot", "@recycle"),  # file servers
+        *("@recently-snapshot", "~snapshot", "files_trashbin", "_gsdata_"),
+        *("thmbnl", "avf_info"),  # cameras
+        *("ipynb_checkpoints", "__pycache__"),  # editors
+    )
+)
+"""What is left beside photos, in small letters; names that begin with a dot are hidden anyway."""
+
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -61,10 +75,18 @@ def is_table_name(name: str) -> bool:
     return PurePosixPath(name).name.lower() == TABLE
 
 
+def is_litter(name: str) -> bool:
+    """Whether a path within a source is hidden, or what a system or a program left there."""
+    return any(
+        part.startswith((".", "~$")) or part.endswith("~") or part.casefold() in LITTER
+        for part in PurePosixPath(name).parts
+    )
+
+
 def members(source: Path) -> Iterator[Member]:
     """The pictures and tables of an archive or a folder, also those in archives within it.
 
-    They are known by their names. Hidden files and all others are passed over.
+    They are known by their names. All others, hidden ones and `LITTER` are passed over.
 
     Raises:
         CatdogError: the source is missing or no archive, or the archive is damaged,
@@ -89,7 +111,7 @@ def tables_in(folder: Path) -> Iterator[Member]:
 def _in_folder(folder: Path) -> Iterator[Member]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if _is_hidden(name) or path.is_dir():
+        if is_litter(name) or path.is_dir():
             continue
         if _is_wanted(name):
             yield name, path.read_bytes()
@@ -114,7 +136,7 @@ def _in_zip(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
             _check_zip_member(member, name)
         for member in members:
             inner = f"{name}/{member.filename}"
-            if inner.endswith("/") or _is_hidden(member.filename):  # a folder, or hidden
+            if inner.endswith("/") or is_litter(member.filename):  # a folder, or hidden
                 continue
             if _is_wanted(inner):
                 yield inner, archive.read(member)
@@ -127,7 +149,7 @@ def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
     with tarfile.open(fileobj=stream) as archive:
         for member in archive:
             inner = f"{name}/{member.name}"
-            if member.isdir() or _is_hidden(member.name):
+            if member.isdir() or is_litter(member.name):
                 continue
             # A link or a device holds nothing: it is an empty file, and left out as one.
             packed = (archive.extractfile(member) if member.isfile() else None) or io.BytesIO()
@@ -180,10 +202,6 @@ def _refuse(archive: str, member: str, why: str) -> NoReturn:
 
 def _is_wanted(name: str) -> bool:
     return is_image_name(name) or is_table_name(name)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 @contextmanager

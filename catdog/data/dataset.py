@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
 TRAINING, VALIDATION, TEST = SPLITS = ("training", "validation", "test")
 EXCLUDED = "excluded"

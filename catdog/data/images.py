@@ -13,12 +13,13 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from catdog import CatdogError
 
@@ -49,8 +50,10 @@ MAX_ASPECT = 8
 """A 1 x 10,000 strip resized by its shorter side would be gigabytes large."""
 
 JPEG_START = b"\xff\xd8\xff"
-BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
-"""Kinds of JPEG, by the marker of their frame; all others are rare."""
+BASELINE, EXTENDED, PROGRESSIVE, END, SCAN = 0xC0, 0xC1, 0xC2, 0xD9, 0xDA
+"""Markers of a JPEG; the first three begin its frame, which has the picture's size."""
+COMMON_FRAMES = (BASELINE, EXTENDED, PROGRESSIVE)
+"""Of others, Pillow's `draft` writes past the end of its memory: no lossless JPEG comes smaller."""
 BEFORE_FRAME = frozenset(b"\xc4\xdb\xdd\xfe" + bytes(range(0xE0, 0xF0)))
 """The markers of tables, comments and applications' data, which may stand before a frame."""
 MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
@@ -60,8 +63,6 @@ HEIC_STARTS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
 BOX_SIZE = re.compile(rb"ispe\0{4}(.{4})(.{4})", re.DOTALL)
 """Width and height in the header of an AVIF or a HEIC."""
 
-ORIENTATION = 0x0112
-"""EXIF's tag; Pillow fills it from XMP where a photo says it only there."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,11 +73,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture upright, by its orientation."""
-FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 5: (), 6: (-1,), 7: (-2, -1), 8: (-2,)}
-"""The same for tensors: the axes to reverse, after width and height have changed places."""
 SIDEWAYS = (5, 6, 7, 8)
 """The orientations of which width and height change places."""
-
+FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 5: (), 6: (-1,), 7: (-2, -1), 8: (-2,)}
+"""The axes of a tensor that are reversed after that."""
 GREY_BITS = (8, 10, 12, 14, 16, 31)
 """How many bits a grey value may have that needs more than a byte."""
 
@@ -101,7 +101,7 @@ def decode(content: bytes, *, side_px: int | None = None) -> Image.Image:
     Raises:
         UnreadableImageError: empty, not a picture, truncated, or over `MAX_PIXELS`.
     """
-    return _decode(_open(content), content, side_px)
+    return _decode(*_open(content), side_px)
 
 
 def check(content: bytes) -> tuple[int, int]:
@@ -113,11 +113,11 @@ def check(content: bytes) -> tuple[int, int]:
     Raises:
         UnreadableImageError: as `decode` does.
     """
-    image = _open(content)
-    if not _is_common_jpeg(content):
-        return _decode(image, content).size
+    image, frame = _open(content)
+    if frame not in COMMON_FRAMES:
+        return _decode(image, frame).size
     size = _upright_size(image)
-    _decode(image, content, max(1, min(size) // 8))
+    _decode(image, frame, max(1, min(size) // 8))
     return size
 
 
@@ -127,7 +127,7 @@ def upright_size(content: bytes) -> tuple[int, int]:
     Raises:
         UnreadableImageError: it is no picture.
     """
-    return _upright_size(_open(content))
+    return _upright_size(_open(content)[0])
 
 
 def to_tensor(content: bytes) -> Tensor:
@@ -139,13 +139,13 @@ def to_tensor(content: bytes) -> Tensor:
     Raises:
         UnreadableImageError: as `decode` does.
     """
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    image = _open(content)
-    if _is_common_jpeg(content) and image.mode != "CMYK" and _pixels(image) <= MAX_PIXELS:
+    image, frame = _open(content)
+    if frame in COMMON_FRAMES and image.mode != "CMYK" and _pixels(image) <= MAX_PIXELS:
         with contextlib.suppress(RuntimeError), _its_turn(image):
             return _limit_aspect(_jpeg_tensor(content, _orientation(image)))
-    return _limit_aspect(pil_to_tensor(_decode(image, content)))
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    return _limit_aspect(pil_to_tensor(_decode(image, frame)))
 
 
 def load(path: str | Path) -> Tensor:
@@ -179,6 +179,10 @@ def _decoder_errors() -> Iterator[None]:
     """Make one error of all that a decoder raises."""
     try:
         yield
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"too large: {error}") from error
     except MemoryError as error:
         raise UnreadableImageError("there is not enough memory to decode it") from error
     except Exception as error:  # over damaged bytes nearly any, as any field may hold anything
@@ -189,23 +193,17 @@ def _its_turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
     return _one_large if _pixels(image) > LARGE_PIXELS else contextlib.nullcontext()
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(content: bytes) -> tuple[Image.Image, int]:
+    """The picture, not yet decoded, and the marker of its frame if it is a JPEG."""
     if not content:
         raise UnreadableImageError("the file is empty")
     if len(content) > MAX_BYTES:
         raise UnreadableImageError(too_large(len(content)))
-    try:
+    with _decoder_errors():
         image = _identify(content)
-    except UnreadableImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"too large: {error}") from error
-    except MemoryError as error:
-        raise UnreadableImageError("there is not enough memory to decode it") from error
-    except Exception as error:
-        raise UnreadableImageError(_why_not_opened(content)) from error
-    _check_work(image, content)
-    return image
+    frame = _jpeg_frame(content)
+    _check_work(image, frame, content)
+    return image, frame
 
 
 def _identify(content: bytes) -> Image.Image:
@@ -213,9 +211,9 @@ def _identify(content: bytes) -> Image.Image:
         return JpegImagePlugin.JpegImageFile(io.BytesIO(content))
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
+    except UnidentifiedImageError as error:
         if not content[4:].startswith(HEIC_STARTS):
-            raise
+            raise UnreadableImageError(_why_not_opened(content)) from error
     try:
         import pillow_heif
     except ImportError as error:
@@ -238,14 +236,15 @@ def _why_not_opened(content: bytes) -> str:
     return "not a picture in a format that can be read"
 
 
-def _check_work(image: Image.Image, content: bytes) -> None:
+def _check_work(image: Image.Image, frame: int, content: bytes) -> None:
     """Refuse a picture that would take far more time or memory than a photo does."""
-    frame = _jpeg_frame(content)
     limit = MAX_JPEG_PIXELS if frame in (BASELINE, EXTENDED) else MAX_PIXELS
     if _pixels(image) > limit:
         raise UnreadableImageError(_too_many_pixels(*image.size, limit))
-    if frame not in (BASELINE, EXTENDED) and _scans(content) > MAX_SCANS:
-        raise UnreadableImageError(f"a JPEG of more than {MAX_SCANS} scans")
+    if frame not in (0, BASELINE, EXTENDED):
+        markers = takewhile(lambda marker: marker != END, _jpeg_markers(content))
+        if sum(marker == SCAN for marker in markers) > MAX_SCANS:
+            raise UnreadableImageError(f"a JPEG of more than {MAX_SCANS} scans")
     if image.info.get("compression") == "group4":
         # What libtiff can't decode of it stays what the memory held, and nobody is told.
         raise UnreadableImageError("a fax (TIFF of group 4), not a photo")
@@ -259,41 +258,24 @@ def _pixels(image: Image.Image) -> int:
     return image.width * image.height
 
 
+def _jpeg_markers(content: bytes) -> Iterator[int]:
+    """The markers of a JPEG's segments, found as libjpeg finds them."""
+    at = 2
+    while found := MARKER.search(content, at):
+        yield found[1][0]
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+
+
 def _jpeg_frame(content: bytes) -> int:
-    """The marker of a JPEG's frame; 0 where there is none, or anything odd stands before it."""
-    at = 2 if content.startswith(JPEG_START) else len(content)
-    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
-        marker = content[at + 1]
-        if marker not in BEFORE_FRAME:
-            return marker
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
-    return 0
+    """The marker of a JPEG's frame, or of what is odd before it; 0 where there is none."""
+    if not content.startswith(JPEG_START):
+        return 0
+    return next((one for one in _jpeg_markers(content) if one not in BEFORE_FRAME), 0)
 
 
-def _is_common_jpeg(content: bytes) -> bool:
-    """Whether libjpeg does with a picture what Pillow and torchvision take for granted.
-
-    Pillow's `draft` writes past the end of its memory where the JPEG is lossless, as that has
-    no smaller size.
-    """
-    return _jpeg_frame(content) in (BASELINE, EXTENDED, PROGRESSIVE)
-
-
-def _scans(content: bytes) -> int:
-    """How many scans a JPEG has, counted up to one too many."""
-    scans, at = 0, 2 if content.startswith(JPEG_START) else len(content)
-    while scans <= MAX_SCANS and (found := MARKER.search(content, at)):
-        marker, at = found[1], found.end()
-        if marker == b"\xd9":  # the end of the picture
-            break
-        scans += marker == b"\xda"
-        at += int.from_bytes(content[at : at + 2])
-    return scans
-
-
-def _decode(image: Image.Image, content: bytes, side_px: int | None = None) -> Image.Image:
+def _decode(image: Image.Image, frame: int, side_px: int | None = None) -> Image.Image:
     with _decoder_errors(), _its_turn(image):
-        if _is_common_jpeg(content):
+        if frame in COMMON_FRAMES:
             wanted = min(image.size) if side_px is None else side_px
             if _pixels(image) > MAX_PIXELS:
                 wanted = min(wanted, min(image.size) // 2)
@@ -319,15 +301,17 @@ def _orientation(image: Image.Image) -> int:
     """A number from 1 to 8; 1 where EXIF is damaged, which is no fault of the picture."""
     if image.format == "TIFF":  # Pillow turns it
         return 1
+    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
+        return 1  # most of them: to look would take a hundredth of their time
     with contextlib.suppress(Exception):
-        found = image.getexif().get(ORIENTATION)
+        # Pillow fills it from XMP where a photo says it only there.
+        found = image.getexif().get(ExifTags.Base.Orientation)
         return found if found in TURNS else 1
     return 1
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    sideways = _orientation(image) in SIDEWAYS
-    return (image.height, image.width) if sideways else image.size
+    return image.size[::-1] if _orientation(image) in SIDEWAYS else image.size
 
 
 def _limit_aspect(image: Tensor) -> Tensor:

@@ -41,10 +41,11 @@ from catdog.data.dataset import (
     load_dataset,
     read_marker,
 )
-from catdog.data.ingest import SourcePicture, find_classes, fingerprint, ingest
+from catdog.data.ingest import LeftOut, SourcePicture, find_classes, fingerprint, ingest
 from catdog.data.metadata import OWN_COLUMNS, Metadata, log_unmatched, read_metadata
 from catdog.data.sources import Source
 from catdog.data.split import (
+    COPY,
     NONE,
     Exclusion,
     check_classes,
@@ -69,7 +70,7 @@ def prepare(source: Source, config: PrepareConfig) -> PreparedDataset:
     (`cat.0.jpg`), see `catdog.data.classes`; pictures without a label are kept from a folder named
     `test`. A folder named `validation` is taken as it is; otherwise each class gives up
     `val_fraction` of its pictures, chosen by their content and `seed`, so that a renamed file
-    stays where it is. Files with the same bytes stand on the same side. Labelled pictures that
+    stays where it is. Of labelled files with the same bytes one is kept. Labelled pictures that
     the file `exclude` names are put aside after that, see `catdog.data.split.Exclusion`.
 
     Does nothing when the source and the parameters are those of the finished folder.
@@ -132,6 +133,7 @@ def _prepare_afresh(
         metadata = read_metadata(tables)
         log_unmatched(metadata, [one.source for one in pictures] + [name for name, _ in left_out])
         pictures, duplicates = settle_duplicates(pictures)
+        _log_copies(duplicates)
         left_out += duplicates
         check_classes(pictures, left_out, source, classes)
         pictures = with_paths(choose_split(pictures, recipe["val_fraction"], recipe["seed"]))
@@ -153,6 +155,12 @@ def _prepare_afresh(
         _remove_old(folder)
         raise
     shutil.rmtree(staging)
+
+
+def _log_copies(duplicates: Sequence[LeftOut]) -> None:
+    copies = sum(reason.startswith(COPY) for _, reason in duplicates)
+    if copies:
+        logger.info(f"{copies:,} files are copies of other pictures: each picture counts once.")
 
 
 def _remove_old(folder: Path) -> None:

@@ -30,6 +30,8 @@ from catdog.files import alike, normal, portable
 logger = logging.getLogger(__name__)
 
 NONE = "none"
+COPY = "the same bytes as"
+"""How the reason begins why a copy is left out."""
 DIGEST = re.compile(r"[0-9a-f]{12,64}", re.IGNORECASE)
 COMMENT = re.compile(r"(^|\s)#.*")
 
@@ -106,29 +108,31 @@ class Exclusion:
 def settle_duplicates(
     pictures: Sequence[SourcePicture],
 ) -> tuple[list[SourcePicture], list[LeftOut]]:
-    """Leave out bytes that carry two labels, and training copies of validation pictures.
+    """Keep each labelled content once: for validation, else to learn from, else as a test.
+
+    Bytes that carry two labels are left out. Pictures without a label all stay: each of them
+    is asked about.
 
     Returns:
-        The pictures to keep, and what is left out of them.
+        The pictures to keep, in their order, and what is left out of them.
     """
-    labels: dict[str, set[str]] = defaultdict(set)
-    validated: set[str] = set()
+    copies: dict[str, list[SourcePicture]] = defaultdict(list)
     for picture in pictures:
-        if picture.split != TEST:
-            labels[picture.sha256].add(picture.label)
-        if picture.split == VALIDATION:
-            validated.add(picture.sha256)
+        if picture.label:
+            copies[picture.sha256].append(picture)
     kept: list[SourcePicture] = []
     left_out: list[LeftOut] = []
     for picture in pictures:
-        if picture.split != TEST and len(labels[picture.sha256]) > 1:
-            both = " and as ".join(sorted(labels[picture.sha256]))
-            left_out.append((picture.source, f"the same bytes are labelled as {both}"))
-        elif picture.split not in (TEST, VALIDATION) and picture.sha256 in validated:
-            reason = "the same bytes stand among the validation pictures"
+        same = copies.get(picture.sha256, [picture]) if picture.label else [picture]
+        labels = sorted({copy.label for copy in same})
+        first = min(same, key=lambda copy: (VALIDATION, TRAINING, "", TEST).index(copy.split))
+        if len(labels) > 1:
+            reason = f"the same bytes are labelled as {' and as '.join(labels)}"
             left_out.append((picture.source, reason))
-        else:
+        elif picture is first:
             kept.append(picture)
+        else:
+            left_out.append((picture.source, f"{COPY} {first.source}"))
     return kept, left_out
 
 
@@ -173,8 +177,8 @@ def choose_split(
     labelled = [picture for picture in pictures if picture.split != TEST]
     held_back: set[str] = set()
     for label in {picture.label for picture in labelled}:
-        sizes = Counter(picture.sha256 for picture in labelled if picture.label == label)
-        held_back |= _choose_by_content(sizes, val_fraction, seed)
+        contents = {picture.sha256 for picture in labelled if picture.label == label}
+        held_back |= _choose_by_content(contents, val_fraction, seed)
     return [
         picture
         if picture.split == TEST
@@ -193,32 +197,24 @@ def split_off(pictures: Sequence[Picture], fraction: float, seed: int) -> NDArra
     """
     chosen: set[str] = set()
     for label in (0, 1):
-        sizes = Counter(picture.sha256 for picture in pictures if picture.label == label)
-        if len(sizes) < 2:
+        contents = {picture.sha256 for picture in pictures if picture.label == label}
+        if len(contents) < 2:
             raise CatdogError(
                 "a sweep needs at least two different training pictures of each class, one to "
                 "learn from and one to judge trials on: add pictures."
             )
-        chosen |= _choose_by_content(sizes, fraction, seed)
+        chosen |= _choose_by_content(contents, fraction, seed)
     return np.array([picture.sha256 in chosen for picture in pictures])
 
 
-def _choose_by_content(sizes: Counter[str], fraction: float, seed: int) -> set[str]:
-    """Choose digests whose copies, of which `sizes` tells, make up `fraction` of all copies.
+def _choose_by_content(contents: set[str], fraction: float, seed: int) -> set[str]:
+    """Choose about `fraction` of the digests, at least one, so that at least one is left.
 
-    At least one digest is chosen and at least one is left. The order comes from a hash of
-    seed and content, so that neither names nor the order of files matter.
+    The order comes from a hash of seed and content, so that neither names nor the order of
+    files matter.
     """
-    order = sorted(sizes, key=lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).digest())
-    target = max(1, round(sizes.total() * fraction))
-    chosen: set[str] = set()
-    count = 0
-    for sha256 in order[:-1]:
-        if count >= target:
-            break
-        chosen.add(sha256)
-        count += sizes[sha256]
-    return chosen
+    order = sorted(contents, key=lambda one: hashlib.sha256(f"{seed}:{one}".encode()).digest())
+    return set(order[:-1][: max(1, round(len(order) * fraction))])
 
 
 def with_paths(pictures: Iterable[SourcePicture]) -> list[SourcePicture]:

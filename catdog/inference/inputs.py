@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from catdog import CatdogError, __version__
+from catdog.data.archive import is_litter
 from catdog.data.images import MAX_BYTES, UnreadableImageError, is_image_name, too_large
 from catdog.files import portable
 
@@ -188,7 +189,7 @@ def _walk(folder: Path) -> Iterator[Photo]:
     """The photos of a folder, then those of the folders in it, but not of links to folders."""
     unsearched: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=unsearched.append):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not is_litter(name))
         photos = (Path(parent, name) for name in sorted(files) if is_image_name(name))
         yield from (Photo(str(path)) for path in photos if path.is_file())
     for error in unsearched:

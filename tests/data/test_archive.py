@@ -55,9 +55,14 @@ def _read(tmp_path: Path, content: bytes, name: str = "pets.zip") -> dict[str, b
 
 
 @BOTH
-def test_pictures_and_tables_come_with_their_names_and_hidden_files_do_not(tmp_path, pack, name):
+def test_pictures_and_tables_come_with_their_names_and_what_systems_leave_does_not(
+    tmp_path, pack, name
+):
     shown = [("cat/1.jpg", PHOTO), ("metadata.csv", b"file_name,x\n")]
-    hidden = ["notes.txt", "other.csv", "__MACOSX/cat/._1.jpg", ".m/metadata.csv"]
+    hidden = ["notes.txt", "other.csv", ".m/metadata.csv"]
+    hidden += [f"{one}/cat/1.jpg" for one in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle")]
+    hidden += [f"cat/{one}/1.jpg" for one in (".ipynb_checkpoints", ".AppleDouble", "THMBNL")]
+    hidden += ["cat/._1.jpg", "cat/~$1.jpg", "lost+found/1.jpg", "System Volume Information/1.jpg"]
     found = _read(tmp_path, pack([*shown, *((one, b"no") for one in hidden)]), name)
     assert found == {f"{name}/{one}": content for one, content in shown}
 

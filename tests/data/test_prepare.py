@@ -53,7 +53,7 @@ def test_running_again_does_nothing_until_source_or_parameters_change(said, tmp_
     assert said[-1].startswith("Already prepared")
     assert prepare_pictures(source, folder, val_fraction=0.2).digest != first.digest
     assert prepare_pictures(source, folder) == first
-    fill(source, "train/cat.99.jpg")
+    fill(source, *(f"train/{n}/cat.jpg" for n in range(20)))
     assert prepare_pictures(source, folder).digest != first.digest
 
 

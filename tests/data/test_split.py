@@ -28,7 +28,7 @@ SHA = hashlib.sha256(b"a cat").hexdigest()
 
 def _picture(source: str, split: str = "", *, content: str = "", path: str = "") -> SourcePicture:
     """A picture whose bytes are those of another one when their `content` is the same."""
-    label = "" if split == "test" else "dog" if "dog" in source else "cat"
+    label = "dog" if "dog" in source else "cat" if "cat" in source else ""
     sha256 = hashlib.sha256((content or source).encode()).hexdigest()
     return SourcePicture(source, Path(), label, split, sha256, 1, 1, path)
 
@@ -65,26 +65,31 @@ def test_validation_pictures_of_the_source_are_taken_as_they_are(said):
     assert any("val_fraction is not used" in line for line in said)
 
 
-def test_equal_bytes_never_stand_on_both_sides():
-    copies = [
-        _picture(f"dog.{n}.{copy}.jpg", content=f"dog {n}") for n in range(6) for copy in "abc"
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["a/cat.1.jpg", "b/cat.1.jpg"], "a/cat.1.jpg"),
+        (["cat.1.jpg", "val/cat.1.jpg"], "val/cat.1.jpg"),
+        (["test/cat.1.jpg", "cat.1.jpg"], "cat.1.jpg"),
+        (["test/cat.1.jpg", "cat.1.jpg", "val/cat.1.jpg"], "val/cat.1.jpg"),
+        (["test/cat.1.jpg", "test/cat.2.jpg"], "test/cat.1.jpg"),
+        (["cat.1.jpg", "dog.1.jpg"], ""),
+        (["cat.1.jpg", "test/dog.1.jpg"], ""),
+    ],
+)
+def test_a_content_is_one_picture_on_one_side_and_its_copies_are_told(names, kept):
+    sides = {"": "", "val": "validation", "test": "test"}
+    pictures = [
+        replace(_picture(name, content="same"), split=sides.get(name.split("/")[0], ""))
+        for name in names
     ]
-    chosen = choose_split([*_labelled(6, 0), *copies], 0.9, 0)
-    assert {one.split for one in chosen if one.label == "dog"} == {"training", "validation"}
-    sides = {(picture.sha256, picture.split) for picture in chosen}
-    assert len(sides) == len({sha256 for sha256, _ in sides}) == 12
-
-
-def test_bytes_with_two_labels_and_training_copies_of_validation_pictures_are_left_out():
-    kept = [_picture("cat.1.jpg"), _picture("val/cat.2.jpg", "validation")]
-    twice = [_picture("cat.3.jpg", content="same"), _picture("dog.3.jpg", content="same")]
-    copy = _picture("copy/cat.2.jpg", content="val/cat.2.jpg")
-    test = _picture("1.jpg", "test", content="same")
-    assert settle_duplicates([*kept, *twice, copy, test]) == (
-        [*kept, test],
-        [(one.source, "the same bytes are labelled as cat and as dog") for one in twice]
-        + [(copy.source, "the same bytes stand among the validation pictures")],
+    asked = [_picture(f"test/{n}.jpg", "test", content="same") for n in (1, 2)]
+    found, left_out = settle_duplicates([*pictures, *asked])
+    assert [one.source for one in found] == [*filter(None, [kept]), *(one.source for one in asked)]
+    reason = (
+        f"the same bytes as {kept}" if kept else "the same bytes are labelled as cat and as dog"
     )
+    assert left_out == [(name, reason) for name in names if name != kept]
 
 
 @pytest.mark.parametrize(

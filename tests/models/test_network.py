@@ -120,14 +120,26 @@ def test_blocks_that_there_are_not_can_not_be_unfrozen(what):
         build_network(TINY, weights="none").unfreeze(what)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_come_from_a_file_of_ones_own(tmp_path, suffix):
+def _wrapped(prefix: str):
+    return lambda weights: {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "save"),
+    [
+        (".safetensors", dict),
+        (".safetensors", _wrapped("model.")),
+        (".pth", dict),
+        (".pth", _wrapped("module.")),
+        (".pth", _wrapped("module._orig_mod.")),
+        (".pth", lambda weights: {"epoch": torch.tensor(3), "model_state_dict": weights}),
+        (".pth", lambda weights: {"model": {"state_dict": _wrapped("backbone.")(weights)}}),
+    ],
+)
+def test_weights_come_from_a_file_of_ones_own(tmp_path, suffix, save):
     source = timm.create_model(TINY, pretrained=False)  # with its classifier
     path = tmp_path / f"mine{suffix}"
-    if suffix == ".pth":
-        torch.save({"state_dict": source.state_dict()}, path)
-    else:
-        save_file(source.state_dict(), path)
+    (torch.save if suffix == ".pth" else save_file)(save(source.state_dict()), path)
     network = build_network(TINY, weights=str(path))
     for name, value in network.backbone.state_dict().items():
         assert torch.equal(value, source.state_dict()[name]), name
@@ -137,6 +149,14 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file(timm.create_model("test_vit", pretrained=False).state_dict(), path)
     with pytest.raises(CatdogError, match=r"other\.safetensors does not fit the backbone"):
+        build_network(TINY, weights=str(path))
+
+
+@pytest.mark.parametrize("content", [[1], torch.zeros(3), {"model": [1]}, {}, None])
+def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(tmp_path, content):
+    path = tmp_path / "x.pth"
+    path.touch() if content is None else torch.save(content, path)
+    with pytest.raises(CatdogError, match=r"x\.pth (holds no|does not fit|can't be read.*cut off)"):
         build_network(TINY, weights=str(path))
 
 

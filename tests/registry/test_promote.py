@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 
 import mlflow
@@ -18,7 +19,7 @@ from catdog.inference.classifier import photo_keys
 from catdog.registry import history, register, versions
 from catdog.registry.compare import Answers, compare_fairly, compare_with_champion
 from catdog.registry.promote import promote
-from catdog.registry.promotion import PRODUCTION, STAGING, Candidate
+from catdog.registry.promotion import GONE, PRODUCTION, STAGING, Candidate
 from scripts import promote as script
 from tests.conftest import tiny_classifier
 from tests.sources import prepare_pictures
@@ -182,3 +183,6 @@ def test_a_champion_is_measured_on_what_it_has_not_learned_while_its_files_are_t
     found = compare_with_champion(changed, _unlearned(pictures), pictures, tmp_path / "data")
     assert found.evidence.startswith("it can't be used any more (models:/pets/1 is not the model")
     assert found.metrics == {}
+    shutil.rmtree(MlflowClient().get_model_version_download_uri("pets", "1"))
+    found = compare_with_champion(changed, _unlearned(pictures), pictures, tmp_path / "data")
+    assert found.evidence == GONE

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -79,6 +81,48 @@ def test_a_model_that_was_changed_in_the_registry_is_not_used(logged_model):
     client.set_model_version_tag("pets", version.version, "model_digest", "0" * 64)
     with pytest.raises(CatdogError, match="is not the model that was registered"):
         versions.fetch("models:/pets/1")
+
+
+def _remove(place: Path, _patch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(place)
+
+
+def _lock(place: Path, patch: pytest.MonkeyPatch) -> None:
+    stat = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if path == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    patch.setattr(Path, "stat", refuse)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "reason"),
+    [
+        (_remove, versions.FilesGoneError, "No such file or directory"),
+        (_lock, CatdogError, "Permission denied"),
+    ],
+)
+def test_a_version_whose_files_can_not_be_read_is_told_from_a_name_that_does_not_exist(
+    logged_model, monkeypatch, spoil, kind, reason
+):
+    version = _register(logged_model)
+    place = MlflowClient().get_model_version_download_uri("pets", version.version)
+    spoil(Path(place), monkeypatch)
+    with pytest.raises(
+        CatdogError,
+        match=rf"is version 1 in the registry at .* can't be read \(.*{reason}.*{place}",
+    ) as raised:
+        versions.fetch("models:/pets/Production")
+    assert raised.type is kind
+
+
+def test_reading_a_model_writes_nothing_beside_it(logged_model):
+    _register(logged_model)
+    place = versions.fetch("models:/pets/Production").parents[1]
+    assert not (place / "registered_model_meta").exists()
 
 
 def test_stages_versions_and_aliases_name_a_model(logged_model):

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -61,6 +63,46 @@ def test_reading_a_sqlite_store_does_not_hold_up_who_writes(tmp_path, tracking_s
         assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         writer.execute("BEGIN EXCLUSIVE")
         store.connect()
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_store_that_may_only_be_read_is_read_and_takes_no_run(tmp_path, monkeypatch):
+    with tracking.start_run("x") as run:
+        pass
+    before = sorted(tmp_path.iterdir())
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    store.connect()
+    assert MlflowClient().get_run(run.id).info.run_name == "x"
+    assert sorted(tmp_path.iterdir()) == before
+    assert store.shown_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(CatdogError, match="may only be read"), tracking.start_run("y"):
+        pass
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_project_that_was_moved_has_its_files_and_a_copy_leaves_them(
+    tmp_path, store_with_tables, monkeypatch, copied
+):
+    old, new = tmp_path / "old", tmp_path / "n_e%w"
+    old.mkdir()
+    shutil.copy(store_with_tables, old / "mlflow.db")
+    monkeypatch.chdir(old)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{old}/mlflow.db")
+    with tracking.start_run("first") as run:
+        mlflow.log_text("here", "note.txt")
+    monkeypatch.chdir(tmp_path)
+    (shutil.copytree if copied else shutil.move)(old, new)
+    mlflow.set_tracking_uri(f"sqlite:///{new}/mlflow.db")
+    store.connect()
+    home = old if copied else new
+    with tracking.start_run("second") as second:
+        mlflow.log_text("here, too", "note.txt")
+    for each in (run, second):
+        place = Path(MlflowClient().get_run(each.id).info.artifact_uri)
+        assert place.is_relative_to(home / "mlruns")
+        assert (place / "note.txt").is_file()
+    assert old.exists() == copied
 
 
 def test_pages_of_the_ui_are_the_servers_without_a_login(monkeypatch):
