@@ -74,23 +74,21 @@ class Paired:
 
     def table(self, champion: str) -> str:
         """The same as a table in Markdown, with what both reach; `champion` is its version."""
-        accuracies = self.champion_accuracy, self.champion_accuracy + self.accuracy
-        losses = self.champion_log_loss, self.champion_log_loss + self.log_loss
-        gain = [100 * x for x in (self.accuracy, self.accuracy_ci_low, self.accuracy_ci_high)]
-        change = self.log_loss, self.log_loss_ci_low, self.log_loss_ci_high
-        return "\n".join(
-            (
-                f"| {self.count:,} photos that neither learned from | version {champion} "
-                "| this version | difference (95 % interval) |",
-                "|---|---|---|---|",
-                "| accuracy | {:.2%} | {:.2%} ".format(*accuracies)
-                + "| {:+.2f} points ({:+.2f} to {:+.2f}) |".format(*gain),
-                "| log-loss | {:.4f} | {:.4f} ".format(*losses)
-                + "| {:+.4f} ({:+.4f} to {:+.4f}) |".format(*change),
-                f"| right, the other wrong | {self.broken:,} | {self.fixed:,} "
-                f"| McNemar p {self.p_value:.2g} |",
+        lines = [
+            f"| {self.count:,} photos that neither learned from | version {champion} "
+            "| this version | difference (95 % interval) |",
+            "|---|---|---|---|",
+        ]
+        for name, form in (("accuracy", ".2%"), ("log_loss", ".4f")):
+            before, change, low, high = (
+                getattr(self, it)
+                for it in (f"champion_{name}", name, f"{name}_ci_low", f"{name}_ci_high")
             )
-        )
+            lines.append(
+                f"| {name.replace('_', '-')} | {before:{form}} | {before + change:{form}} "
+                f"| {change:+{form}} ({low:+{form}} to {high:+{form}}) |"
+            )
+        return "\n".join(lines)
 
     def _more_right(self, more: int, fewer: int) -> bool:
         return more > fewer and self.p_value < SURE

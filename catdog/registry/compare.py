@@ -48,12 +48,6 @@ class Comparison:
     metrics: Mapping[str, float] = field(default_factory=dict)
     count: int = 0
 
-    def table(self) -> str:
-        """The figures as a table in Markdown; "" where there are none."""
-        if self.champion is None or isinstance(self.evidence, str):
-            return ""
-        return self.evidence.table(str(self.champion.version))
-
 
 NOT_COMPARED = Comparison(None)
 

@@ -167,11 +167,13 @@ def place(version: ModelVersion, decision: Decision, comparison: Comparison) -> 
     """
     if not is_same(comparison.champion, versions.champion(version.name)):
         raise ChampionChangedError(version)
+    figures = comparison.evidence
+    table = "" if isinstance(figures, str) else figures.table(number_of(comparison.champion))
     if decision.stage == PRODUCTION:
-        _make_champion(version, decision, comparison.table())
+        _make_champion(version, decision, table)
     else:
         _set_stage(version, decision.stage)
-        _explain(version, decision, comparison.table())
+        _explain(version, decision, table)
 
 
 def promote_to(version: ModelVersion, why: str, *, dry_run: bool = False) -> Decision:
@@ -223,9 +225,9 @@ def _served_before(name: str) -> ModelVersion | None:
     for event in reversed(history(name)):
         for number in (event.version, event.before):
             found = known.get(number)
-            if found is None or versions.is_rejected(found) or was_rolled_back(found):
-                continue
-            if not is_same(found, champion):
+            if found and not (
+                is_same(found, champion) or was_rolled_back(found) or versions.is_rejected(found)
+            ):
                 return found
     return None
 
@@ -313,10 +315,7 @@ def _set_stage(version: ModelVersion, stage: str) -> None:
 
 
 def _explain(version: ModelVersion, decision: Decision, table: str = "") -> None:
-    """Say in the last section of a version's description where it stands, and why.
-
-    A table stands in place of the evidence in words.
-    """
+    """Say in a version's description where it stands, and why: by a table, or else in words."""
     known = MlflowClient().get_model_version(version.name, version.version)
     card = (known.description or "").split(SECTION)[0].rstrip()
     why = f"{decision.reason}.\n\n{table}" if table else f"{decision.summary}."

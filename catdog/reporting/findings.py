@@ -16,14 +16,7 @@ import pandas as pd
 from PIL.Image import Image
 
 from catdog import CatdogError, parallel
-from catdog.data.dataset import (
-    EXCLUDED,
-    TEST,
-    TRAINING,
-    VALIDATION,
-    PreparedDataset,
-    if_readable,
-)
+from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset, if_readable
 from catdog.evaluation.audit import Issue, find_issues, table_of_issues
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.metrics import (

@@ -61,10 +61,10 @@ class _Checked:
         import pandas as pd
         from mlflow.exceptions import MlflowException
 
-        given = set(params) if isinstance(params, dict) else set()  # MLflow tells what else it is
-        wrong = sorted(given - {field.name for field in fields(Options)})
-        if wrong:
-            raise MlflowException.invalid_parameter_value(f"no such params: {', '.join(wrong)}")
+        if wrong := set(params or ()) - {field.name for field in fields(Options)}:
+            raise MlflowException.invalid_parameter_value(
+                f"no such params: {', '.join(sorted(wrong))}"
+            )
         images = data.get("image", []) if isinstance(data, pd.DataFrame) else [None]
         if not all(isinstance(image, bytes) for image in images):
             raise MlflowException.invalid_parameter_value(
