@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -58,18 +57,6 @@ def test_a_download_that_is_cut_again_and_again_goes_on_in_the_next_run(tmp_path
     kaggle.ranges.clear()
     _fetched(tmp_path, kaggle)
     assert int(kaggle.ranges[0][6:-1]) > 0
-
-
-def test_a_download_that_is_interrupted_goes_on_in_the_next_run(tmp_path, kaggle, monkeypatch):
-    def interrupted(_seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    kaggle.cuts = [1_500_000]  # the client waits before it tries again
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(time, "sleep", interrupted)
-        _fetch(tmp_path)
-    _fetched(tmp_path, kaggle)
-    assert len(kaggle.ranges) == 1
 
 
 def test_a_server_that_knows_no_ranges_is_no_trouble(tmp_path, kaggle, waits):
@@ -132,13 +119,6 @@ def test_a_token_that_expired_or_is_missing_is_said(tmp_path, kaggle, monkeypatc
     assert kaggle.asked == []
 
 
-def test_a_data_folder_that_can_not_be_written_is_said(tmp_path, kaggle):
-    (tmp_path / "data").write_text("a file")
-    with pytest.raises(CatdogError, match=r"can't be written.*choose another folder"):
-        _fetch(tmp_path)
-    assert kaggle.asked == []
-
-
 @pytest.mark.parametrize(
     ("file", "variables"),
     [
@@ -189,14 +169,3 @@ def test_a_path_is_used_in_place_under_its_own_name(tmp_path, given, name):
 def test_what_names_no_data_set_is_refused(tmp_path, dataset, said):
     with pytest.raises(CatdogError, match=said):
         locate(dataset, tmp_path, seed=0)
-
-
-def test_each_seed_draws_a_sample_of_its_own_where_it_is_looked_for(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        "catdog.sample.dataset.draw_sample", lambda folder, *, seed: drawn.append((folder, seed))
-    )
-    located = [locate("sample", tmp_path, seed=seed) for seed in (0, 1, 2)]
-    assert [source.name for source in located] == ["sample", "sample-1", "sample-2"]
-    fetch(located[2], seed=2)
-    assert drawn == [(located[2].path, 2)]

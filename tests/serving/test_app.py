@@ -10,9 +10,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from catdog import CatdogError, cli
+from catdog import cli
 from catdog.config import AppConfig
-from catdog.inference import explain
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import Options, Prediction
 from catdog.registry import load as registry_load
@@ -88,19 +87,6 @@ def test_the_options_reach_the_answer_and_neither_is_not_sure(model, drawn):
     assert app._row("x", stranger) == ["x", "neither", "", "0.4000", "0.000", ""]
 
 
-@pytest.mark.parametrize(("p_dog", "animal"), [(0.9, "dog"), (0.1, "cat")])
-def test_neither_is_explained_for_the_animal_it_is_more_like(
-    model, drawn, monkeypatch, p_dog, animal
-):
-    stranger = Prediction("neither", math.nan, p_dog, 0.0)
-    monkeypatch.setattr(Classifier, "stream", lambda *_: iter([(drawn[0], stranger)]))
-    _, pictures, _ = app.show(model.classifier, drawn[:1], Options())
-    assert [caption for _, caption in pictures] == [
-        "neither: cat.jpg",
-        f"what speaks for a {animal}",
-    ]
-
-
 def test_too_many_files_are_counted_and_none_is_read_and_no_file_shows_nothing(model):
     missing = [Path(f"/nowhere/{number}.jpg") for number in range(app.MOST_FILES + 1)]
     refusal = f"{app.MOST_FILES + 1} files are too many: give at most 50 at once."
@@ -115,15 +101,6 @@ def test_a_photo_is_shown_upright_and_small(model, tmp_path):
     path.write_bytes(encoded(tiny_picture("cat", 2, (1600, 800)), exif=exif))
     _, ((picture, _), *_), _ = app.show(model.classifier, [path], Options())
     assert picture.size == (app.THUMBNAIL_PX // 2, app.THUMBNAIL_PX)
-
-
-def test_a_backbone_without_a_map_of_features_leaves_the_photos_alone(model, drawn, monkeypatch):
-    def refuse(*_):
-        raise CatdogError("this backbone has no map")
-
-    monkeypatch.setattr(explain, "overlay", refuse)
-    summary, photos, _ = app.show(model.classifier, drawn, Options())
-    assert (summary, len(photos)) == ("2 of 3 photos answered.", 2)
 
 
 def test_another_pair_is_asked_for_by_its_names_and_names_add_nothing_to_the_page():
