@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,18 @@ def test_what_the_user_can_put_right_is_one_sentence_and_status_2(tmp_path, caps
     assert shown.out == ""
     assert shown.err.startswith("error: pets.zip is not a whole zip or tar archive")
     assert shown.err.count("\n") == 1
+
+
+def test_a_user_without_a_name_and_a_home_is_at_home_in_the_root_folder(monkeypatch):
+    def unknown(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("HOME", "x")  # so that it is as before when the test ends
+    monkeypatch.delenv("HOME")
+    homes = []
+    assert cli.run(lambda _: homes.append(Path.home()) or 0, ClearCacheConfig, []) == 0
+    assert homes == [Path("/")]
 
 
 def test_flags_may_be_spelled_with_underscores_or_hyphens():
