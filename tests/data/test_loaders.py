@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -101,13 +100,6 @@ def test_a_class_without_pictures_is_named(tmp_path, draw_folder):
     (tmp_path / "dog" / "0.jpg").unlink()
     with pytest.raises(CatdogError, match=r"needs pictures in both cat/ and dog/.* dog"):
         LabelledFolder(tmp_path, classes=CLASSES)
-
-
-def test_a_bug_in_a_decoding_process_is_not_taken_for_want_of_memory(folder, monkeypatch):
-    monkeypatch.setattr(loaders, "pick_workers", lambda _device: 1)
-    monkeypatch.setattr(loaders, "load", Mock(side_effect=RuntimeError("odd shape")))
-    with pytest.raises(RuntimeError, match="odd shape"):
-        list(_batches(folder).epoch(1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

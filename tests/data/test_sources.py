@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -60,18 +59,6 @@ def test_a_download_that_is_cut_again_and_again_goes_on_in_the_next_run(tmp_path
     kaggle.ranges.clear()
     _fetched(tmp_path, kaggle)
     assert int(kaggle.ranges[0][6:-1]) > 0
-
-
-def test_a_download_that_is_interrupted_goes_on_in_the_next_run(tmp_path, kaggle, monkeypatch):
-    def interrupted(_seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    kaggle.cuts = [1_500_000]  # the client waits before it tries again
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(time, "sleep", interrupted)
-        _fetch(tmp_path)
-    _fetched(tmp_path, kaggle)
-    assert len(kaggle.ranges) == 1
 
 
 def test_a_server_that_knows_no_ranges_is_no_trouble(tmp_path, kaggle, waits):
@@ -147,13 +134,6 @@ def test_a_token_pasted_into_kaggle_json_is_told_where_it_belongs(
     told = re.search(r"kaggle\.json, which holds.*save it as (~/\S+\w)\.", str(refused.value))[1]
     Path(told).expanduser().write_text(token)
     _fetched(tmp_path, kaggle)
-
-
-def test_a_data_folder_that_can_not_be_written_is_said(tmp_path, kaggle):
-    (tmp_path / "data").write_text("a file")
-    with pytest.raises(CatdogError, match=r"can't be written.*choose another folder"):
-        _fetch(tmp_path)
-    assert kaggle.asked == []
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ from dataclasses import replace
 import mlflow
 import numpy as np
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError, cli
@@ -147,23 +145,6 @@ def test_a_version_whose_proof_is_missing_waits_for_its_run(release, tmp_path):
         promote(_config(tmp_path, version="2"))
     with pytest.raises(CatdogError, match=r"has no version '7'. It has: 1, 2\."):
         promote(_config(tmp_path, to="7"))
-
-
-@pytest.mark.parametrize("method", ["get_registered_model", "search_model_versions"])
-def test_a_registry_that_does_not_tell_its_history_is_one_sentence(
-    release, tmp_path, monkeypatch, capsys, method
-):
-    release(0.2)
-    promote(_config(tmp_path))
-
-    def refuse(*_: object, **_options: object) -> None:
-        raise MlflowException("403 Forbidden", error_code=PERMISSION_DENIED)
-
-    monkeypatch.setattr(MlflowClient, method, refuse)
-    assert cli.run(script.main, PromoteConfig, ["--name", "pets", "--history"]) == 2
-    assert capsys.readouterr().err.endswith(
-        "error: the model registry refused to tell the history of pets: 403 Forbidden\n"
-    )
 
 
 def test_a_version_to_name_and_one_to_go_back_to_are_refused(tracking_store, tmp_path):

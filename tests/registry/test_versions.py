@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -14,7 +12,6 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.registry import history, register, versions
 from catdog.registry.promotion import Candidate
-from tests.conftest import ROOT
 
 PHOTOS = Candidate("abc", drawn=False, status="approved")
 
@@ -129,12 +126,3 @@ def test_stages_versions_and_aliases_name_a_model(logged_model):
     _register(logged_model)
     for end in ("/Production", "/1", "/latest", "@production", "@champion"):
         assert (versions.fetch(f"models:/pets{end}") / "model.json").read_text() == "{}"
-
-
-def test_finding_a_model_imports_no_statistics():
-    heavy = "{'timm', 'sklearn', 'scipy.stats', 'matplotlib', 'gradio'}"
-    code = f"import sys, catdog.registry.versions; print(sorted({heavy} & set(sys.modules)))"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert ended.stdout.strip() == "[]"

@@ -31,15 +31,6 @@ def _terminate() -> None:
     time.sleep(30)
 
 
-def test_the_experiment_that_mlflow_run_uses_is_called_catdog(monkeypatch, tracking_store):
-    mlflow.set_tracking_uri(tracking_store)
-    begun = MlflowClient().create_run("0")  # as `mlflow run` does before it starts the script
-    monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
-    with tracking.start_run("named") as run:
-        assert run.id == begun.info.run_id
-    assert MlflowClient().get_experiment("0").name == "catdog"
-
-
 def test_a_default_experiment_with_other_peoples_runs_keeps_its_name(tracking_store):
     mlflow.set_tracking_uri(tracking_store)
     MlflowClient().create_run("0")
