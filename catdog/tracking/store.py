@@ -255,8 +255,9 @@ def _tend(path: Path) -> None:
             return
         for table, column in PLACES.items():
             database.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} GLOB ?",
-                (new, len(old) + 1, f"{old}*"),
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, len(old), old),
             )
         logger.info(f"This project was moved: the files of its runs, once in {old}, are in {new}")
 
