@@ -86,8 +86,8 @@ class Project:
         assert ended.returncode == status, ended.stdout + ended.stderr
         return ended
 
-    def mlflow_run(self, *parameters: str, entry_point: str = "main", **options):
-        return self.start(*mlflow_run(*parameters, entry_point=entry_point), **options)
+    def mlflow_run(self, *parameters: str, **options):
+        return self.start(*mlflow_run(*parameters), **options)
 
     def script(self, name: str, *arguments: str, **options):
         return self.start(sys.executable, f"scripts/{name}.py", *arguments, **options)
@@ -124,10 +124,10 @@ def _answers(address: str) -> bool:
     return True
 
 
-def mlflow_run(*parameters: str, entry_point: str = "main") -> list[str]:
+def mlflow_run(*parameters: str) -> list[str]:
     """The words of `mlflow run`, with a `-P` for each parameter."""
     pairs = [word for parameter in parameters for word in ("-P", parameter)]
-    return ["mlflow", "run", ".", "--env-manager=local", "-e", entry_point, *pairs]
+    return ["mlflow", "run", ".", "--env-manager=local", *pairs]
 
 
 def copied(target: Path) -> Project:

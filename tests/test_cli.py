@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 
@@ -10,25 +9,8 @@ import torch
 
 from catdog import CatdogError, cli
 from catdog.cli import parse
-from catdog.config import ClearCacheConfig, EvaluateConfig, MainConfig, PredictConfig, PromoteConfig
-from scripts import prepare
+from catdog.config import ClearCacheConfig, MainConfig, PredictConfig, PromoteConfig
 from tests.conftest import ROOT
-
-
-def test_a_name_that_the_output_can_not_write_is_written_with_escapes(tmp_path, draw_folder):
-    name = os.fsdecode(b"caf\xe9")
-    draw_folder(tmp_path / "pets")
-    printed = subprocess.check_output(
-        [
-            sys.executable,
-            str(ROOT / "scripts" / "prepare.py"),
-            "--dataset=pets",
-            "--data_dir",
-            name,
-        ],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
-    )
-    assert printed.rstrip().decode("unicode_escape") == f"{name}{os.sep}pets"
 
 
 @pytest.mark.parametrize(
@@ -73,15 +55,6 @@ def test_what_is_logged_is_plain_lines_on_stderr_of_rank_0_alone(monkeypatch, ca
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_the_user_can_put_right_is_one_sentence_and_status_2(tmp_path, capsys):
-    (tmp_path / "pets.zip").write_bytes(b"<html>sign in</html>")
-    assert cli.run(prepare.main, prepare.PrepareConfig, ["--dataset", "pets.zip"]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("error: pets.zip is not a whole zip or tar archive")
-    assert shown.err.count("\n") == 1
-
-
 def test_flags_may_be_spelled_with_underscores_or_hyphens():
     assert parse(MainConfig, ["--batch_size", "8"]) == parse(MainConfig, ["--batch-size", "8"])
 
@@ -93,23 +66,6 @@ def test_flags_may_be_spelled_with_underscores_or_hyphens():
 def test_a_number_out_of_range_is_refused_by_name_with_its_range(flag, value):
     with pytest.raises(CatdogError, match=rf"{flag}=.* is out of range: give a number from"):
         parse(MainConfig, [f"--{flag}={value}"])
-
-
-@pytest.mark.parametrize(
-    ("config", "arguments", "named"),
-    [
-        (MainConfig, ["--epochs", "ten"], "--epochs"),
-        (MainConfig, ["--epoch", "3"], "--epoch"),
-        (MainConfig, ["--device", "tpu"], "--device"),
-        (EvaluateConfig, [], "--data"),
-    ],
-)
-def test_a_wrong_or_missing_flag_ends_with_status_2(config, arguments, named, capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse(config, arguments)
-    assert ended.value.code == 2
-    shown = capsys.readouterr()
-    assert named in shown.out + shown.err
 
 
 def test_a_yes_may_be_typed_as_a_flag_and_a_no_as_one_with_no():

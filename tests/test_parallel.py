@@ -34,22 +34,6 @@ def test_items_are_worked_on_side_by_side():
     assert len(list(in_order(lambda _: meeting.wait(), range(3), threads=3))) == 3
 
 
-def test_only_a_few_items_are_taken_ahead_however_many_there_are():
-    taken = 0
-
-    def endless():
-        nonlocal taken
-        while True:
-            taken += 1
-            yield taken
-
-    answers = in_order(lambda item: item, endless(), threads=2)
-    for expected in range(1, 30):
-        assert next(answers) == expected
-        assert taken - expected < AHEAD * 2
-    answers.close()
-
-
 def test_an_exception_is_raised_where_its_answer_was_due_and_the_rest_is_dropped():
     done = []
     broken = threading.Event()
@@ -71,16 +55,3 @@ def test_an_exception_is_raised_where_its_answer_was_due_and_the_rest_is_dropped
     assert torch.get_num_threads() == 2
     assert len(done) < 3 + AHEAD
     assert next(answers, None) is None
-
-
-def _cores(_item: object) -> int:
-    return torch.get_num_threads()
-
-
-def test_torch_gets_its_cores_back_when_two_are_at_it_at_once():
-    first, second = (in_order(_cores, range(99), threads=1) for _ in range(2))
-    assert (next(first), next(second)) == (1, 1)
-    first.close()
-    assert next(second) == 1
-    second.close()
-    assert torch.get_num_threads() == 2

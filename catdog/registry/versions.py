@@ -20,7 +20,7 @@ from catdog.files import sha256_of
 from catdog.inference.classifier import MODEL_FILE, saved_in
 from catdog.registry.promotion import PRODUCTION, STATUS_TAG
 from catdog.tracking import store
-from catdog.tracking.store import without_password
+from catdog.tracking.store import first_line, without_password
 
 ModelVersion = model_registry.ModelVersion
 """A version as MLflow gives it, for rooms that do not import MLflow."""
@@ -29,6 +29,10 @@ DEFAULT_NAME = "catdog"
 ALIASES = ("production", "champion")
 """What the version in Production is called beside its stage."""
 DIGEST_TAG = "model_digest"
+
+
+class FilesGoneError(CatdogError):
+    """The registry knows a version whose files are no more."""
 
 
 def describe(version: ModelVersion, text: str) -> None:
@@ -44,19 +48,17 @@ def fetch(model_uri: str) -> Path:
             or a folder.
 
     Raises:
+        FilesGoneError: the registry has it, and its files are gone.
         CatdogError: it stands for none; the text lists the versions that exist.
     """
     if Path(model_uri).is_dir():
         return saved_in(Path(model_uri))
     store.connect()
     try:
-        with stages_are_fine():
-            version = version_of(model_uri)
-            # By its number: a stage may mean another version by now.
-            exactly = uri_of(version) if version else model_uri
-            folder = saved_in(Path(mlflow.artifacts.download_artifacts(exactly)))
-    except (MlflowException, OSError) as error:
+        version = version_of(model_uri)
+    except MlflowException as error:
         raise CatdogError(f"{model_uri} does not name a model. {_advice(model_uri)}") from error
+    folder = saved_in(_files_of(version, model_uri))
     if version is None:
         return folder
     if is_rejected(version) and not model_uri.endswith(f"/{version.version}"):
@@ -70,6 +72,26 @@ def fetch(model_uri: str) -> Path:
             "differs. Somebody has changed its files; name another version."
         )
     return folder
+
+
+def _files_of(version: ModelVersion | None, model_uri: str) -> Path:
+    """Where the files of a version are on this disk, or of a URI that names none."""
+    try:
+        place = model_uri
+        if version is not None:  # by its name, MLflow would write into a folder that may be locked
+            place = MlflowClient().get_model_version_download_uri(version.name, version.version)
+            if place.startswith("/"):
+                Path(place).stat()  # says why not, which MLflow does not
+        return Path(mlflow.artifacts.download_artifacts(place))
+    except (MlflowException, OSError) as error:
+        if version is None:
+            raise CatdogError(f"{model_uri} does not name a model. {_advice(model_uri)}") from error
+        gone = isinstance(error, FileNotFoundError)
+        raise (FilesGoneError if gone else CatdogError)(
+            f"{model_uri} is version {version.version} in the registry at {store.shown_uri()}, but "
+            f"its files can't be read ({first_line(error)}): bring them back, or train another "
+            f"with: {training(version.name)}"
+        ) from error
 
 
 def digest_of(folder: Path) -> str:

@@ -55,15 +55,16 @@ def start_run(
         processes: how many train together.
 
     Raises:
-        CatdogError: the store can't be opened, it takes nothing at all, or something has not
-            arrived at the end.
+        CatdogError: the store can't be opened, it takes nothing at all, the experiment or the run
+            was deleted, or something has not arrived at the end.
     """
     store.connect()
-    if resume is not None:
-        _set_aside(os.environ.pop("MLFLOW_RUN_ID", None), resume)
-    elif not os.environ.get("MLFLOW_RUN_ID"):
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or store.EXPERIMENT)
-    with interrupts(), mlflow.start_run(run_id=resume, log_system_metrics=True) as active:
+    if store.READ_ONLY.fullmatch(mlflow.get_tracking_uri()):
+        raise CatdogError(
+            f"the MLflow store {store.shown_uri()} may only be read: have it opened for writing, "
+            "or name another with MLFLOW_TRACKING_URI."
+        )
+    with interrupts(), _begin(resume) as active:
         run_id = active.info.run_id
         folder = data_dir / RUNS / run_id
         unsent = Spool(run_id, folder / UNSENT)
@@ -133,6 +134,29 @@ def status_of(run_id: str) -> str | None:
             f"({first_line(error)}): try again when it answers."
         ) from error
     return run.info.status if run.info.lifecycle_stage == "active" else None
+
+
+def _begin(resume: str | None) -> mlflow.ActiveRun:
+    """The run in MLflow: `resume`, the one that `mlflow run` has begun, or a new one."""
+    begun = os.environ.get("MLFLOW_RUN_ID") if resume is None else None
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or store.EXPERIMENT
+    try:
+        if resume is not None:
+            _set_aside(os.environ.pop("MLFLOW_RUN_ID", None), resume)
+        elif begun is None:
+            mlflow.set_experiment(name)
+        return mlflow.start_run(run_id=resume, log_system_metrics=True)
+    except MlflowException as error:
+        advice = "check MLFLOW_TRACKING_URI and what you may do there."
+        if begun is not None:
+            advice = "begin a new run with: unset MLFLOW_RUN_ID"
+        elif "deleted experiment" in str(error) and (
+            found := MlflowClient().get_experiment_by_name(name)
+        ):
+            restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            advice = f"bring it back with: {restore}"
+        where = f"the MLflow store {store.shown_uri()}"
+        raise CatdogError(f"{where} begins no run ({first_line(error)}): {advice}") from error
 
 
 def _name(run: Run, unsent: Spool) -> None:

@@ -6,11 +6,13 @@ It is opened here, and shown to people here: without passwords.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import mlflow
 from filelock import FileLock
@@ -23,6 +25,8 @@ from urllib3.exceptions import HTTPError
 
 import catdog
 from catdog import CatdogError
+
+logger = logging.getLogger(__name__)
 
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -54,6 +58,18 @@ LOCAL_UI = "http://127.0.0.1:5000"
 
 ROOT = Path(catdog.__file__).resolve().parents[1]
 """The project's folder, where MLproject, mlflow.db and mlruns/ stand."""
+
+READ_ONLY = re.compile(r"sqlite\+pysqlite:///file:(.*)\?.*")
+"""The URI of a SQLite store that may only be read; without the driver's name MLflow makes a folder
+of its path. Nobody writes beside it, else there would be a file of what was written last."""
+
+PLACES = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "model_versions": "storage_location",
+    "logged_models": "artifact_location",
+}
+"""In which columns MLflow keeps absolute paths of files, by table."""
 
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "Two kinds of pictures, told apart by a frozen backbone and a one-logit "
@@ -96,7 +112,10 @@ def absolute_uri() -> str:
 
 def shown_uri() -> str:
     """The store's URI as people may see it: without a password."""
-    return without_password(mlflow.get_tracking_uri())
+    uri = mlflow.get_tracking_uri()
+    if found := READ_ONLY.fullmatch(uri):
+        return f"sqlite:///{unquote(found[1])}"
+    return without_password(uri)
 
 
 def ui_hint() -> str:
@@ -130,9 +149,14 @@ def _open_store() -> None:
             os.environ.setdefault(name, value)
     path = _sqlite_path(uri)
     writable = path is not None and os.access(path.parent, os.W_OK)
+    if path is not None and path.is_file() and not (writable and os.access(path, os.W_OK)):
+        _only_read(path)
+        return
     try:
         # Two processes that make the same SQLite store at once spoil it.
         with FileLock(f"{path}.lock") if writable else contextlib.nullcontext():
+            if path is not None:
+                _follow_the_project(path.resolve())
             _name_default_experiment(MlflowClient())
         if path is not None and writable:
             _let_others_read(path)
@@ -209,6 +233,35 @@ def _sqlite_path(uri: str) -> Path | None:
     scheme, _, rest = uri.partition(":///")
     path = rest.partition("?")[0]
     return Path(path) if scheme == "sqlite" and path not in ("", ":memory:") else None
+
+
+def _only_read(path: Path) -> None:
+    """Use a SQLite store that can't be written to, which takes no lock and no log beside it."""
+    log = path.with_name(f"{path.name}-wal")
+    unchanging = "" if log.exists() and log.stat().st_size else "&immutable=1"
+    place = quote(str(path.resolve()))
+    mlflow.set_tracking_uri(f"sqlite+pysqlite:///file:{place}?mode=ro&uri=true{unchanging}")
+
+
+def _follow_the_project(path: Path) -> None:
+    """Let the store of a project that was moved find the files that were moved with it."""
+    home = path.parent
+    with (
+        contextlib.suppress(sqlite3.OperationalError),  # a new store, or another MLflow's
+        contextlib.closing(sqlite3.connect(path)) as database,
+        database,
+    ):
+        query = "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
+        (place,) = database.execute(query).fetchone() or ("",)
+        old, new = place.removesuffix("0"), f"{home}/mlruns/"
+        if not old.endswith("/mlruns/") or Path(old).exists() or not Path(new).exists():
+            return
+        for table, column in PLACES.items():
+            database.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} GLOB ?",
+                (new, len(old) + 1, f"{old}*"),
+            )
+        logger.info(f"This project was moved: the files of its runs, once in {old}, are in {new}")
 
 
 def _let_others_read(path: Path) -> None:

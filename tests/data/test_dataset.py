@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import shutil
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from catdog import CatdogError
 from catdog.data.dataset import PreparedDataset, load_dataset
 from tests.sources import (
-    exclude_file,
     insect_source,
     kaggle_source,
     prepare_pictures,
@@ -56,42 +54,6 @@ def test_a_picture_that_was_edited_is_named_and_stays(prepared):
     assert edited.read_bytes() == b"mine"
     edited.unlink()
     assert _again(prepared) == prepared
-
-
-def test_a_picture_that_was_added_is_named_and_stays(prepared):
-    added = prepared.training / "cat" / "mine.jpg"
-    added.write_bytes(b"mine")
-    with pytest.raises(CatdogError, match=f"{added} was put there after the folder was prepared"):
-        prepared.check()
-    assert added.read_bytes() == b"mine"
-
-
-def test_excluded_validation_pictures_are_kept_for_raw_figures(tmp_path):
-    source = kaggle_source(tmp_path / "raw")
-    whole = prepare_pictures(source, tmp_path / "data")
-    first, *others = whole.rows("validation")
-    prepared = prepare_pictures(
-        source, tmp_path / "data", exclude=exclude_file(tmp_path, first["path"])
-    )
-    (kept,) = prepared.rows("excluded-validation")
-    assert (kept["path"], kept["label"]) == (f"excluded/{first['path']}", first["label"])
-    content = (prepared.folder / kept["path"]).read_bytes()
-    assert hashlib.sha256(content).hexdigest() == first["sha256"]
-    assert prepared.rows("validation") == others
-    assert prepared.validation_digest != whole.validation_digest
-    assert prepared.counts["validation"][first["label"]] == 1
-
-
-def test_what_it_was_prepared_with_is_remembered(tmp_path):
-    source, folder = kaggle_source(tmp_path / "raw"), tmp_path / "data"
-    plain = prepare_pictures(source, folder)
-    assert (plain.val_fraction, plain.seed, plain.exclude) == (0.4, 0, "none")
-    assert (plain.exclude_digest, plain.exclude_lines.exists()) == (None, False)
-    path = plain.rows("training")[0]["path"]
-    exclude = exclude_file(tmp_path, f"{path}  # a fox")
-    prepared = prepare_pictures(source, folder, exclude=exclude)
-    assert prepared.exclude_lines.read_text() == f"{path}\n"
-    assert prepared.exclude == exclude
 
 
 def test_typed_classes_say_which_one_is_positive_and_are_remembered(tmp_path):

@@ -151,15 +151,6 @@ def test_no_name_in_an_archive_decides_where_its_picture_lands(tmp_path):
     assert snapshot(given) == before
 
 
-def test_the_classes_of_a_source_are_what_its_two_folders_are_called(said, tmp_path):
-    source = pack(insect_source(tmp_path / "raw"), "zip of zips")
-    prepared = prepare_pictures(source, tmp_path / "data")
-    assert prepared.classes == ("ants", "bees")
-    assert prepared.counts["training"] == {"ants": 3, "bees": 3}
-    assert sum("Classes: ants (negative) and bees (positive)" in line for line in said) == 1
-    assert {path.name for path in prepared.training.iterdir()} == {"ants", "bees"}
-
-
 def test_of_more_than_two_kinds_two_must_be_named(tmp_path):
     source = insect_source(tmp_path / "raw")
     (source / "train" / "wasp").mkdir()

@@ -128,12 +128,6 @@ def test_an_exclude_file_that_can_not_be_used_is_named_and_left_alone(tmp_path, 
     assert (folder / "excluded" / "mine.txt").read_text() == "cat.1.jpg"
 
 
-def test_a_folder_that_can_not_be_written_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(CatdogError, match="choose another folder with --data_dir"):
-        prepare_pictures(kaggle_source(tmp_path / "raw"), tmp_path / "file" / "data")
-
-
 DIGEST = "4c88eaf1e2bb8fccd199bbacb22fc01e3d1bdbecbede13b70401c178c3eb563b"
 """Of the manifest of the real photos, as every version has split them."""
 

@@ -14,7 +14,6 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from catdog import CatdogError
 from catdog.config import (
     EvaluateConfig,
     ExportConfig,
@@ -148,9 +147,3 @@ def test_nothing_that_answers_speaks_of_cats_and_dogs(said, here, tmp_path, draw
     for text in told:
         found = CATS_AND_DOGS.search(text.replace("catdog", "").replace(str(tmp_path), ""))
         assert not found, text
-
-
-def test_a_labelled_folder_of_another_pair_is_refused(here, tmp_path, draw_folder):
-    pets = str(draw_folder(tmp_path / "pets", 2))
-    with pytest.raises(CatdogError, match="needs pictures in both ant/ and bee/"):
-        evaluate.main(EvaluateConfig(data=pets, model_uri=URI))

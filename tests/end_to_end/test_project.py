@@ -64,12 +64,6 @@ def test_the_run_holds_what_was_typed_and_where_it_is_found_again(project, train
     }
 
 
-def test_metrics_have_the_epoch_as_their_step(project, trained):
-    for name in ("train_loss", "val_loss", "val_accuracy", "epoch_true_positives", "epoch_seconds"):
-        history = project.client.get_metric_history(trained.info.run_id, name)
-        assert [metric.step for metric in history] == [1, 2], name
-
-
 def test_the_version_is_proven_by_a_fresh_process_and_serves(project, trained):
     assert trained.data.metrics["parity_max_abs_diff"] <= 1e-3
     version = project.client.get_model_version_by_alias("catdog", "production")
@@ -152,21 +146,6 @@ def test_the_server_takes_options_and_survives_what_is_no_photo(project, served)
     assert [answer["label"] for answer in answers] == ["", "dog", ""]
 
 
-def test_an_export_answers_without_catdog_and_pytorch(project, tmp_path):
-    folder = tmp_path / "exported"
-    ended = project.script(
-        "export", "--model-uri", "models:/catdog/Production", "--to", str(folder)
-    )
-    assert ended.stdout.strip() == str(folder)
-    hidden = "import sys; sys.modules.update(torch=None, catdog=None, mlflow=None); "
-    code = f"{hidden}import example; print(example.classify(sys.argv[1])['label'])"
-    photo = project.root / "pets" / "test" / "0dog.jpg"
-    ended = project.start(sys.executable, "-c", code, str(photo), cwd=folder)
-    assert ended.stdout.strip() == "dog"
-    rows = project.script("predict", "--model-uri", str(folder), str(photo), "--format", "json")
-    assert json.loads(rows.stdout)[0]["label"] == "dog"
-
-
 def test_nothing_is_told_to_anybody_by_what_trained_and_answers(project, served):
     _post(served, (project.root / "pets" / "test" / "0dog.jpg").read_bytes())
     labelled = project.root / "data" / "pets" / "validation"
@@ -177,13 +156,6 @@ def test_nothing_is_told_to_anybody_by_what_trained_and_answers(project, served)
     mlflows = f"config.mlflow-telemetry.io {Path(sys.executable).parent / 'mlflow'} run "
     assert [line for line in project.asked if not line.startswith(mlflows)] == []
     assert not (project.root / "home" / "intel").exists()
-
-
-@pytest.mark.slow
-def test_evaluate_and_predict_are_entry_points_too(project):
-    folder = project.root / "data" / "pets" / "validation"
-    assert "accuracy" in project.mlflow_run(f"data={folder}", entry_point="evaluate").stdout
-    assert "0cat.jpg" in project.mlflow_run(entry_point="predict").stdout
 
 
 @pytest.mark.timeout(1800)

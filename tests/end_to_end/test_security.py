@@ -14,7 +14,6 @@ from pathlib import Path
 import onnx
 import pytest
 import yaml
-from hypothesis import strategies as st
 from mlflow.projects import _project_spec
 
 from catdog import CatdogError, cli, config
@@ -22,7 +21,6 @@ from catdog.cli import parse
 from catdog.config import MainConfig
 from catdog.data import images
 from catdog.data.images import UnreadableImageError
-from catdog.models.network import build_network
 from tests.conftest import ROOT, encoded, tiny_classifier, tiny_picture
 
 
@@ -144,13 +142,6 @@ def test_a_model_can_not_name_a_backbone_that_is_fetched_from_elsewhere(
     assert "Traceback" not in err
 
 
-def test_a_file_of_weights_runs_no_code(tmp_path, trace):
-    path = tmp_path / "weights.pth"
-    path.write_bytes(pickle.dumps({"state_dict": Planted(trace)}))
-    with pytest.raises(CatdogError, match="without running code from it"):
-        build_network("test_resnet", weights=str(path))
-
-
 # --- Parameters ----------------------------------------------------------------------
 
 
@@ -173,9 +164,6 @@ HOSTILE = [
     "\\",
     "größe",
 ]
-text = st.sampled_from(HOSTILE) | st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
-)
 
 
 def _typed(tmp_path: Path, **parameters: str) -> list[str]:

@@ -9,17 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from catdog import CLASSES, CatdogError
+from catdog import CLASSES
 from catdog.config import AuditConfig
 from catdog.evaluation.audit import (
     DUPLICATE_CORRELATION,
-    Issue,
     find_issues,
     near_duplicates,
     other_label_probability,
     outlier_scores,
-    summary_lines,
-    write_issues,
 )
 from catdog.evaluation.slices import look_at
 from catdog.sample.drawing import draw_animal
@@ -114,26 +111,6 @@ def test_issues_name_the_picture_and_what_to_do(drawn):
     assert all(0.5 <= issue.score <= 1 for issue in issues)
     kinds = [issue.issue for issue in issues]
     assert kinds == sorted(kinds, key=("wrong_label", "near_duplicate", "unlike_others").index)
-
-
-def test_the_list_of_issues_is_a_csv(tmp_path):
-    issues = [Issue('a, "b".jpg', "near_duplicate", 0.98765, "c.jpg", "ab", "cd")]
-    write_issues(tmp_path / "audit.csv", issues)
-    assert (tmp_path / "audit.csv").read_text(encoding="utf-8") == (
-        "path,issue,score,detail,sha256,other_sha256\n"
-        '"a, ""b"".jpg",near_duplicate,0.9877,c.jpg,ab,cd\n'
-    )
-    assert list(tmp_path.iterdir()) == [tmp_path / "audit.csv"]
-    with pytest.raises(CatdogError, match="choose another file with --output"):
-        write_issues(tmp_path / "missing" / "audit.csv", issues)
-
-
-def test_the_summary_counts_every_kind_and_shows_the_first():
-    issues = [Issue(f"{n}.jpg", "wrong_label", 0.9, "dog", "ab") for n in range(12)]
-    first, *shown, near_duplicates, unlike_others = summary_lines(issues)
-    assert (first, len(shown)) == ("wrong_label: 12", 10)
-    assert shown[0] == "  0.90  0.jpg  looks like a dog"
-    assert (near_duplicates, unlike_others) == ("near_duplicate: 0", "unlike_others: 0")
 
 
 def test_a_prepared_data_set_is_audited_beside_its_manifest_and_stays_as_it_is(

@@ -7,10 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from catdog.evaluation.intervals import (
-    REPLICATES,
-    bootstrap,
     newcombe,
-    resamples,
     weighted_metrics,
 )
 
@@ -40,23 +37,6 @@ def test_weighted_metrics_are_those_of_scikit_learn(rows):
     assert {name: value.item() for name, value in found.items()} == pytest.approx(
         expected, abs=1e-9
     )
-
-
-def test_every_resample_draws_as_many_of_each_class_as_there_are():
-    labels = np.array([0, 1, 1, 0, 1, 0, 0])
-    weights = np.concatenate(list(resamples(labels, np.random.default_rng(0))))
-    assert weights.shape == (REPLICATES, 7)
-    assert (weights @ (labels == 0) == 4).all()
-    assert (weights @ (labels == 1) == 3).all()
-    assert len(np.unique(weights, axis=0)) > 200  # of 350 that there are
-
-
-def test_a_mean_is_resampled_with_its_own_pictures():
-    labels, logits = np.array([0, 1, 0, 1]), np.array([-1.0, 2.0, 1.0, 0.5])
-    means = {"log_loss": np.array([1.0, 10.0, 1.0, 10.0])}
-    drawn = bootstrap(labels, logits, means, seed=0)
-    assert drawn["log_loss"] == pytest.approx(np.full(REPLICATES, 5.5))
-    assert all(values.shape == (REPLICATES,) for values in drawn.values())
 
 
 def test_the_interval_is_the_one_that_newcombe_published():

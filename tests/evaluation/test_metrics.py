@@ -65,14 +65,6 @@ def test_the_scores_of_a_known_case():
     assert list(scores.to_dict()) == ["accuracy", "log_loss", "roc_auc", *CELLS, "count"]
 
 
-@pytest.mark.parametrize(
-    ("labels", "logits"), [([], []), ([0, 1], [0.5]), ([0, 1], [0.5, float("nan")])]
-)
-def test_what_can_not_be_scored_is_refused(labels, logits):
-    with pytest.raises(ValueError):
-        score(np.array(labels), np.array(logits))
-
-
 def test_metrics_are_those_that_mlflow_computes_under_its_names_with_intervals():
     from mlflow.models.evaluation.evaluators import classifier
 

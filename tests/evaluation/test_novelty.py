@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from catdog.evaluation.novelty import REFERENCES, STEEPEST, ImageNetBelief, NoveltyDetector
+from catdog.evaluation.novelty import REFERENCES, ImageNetBelief, NoveltyDetector
 
 WIDTH = 8
 
@@ -78,14 +78,6 @@ def test_belief_is_the_log_of_the_share_of_the_probability_on_pets(seed):
     assert (belief(features) <= 0).all()
 
 
-def test_what_imagenet_takes_for_no_pet_is_less_familiar():
-    belief, features = _belief(), _cloud(2, 10)
-    fitted = NoveltyDetector.fit(_cloud(0, 60), _cloud(1, 40), belief)
-    before = fitted(features)
-    belief.bias -= 20 * belief.pets
-    assert (fitted(features) < before).all()
-
-
 def test_it_survives_a_round_trip_through_tensors_to_the_last_bit(fitted):
     twin = NoveltyDetector.from_tensors(fitted.to_tensors())
     features = _cloud(7, 30, 0.3)
@@ -114,11 +106,3 @@ def test_no_more_training_features_are_kept_than_need_be_and_always_the_same():
     first, second = (NoveltyDetector.fit(training, validation) for _ in range(2))
     assert first.references.shape == (REFERENCES, WIDTH)
     assert torch.equal(first.references, second.references)
-
-
-@settings(max_examples=20)
-@given(st.integers(2, 30), st.integers(1, 5))
-def test_the_same_photo_twice_makes_no_jump_that_rounding_could_decide(count, times):
-    validation = _cloud(1, count).repeat_interleave(times, 0)
-    steps = NoveltyDetector.fit(_cloud(0, 30), validation).levels.diff()
-    assert (steps * (len(validation) + 1) * STEEPEST > 1 - 1e-6).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import re
 import signal
@@ -23,6 +22,7 @@ from catdog.registry.load import load_classifier
 from catdog.registry.proof import Proof
 from catdog.reporting.findings import Findings
 from tests.conftest import child_environment
+from tests.sources import snapshot
 
 TINY = ("--backbone", "test_resnet", "--weights", "none", "--epochs", "2")
 """A training that takes seconds."""
@@ -101,21 +101,16 @@ def run(capfd) -> Run:
 
 @pytest.fixture
 def untouched() -> Iterator[Callable[[Path], Path]]:
-    """A function that takes a path which must hold the same bytes when the test is over."""
-    before: dict[Path, dict[str, str]] = {}
+    """A function that takes a folder whose files must be the same when the test is over."""
+    before: dict[Path, dict] = {}
 
-    def watch(path: Path) -> Path:
-        before[path] = _digests(path)
-        return path
+    def watch(folder: Path) -> Path:
+        before[folder] = snapshot(folder)
+        return folder
 
     yield watch
-    for path, digests in before.items():
-        assert _digests(path) == digests, f"{path} was changed"
-
-
-def _digests(path: Path) -> dict[str, str]:
-    files = [path] if path.is_file() else [below for below in path.rglob("*") if below.is_file()]
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    for folder, files in before.items():
+        assert snapshot(folder) == files, f"{folder} was changed"
 
 
 @pytest.fixture

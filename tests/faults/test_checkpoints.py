@@ -21,16 +21,6 @@ from tests.faults.conftest import TINY, Child, QuickProof
 
 pytestmark = pytest.mark.slow
 
-LONGER = (*TINY[:4], "--epochs", "6", "--patience", "9", "--device", "cpu")
-
-SLOW_TRAINING = """
-from catdog import pipeline
-real = pipeline._log_epoch
-def slow(*a):
-    real(*a); time.sleep(0.2)
-pipeline._log_epoch = slow
-"""
-
 
 def _cut_before(function: str) -> str:
     return f"""
@@ -48,12 +38,6 @@ def _runs(home: Path) -> list[Path]:
     return list((home / "data" / "runs").iterdir())
 
 
-def _losses(run_id: str) -> dict[int, float]:
-    history = MlflowClient().get_metric_history(run_id, "val_loss")
-    assert len({one.step for one in history}) == len(history)
-    return {one.step: one.value for one in history}
-
-
 def _versions() -> list[ModelVersion]:
     return MlflowClient().search_model_versions("name = 'catdog'")
 
@@ -61,24 +45,6 @@ def _versions() -> list[ModelVersion]:
 def _newest_run_id() -> str:
     experiment = MlflowClient().get_experiment_by_name("catdog")
     return MlflowClient().search_runs([experiment.experiment_id])[0].info.run_id
-
-
-def test_killed_in_training_it_goes_on_to_what_an_unbroken_run_learns(
-    run, where, tmp_path, trains_quickly
-):
-    assert run("prepare", *where).status == 0
-    child = Child(SLOW_TRAINING, "train", *where, *LONGER)
-    child.kill_when(lambda out: "epoch   4" in out)
-    (cut,) = _runs(tmp_path)
-    assert len(list(cut.glob("checkpoint-*"))) == 2
-    ended = run("train", *where, *LONGER, "--resume", "auto")
-    assert ended.status == 0, ended.err
-    assert "epoch   1" not in ended.err
-    assert run("train", *where, *LONGER).status == 0
-    unbroken = _newest_run_id()
-    assert unbroken != cut.name
-    assert _losses(cut.name) == pytest.approx(_losses(unbroken), abs=1e-6)
-    assert list(_losses(cut.name)) == [1, 2, 3, 4, 5, 6]
 
 
 @dataclass(frozen=True)

@@ -5,26 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from PIL import Image
-
-from catdog import CLASSES, pipeline
-from catdog.data.ood_images import neither_folder
-from catdog.sample.dataset import draw_sample
-from tests.conftest import encoded
+from catdog import pipeline
 from tests.faults.conftest import TINY, fill
-
-
-def test_a_full_disk_while_unpacking_leaves_nothing_behind(run, tmp_path, small_disk, untouched):
-    for name in ("cat", "dog"):
-        (tmp_path / "large" / name).mkdir(parents=True)
-        for number in range(6):
-            noise = encoded(Image.effect_noise((640, 480), 80 + number), "PNG")
-            (tmp_path / "large" / name / f"{number}.png").write_bytes(noise)
-    source = untouched(tmp_path / "large")
-    ended = run("prepare", "--dataset", source, "--data_dir", small_disk)
-    assert ended.status == 2
-    assert ended.sentence.startswith(f"the disk is full, nothing was prepared in {small_disk}")
-    assert [path.name for path in (small_disk / "large").iterdir()] == [".lock"]
 
 
 def test_a_full_disk_while_downloading_is_said(kaggle, waits, run, small_disk):
@@ -73,15 +55,6 @@ def test_a_read_only_data_folder_is_told_by_training(run, pets, tmp_path, untouc
     ended = run("train", *where, *TINY)
     assert ended.status == 2
     assert "can't be written (Read-only file system): choose another folder" in ended.sentence
-
-
-def test_what_is_drawn_already_may_lie_where_nothing_can_be_written(tmp_path, read_only):
-    data = tmp_path / "data"
-    drawn = draw_sample(data / "raw", seed=0, count=2, test_count=1)
-    strangers = neither_folder(data, CLASSES)
-    read_only(data)
-    assert draw_sample(data / "raw", seed=0, count=2, test_count=1) == drawn
-    assert neither_folder(data, CLASSES) == strangers
 
 
 def test_a_read_only_source_is_enough(run, pets, tmp_path, read_only):

@@ -22,14 +22,6 @@ def slow(*a):
     time.sleep(0.1); return real(*a)
 step._check_and_copy = slow
 """
-SLOW_FEATURES = """
-from catdog.training import features as step
-step.SHARD_ROWS = 1
-real = step._look
-def slow(*a):
-    time.sleep(0.2); return real(*a)
-step._look = slow
-"""
 
 
 @pytest.mark.slow
@@ -51,21 +43,6 @@ def _newest_run() -> mlflow.entities.Run:
     client = MlflowClient()
     (experiment,) = [one for one in client.search_experiments() if one.name == "catdog"]
     return client.search_runs([experiment.experiment_id])[0]
-
-
-@pytest.mark.slow
-def test_killed_in_the_feature_pass_the_next_run_uses_what_is_there(
-    run, tmp_path, where, trains_quickly
-):
-    assert run("prepare", *where).status == 0
-    child = Child(SLOW_FEATURES, "train", *where, *TINY)
-    cache = tmp_path / "data" / "features"
-    child.kill_when(lambda _: len(list(cache.glob("*/*.keys.npy"))) > 0)
-    ended = run("train", *where, *TINY)
-    assert ended.status == 0, ended.err
-    metrics = _newest_run().data.metrics
-    assert metrics["features_found"] > 0
-    assert metrics["features_found"] + metrics["features_computed"] == 12
 
 
 def test_a_killed_decoding_process_is_told(run, where, monkeypatch):

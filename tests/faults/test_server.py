@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from catdog import pipeline
-from catdog.registry.proof import FreshProcess
-from catdog.tracking import log, store
+from catdog.tracking.store import LIMITS
 from tests.faults.conftest import TINY
-from tests.mlflow_server import Proxy, Server, running
+from tests.mlflow_server import Proxy, has_postgres, postgres, running
 
 pytestmark = pytest.mark.slow
 
@@ -23,57 +22,20 @@ def _versions() -> list[ModelVersion]:
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch) -> Iterator[Server]:
-    """A tracking server, at which nobody waits for long."""
-    monkeypatch.setattr(log, "PATIENT", store.QUICK)
-    for name in store.LIMITS:
+def gateway(tmp_path, monkeypatch) -> Iterator[Proxy]:
+    """What stands before a tracking server, and refuses what a test says."""
+    for name in LIMITS:
         monkeypatch.delenv(name, raising=False)
-    with running(tmp_path / "server") as started:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
-        yield started
+    store = postgres() if has_postgres() else contextlib.nullcontext()  # SQLite, then
+    with store as uri, running(tmp_path / "server", uri) as server:
+        proxy = Proxy(server.port)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+        yield proxy
+        proxy.close()
 
 
-def test_a_server_that_goes_during_the_proof_says_nothing_against_the_version(
-    run, where, server, tmp_path, monkeypatch, trains_quickly
-):
-    quick: Callable[..., object] = pipeline.FreshProcess
-
-    class Cut(FreshProcess):
-        def ask(self, *given: object) -> None:
-            server.kill()
-            super().ask(*given)
-
-    monkeypatch.setattr(pipeline, "FreshProcess", Cut)
-    assert run("prepare", *where).status == 0
-    ended = run("train", *where, *TINY)
-    assert ended.status == 2
-    assert ended.sentence.startswith(f"the model could not be registered at {server.uri}")
-    assert "REJECTED" not in ended.err
-    server.start()
-    (version,) = _versions()
-    assert version.tags["validation_status"] == "pending"
-    monkeypatch.setattr(pipeline, "FreshProcess", quick)
-    again = run("train", *where, *TINY, "--resume", version.run_id)
-    assert again.status == 0, again.err
-    (version,) = _versions()
-    assert version.tags["validation_status"] == "approved"
-    assert version.current_stage == "Production"
-    assert MlflowClient().get_run(version.run_id).info.status == "FINISHED"
-
-
-@pytest.fixture
-def gateway(server, monkeypatch) -> Iterator[Proxy]:
-    """What stands before the server, and refuses what a test says."""
-    proxy = Proxy(server.port)
-    # A connection that the server has closed for want of use is opened again.
-    monkeypatch.setattr(log, "PATIENT", store.PATIENT)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
-    yield proxy
-    proxy.close()
-
-
-def test_a_model_that_is_refused_is_no_version_and_not_lost(
-    run, where, gateway, tmp_path, trains_quickly
+def test_a_model_that_a_server_refuses_is_not_lost_and_a_colleague_predicts_with_it(
+    run, where, gateway, tmp_path, trains_quickly, draw_folder
 ):
     assert run("prepare", *where).status == 0
     go_on: tuple[str, ...] = ()
@@ -92,3 +54,6 @@ def test_a_model_that_is_refused_is_no_version_and_not_lost(
     assert again.status == 0, again.err
     (version,) = _versions()
     assert (version.run_id, version.current_stage) == (folder.name, "Production")
+    photos = draw_folder(tmp_path / "colleague", 2)
+    asked = run("predict", photos, "--model_uri", "models:/catdog/Production")
+    assert (asked.status, len(asked.out.splitlines())) == (0, 5)

@@ -98,12 +98,6 @@ def test_a_backbone_without_a_map_is_one_sentence(network):
         heat_map(blind, _crop(network), towards_positive=True)
 
 
-def test_a_backbone_of_several_maps_is_one_sentence_too():
-    several = build_network("crossvit_tiny_240", weights="none").eval()
-    with pytest.raises(CatdogError, match="has no map of features to show: leave out --explain"):
-        heat_map(several, _crop(several), towards_positive=True)
-
-
 WIDE = encoded(tiny_picture("dog", 1).resize((320, 160)), "PNG")
 ANSWER = Prediction("dog", 0.9, 0.9, 0.5)
 

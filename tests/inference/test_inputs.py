@@ -16,13 +16,7 @@ from catdog.data.images import UnreadableImageError
 from catdog.inference import inputs
 from catdog.inference.inputs import Photo, fetch, find_photos
 from tests.conftest import encoded, tiny_picture
-
-
-def _draw(folder: Path, *names: str) -> None:
-    for number, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(tiny_picture("dog", number)))
+from tests.sources import fill
 
 
 def _names(folder: Path, *names: str) -> list[str]:
@@ -35,66 +29,43 @@ def _listed(content: bytes) -> list[str]:
 
 
 def test_folders_are_searched_to_the_bottom_in_the_order_of_names(tmp_path):
-    _draw(tmp_path, "2.jpg", "deep/er/1.jpg", "._2.jpg", "10.jpg", "album/1.jpg")
+    fill(tmp_path, "2.jpg", "deep/er/1.jpg", "._2.jpg", "10.jpg", "album/1.jpg")
     (tmp_path / "notes.txt").write_text("no photo")
     assert _names(tmp_path, ".") == ["10.jpg", "2.jpg", "album/1.jpg", "deep/er/1.jpg"]
 
 
 def test_files_folders_and_globs_can_be_mixed(tmp_path):
-    _draw(tmp_path, "a.jpg", "b/1.jpg", "c/8.png", "c/9.png", "c/y.jpg", "c/d/1.png")
+    fill(tmp_path, "a.jpg", "b/1.jpg", "c/8.png", "c/9.png", "c/y.jpg", "c/d/1.png")
     assert _names(tmp_path, "a.jpg", "b", "c/*.png") == ["a.jpg", "b/1.jpg", "c/8.png", "c/9.png"]
     assert _names(tmp_path, "c/**/*.png") == ["c/8.png", "c/9.png", "c/d/1.png"]
 
 
 def test_a_file_with_brackets_in_its_name_is_that_file(tmp_path):
-    _draw(tmp_path, "me[1].jpg")
+    fill(tmp_path, "me[1].jpg")
     assert _names(tmp_path, "me[1].jpg") == ["me[1].jpg"]
 
 
 def test_a_file_that_is_named_is_tried_whatever_its_suffix(tmp_path):
-    _draw(tmp_path, "upload")
+    fill(tmp_path, "upload")
     (photo,) = find_photos([str(tmp_path / "upload")])
     assert photo.read() == (tmp_path / "upload").read_bytes()
     assert photo.content == b""
     assert photo.keep() == photo.content == photo.read()
 
 
-def test_a_file_that_is_not_there_fails_only_when_it_is_read(tmp_path):
-    (photo,) = find_photos([str(tmp_path / "missing.jpg")])
-    with pytest.raises(FileNotFoundError):
-        photo.read()
-
-
 @pytest.mark.parametrize("name", ["empty", "*.jpg"])
 def test_a_folder_or_glob_without_a_photo_is_named_before_any_answer(tmp_path, name):
-    _draw(tmp_path / "full", "1.jpg")
+    fill(tmp_path / "full", "1.jpg")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CatdogError, match="holds no picture"):
         find_photos([str(tmp_path / "full"), str(tmp_path / name)])
 
 
 def test_a_link_to_a_folder_above_is_not_followed_in_a_ring(tmp_path):
-    _draw(tmp_path, "deep/1.jpg")
+    fill(tmp_path, "deep/1.jpg")
     (tmp_path / "deep" / "up").symlink_to(tmp_path)
     (tmp_path / "deep" / "again.jpg").symlink_to(tmp_path / "deep" / "1.jpg")
     assert _names(tmp_path, ".") == ["deep/1.jpg", "deep/again.jpg"]
-
-
-def test_a_folder_that_can_not_be_searched_is_one_error_among_answers(tmp_path, monkeypatch):
-    _draw(tmp_path, "a/1.jpg", "b/1.jpg")
-    scandir = os.scandir
-
-    def refuse(path):
-        if Path(path).name == "a":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    open_, closed = find_photos([str(tmp_path)])
-    with pytest.raises(UnreadableImageError, match="can't be searched: Permission denied"):
-        closed.read()
-    assert closed.name == str(tmp_path / "a")
-    assert open_.name == str(tmp_path / "b" / "1.jpg")
 
 
 @pytest.mark.parametrize(

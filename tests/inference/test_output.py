@@ -3,10 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import sys
 from math import nan
-from pathlib import Path
 
 import pytest
 
@@ -110,35 +107,3 @@ def test_an_output_file_is_replaced_only_when_the_answer_is_whole(tmp_path):
         stream.write("whole")
     assert target.read_text() == "whole"
     assert [path.name for path in tmp_path.glob(".*")] == []
-
-
-def test_a_device_file_is_written_to_and_a_missing_folder_is_told(tmp_path):
-    with open_output(os.devnull) as stream:
-        stream.write("gone")
-    assert not Path(os.devnull).is_file()
-    with (
-        pytest.raises(CatdogError, match=r"output=.*can't be written: No such file"),
-        open_output(str(tmp_path / "no" / "answer.csv")),
-    ):
-        pass
-
-
-def test_a_name_that_is_no_text_is_written_and_read_back_from_json(tmp_path):
-    name = os.fsdecode(b"caf\xe9.jpg")
-    with open_output(str(tmp_path / "answer.json")) as stream:
-        write_answers([(Photo(name), SURE)], stream, "json")
-    (row,) = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
-    assert row["path"] == name
-
-
-def test_a_full_disk_behind_standard_output_is_one_sentence(monkeypatch):
-    class Full(io.StringIO):
-        def flush(self) -> None:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(sys, "stdout", Full())
-    with (
-        pytest.raises(CatdogError, match="the answer can't be written: No space left"),
-        open_output("-") as stream,
-    ):
-        write_answers([GOOD], stream, "csv")

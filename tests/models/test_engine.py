@@ -16,7 +16,6 @@ from catdog.models.engine import (
     Portable,
     engine_for,
     export,
-    fastest,
     largest_difference,
     onnx_engine,
     openvino_engine,
@@ -101,36 +100,6 @@ def test_a_backbone_whose_way_depends_on_the_picture_is_computed_by_pytorch(said
     assert pick_engine(network.eval(), cores=1).name == "pytorch-cpu"
     assert said[0].startswith("OpenVINO is not used: its features differ from PyTorch's by 1.0")
     assert len(said) == 3
-
-
-class _Elsewhere(Network):
-    """A network that says it is on another device, and computes otherwise as long as it is."""
-
-    moved = False
-
-    def parameters(self, recurse=True):
-        if self.moved:
-            return super().parameters(recurse)
-        return iter([nn.Parameter(torch.zeros(1, device="meta"))])
-
-    def cpu(self):
-        self.moved = True
-        return self
-
-    def features(self, images):
-        features = super().features(images.to("cpu"))
-        return features if self.moved else features + 0.016
-
-
-def test_a_network_on_any_other_device_is_exported_as_a_cpu_computes_it(network):
-    there = copy.deepcopy(network)
-    there.__class__ = _Elsewhere
-    engine = pick_engine(there, cores=1)
-    assert engine.name == "pytorch-meta"
-    assert not there.moved  # it is a copy that moves
-    expected = network.features(module.noise(engine.portable.size_px)).numpy()
-    assert np.array_equal(engine.portable.expected, expected)
-    assert fastest(engine.portable, cores=1).name == "openvino"
 
 
 @pytest.mark.parametrize(

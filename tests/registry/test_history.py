@@ -126,29 +126,6 @@ def test_rolling_back_goes_further_back_each_time_and_never_to_what_was_left(add
     assert not history.was_rolled_back(versions.numbered("pets", "3"))
 
 
-def test_rolling_back_from_a_version_that_was_moved_by_hand_leads_to_who_served_before(add):
-    first, second, third = add(), add(), add()
-    promote_to(first, "the first")
-    promote_to(second, "better")
-    client = MlflowClient()
-    client.transition_model_version_stage("pets", "3", "Production", archive_existing_versions=True)
-    for _ in range(2):  # the second time says it twice
-        promote_to(third, "as the page has it")
-    assert [(one.version, one.before) for one in history.history("pets")][1:] == [
-        ("2", "1"),
-        ("3", "2"),
-    ]
-    assert _aliases() == {"production": "3", "champion": "3", "previous": "2"}
-    assert str(roll_back("pets", "it is slow")[0].version) == "2"
-
-
-def test_a_reason_of_any_length_fits_into_a_line_and_a_description(add):
-    promote_to(add(), "so " * 5000)
-    (event,) = history.history("pets")
-    assert len(event.why) == 1000
-    assert len(versions.numbered("pets", "1").description) < 1200
-
-
 class Killed(BaseException):
     """What no part of the program catches."""
 
@@ -238,30 +215,6 @@ def test_two_promotions_at_once_end_in_one_of_both(add, monkeypatch, moment, ser
     assert _stages() == {"1": "Archived", serving: "Production", left: "Archived"}
     assert "\n\nArchived: " in versions.numbered("pets", left).description
     assert _aliases()["champion"] == _aliases()["production"] == serving
-
-
-def test_a_champion_that_came_meanwhile_is_compared_with_too(add):
-    first, beside, challenger = add(), add(), add()
-    promote_to(first, "")
-    seen = []
-
-    def compare(champion):
-        seen.append(str(champion.version))
-        if len(seen) == 1:
-            promote_to(beside, "another run was faster")
-        return Comparison(champion, NUMBERS)
-
-    decision, comparison = _promote_by_evidence(challenger, compare)
-    assert seen == ["1", "2"]
-    assert str(comparison.champion.version) == "2"
-    assert decision.reason == "surely better than version 2"
-
-
-def test_who_served_before_a_version_that_was_deleted_is_gone_back_to(add):
-    for version in (add(), add(), add()):
-        promote_to(version, "")
-    MlflowClient().delete_model_version("pets", "2")
-    assert str(roll_back("pets", "it is slow")[0].version) == "1"
 
 
 def test_what_serves_or_was_rolled_back_is_not_compared(add):

@@ -12,15 +12,6 @@ def _touched(*_args):
     raise AssertionError("was asked")
 
 
-def test_a_model_that_runs_on_the_cpu_is_loaded_without_touching_cuda(
-    tmp_path, classifier, monkeypatch
-):
-    classifier.save(tmp_path / "model")
-    for name in ("is_available", "device_count", "get_device_name"):
-        monkeypatch.setattr(torch.cuda, name, _touched)
-    assert load_classifier(str(tmp_path / "model")).engine.name == "openvino"
-
-
 def test_a_device_that_is_not_there_is_told_before_a_model_is_fetched(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(versions, "fetch", _touched)

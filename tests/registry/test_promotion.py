@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from catdog.config import Promote
 from catdog.evaluation.comparison import Paired
 from catdog.registry.promotion import (
+    GONE,
     NO_STAGE,
     PRODUCTION,
     STAGING,
@@ -52,6 +53,7 @@ def test_the_first_version_becomes_production():
         (BETTER, PRODUCTION, "surely better than version 3: 2 of 400"),
         (MORE_RIGHT, PRODUCTION, "surely better"),
         (EQUAL, STAGING, "not surely better"),
+        (GONE, PRODUCTION, "the files of version 3 are gone"),
         (WORSE, STAGING, "surely worse than"),
         (
             replace(WORSE, fixed=12, broken=1, p_value=0.003),

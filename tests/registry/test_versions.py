@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import shutil
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -12,7 +12,6 @@ from mlflow.tracking import MlflowClient
 from catdog import CatdogError
 from catdog.registry import history, register, versions
 from catdog.registry.promotion import Candidate
-from tests.conftest import ROOT
 
 PHOTOS = Candidate("abc", drawn=False, status="approved")
 
@@ -81,16 +80,49 @@ def test_a_model_that_was_changed_in_the_registry_is_not_used(logged_model):
         versions.fetch("models:/pets/1")
 
 
+def _remove(place: Path, _patch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(place)
+
+
+def _lock(place: Path, patch: pytest.MonkeyPatch) -> None:
+    stat = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if path == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    patch.setattr(Path, "stat", refuse)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "reason"),
+    [
+        (_remove, versions.FilesGoneError, "No such file or directory"),
+        (_lock, CatdogError, "Permission denied"),
+    ],
+)
+def test_a_version_whose_files_can_not_be_read_is_told_from_a_name_that_does_not_exist(
+    logged_model, monkeypatch, spoil, kind, reason
+):
+    version = _register(logged_model)
+    place = MlflowClient().get_model_version_download_uri("pets", version.version)
+    spoil(Path(place), monkeypatch)
+    with pytest.raises(
+        CatdogError,
+        match=rf"is version 1 in the registry at .* can't be read \(.*{reason}.*{place}",
+    ) as raised:
+        versions.fetch("models:/pets/Production")
+    assert raised.type is kind
+
+
+def test_reading_a_model_writes_nothing_beside_it(logged_model):
+    _register(logged_model)
+    place = versions.fetch("models:/pets/Production").parents[1]
+    assert not (place / "registered_model_meta").exists()
+
+
 def test_stages_versions_and_aliases_name_a_model(logged_model):
     _register(logged_model)
     for end in ("/Production", "/1", "/latest", "@production", "@champion"):
         assert (versions.fetch(f"models:/pets{end}") / "model.json").read_text() == "{}"
-
-
-def test_finding_a_model_imports_no_statistics():
-    heavy = "{'timm', 'sklearn', 'scipy.stats', 'matplotlib', 'gradio'}"
-    code = f"import sys, catdog.registry.versions; print(sorted({heavy} & set(sys.modules)))"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert ended.stdout.strip() == "[]"

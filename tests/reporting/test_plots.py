@@ -90,12 +90,6 @@ def test_familiarity_tells_what_lies_below_the_threshold():
     assert "75.0% of the pictures that are neither and 25.0% of the validation photos" in drawn
 
 
-def test_a_corner_is_enlarged_only_where_the_curve_hides_in_it():
-    for draw in (plots.draw_roc_curve, plots.draw_precision_recall_curve):
-        assert "the corner, enlarged" in _texts(to_svg(draw, LABELS, LOGITS).svg)
-        assert "the corner, enlarged" not in _texts(to_svg(draw, LABELS, RNG.normal(size=120)).svg)
-
-
 @pytest.mark.parametrize("name", ["<b>&\"'", "$x$ or $y$", "_hidden", "猫"])
 def test_a_slice_may_have_any_name(name):
     rows = [SLICES[0], replace(SLICES[1], name=name)]
@@ -103,10 +97,6 @@ def test_a_slice_may_have_any_name(name):
         warnings.simplefilter("error")
         svg = to_svg(plots.draw_slices, rows).svg
     assert name in _texts(svg)
-
-
-def _legend(axes) -> list[str]:
-    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_a_confusion_figure_shows_counts_and_shares_of_each_true_class():
@@ -117,25 +107,3 @@ def test_a_confusion_figure_shows_counts_and_shares_of_each_true_class():
         (axes,) = plots.confusion_figure(confusion, "validation", ("ant", "bee")).axes
         assert [text.get_text() for text in axes.texts] == shown
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["ant", "bee"]
-
-
-def test_figures_for_mlflow_are_the_charts_of_the_report():
-    loss, accuracy = plots.learning_curves(EPOCHS, 2, UNTRAINED).axes
-    reliability = plots.to_figure(*DRAWN["reliability"])
-    (familiarity,) = plots.to_figure(*DRAWN["familiarity"]).axes
-    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss (nats)", "accuracy")
-    assert _legend(loss) == ["training", "validation", "kept", "untrained"]
-    (axes,) = reliability.axes
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("p_bee", "share of bee")
-    assert _legend(familiarity) == ["neither", "validation photos", "threshold"]
-    assert reliability.get_facecolor() == (1, 1, 1, 1)
-
-
-def test_a_grid_holds_every_picture_under_its_caption():
-    pictures = [np.zeros((4, 6, 3), dtype=np.uint8)] * 5
-    figure = plots.picture_grid(pictures, ["cat"] * 5, columns=3)
-    assert [text.get_text() for text in figure.texts] == ["cat"] * 5
-    canvas = figure.images[0].get_array()
-    black = (canvas == 0).all(axis=2)
-    corners = np.diff(black.astype(int), axis=1, prepend=0)
-    assert sorted(set((corners == 1).sum(axis=1))) == [0, 2, 3]  # rows of three and of two

@@ -7,18 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from catdog import CatdogError
 from catdog.cli import parse
 from catdog.config import DownloadConfig, MainConfig, PrepareConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.inference import explain
 from catdog.registry.promotion import NO_STAGE, PRODUCTION, STAGING, Decision
-from catdog.reporting.findings import find
 from catdog.reporting.summary import (
     commands_to_reproduce,
     commands_to_use,
     describe,
-    report,
 )
 from tests.faults.conftest import NOTHING_FOUND
 
@@ -113,21 +109,3 @@ def test_a_name_with_blanks_and_parentheses_is_one_word_of_each_command(trained,
         uris = [shlex.split(command.line)[3] for command in commands_to_use(typed)]
         assert uris[:3] == [f"models:/my pets (2)/{shown}", *["models:/my pets (2)/7"] * 2]
         assert uris[3] == "my pets (2)"
-
-
-def test_the_worst_errors_of_a_backbone_without_a_map_are_shown_as_they_are(
-    dataset, trained, released, monkeypatch
-):
-    def fail(*_):
-        raise CatdogError("this backbone has no map of features to show: leave out --explain.")
-
-    logged = {}
-    run = SimpleNamespace(
-        identity=lambda: "run 123, today",
-        log_findings=lambda *_: None,
-        log_image=lambda figure, key: logged.update({key: figure}),
-    )
-    monkeypatch.setattr(explain, "overlay", fail)
-    findings = find(dataset, trained, seed=0)
-    report(TrainConfig(), dataset, trained, released, findings, run)
-    assert len(logged["worst_errors"].texts) == 1

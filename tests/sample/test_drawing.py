@@ -44,10 +44,3 @@ def test_a_seed_draws_what_it_always_drew(label):
     quarters = np.asarray(picture.resize((2, 2), Image.Resampling.BOX)).reshape(4, 3)
     # Libraries may round otherwise from version to version.
     assert np.abs(quarters.astype(int) - COLOURS[label]).max() <= 2
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_label_changes_the_animal_in_a_picture_of_the_same_size(seed):
-    cat, dog = (_draw(label, seed) for label in (0, 1))
-    assert cat.size == dog.size == _draw(None, seed).size
-    assert cat != dog

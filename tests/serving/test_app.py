@@ -88,19 +88,6 @@ def test_the_options_reach_the_answer_and_neither_is_not_sure(model, drawn):
     assert app._row("x", stranger) == ["x", "neither", "", "0.4000", "0.000", ""]
 
 
-@pytest.mark.parametrize(("p_dog", "animal"), [(0.9, "dog"), (0.1, "cat")])
-def test_neither_is_explained_for_the_animal_it_is_more_like(
-    model, drawn, monkeypatch, p_dog, animal
-):
-    stranger = Prediction("neither", math.nan, p_dog, 0.0)
-    monkeypatch.setattr(Classifier, "stream", lambda *_: iter([(drawn[0], stranger)]))
-    _, pictures, _ = app.show(model.classifier, drawn[:1], Options())
-    assert [caption for _, caption in pictures] == [
-        "neither: cat.jpg",
-        f"what speaks for a {animal}",
-    ]
-
-
 def test_too_many_files_are_counted_and_none_is_read_and_no_file_shows_nothing(model):
     missing = [Path(f"/nowhere/{number}.jpg") for number in range(app.MOST_FILES + 1)]
     refusal = f"{app.MOST_FILES + 1} files are too many: give at most 50 at once."

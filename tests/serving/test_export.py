@@ -139,6 +139,7 @@ def test_the_folder_needs_nothing_of_ours(exported, tmp_path):
     assert sorted(path.name for path in exported.iterdir()) == [
         *("catdog", "example.py", "model.onnx", "model_card.md", "preprocessing.json"),
     ]
+    assert (exported / "model_card.md").read_text() == "# A card\n"
     (tmp_path / "cat.jpg").write_bytes(KINDS["plain.jpg"])
     # A finder before all others, which knows only what a bare interpreter would have.
     code = (
@@ -159,10 +160,6 @@ def test_the_folder_needs_nothing_of_ours(exported, tmp_path):
         check=False,
     )
     assert ended.stdout.startswith("cat.jpg {'label': 'cat', 'p_dog': "), ended.stderr
-
-
-def test_the_card_comes_along(exported):
-    assert (exported / "model_card.md").read_text() == "# A card\n"
 
 
 def test_an_export_passes_its_check_and_that_of_another_model_is_removed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 
 import pytest
@@ -13,18 +12,17 @@ from catdog.tracking.spool import Write
 
 
 class Way:
-    """Stands before the real sending, and lets nothing pass that is `refused`, after `seconds`."""
+    """Stands before the real sending, and lets nothing pass that is `refused`."""
 
     def __init__(self) -> None:
         self.refused: Callable[[Write], bool] = lambda _: False
-        self.tries, self.timeout, self.seconds = 0, None, 0.0
+        self.tries, self.timeout = 0, None
         self._send = spool._send
 
     def __call__(self, run_id: str, write: Write) -> None:
         self.tries += 1
         self.timeout = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT")
         if self.refused(write):
-            time.sleep(self.seconds)
             raise ConnectionError("no way")
         self._send(run_id, write)
 

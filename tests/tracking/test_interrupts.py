@@ -25,13 +25,3 @@ def test_what_mlflow_sends_after_ctrl_c_does_not_cut_the_tidying_up():
             os.kill(os.getpid(), signal.SIGTERM)
             tidied = True
     assert tidied
-
-
-def test_a_program_in_the_background_still_ignores_ctrl_c():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with interrupts():
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -15,7 +15,6 @@ from catdog.data.dataset import PreparedDataset
 from catdog.evaluation.metrics import score
 from catdog.inference.prediction import Prediction
 from catdog.reporting import plots
-from catdog.tracking.log import Run
 from catdog.tracking.run import start_run
 from catdog.training.loop import Epoch, Fit
 from tests.conftest import ROOT
@@ -183,30 +182,3 @@ def test_a_resumed_run_has_no_number_and_no_picture_twice(tmp_path):
     history = client.get_metric_history(run.id, "val_roc_auc")
     assert [one.value for one in history] == [0.9]
     assert len(client.list_artifacts(run.id, "images")) == len(before) == 2
-
-
-def test_an_epoch_whose_numbers_are_there_has_its_picture(monkeypatch):
-    def cut(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    figure = plots.confusion_figure(_epoch(1).val.confusion, "validation")
-    monkeypatch.setattr(Run, "log_metrics", cut)
-    with pytest.raises(KeyboardInterrupt), start_run("x") as run:
-        run.log_epoch(_epoch(1), figure)
-    assert len(MlflowClient().list_artifacts(run.id, "images")) == 2
-
-
-def test_metrics_of_the_kept_epoch_rank_the_logged_model(tmp_path):
-    prepared = _prepared(tmp_path / "pets")
-    with start_run("x", tmp_path) as run:
-        run.log_dataset(prepared)
-        run.log_metrics({"val_log_loss": 0.25})
-        experiment = mlflow.get_run(run.id).info.experiment_id
-        model_id = MlflowClient().create_logged_model(experiment, "model").model_id
-        run.log_model_metrics(model_id, {"val_log_loss": 0.25}, prepared)
-    with start_run("x", tmp_path, resume=run.id) as again:
-        again.log_model_metrics(model_id, {"val_log_loss": 0.25}, prepared)
-    (metric,) = mlflow.get_logged_model(model_id).metrics
-    assert (metric.key, metric.value, metric.run_id) == ("val_log_loss", 0.25, run.id)
-    assert (metric.dataset_name, metric.dataset_digest) == ("pets-validation", "b" * 36)
-    assert len(MlflowClient().get_metric_history(run.id, "val_log_loss")) == 1

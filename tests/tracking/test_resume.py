@@ -10,7 +10,6 @@ import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import mlflow
 import pytest
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
@@ -107,16 +106,6 @@ def test_a_resumed_run_is_the_same_and_leaves_nothing_behind():
         _resumed(run_id)
 
 
-def test_the_run_that_mlflow_began_is_ended_and_shown_below_the_resumed_one(monkeypatch):
-    run_id = _cut()
-    begun = MlflowClient().create_run("0").info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", begun)
-    assert _resumed(run_id)[0] == run_id
-    aside = MlflowClient().get_run(begun)
-    assert aside.info.status == "FINISHED"
-    assert aside.data.tags["mlflow.parentRunId"] == run_id
-
-
 def test_a_named_run_brings_its_parameters():
     run_id = _cut()
     typed = MainConfig(data_dir="data", resume=run_id)
@@ -153,14 +142,6 @@ def test_a_note_that_can_not_be_read_is_an_error_where_it_is_asked_for():
     with pytest.raises(CatdogError, match=r"run\.json can't be read"):
         _resumed(run_id)
     assert _resumed("auto")[0] != run_id
-
-
-def test_a_run_of_another_store_is_an_error(monkeypatch, tmp_path):
-    run_id = _cut()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
-    mlflow.set_tracking_uri(None)
-    with pytest.raises(CatdogError, match="has no such run, or it was deleted"):
-        _resumed(run_id)
 
 
 def _hold(path: Path, held: Event) -> None:
@@ -209,22 +190,3 @@ def test_a_run_that_failed_after_it_learned_can_go_on(said):
     assert said == [f"Once that is mended, go on: {run.resume_command}"]
     assert status_of(run.id) == "FAILED"
     assert _resumed(run.id)[0] == run.id
-
-
-def test_a_folder_that_can_not_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").touch()
-    config = dataclasses.replace(CONFIG, data_dir=str(tmp_path / "file"))
-    with (
-        pytest.raises(CatdogError, match="choose another folder with --data_dir"),
-        open_run(config, "main", "x", DATASET),
-    ):
-        pytest.fail("nothing can be kept there")
-
-
-def test_a_run_that_torchrun_may_restart_is_kept_before_its_first_checkpoint(monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "night")
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
-    with pytest.raises(RuntimeError), open_run(CONFIG, "main", "x", DATASET) as run:
-        raise RuntimeError
-    assert status_of(run.id) == "FAILED"
-    assert _resumed("none")[0] == run.id

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import mlflow
@@ -25,15 +29,6 @@ def _fail() -> None:
 def _terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(30)
-
-
-def test_the_experiment_that_mlflow_run_uses_is_called_catdog(monkeypatch, tracking_store):
-    mlflow.set_tracking_uri(tracking_store)
-    begun = MlflowClient().create_run("0")  # as `mlflow run` does before it starts the script
-    monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
-    with tracking.start_run("named") as run:
-        assert run.id == begun.info.run_id
-    assert MlflowClient().get_experiment("0").name == "catdog"
 
 
 def test_a_default_experiment_with_other_peoples_runs_keeps_its_name(tracking_store):
@@ -66,6 +61,31 @@ def test_a_run_that_fails_or_is_ended_by_a_signal_says_so(end, status):
     with pytest.raises((ZeroDivisionError, KeyboardInterrupt)), tracking.start_run("x") as run:
         end()
     assert tracking.status_of(run.id) == status
+
+
+def _delete_the_experiment(_patch: pytest.MonkeyPatch) -> None:
+    with tracking.start_run("before") as run:
+        pass
+    MlflowClient().delete_experiment(run.experiment_id)
+
+
+def _name_a_run_that_is_gone(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
+
+
+@pytest.mark.parametrize("spoil", [_delete_the_experiment, _name_a_run_that_is_gone])
+def test_what_hinders_a_run_is_told_and_the_command_that_is_told_helps(monkeypatch, spoil):
+    spoil(monkeypatch)
+    with pytest.raises(CatdogError, match="begins no run") as raised, tracking.start_run("x"):
+        pass
+    verb, *words = shlex.split(re.search(r"with: (.*)$", str(raised.value))[1])
+    if verb == "unset":
+        monkeypatch.delenv(*words, raising=False)  # MLflow takes it itself
+    else:
+        subprocess.run([sys.executable, "-m", verb, *words], check=True, capture_output=True)
+    with tracking.start_run("x") as run:
+        pass
+    assert tracking.status_of(run.id) == "FINISHED"
 
 
 def test_the_line_that_lets_a_run_go_on_names_what_is_not_the_default(tmp_path, monkeypatch):

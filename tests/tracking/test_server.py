@@ -89,27 +89,6 @@ def test_a_server_that_restarts_in_mid_run_misses_nothing(
     assert "View run" not in capfd.readouterr().out  # MLflow's own lines; the summary has better
 
 
-def test_what_a_server_missed_until_the_end_is_sent_on_resuming(server, tmp_path):
-    with (
-        pytest.raises(
-            CatdogError, match=r"is not complete: .* did not take \d+ writes, .* -P resume="
-        ) as raised,
-        start_run("x", tmp_path) as run,
-    ):
-        _log_epochs(run, 1)
-        server.kill()
-        _log_epochs(run, 2, 3)
-    assert str(run.folder / "unsent") in str(raised.value)
-    assert mlflow.active_run() is None
-    with pytest.raises(CatdogError, match="can't be opened"), start_run("x", resume=run.id):
-        pytest.fail("the server is away")
-    server.start()
-    with start_run("x", tmp_path, resume=run.id) as again:
-        assert again.logged_steps("val_loss") == {1, 2, 3}
-        _log_epochs(again, 4)
-    assert _logged(server, run) == ("FINISHED", [1, 2, 3, 4], 4)
-
-
 @pytest.mark.parametrize(
     ("refused", "complaint", "arrived"),
     [
@@ -134,13 +113,3 @@ def test_what_is_refused_ends_no_training_and_is_sent_on_resuming(
     with start_run("x", tmp_path, resume=run.id) as again:
         _log_epochs(again, 4)
     assert _logged(server, run) == ("FINISHED", [1, 2, 3, 4], 4)
-
-
-def test_a_model_is_registered_while_pictures_are_kept(gateway, server, tmp_path):
-    with pytest.raises(CatdogError, match="is not complete"), start_run("x", tmp_path) as run:
-        gateway.refused = {"PUT /api/2.0/mlflow-artifacts": 413}
-        _log_epochs(run, 1)
-        with run.registering():
-            assert [write.kind for write in run._unsent.kept()] == ["artifact", "artifact"]
-            registered = MlflowClient().create_registered_model("pets")
-    assert MlflowClient(server.uri).get_registered_model("pets").name == registered.name

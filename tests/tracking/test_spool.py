@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from pathlib import Path
 
 import mlflow
@@ -58,24 +57,6 @@ def test_what_is_kept_arrives_in_order_with_its_own_steps_and_times(way, unsent)
     assert not unsent.folder.exists()
 
 
-def test_while_the_server_takes_nothing_it_is_asked_now_and_then_and_said_once(
-    way, unsent, monkeypatch, said
-):
-    way.refused = everything
-    for step in range(50):
-        unsent.write(_metric(step))
-    assert way.tries == 1
-    (warned,) = said
-    assert "does not take metrics loss (no way). Training goes on" in warned
-    assert str(unsent.folder) in warned
-    way.refused = lambda _: False
-    monkeypatch.setattr(unsent, "_next_try", 0.0)
-    unsent.write(_metric(50))
-    assert not unsent.kept()
-    assert said[1:] == ["The tracking server took 51 writes that were kept"]
-    assert _steps(unsent) == list(range(51))
-
-
 def test_a_file_that_is_refused_holds_up_nothing_else(way, unsent, monkeypatch):
     monkeypatch.setattr(spool, "PAUSE", 0)
     monkeypatch.setattr(spool, "SHARE", 1e9)
@@ -100,28 +81,6 @@ def test_tries_that_fail_cost_the_training_a_moment_only(way, unsent, monkeypatc
     unsent.write(_metric(5))
     assert way.tries == 1
     assert way.timeout == QUICK["MLFLOW_HTTP_REQUEST_TIMEOUT"]
-
-
-def test_tries_that_take_long_are_made_the_more_rarely(way, unsent, monkeypatch):
-    monkeypatch.setattr(spool, "SHARE", 0.001)
-    way.refused = everything
-    unsent.write(_metric(1))
-    way.seconds = 0.1
-    monkeypatch.setattr(unsent, "_next_try", 0.0)
-    unsent.write(_metric(2))
-    assert unsent._next_try - time.monotonic() > 90  # far more than PAUSE
-
-
-def test_a_server_that_is_away_is_waited_for_and_nothing_else_tried(way, unsent, monkeypatch):
-    way.refused = artifacts
-    unsent.write(Write("artifact", "1.txt", b"x"))
-    unsent.write(_metric(2))
-    assert not unsent.send(0)  # nobody has patience: the first that fails ends it
-    assert _steps(unsent) == []
-    way.tries = 0
-    monkeypatch.setattr(unsent, "server_answers", lambda: False)
-    assert not unsent.send(1e-9)
-    assert way.tries <= 2
 
 
 def test_a_full_disk_stops_nothing(way, unsent, said, monkeypatch):

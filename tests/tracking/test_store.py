@@ -2,21 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import mlflow
 import pytest
-import urllib3
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from catdog import CatdogError
 from catdog.tracking import run as tracking
 from catdog.tracking import store
-from catdog.tracking.store import LIMITS, PATIENT, limits
+from catdog.tracking.store import LIMITS
 from tests.conftest import ROOT
 
 
@@ -63,6 +60,46 @@ def test_reading_a_sqlite_store_does_not_hold_up_who_writes(tmp_path, tracking_s
         store.connect()
 
 
+@pytest.mark.usefixtures("tracking_store")
+def test_a_store_that_may_only_be_read_is_read_and_takes_no_run(tmp_path, monkeypatch):
+    with tracking.start_run("x") as run:
+        pass
+    before = sorted(tmp_path.iterdir())
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    store.connect()
+    assert MlflowClient().get_run(run.id).info.run_name == "x"
+    assert sorted(tmp_path.iterdir()) == before
+    assert store.shown_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(CatdogError, match="may only be read"), tracking.start_run("y"):
+        pass
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_project_that_was_moved_has_its_files_and_a_copy_leaves_them(
+    tmp_path, store_with_tables, monkeypatch, copied
+):
+    old, new = tmp_path / "old", tmp_path / "n_e%w"
+    old.mkdir()
+    shutil.copy(store_with_tables, old / "mlflow.db")
+    monkeypatch.chdir(old)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{old}/mlflow.db")
+    with tracking.start_run("first") as run:
+        mlflow.log_text("here", "note.txt")
+    monkeypatch.chdir(tmp_path)
+    (shutil.copytree if copied else shutil.move)(old, new)
+    mlflow.set_tracking_uri(f"sqlite:///{new}/mlflow.db")
+    store.connect()
+    home = old if copied else new
+    with tracking.start_run("second") as second:
+        mlflow.log_text("here, too", "note.txt")
+    for each in (run, second):
+        place = Path(MlflowClient().get_run(each.id).info.artifact_uri)
+        assert place.is_relative_to(home / "mlruns")
+        assert (place / "note.txt").is_file()
+    assert old.exists() == copied
+
+
 def test_pages_of_the_ui_are_the_servers_without_a_login(monkeypatch):
     assert store.runs_page("0") in (ROOT / "Makefile").read_text()  # of the local store
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://ada:s3cret@host/x/")
@@ -73,57 +110,3 @@ def test_pages_of_the_ui_are_the_servers_without_a_login(monkeypatch):
 def test_the_password_of_a_store_is_not_shown(monkeypatch, hint):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://ada:s3cret@host:5000/x")
     assert hint() == "http://ada:***@host:5000/x"
-
-
-def test_limits_hold_for_a_while_and_leave_what_the_user_has_set(monkeypatch):
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    monkeypatch.delenv(name, raising=False)
-    with limits({name: "3"}):
-        assert os.environ[name] == "3"
-    assert name not in os.environ
-    for before, within in (("7", "7"), (LIMITS[name], PATIENT[name])):
-        monkeypatch.setenv(name, before)
-        with limits(PATIENT, keep_set=True):
-            assert os.environ[name] == within
-        assert os.environ[name] == before
-
-
-def test_what_a_store_said_is_told_and_not_what_was_being_handled():
-    def fail() -> None:
-        try:
-            raise CatdogError("of the proof")
-        except CatdogError:
-            try:
-                raise urllib3.exceptions.ProtocolError("Connection aborted")
-            except urllib3.exceptions.HTTPError as error:
-                raise MlflowException("API request failed") from error
-
-    with pytest.raises(MlflowException) as raised:
-        fail()
-    assert store.first_line(raised.value) == "Connection aborted"
-
-
-WRITES = """
-import sys, time
-import mlflow
-from catdog.tracking.run import start_run
-while time.time() < float(sys.argv[1]):
-    time.sleep(0.001)
-with start_run("x") as run:
-    for step in range(10):
-        run.log_metrics({f"m{number}": float(step) for number in range(100)}, step=step)
-    assert not (run.folder / "unsent").exists()
-"""
-
-
-@pytest.mark.slow
-def test_two_runs_that_begin_at_once_make_one_sqlite_store_and_both_write(tmp_path, store_uri):
-    begin = str(time.time() + 8)
-    command = [sys.executable, "-c", WRITES, begin]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    both = [subprocess.Popen(command, cwd=tmp_path, env=environment) for _ in range(2)]
-    assert [process.wait(200) for process in both] == [0, 0]
-    client = MlflowClient(store_uri)
-    (experiment,) = client.search_experiments()
-    runs = client.search_runs([experiment.experiment_id])
-    assert [len(client.get_metric_history(run.info.run_id, "m7")) for run in runs] == [10, 10]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,9 @@ from catdog.data.dataset import Picture
 from catdog.data.images import load
 from catdog.data.transforms import evaluation_transform
 from catdog.evaluation.calibration import cross_fitted, log_loss, probability
-from catdog.evaluation.novelty import NoveltyDetector
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About, to_prediction
 from catdog.models.engine import torch_engine
-from catdog.models.network import ImageNetClassifier, Network
 from catdog.training.features import FeatureSet
 from catdog.training.judge import Judgement, judge, seen_in_training
 from tests.conftest import COLOURS, tiny_classifier, tiny_picture
@@ -62,11 +60,6 @@ def _grey_noise(folder: Path) -> list[Picture]:
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return tiny_classifier().network()
-
-
-@pytest.fixture(scope="module")
 def sample(tmp_path_factory) -> Sample:
     folder = tmp_path_factory.mktemp("judged")
     return Sample(
@@ -76,7 +69,9 @@ def sample(tmp_path_factory) -> Sample:
     )
 
 
-def _judge(network: Network, sample: Sample) -> Judged:
+@pytest.fixture(scope="module")
+def judged(sample) -> Judged:
+    network = tiny_classifier().network()
     engine, plain = torch_engine(network), evaluation_transform(network.preprocessing)
 
     def features(pictures):
@@ -91,11 +86,6 @@ def _judge(network: Network, sample: Sample) -> Judged:
     )
     labels = np.array([picture.label for picture in sample.validation])
     return Judged(*judge(network, seen, labels, about, keep=KEEP, learned=LEARNED), sample)
-
-
-@pytest.fixture(scope="module")
-def judged(network, sample) -> Judged:
-    return _judge(network, sample)
 
 
 def test_the_classifier_answers_as_it_was_judged(judged):
@@ -141,26 +131,6 @@ def test_grey_noise_is_neither(judged):
     assert metrics["neither_roc_auc"] > 0.99
     noise = [picture.path.read_bytes() for picture in judged.sample.neither]
     assert {answer.label for answer in judged.classifier.predict(noise)} == {NEITHER}
-
-
-def test_how_well_neither_is_told_is_half_when_it_can_not_be_told(judged):
-    same = replace(judged.judgement, neither=judged.judgement.familiarity)
-    assert same.neither_roc_auc == pytest.approx(0.5)
-
-
-def test_imagenets_classes_have_a_say_and_are_saved_to_the_last_bit(network, sample, judged):
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(1000, network.head.linear.in_features, generator=generator)
-    network.imagenet = ImageNetClassifier(weight, torch.randn(1000, generator=generator))
-    try:
-        knowing = _judge(network, sample)
-    finally:
-        network.imagenet = None
-    novelty = knowing.classifier.head.novelty
-    assert novelty.imagenet.pets.sum() == 118 + 5
-    assert not np.allclose(knowing.judgement.familiarity, judged.judgement.familiarity)
-    twin = NoveltyDetector.from_tensors(novelty.to_tensors())
-    assert torch.equal(twin.imagenet.weight, novelty.imagenet.weight)
 
 
 def test_the_classifier_knows_which_photos_it_learned_from_and_saves_it(judged, tmp_path):

@@ -85,23 +85,6 @@ def test_fit_leaves_the_best_weights_in_the_model_and_not_the_last():
     assert loss.item() == pytest.approx(best.val.loss)
 
 
-def test_fit_stops_early():
-    seed_everything(0)
-    epochs, stopping = run_fit(Line(), epochs=50, patience=2, rate=30.0)
-    assert len(epochs) == stopping.best_epoch + 2 < 50
-
-
-def test_the_same_seed_gives_the_same_weights():
-    def trained(seed: int) -> torch.Tensor:
-        seed_everything(seed)
-        model = Line()
-        run_fit(model)
-        return torch.cat([parameter.flatten() for parameter in model.parameters()])
-
-    assert torch.equal(trained(3), trained(3))
-    assert not torch.equal(trained(3), trained(4))
-
-
 def test_a_logit_that_is_not_finite_in_the_first_epoch_names_epoch_and_learning_rate():
     model = Line()
     nn.init.constant_(model.weight, math.inf)
