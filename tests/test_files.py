@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from catdog.files import (
-    new_folder,
-    portable,
-    write_json,
-)
+from catdog.files import new_folder, portable
 
 
 def test_a_folder_is_filled_whole_or_not_at_all():
@@ -22,15 +17,6 @@ def test_a_folder_is_filled_whole_or_not_at_all():
         assert list(new.iterdir()) == []
         raise KeyboardInterrupt
     assert list(Path().rglob("*")) == [Path("drawn"), Path("drawn/new")]
-
-
-def test_what_can_not_be_written_whole_leaves_the_file_as_it_was(tmp_path):
-    path = tmp_path / "note.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog import CatdogError
-from catdog.data.metadata import OWN_COLUMNS, Metadata, log_unmatched, read_metadata
+from catdog.data.metadata import OWN_COLUMNS, Metadata, read_metadata
 
 
 def _read(text: str | bytes, name: str = "pets/metadata.csv") -> Metadata:
@@ -76,13 +76,6 @@ def test_columns_that_the_manifest_has_are_left_out_and_said(said):
     assert found.columns == ("camera",)
     assert found.of("1.jpg") == ("old",)
     assert said == ["metadata.csv: width is not used, the manifest has its own."]
-
-
-def test_rows_that_name_no_picture_are_said_once_with_their_number(said):
-    found = _read("file_name,camera\n1.jpg,a\n2.jpg,b\n3.jpg,c\n", "metadata.csv")
-    log_unmatched(found, ["2.jpg"])
-    log_unmatched(found, ["1.jpg", "2.jpg", "3.jpg"])
-    assert said == ["Rows of metadata.csv that name no picture: 2, the first of them 1.jpg."]
 
 
 @given(st.binary(max_size=200))

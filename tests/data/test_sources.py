@@ -185,14 +185,3 @@ def test_two_sources_of_one_name_and_names_of_ours_do_not_share_a_folder(tmp_pat
 def test_what_names_no_data_set_is_refused(tmp_path, dataset, said):
     with pytest.raises(CatdogError, match=said):
         locate(dataset, tmp_path, seed=0)
-
-
-def test_each_seed_draws_a_sample_of_its_own_where_it_is_looked_for(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        "catdog.sample.dataset.draw_sample", lambda folder, *, seed: drawn.append((folder, seed))
-    )
-    located = [locate("sample", tmp_path, seed=seed) for seed in (0, 1, 2)]
-    assert [source.name for source in located] == ["sample", "sample-1", "sample-2"]
-    fetch(located[2], seed=2)
-    assert drawn == [(located[2].path, 2)]

@@ -13,9 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.entities import Run
-from PIL import Image
 
-from tests.conftest import ROOT
 from tests.project import Project, copied, draw
 
 pytestmark = pytest.mark.project
@@ -122,18 +120,6 @@ def test_the_server_answers_photos_as_predict_does(project, served):
         assert answer["label"] == row["label"]
         assert answer["p_dog"] == pytest.approx(row["p_dog"], abs=1e-6)
         assert answer["familiarity"] == pytest.approx(row["familiarity"], abs=1e-4)
-
-
-def test_the_pages_curl_sends_a_photo_as_large_as_phones_take(project, served, tmp_path):
-    large = Image.effect_noise((1600, 1200), 80).convert("RGB")
-    large.save(tmp_path / "photo.jpg", quality=95)
-    assert (tmp_path / "photo.jpg").stat().st_size > 500_000
-    page = (ROOT / "docs" / "serving.md").read_text()
-    line = page[page.index("{ printf") : page.index("--data-binary @-")]
-    line = line.replace("http://127.0.0.1:5001", served) + "--data-binary @-"
-    ended = project.start("bash", "-c", line, cwd=tmp_path)
-    (answer,) = json.loads(ended.stdout)["predictions"]
-    assert (answer["label"], answer["confidence"], answer["error"]) == ("neither", None, "")
 
 
 def test_the_server_takes_options_and_survives_what_is_no_photo(project, served):

@@ -10,9 +10,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from catdog import CatdogError, cli
+from catdog import cli
 from catdog.config import AppConfig
-from catdog.inference import explain
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import Options, Prediction
 from catdog.registry import load as registry_load
@@ -102,15 +101,6 @@ def test_a_photo_is_shown_upright_and_small(model, tmp_path):
     path.write_bytes(encoded(tiny_picture("cat", 2, (1600, 800)), exif=exif))
     _, ((picture, _), *_), _ = app.show(model.classifier, [path], Options())
     assert picture.size == (app.THUMBNAIL_PX // 2, app.THUMBNAIL_PX)
-
-
-def test_a_backbone_without_a_map_of_features_leaves_the_photos_alone(model, drawn, monkeypatch):
-    def refuse(*_):
-        raise CatdogError("this backbone has no map")
-
-    monkeypatch.setattr(explain, "overlay", refuse)
-    summary, photos, _ = app.show(model.classifier, drawn, Options())
-    assert (summary, len(photos)) == ("2 of 3 photos answered.", 2)
 
 
 def test_another_pair_is_asked_for_by_its_names_and_names_add_nothing_to_the_page():

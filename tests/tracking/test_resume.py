@@ -171,15 +171,6 @@ def test_a_run_that_another_process_works_on_is_left_alone_and_cleared_later(mon
     assert not (Path("data/runs") / run_id).exists()
 
 
-def test_a_run_that_failed_before_it_learned_leaves_nothing():
-    with (
-        pytest.raises(CatdogError, match="no good"),
-        open_run(CONFIG, "main", "x", DATASET) as run,
-    ):
-        raise CatdogError("no good")
-    assert not run.folder.exists()
-
-
 def test_a_run_that_failed_after_it_learned_can_go_on(said):
     with (
         pytest.raises(CatdogError, match="no registry"),
