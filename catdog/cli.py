@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -39,6 +40,10 @@ def run(
     if hasattr(sys.stdout, "reconfigure"):
         # The name of a file need be no text in the encoding of the terminal.
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        Path.home()
+    except RuntimeError:  # no HOME, and a user without a name, as containers have them
+        os.environ["HOME"] = "/"
     try:
         with _lines_on_stderr():
             return action(parse(config_class, argv))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +54,18 @@ def test_what_is_logged_is_plain_lines_on_stderr_of_rank_0_alone(monkeypatch, ca
     assert capsys.readouterr() == ("", shown)
     logging.getLogger("catdog").info("nobody listens now")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_user_without_a_name_and_a_home_is_at_home_in_the_root_folder(monkeypatch):
+    def unknown(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("HOME", "x")  # so that it is as before when the test ends
+    monkeypatch.delenv("HOME")
+    homes = []
+    assert cli.run(lambda _: homes.append(Path.home()) or 0, ClearCacheConfig, []) == 0
+    assert homes == [Path("/")]
 
 
 def test_flags_may_be_spelled_with_underscores_or_hyphens():

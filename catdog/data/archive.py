@@ -208,5 +208,5 @@ def _archive_errors(name: str) -> Iterator[None]:
         reason = (str(error) or "it ends too early").splitlines()[0].rstrip(":")
         raise CatdogError(
             f"{name} is not a whole zip or tar archive ({reason}): "
-            "delete it and get it again, or give another."
+            "delete it and get it again, or unpack it and give the folder."
         ) from error

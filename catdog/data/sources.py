@@ -43,7 +43,7 @@ SAMPLE_NOTICE = f"""\
 catdog now trains on a small set of cats and dogs that it draws itself. It shows that
 everything works, but its accuracy says nothing about photos.
 For real photos do one of these, then run the same command again:
-  - make a token at {SETTINGS_URL} (API), and save it as ~/.kaggle/kaggle.json
+  - make a token at {SETTINGS_URL} (API), and save it as ~/.kaggle/access_token
     or set it as KAGGLE_API_TOKEN: the data set {DEFAULT_DATASET} is then downloaded
   - give an archive or a folder of photos: -P dataset=PATH"""
 
@@ -182,7 +182,7 @@ def _authenticated_client(slug: str) -> KaggleApi:
     if not has_kaggle_credentials():
         raise CatdogError(
             f"dataset=kaggle:{slug} needs a Kaggle token and none was found: make one at "
-            f"{SETTINGS_URL} (API), and save it as ~/.kaggle/kaggle.json or set KAGGLE_API_TOKEN."
+            f"{SETTINGS_URL} (API), and save it as ~/.kaggle/access_token or set KAGGLE_API_TOKEN."
         )
     with contextlib.redirect_stdout(io.StringIO()):
         from kaggle.api.kaggle_api_extended import KaggleApi
@@ -192,8 +192,9 @@ def _authenticated_client(slug: str) -> KaggleApi:
             api.authenticate()
         except SystemExit as error:
             raise CatdogError(
-                "Kaggle did not accept the token that was found, it may have expired: make "
-                f"another at {SETTINGS_URL} (API), and save it as ~/.kaggle/kaggle.json."
+                "Kaggle did not accept the token that was found, it may have expired, or it is a "
+                "string in kaggle.json, which holds a username and a key: make another at "
+                f"{SETTINGS_URL} (API), and save it as ~/.kaggle/access_token."
             ) from error
     return api
 
@@ -225,7 +226,7 @@ def _explanation(error: OSError, slug: str, archive: Path) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     by_status = {
         401: f"Kaggle refused the token (401) for {slug}: make another at {SETTINGS_URL} (API), "
-        "and save it as ~/.kaggle/kaggle.json.",
+        "and save it as ~/.kaggle/access_token.",
         403: f"Kaggle does not let you download {slug} (403): open {page} while logged in, "
         f"accept its rules, and run this again, or {own}.",
         404: f"Kaggle knows no data set {slug} (404): check the name, as in {page}.",

@@ -61,10 +61,13 @@ def web_app(model: ServedModel, host: str, max_body_bytes: int) -> Starlette:
     # The page, which shares this module, need not wait for them.
     from mlflow.models import Model
     from mlflow.pyfunc import PyFuncModel, scoring_server
+    from mlflow.types.schema import ColSpec, Schema
 
     from catdog.registry.register import signature_of
 
     signature = signature_of(model.classifier.about.classes)
+    # As text it comes to us whole: what is no base64, MLflow would decode all the same.
+    signature.inputs = Schema([ColSpec("string", "image")])
     scored = PyFuncModel(Model(signature=signature), ServedClassifier(model.classifier))
 
     def version(_: Request) -> Response:

@@ -102,9 +102,19 @@ def _cut_between_two_members() -> bytes:
     return tarred([(f"cat/{number}.jpg", PHOTO) for number in range(3)], "w")[: 2 * member]
 
 
+def _deflate64() -> bytes:
+    content = bytearray(zipped(GOOD))
+    for mark, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(mark) + at] = 9
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (_deflate64, "compression method.*or unpack it and give the folder"),
+        (lambda: b"7z\xbc\xaf\x27\x1c\0\4" + bytes(200), "or unpack it and give the folder"),
+        (lambda: b"Rar!\x1a\x07\0" + bytes(200), "or unpack it and give the folder"),
         (lambda: b"", "pets.zip is not a whole zip or tar archive"),
         (lambda: b"<html>sign in</html>", "not a whole zip or tar archive"),
         (_lying_about_its_size, "not a whole zip or tar archive"),

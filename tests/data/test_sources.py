@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,21 @@ def test_a_token_that_expired_or_is_missing_is_said(tmp_path, kaggle, monkeypatc
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     _refused(tmp_path, "needs a Kaggle token and none was found")
     assert kaggle.asked == []
+
+
+@pytest.mark.parametrize("pasted", ["KGAT_planted", "", "{"])
+def test_a_token_pasted_into_kaggle_json_is_told_where_it_belongs(
+    tmp_path, kaggle, empty_home, monkeypatch, pasted
+):
+    token = os.environ["KAGGLE_API_TOKEN"]
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+    (empty_home / ".kaggle").mkdir()
+    (empty_home / ".kaggle" / "kaggle.json").write_text(pasted)
+    with pytest.raises(CatdogError) as refused:
+        _fetch(tmp_path)
+    told = re.search(r"kaggle\.json, which holds.*save it as (~/\S+\w)\.", str(refused.value))[1]
+    Path(told).expanduser().write_text(token)
+    _fetched(tmp_path, kaggle)
 
 
 @pytest.mark.parametrize(

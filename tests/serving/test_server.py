@@ -105,7 +105,6 @@ def test_it_answers_records_and_split_tables_with_options_as_the_classifier_does
         "[]",
         "{}",
         {"dataframe_records": [{"picture": ""}]},
-        {"dataframe_records": [{"image": "abc"}]},
         {"dataframe_records": RECORDS, "params": {"threshold": 7.0}},
     ],
 )
@@ -136,13 +135,29 @@ def test_forms_and_names_of_other_sites_are_turned_away(client):
     assert client.get("/ping", headers={"Host": "evil.example:5001"}).status_code == 400
 
 
-def test_a_damaged_picture_is_an_error_and_the_others_are_labelled(client):
-    damaged = base64.b64encode(b"no picture").decode()
-    asked = {"dataframe_records": [{"image": damaged}, RECORDS[0]]}
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (base64.b64encode(b"no picture").decode(), "not a picture in a format that can be read"),
+        ("/photos/1.jpg", "neither the bytes of a picture, nor base64"),
+    ],
+)
+def test_a_damaged_picture_is_an_error_and_the_others_are_labelled(client, sent, error):
+    asked = {"dataframe_records": [{"image": sent}, RECORDS[0]]}
     first, second = client.post("/invocations", json=asked).json()["predictions"]
-    assert first["error"] == "not a picture in a format that can be read"
+    assert first["error"].startswith(error)
     assert first["confidence"] is None
     assert second["label"] == "cat"
+
+
+def test_data_urls_and_url_safe_base64_are_answered_as_base64_is(client):
+    urls = [f"data:image/jpeg;base64,{one['image']}" for one in RECORDS]
+    safe = [base64.urlsafe_b64encode(photo).decode() for photo in PHOTOS]
+    expected, *others = (
+        client.post("/invocations", json={"dataframe_records": records}).json()
+        for records in (RECORDS, [{"image": one} for one in urls], [{"image": one} for one in safe])
+    )
+    assert others == [expected] * 2
 
 
 def test_a_port_that_is_taken_is_one_sentence(model):
