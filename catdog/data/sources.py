@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import logging
 import os
@@ -24,6 +25,7 @@ from filelock import FileLock
 
 from catdog import CatdogError
 from catdog.data.archive import is_archive_name
+from catdog.data.dataset import read_marker
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_DATASET = "biaiscience/dogs-vs-cats"
 SETTINGS_URL = "https://www.kaggle.com/settings"
+RESERVED = re.compile(r"(features|runs|sample(-\d+)?|neither-.*|sweeps\..*)", re.IGNORECASE)
+"""What catdog itself keeps in data_dir."""
 TOKEN_FILES = ("access_token", "access_token.txt", "credentials.json")
 
 SAMPLE_NOTICE = f"""\
@@ -82,7 +86,8 @@ def locate(dataset: str, data_dir: Path, *, seed: int) -> Source:
             f"dataset={dataset} does not exist: give auto, kaggle, kaggle:OWNER/NAME, sample, "
             "or the path of an archive or a folder of pictures."
         )
-    return Source(_name_of(path), "path", path, str(path.resolve()))
+    origin = str(path.resolve())
+    return Source(_name_of(path, origin, data_dir), "path", path, origin)
 
 
 def fetch(source: Source, *, seed: int) -> Path:
@@ -129,11 +134,18 @@ def _kaggle_source(slug: str, data_dir: Path) -> Source:
     return Source(name, "kaggle", path, f"kaggle:{slug}")
 
 
-def _name_of(path: Path) -> str:
+def _name_of(path: Path, origin: str, data_dir: Path) -> str:
+    """What the prepared folder is called: as the path, unless that name is taken."""
     name = path.resolve().name
     if is_archive_name(name):
         name = re.sub(r"(\.tar)?\.\w+$", "", name)
-    return re.sub(r"[^\w.-]", "_", name).strip(".") or "pictures"
+    name = re.sub(r"[^\w.-]", "_", name).strip(".") or "pictures"
+    if (
+        RESERVED.fullmatch(name)
+        or (read_marker(data_dir / name) or {}).get("origin", origin) != origin
+    ):
+        return f"{name}-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:8]}"
+    return name
 
 
 def _fetch_from_kaggle(slug: str, archive: Path) -> None:
