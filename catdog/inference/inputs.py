@@ -228,10 +228,6 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
     for line in lines:
         for entry in line.rstrip(b"\r\n").split(b"\0"):  # as `find -print0` parts them
             if entry.strip():
-                yield _name_in(entry)
-
-
-def _name_in(entry: bytes) -> str:
-    """An entry as text: in the file system's encoding, or as an old editor of Windows wrote it."""
-    name, western = os.fsdecode(entry), entry.decode("cp1252", "replace")
-    return western if not Path(name).exists() and Path(western).exists() else name
+                # As old editors of Windows wrote it, where that is the name of a file.
+                name, western = os.fsdecode(entry), entry.decode("cp1252", "replace")
+                yield western if not Path(name).exists() and Path(western).exists() else name
