@@ -10,7 +10,18 @@ import torch
 
 from catdog import CatdogError, cli
 from catdog.cli import parse
-from catdog.config import ClearCacheConfig, MainConfig, PredictConfig, PromoteConfig
+from catdog.config import (
+    AuditConfig,
+    ClearCacheConfig,
+    EvaluateConfig,
+    ExportConfig,
+    MainConfig,
+    PredictConfig,
+    PrepareConfig,
+    PromoteConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from tests.conftest import ROOT
 
 
@@ -108,3 +119,24 @@ def test_a_script_shows_its_help_before_anything_heavy_is_imported(name):
     assert "usage:" in shown.stdout
     assert "passes over the training pictures" in shown.stdout or name != "main"
     assert not {"torch", "mlflow", "numpy", "pandas", "PIL"} & set(shown.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("config", "flags"),
+    [
+        (PrepareConfig, "dataset data_dir exclude"),
+        (TrainConfig, "dataset data_dir weights"),
+        (PredictConfig, "output sort_into explain model_uri data_dir"),
+        (EvaluateConfig, "data model_uri"),
+        (ExportConfig, "to model_uri"),
+        (AuditConfig, "output dataset weights"),
+        (PromoteConfig, "data dataset data_dir"),
+        (ScoreConfig, "input output"),
+    ],
+)
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch, config, flags):
+    monkeypatch.setenv("HOME", "/home/ann")
+    names = flags.split()
+    for typed, meant in (("~/my pets", "/home/ann/my pets"), ("a~b%20#?ü", "a~b%20#?ü")):
+        parsed = parse(config, [f"--{name}={typed}" for name in names])
+        assert {getattr(parsed, name) for name in names} == {meant}

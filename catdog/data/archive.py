@@ -34,18 +34,16 @@ MAX_RATIO = 1_000
 BOMB_BYTES = 10_000_000
 """A smaller member does no harm however well it shrinks."""
 
-LITTER = frozenset(
-    (
-        *("__macosx", "resource.frk", "network trash folder", "temporary items"),  # macOS
-        *("thevolumesettingsfolder", "icon\r"),
-        *("$recycle.bin", "recycler", "system volume information"),  # Windows
-        *("found.000", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "lost.dir"),
-        *("@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot", "@recycle"),  # file servers
-        *("@recently-snapshot", "~snapshot", "files_trashbin", "_gsdata_"),
-        *("thmbnl", "avf_info"),  # cameras
-        *("ipynb_checkpoints", "__pycache__"),  # editors
-    )
-)
+LITTER = {
+    *("__macosx", "resource.frk", "network trash folder", "temporary items"),  # macOS
+    *("thevolumesettingsfolder", "icon\r"),
+    *("$recycle.bin", "recycler", "system volume information"),  # Windows
+    *("found.000", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "lost.dir"),
+    *("@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot", "@recycle"),  # file servers
+    *("@recently-snapshot", "~snapshot", "files_trashbin", "_gsdata_"),
+    *("thmbnl", "avf_info"),  # cameras
+    *("ipynb_checkpoints", "__pycache__"),  # editors
+}
 """What is left beside photos, in small letters; names that begin with a dot are hidden anyway."""
 
 DAMAGE = (
@@ -146,8 +144,7 @@ def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
             # A link or a device holds nothing: it is an empty file, and left out as one.
             packed = (archive.extractfile(member) if member.isfile() else None) or io.BytesIO()
             if not is_archive_name(inner):
-                if _is_wanted(inner):
-                    _check_size(member.name, member.size, name)
+                _check_size(member.name, member.size, name)
                 yield inner, _archive_errors(name)(packed.read)
             elif member.isfile():
                 yield from _in_packed_archive(packed, inner, depth)
@@ -174,15 +171,14 @@ def _in_packed_archive(packed: IO[bytes], name: str, depth: int) -> Iterator[Mem
 def _check_zip_member(member: zipfile.ZipInfo, archive: str) -> None:
     if member.flag_bits & 0x1:
         raise CatdogError(f"{archive} is encrypted: unpack it, and give the folder.")
-    if _is_wanted(member.filename):
-        _check_size(member.filename, member.file_size, archive)
+    _check_size(member.filename, member.file_size, archive)
     swells = member.file_size > MAX_RATIO * max(member.compress_size, 1)
     if member.file_size > BOMB_BYTES and swells:
         _refuse(archive, member.filename, f"swells to {member.file_size:,} bytes")
 
 
 def _check_size(member: str, size: int, archive: str) -> None:
-    if size > MAX_BYTES:
+    if size > MAX_BYTES and (is_image_name(member) or is_table_name(member)):
         _refuse(archive, member, f"says it has {size:,} bytes, more than a picture has")
 
 
@@ -191,10 +187,6 @@ def _refuse(archive: str, member: str, why: str) -> NoReturn:
         f"{archive} is refused: its member {member!r} {why}. "
         "Get the archive from a source you trust, or unpack it yourself and give the folder."
     )
-
-
-def _is_wanted(name: str) -> bool:
-    return is_image_name(name) or is_table_name(name)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def locate(dataset: str, data_dir: Path, *, seed: int) -> Source:
         return Source(name, "sample", data_dir / name / "raw", f"sample:seed={seed}")
     if dataset == "kaggle" or dataset.startswith("kaggle:"):
         return _kaggle_source(dataset.partition(":")[2] or DEFAULT_DATASET, data_dir)
-    path = Path(dataset).expanduser()
+    path = Path(dataset)
     if not path.exists():
         raise CatdogError(
             f"dataset={dataset} does not exist: give auto, kaggle, kaggle:OWNER/NAME, sample, "

@@ -124,7 +124,7 @@ def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]
 def _pictures(config: PromoteConfig, about: About, staging: Path) -> tuple[list[Picture], str]:
     """What to compare on, and the digest of it where it is a validation set."""
     if config.data != NONE:
-        return _labelled(Path(config.data).expanduser(), about.classes, staging), ""
+        return _labelled(Path(config.data), about.classes, staging), ""
     data_dir, name = Path(config.data_dir), about.dataset
     if config.dataset != AUTO:
         name = locate(config.dataset, data_dir, seed=0).name
