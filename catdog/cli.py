@@ -12,12 +12,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
 from catdog import FAILED, INTERRUPTED, CatdogError
-from catdog.config import DataConfig, Pattern, Range, YesNo
+from catdog.config import PATH, DataConfig, Pattern, Range, YesNo
 from catdog.data.classes import read_classes
 
 Config = TypeVar("Config")
@@ -39,6 +41,10 @@ def run(
     if hasattr(sys.stdout, "reconfigure"):
         # The name of a file need be no text in the encoding of the terminal.
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        Path.home()
+    except RuntimeError:  # no HOME, and a user without a name, as containers have them
+        os.environ["HOME"] = "/"
     try:
         with _lines_on_stderr():
             return action(parse(config_class, argv))
@@ -101,9 +107,18 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
         config_class, args=arguments, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
     )
     _check(config)
+    config = _with_home(config)
     if isinstance(config, DataConfig):
         read_classes(config.classes)
     return config
+
+
+def _with_home(config: Config) -> Config:
+    """The same with the home folder for a ~ before a path, where the shell left it to us."""
+    hints = get_type_hints(type(config), include_extras=True)
+    paths = {name for name, hint in hints.items() if PATH in getattr(hint, "__metadata__", ())}
+    found = {name: os.path.expanduser(getattr(config, name)) for name in paths}  # noqa: PTH111
+    return replace(config, **found)  # type: ignore[type-var]
 
 
 def _with_values(config_class: type, argv: Sequence[str]) -> list[str]:

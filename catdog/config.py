@@ -50,12 +50,16 @@ ModelName = Annotated[
 ]
 """A name in the registry becomes part of a URI and of a question to the store."""
 
+PATH = "path"
+"""Marks a text that may be a path: a ~ before it means the home folder, as shells have it."""
+PathName = Annotated[str, PATH]
+
 Help = tyro.conf.arg
 Device = Literal["auto", "cuda", "mps", "cpu"]
 TrainingDevice = Annotated[Device, Help(help="auto takes CUDA, then MPS, then the CPU")]
 ServingDevice = Annotated[Device, Help(help="auto: the CPU; a GPU for models without ONNX")]
-DataDir = Annotated[str, Help(help="folder for downloads, prepared pictures and features")]
-ModelUri = Annotated[str, Help(help="of the registry (models:/...), a run, or a folder")]
+DataDir = Annotated[str, PATH, Help(help="folder for downloads, prepared pictures and features")]
+ModelUri = Annotated[str, PATH, Help(help="of the registry (models:/...), a run, or a folder")]
 Host = Annotated[str, Help(help="address to listen at; any but 127.0.0.1 lets others in")]
 Margin = Annotated[
     float,
@@ -70,7 +74,7 @@ PRODUCTION = "models:/catdog/Production"
 class DataConfig:
     """Which pictures, and where prepared ones are kept."""
 
-    dataset: str = "auto"
+    dataset: PathName = "auto"
     """auto (Kaggle with a token, else the drawn sample), kaggle, kaggle:OWNER/NAME, sample,
     or the path of an archive or a folder"""
     classes: str = AUTO
@@ -92,7 +96,7 @@ class PrepareConfig(DataConfig):
 
     val_fraction: Fraction = 0.2
     """share of each class held back for validation"""
-    exclude: str = "none"
+    exclude: PathName = "none"
     """file with a path or sha256 digest in each line, of pictures to leave out; or none"""
 
 
@@ -102,7 +106,7 @@ class ModelConfig:
 
     backbone: str = "tf_efficientnet_lite0"
     """name of a timm model, resnet18 say"""
-    weights: str = "pretrained"
+    weights: PathName = "pretrained"
     """pretrained, none (random), or a file of the backbone's weights"""
     device: TrainingDevice = "auto"
 
@@ -190,10 +194,10 @@ class SweepConfig(RunConfig, StoppingConfig, ModelConfig, PrepareConfig):
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a registered model on a labelled folder, DIR/cat and DIR/dog for its classes."""
+    """Score a registered model on labelled pictures, in DIR/cat and DIR/dog say."""
 
-    data: str
-    """folder with a sub-folder of pictures for each class"""
+    data: PathName
+    """folder or archive, labelled as a data set to train on is"""
     model_uri: ModelUri = PRODUCTION
     format: Literal["text", "json"] = "text"
     """of the answer"""
@@ -212,11 +216,11 @@ class PredictConfig:
     model_uri: ModelUri = PRODUCTION
     format: Format = "text"
     """of the answer: a table for people, for programs, a Kaggle submission"""
-    output: str = "-"
+    output: PathName = "-"
     """file for the answer; - is the terminal"""
-    sort_into: str = "none"
+    sort_into: PathName = "none"
     """folder to copy photos to, into one for each answer (cat/, neither/); or none"""
-    explain: str = "none"
+    explain: PathName = "none"
     """folder for pictures of what each answer rests on; or none"""
     reject: YesNo = "yes"
     """answer neither where a photo looks like nothing known; no: --no-reject"""
@@ -234,7 +238,7 @@ class PredictConfig:
 class AuditConfig(ModelConfig, DataConfig):
     """Look for wrong labels, near-duplicates and odd pictures in a prepared data set."""
 
-    output: str = "auto"
+    output: PathName = "auto"
     """file for the list of issues; auto: audit.csv beside the manifest"""
 
 
@@ -242,7 +246,7 @@ class AuditConfig(ModelConfig, DataConfig):
 class ExportConfig:
     """Write a registered model as a folder for ONNX Runtime, without catdog and PyTorch."""
 
-    to: str
+    to: PathName
     """new folder for model.onnx, preprocessing.json and an example"""
     model_uri: ModelUri = PRODUCTION
 
@@ -305,9 +309,9 @@ class PromoteConfig:
     dry_run: YesNo = "no"
     """say what would be done, and do nothing"""
     margin: Margin = 0.005
-    dataset: str = "auto"
+    dataset: PathName = "auto"
     """prepared data set to compare on; auto: the challenger's own"""
-    data: str = "none"
+    data: PathName = "none"
     """labelled folder to compare on instead, DIR/cat and DIR/dog say; or none"""
     data_dir: DataDir = "data"
 
@@ -316,9 +320,9 @@ class PromoteConfig:
 class ScoreConfig:
     """Label any number of pictures with Spark, on this machine or on many."""
 
-    input: str
+    input: PathName
     """folder of pictures, or its URI for Spark, as s3a://..."""
-    output: str
+    output: PathName
     """folder of a Parquet table that answers are added to"""
     model_uri: Annotated[str, Help(help="of the registry (models:/...), or of a run")] = PRODUCTION
     master: str = "local[2]"

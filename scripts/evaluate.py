@@ -20,6 +20,8 @@ def main(config: EvaluateConfig) -> int:
     found = evaluate_folder(classifier, Path(config.data), batch_size=config.batch_size or None)
     for path, reason in found.unreadable.items():
         logger.info(f"left out {path}: {reason}")
+    if found.copies:
+        logger.info(f"{found.copies:,} files repeat others: each picture counts once.")
     if found.learned:
         logger.info(
             f"{found.learned:,} of these {found.scores.count:,} pictures were learned from by this "

@@ -16,9 +16,9 @@ from catdog.data.sources import Source
 from tests.conftest import encoded, tiny_picture
 
 
-def fill(folder: Path, *names: str) -> Path:
+def fill(folder: Path, *names: str, start: int = 0) -> Path:
     """Draw a picture for each name, of the class in it; every picture has other bytes."""
-    for number, name in enumerate(names):
+    for number, name in enumerate(names, start):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         label = "dog" if "dog" in name.lower() else "cat"

@@ -3,13 +3,25 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from catdog import CatdogError, cli
 from catdog.cli import parse
-from catdog.config import ClearCacheConfig, MainConfig, PredictConfig, PromoteConfig
+from catdog.config import (
+    AuditConfig,
+    ClearCacheConfig,
+    EvaluateConfig,
+    ExportConfig,
+    MainConfig,
+    PredictConfig,
+    PrepareConfig,
+    PromoteConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from tests.conftest import ROOT
 
 
@@ -55,6 +67,18 @@ def test_what_is_logged_is_plain_lines_on_stderr_of_rank_0_alone(monkeypatch, ca
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_user_without_a_name_and_a_home_is_at_home_in_the_root_folder(monkeypatch):
+    def unknown(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("HOME", "x")  # so that it is as before when the test ends
+    monkeypatch.delenv("HOME")
+    homes = []
+    assert cli.run(lambda _: homes.append(Path.home()) or 0, ClearCacheConfig, []) == 0
+    assert homes == [Path("/")]
+
+
 def test_flags_may_be_spelled_with_underscores_or_hyphens():
     assert parse(MainConfig, ["--batch_size", "8"]) == parse(MainConfig, ["--batch-size", "8"])
 
@@ -95,3 +119,24 @@ def test_a_script_shows_its_help_before_anything_heavy_is_imported(name):
     assert "usage:" in shown.stdout
     assert "passes over the training pictures" in shown.stdout or name != "main"
     assert not {"torch", "mlflow", "numpy", "pandas", "PIL"} & set(shown.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("config", "flags"),
+    [
+        (PrepareConfig, "dataset data_dir exclude"),
+        (TrainConfig, "dataset data_dir weights"),
+        (PredictConfig, "output sort_into explain model_uri data_dir"),
+        (EvaluateConfig, "data model_uri"),
+        (ExportConfig, "to model_uri"),
+        (AuditConfig, "output dataset weights"),
+        (PromoteConfig, "data dataset data_dir"),
+        (ScoreConfig, "input output"),
+    ],
+)
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch, config, flags):
+    monkeypatch.setenv("HOME", "/home/ann")
+    names = flags.split()
+    for typed, meant in (("~/my pets", "/home/ann/my pets"), ("a~b%20#?ü", "a~b%20#?ü")):
+        parsed = parse(config, [f"--{name}={typed}" for name in names])
+        assert {getattr(parsed, name) for name in names} == {meant}

@@ -1,7 +1,7 @@
-"""The pictures and tables in an archive or a folder, one after the other; nothing is unpacked.
+"""The files in an archive or a folder, one after the other; nothing is unpacked.
 
-In: what a user has, which may hold archives in its turn. Out: names and bytes. A name is only
-ever read, never written to, so no member can choose where it lands.
+In: what a user has, which may hold archives in its turn. Out: names, and what reads the bytes. A
+name is only ever read, never written to, so no member can choose where it lands.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn
 
@@ -26,25 +27,23 @@ from catdog.data.images import MAX_BYTES, is_image_name
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_DEPTH = 2
 """An archive in an archive is Kaggle's habit; a third level is nobody's."""
-TABLE = "metadata.csv"
-"""What the user knows of the pictures beside it, see `catdog.data.metadata`."""
+TABLES = ("metadata.csv", "train.csv", "labels.csv")
+"""What is known of the pictures beside it, see `catdog.data.metadata`."""
 MAX_RATIO = 1_000
 """Deflate's own limit is 1,032; photos hardly shrink, so only a bomb comes near it."""
 BOMB_BYTES = 10_000_000
 """A smaller member does no harm however well it shrinks."""
 
-LITTER = frozenset(
-    (
-        *("__macosx", "resource.frk", "network trash folder", "temporary items"),  # macOS
-        *("thevolumesettingsfolder", "icon\r"),
-        *("$recycle.bin", "recycler", "system volume information"),  # Windows
-        *("found.000", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "lost.dir"),
-        *("@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot", "@recycle"),  # file servers
-        *("@recently-snapshot", "~snapshot", "files_trashbin", "_gsdata_"),
-        *("thmbnl", "avf_info"),  # cameras
-        *("ipynb_checkpoints", "__pycache__"),  # editors
-    )
-)
+LITTER = {
+    *("__macosx", "resource.frk", "network trash folder", "temporary items"),  # macOS
+    *("thevolumesettingsfolder", "icon\r"),
+    *("$recycle.bin", "recycler", "system volume information"),  # Windows
+    *("found.000", "thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "lost.dir"),
+    *("@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot", "@recycle"),  # file servers
+    *("@recently-snapshot", "~snapshot", "files_trashbin", "_gsdata_"),
+    *("thmbnl", "avf_info"),  # cameras
+    *("ipynb_checkpoints", "__pycache__"),  # editors
+}
 """What is left beside photos, in small letters; names that begin with a dot are hidden anyway."""
 
 DAMAGE = (
@@ -61,8 +60,8 @@ DAMAGE = (
 """What reading a damaged archive raises: an OSError when bzip2 or gzip finds it so, or when it
 names a place before its beginning."""
 
-Member = tuple[str, bytes]
-"""Name within the source, with `/`, and content."""
+Member = tuple[str, Callable[[], bytes]]
+"""Name within the source, with `/`, and what reads the content before the next member comes."""
 
 
 def is_archive_name(path: Path | str) -> bool:
@@ -72,21 +71,19 @@ def is_archive_name(path: Path | str) -> bool:
 
 def is_table_name(name: str) -> bool:
     """Whether the name is that of a table of metadata."""
-    return PurePosixPath(name).name.lower() == TABLE
+    return PurePosixPath(name).name.lower() in TABLES
 
 
 def is_litter(name: str) -> bool:
     """Whether a path within a source is hidden, or what a system or a program left there."""
     return any(
-        part.startswith((".", "~$")) or part.endswith("~") or part.casefold() in LITTER
+        part.startswith((".", "~$")) or part.casefold() in LITTER
         for part in PurePosixPath(name).parts
     )
 
 
 def members(source: Path) -> Iterator[Member]:
-    """The pictures and tables of an archive or a folder, also those in archives within it.
-
-    They are known by their names. All others, hidden ones and `LITTER` are passed over.
+    """The files of an archive or a folder, also those in archives within it, without litter.
 
     Raises:
         CatdogError: the source is missing or no archive, or the archive is damaged,
@@ -101,23 +98,16 @@ def members(source: Path) -> Iterator[Member]:
         raise CatdogError(f"{source} does not exist: give an archive or a folder of pictures.")
 
 
-def tables_in(folder: Path) -> Iterator[Member]:
-    """The tables of metadata in a folder and below it, and no picture."""
-    for path in sorted(folder.rglob("*")):
-        if is_table_name(path.name):
-            yield path.relative_to(folder).as_posix(), path.read_bytes()
-
-
 def _in_folder(folder: Path) -> Iterator[Member]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if is_litter(name) or path.is_dir():
             continue
-        if _is_wanted(name):
-            yield name, path.read_bytes()
-        elif is_archive_name(name):
+        if is_archive_name(name):
             with path.open("rb") as stream:
                 yield from _in_archive(stream, name, depth=1)
+        else:
+            yield name, path.read_bytes
 
 
 def _in_archive(stream: IO[bytes], name: str, *, depth: int) -> Iterator[Member]:
@@ -138,11 +128,11 @@ def _in_zip(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
             inner = f"{name}/{member.filename}"
             if inner.endswith("/") or is_litter(member.filename):  # a folder, or hidden
                 continue
-            if _is_wanted(inner):
-                yield inner, archive.read(member)
-            elif is_archive_name(inner):
+            if is_archive_name(inner):
                 with archive.open(member) as packed:
                     yield from _in_packed_archive(packed, inner, depth)
+            else:
+                yield inner, _archive_errors(name)(partial(archive.read, member))
 
 
 def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
@@ -153,10 +143,10 @@ def _in_tar(stream: IO[bytes], name: str, depth: int) -> Iterator[Member]:
                 continue
             # A link or a device holds nothing: it is an empty file, and left out as one.
             packed = (archive.extractfile(member) if member.isfile() else None) or io.BytesIO()
-            if _is_wanted(inner):
+            if not is_archive_name(inner):
                 _check_size(member.name, member.size, name)
-                yield inner, packed.read()
-            elif member.isfile() and is_archive_name(inner):
+                yield inner, _archive_errors(name)(packed.read)
+            elif member.isfile():
                 yield from _in_packed_archive(packed, inner, depth)
         _check_tar_end(archive)
 
@@ -181,15 +171,14 @@ def _in_packed_archive(packed: IO[bytes], name: str, depth: int) -> Iterator[Mem
 def _check_zip_member(member: zipfile.ZipInfo, archive: str) -> None:
     if member.flag_bits & 0x1:
         raise CatdogError(f"{archive} is encrypted: unpack it, and give the folder.")
-    if _is_wanted(member.filename):
-        _check_size(member.filename, member.file_size, archive)
+    _check_size(member.filename, member.file_size, archive)
     swells = member.file_size > MAX_RATIO * max(member.compress_size, 1)
     if member.file_size > BOMB_BYTES and swells:
         _refuse(archive, member.filename, f"swells to {member.file_size:,} bytes")
 
 
 def _check_size(member: str, size: int, archive: str) -> None:
-    if size > MAX_BYTES:
+    if size > MAX_BYTES and (is_image_name(member) or is_table_name(member)):
         _refuse(archive, member, f"says it has {size:,} bytes, more than a picture has")
 
 
@@ -198,10 +187,6 @@ def _refuse(archive: str, member: str, why: str) -> NoReturn:
         f"{archive} is refused: its member {member!r} {why}. "
         "Get the archive from a source you trust, or unpack it yourself and give the folder."
     )
-
-
-def _is_wanted(name: str) -> bool:
-    return is_image_name(name) or is_table_name(name)
 
 
 @contextmanager
@@ -215,5 +200,5 @@ def _archive_errors(name: str) -> Iterator[None]:
         reason = (str(error) or "it ends too early").splitlines()[0].rstrip(":")
         raise CatdogError(
             f"{name} is not a whole zip or tar archive ({reason}): "
-            "delete it and get it again, or give another."
+            "delete it and get it again, or unpack it and give the folder."
         ) from error

@@ -22,14 +22,13 @@ LONGEST = 40
 """Characters of a class's name, which becomes part of other names."""
 
 SPLIT_WORDS = {
-    "training": ("train", "training", "training_set", "train_set"),
-    "validation": ("val", "valid", "validation", "validation_set", "val_set"),
-    "test": ("test", "test1", "testing", "test_set"),
+    "training": ("train", "training"),
+    "validation": ("val", "valid", "validate", "validation", "dev", "eval", "evaluation"),
+    "test": ("test", "tests", "testing", "holdout", "hold_out", "held_out"),
 }
 """What folders are called that say on which side a picture stands, and not what it shows."""
-
-TAKEN = {NEITHER, *(word for words in SPLIT_WORDS.values() for word in words)}
-"""Words that mean something else already."""
+COLLECTION = re.compile(r"_?(set|split|data|dataset|images|pictures|photos)?_?\d*$")
+"""What may follow such a word: "Test Set", "val2017"."""
 
 NEUTRAL = "p_positive"
 """What the probability of class 1 is called inside, whatever that class is."""
@@ -64,39 +63,53 @@ def folded(name: str) -> str:
 def label_of(name: str, classes: Classes) -> str:
     """The class of a picture, by its name in a source; "" where that says nothing.
 
-    It is that of the nearest folder that is called as a class, with an s at its end or without
-    (`Dogs/`), else that of the beginning of the file's name: `cat.0.jpg`, `dog_12.jpg`.
+    It is that of the nearest folder that is called as a class, else that of the beginning of the
+    file's name, `cat.0.jpg` or `dog_12.jpg`, where the rest of it does not name the other one.
     """
     path = PurePosixPath(name)
     for folder in reversed(path.parts[:-1]):
-        word = folded(folder)
-        for label in (word, word.removesuffix("s")):
-            if label in classes:
-                return label
+        if label := class_of_folder(folder, classes):
+            return label
     # The longer one first: the other may be its beginning.
     for label in sorted(classes, key=len, reverse=True):
-        if _prefix(label).match(normal(path.name)):
-            return label
+        if found := _named(label).match(normal(path.name)):
+            rest = normal(path.name)[found.end() :]
+            return "" if _named(other(label, classes)).search(rest) else label
     return ""
 
 
-def classes_in(names: Iterable[str]) -> Classes:
-    """The classes that the names of labelled pictures speak of.
+def class_of_folder(folder: str, classes: Classes) -> str:
+    """The class that a folder is called as, with an s at its end or without; "" else."""
+    word = folded(folder)
+    return next((label for label in (word, word.removesuffix("s")) if label in classes), "")
+
+
+@functools.cache
+def split_of_folder(folder: str) -> str:
+    """The split that a folder or an archive is called as, "Test Set" or "val.zip"; "" else."""
+    word = COLLECTION.sub("", folded(folder.partition(".")[0]))
+    return next((split for split, words in SPLIT_WORDS.items() if word in words), "")
+
+
+def classes_in(names: Iterable[str], typed: Iterable[str] = ()) -> Classes:
+    """The classes that the names of labelled pictures, and labels that somebody typed, speak of.
 
     They are cat and dog where there are both of these; else, where the pictures lie in two
-    folders, what those are called, in alphabetical order; else cat and dog again.
+    folders, what those are called, in alphabetical order; else the two labels that were typed;
+    else cat and dog again.
     """
-    labels: set[str] = set()
+    words = {folded(label) for label in typed}
+    labels = {class_of_folder(word, CLASSES) for word in words}
     folders: set[str] = set()
     for name in names:
         labels.add(label_of(name, CLASSES))
         if labels.issuperset(CLASSES):
             return CLASSES
         folders.add(_folder(name))
-    words = sorted(folders - {""})
-    if len(words) != 2 or not all(map(_is_usable, words)):
-        return CLASSES
-    return words[0], words[1]
+    for found in (sorted(folders - {""}), sorted(words)):
+        if not labels.issuperset(CLASSES) and len(found) == 2 and all(map(_is_usable, found)):
+            return found[0], found[1]
+    return CLASSES
 
 
 def probability_name(classes: Classes) -> str:
@@ -126,19 +139,19 @@ def both(classes: Iterable[str]) -> str:
 
 
 def _is_usable(name: str) -> bool:
-    return name != "" and len(name) <= LONGEST and name not in TAKEN
+    return 0 < len(name) <= LONGEST and name != NEITHER and not split_of_folder(name)
 
 
 @functools.cache
-def _prefix(label: str) -> re.Pattern[str]:
+def _named(label: str) -> re.Pattern[str]:
     words = re.escape(label).replace("_", "[ _-]+")
-    return re.compile(rf"{words}s?(?=[ ._(\d-])", re.IGNORECASE)
+    return re.compile(rf"(?<![^\W\d_]){words}s?(?=[ ._(\d-])", re.IGNORECASE)
 
 
 def _folder(name: str) -> str:
     """The nearest folder of a picture that may say what it shows; "" where there is none."""
     for part in reversed(PurePosixPath(name).parts[:-1]):
         word = folded(part)
-        if word not in TAKEN and "." not in part:  # an archive's name says nothing
+        if word != NEITHER and not split_of_folder(part) and "." not in part:  # an archive's
             return word
     return ""

@@ -14,15 +14,21 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from catdog import AUTO, CLASSES, CatdogError, Classes
 from catdog.data.classes import both, read_classes
-from catdog.data.images import is_image_name
+from catdog.data.images import UnreadableImageError, is_image_name
 from catdog.files import sha256_of
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FORMAT = 3
 MARKER, MANIFEST, QUARANTINE = "prepared.json", "manifest.csv", "quarantine.csv"
@@ -31,6 +37,18 @@ EXCLUDED = "excluded"
 """Folder of the excluded pictures, and how the names of their splits begin."""
 EXCLUDE_LINES = "exclude.txt"
 """A copy of the exclude file's lines, in that folder."""
+
+
+def if_readable(path: Path, use: Callable[[bytes], T]) -> T | None:
+    """What `use` makes of a picture's bytes; None, and a warning, where it can't be read any more.
+
+    For all that comes after training: one picture that is gone by then fails no run.
+    """
+    try:
+        return use(path.read_bytes())
+    except (OSError, UnreadableImageError) as error:
+        logger.warning(f"{path} can't be read any more, it is left out ({error})")
+        return None
 
 
 @dataclass(frozen=True)

@@ -47,23 +47,15 @@ class LabelledFolder(ImageFolder):
     """Pictures in one sub-folder per class, as `((3, H, W) uint8, label)`.
 
     The labels follow the order of `classes`, never that of a directory listing.
-
-    Raises:
-        CatdogError: a class has no folder or no picture.
     """
 
     def __init__(
         self, folder: Path, transform: Transform | None = None, *, classes: Classes
     ) -> None:
         self._wanted = classes
-        try:
-            super().__init__(
-                str(folder), transform=transform, loader=load, is_valid_file=images.is_image_name
-            )
-        except FileNotFoundError as error:
-            raise CatdogError(
-                f"{folder} needs pictures in both {classes[0]}/ and {classes[1]}/: {error}"
-            ) from error
+        super().__init__(
+            str(folder), transform=transform, loader=load, is_valid_file=images.is_image_name
+        )
 
     def find_classes(
         self,

@@ -17,10 +17,12 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import PIL
 from filelock import FileLock
 
 from catdog import AUTO, CatdogError, Classes
@@ -41,11 +43,10 @@ from catdog.data.dataset import (
     load_dataset,
     read_marker,
 )
-from catdog.data.ingest import LeftOut, SourcePicture, find_classes, fingerprint, ingest
-from catdog.data.metadata import OWN_COLUMNS, Metadata, log_unmatched, read_metadata
+from catdog.data.ingest import LabelledSource, SourcePicture, fingerprint, ingest
+from catdog.data.metadata import OWN_COLUMNS, Metadata, log_unmatched
 from catdog.data.sources import Source
 from catdog.data.split import (
-    COPY,
     NONE,
     Exclusion,
     check_classes,
@@ -90,6 +91,7 @@ def prepare(source: Source, config: PrepareConfig) -> PreparedDataset:
         with FileLock(folder / ".lock"):
             recipe = {
                 "format": FORMAT,
+                "decoders": f"{PIL.__version__} {find_spec('pillow_heif') is not None}",
                 "source": fingerprint(source.path),
                 "origin": source.origin,
                 "val_fraction": config.val_fraction,
@@ -128,12 +130,14 @@ def _prepare_afresh(
     staging = folder / STAGING
     staging.mkdir()
     try:
-        classes = read_classes(recipe["asked"]) or find_classes(source)
-        pictures, left_out, tables = ingest(source, staging, classes)
-        metadata = read_metadata(tables)
+        labelled = LabelledSource(source, read_classes(recipe["asked"]))
+        labelled.log()
+        classes, metadata = labelled.classes, labelled.metadata
+        pictures, left_out = ingest(labelled, staging)
         log_unmatched(metadata, [one.source for one in pictures] + [name for name, _ in left_out])
         pictures, duplicates = settle_duplicates(pictures)
-        _log_copies(duplicates)
+        if duplicates:
+            logger.info(f"{len(duplicates):,} files repeat others: each picture counts once.")
         left_out += duplicates
         check_classes(pictures, left_out, source, classes)
         pictures = with_paths(choose_split(pictures, recipe["val_fraction"], recipe["seed"]))
@@ -155,12 +159,6 @@ def _prepare_afresh(
         _remove_old(folder)
         raise
     shutil.rmtree(staging)
-
-
-def _log_copies(duplicates: Sequence[LeftOut]) -> None:
-    copies = sum(reason.startswith(COPY) for _, reason in duplicates)
-    if copies:
-        logger.info(f"{copies:,} files are copies of other pictures: each picture counts once.")
 
 
 def _remove_old(folder: Path) -> None:

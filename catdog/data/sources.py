@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import logging
 import os
@@ -24,6 +25,7 @@ from filelock import FileLock
 
 from catdog import CatdogError
 from catdog.data.archive import is_archive_name
+from catdog.data.dataset import read_marker
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_DATASET = "biaiscience/dogs-vs-cats"
 SETTINGS_URL = "https://www.kaggle.com/settings"
+RESERVED = re.compile(r"(features|runs|sample(-\d+)?|neither-.*|sweeps\..*)", re.IGNORECASE)
+"""What catdog itself keeps in data_dir."""
 TOKEN_FILES = ("access_token", "access_token.txt", "credentials.json")
 
 SAMPLE_NOTICE = f"""\
@@ -39,7 +43,7 @@ SAMPLE_NOTICE = f"""\
 catdog now trains on a small set of cats and dogs that it draws itself. It shows that
 everything works, but its accuracy says nothing about photos.
 For real photos do one of these, then run the same command again:
-  - make a token at {SETTINGS_URL} (API), and save it as ~/.kaggle/kaggle.json
+  - make a token at {SETTINGS_URL} (API), and save it as ~/.kaggle/access_token
     or set it as KAGGLE_API_TOKEN: the data set {DEFAULT_DATASET} is then downloaded
   - give an archive or a folder of photos: -P dataset=PATH"""
 
@@ -76,13 +80,14 @@ def locate(dataset: str, data_dir: Path, *, seed: int) -> Source:
         return Source(name, "sample", data_dir / name / "raw", f"sample:seed={seed}")
     if dataset == "kaggle" or dataset.startswith("kaggle:"):
         return _kaggle_source(dataset.partition(":")[2] or DEFAULT_DATASET, data_dir)
-    path = Path(dataset).expanduser()
+    path = Path(dataset)
     if not path.exists():
         raise CatdogError(
             f"dataset={dataset} does not exist: give auto, kaggle, kaggle:OWNER/NAME, sample, "
             "or the path of an archive or a folder of pictures."
         )
-    return Source(_name_of(path), "path", path, str(path.resolve()))
+    origin = str(path.resolve())
+    return Source(_name_of(path, origin, data_dir), "path", path, origin)
 
 
 def fetch(source: Source, *, seed: int) -> Path:
@@ -129,11 +134,18 @@ def _kaggle_source(slug: str, data_dir: Path) -> Source:
     return Source(name, "kaggle", path, f"kaggle:{slug}")
 
 
-def _name_of(path: Path) -> str:
+def _name_of(path: Path, origin: str, data_dir: Path) -> str:
+    """What the prepared folder is called: as the path, unless that name is taken."""
     name = path.resolve().name
     if is_archive_name(name):
         name = re.sub(r"(\.tar)?\.\w+$", "", name)
-    return re.sub(r"[^\w.-]", "_", name).strip(".") or "pictures"
+    name = re.sub(r"[^\w.-]", "_", name).strip(".") or "pictures"
+    if (
+        RESERVED.fullmatch(name)
+        or (read_marker(data_dir / name) or {}).get("origin", origin) != origin
+    ):
+        return f"{name}-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:8]}"
+    return name
 
 
 def _fetch_from_kaggle(slug: str, archive: Path) -> None:
@@ -170,7 +182,7 @@ def _authenticated_client(slug: str) -> KaggleApi:
     if not has_kaggle_credentials():
         raise CatdogError(
             f"dataset=kaggle:{slug} needs a Kaggle token and none was found: make one at "
-            f"{SETTINGS_URL} (API), and save it as ~/.kaggle/kaggle.json or set KAGGLE_API_TOKEN."
+            f"{SETTINGS_URL} (API), and save it as ~/.kaggle/access_token or set KAGGLE_API_TOKEN."
         )
     with contextlib.redirect_stdout(io.StringIO()):
         from kaggle.api.kaggle_api_extended import KaggleApi
@@ -180,8 +192,9 @@ def _authenticated_client(slug: str) -> KaggleApi:
             api.authenticate()
         except SystemExit as error:
             raise CatdogError(
-                "Kaggle did not accept the token that was found, it may have expired: make "
-                f"another at {SETTINGS_URL} (API), and save it as ~/.kaggle/kaggle.json."
+                "Kaggle did not accept the token that was found, it may have expired, or it is a "
+                "string in kaggle.json, which holds a username and a key: make another at "
+                f"{SETTINGS_URL} (API), and save it as ~/.kaggle/access_token."
             ) from error
     return api
 
@@ -213,7 +226,7 @@ def _explanation(error: OSError, slug: str, archive: Path) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     by_status = {
         401: f"Kaggle refused the token (401) for {slug}: make another at {SETTINGS_URL} (API), "
-        "and save it as ~/.kaggle/kaggle.json.",
+        "and save it as ~/.kaggle/access_token.",
         403: f"Kaggle does not let you download {slug} (403): open {page} while logged in, "
         f"accept its rules, and run this again, or {own}.",
         404: f"Kaggle knows no data set {slug} (404): check the name, as in {page}.",

@@ -30,8 +30,6 @@ from catdog.files import alike, normal, portable
 logger = logging.getLogger(__name__)
 
 NONE = "none"
-COPY = "the same bytes as"
-"""How the reason begins why a copy is left out."""
 DIGEST = re.compile(r"[0-9a-f]{12,64}", re.IGNORECASE)
 COMMENT = re.compile(r"(^|\s)#.*")
 
@@ -132,7 +130,7 @@ def settle_duplicates(
         elif picture is first:
             kept.append(picture)
         else:
-            left_out.append((picture.source, f"{COPY} {first.source}"))
+            left_out.append((picture.source, f"the same bytes as {first.source}"))
     return kept, left_out
 
 

@@ -29,7 +29,8 @@ class Paired:
         accuracy: difference of the accuracies, with its 95 % interval in the next two.
         p_value: of McNemar's exact test that both are equally accurate.
         log_loss: difference of the log-losses in nats, below zero where the challenger's
-            probabilities are better; its 95 % interval in the last two.
+            probabilities are better; its 95 % interval in the next two.
+        champion_accuracy, champion_log_loss: what the differences start from.
     """
 
     count: int
@@ -42,6 +43,8 @@ class Paired:
     log_loss: float
     log_loss_ci_low: float
     log_loss_ci_high: float
+    champion_accuracy: float
+    champion_log_loss: float
 
     @property
     def surely_better(self) -> bool:
@@ -54,8 +57,10 @@ class Paired:
         return self._more_right(self.broken, self.fixed) or self.log_loss_ci_low > 0
 
     def to_dict(self, prefix: str = "") -> dict[str, float]:
-        """All numbers by name, with `prefix` before each."""
-        return {f"{prefix}{name}": value for name, value in asdict(self).items()}
+        """The numbers of the comparison itself by name, with `prefix` before each."""
+        numbers = asdict(self)
+        del numbers["champion_accuracy"], numbers["champion_log_loss"]
+        return {f"{prefix}{name}": value for name, value in numbers.items()}
 
     def summary(self) -> str:
         """The same in one clause."""
@@ -66,6 +71,24 @@ class Paired:
             f"McNemar p {self.p_value:.2g}), log-loss {self.log_loss:+.4f} "
             f"(95 %: {self.log_loss_ci_low:+.4f} to {self.log_loss_ci_high:+.4f})"
         )
+
+    def table(self, champion: str) -> str:
+        """The same as a table in Markdown, with what both reach; `champion` is its version."""
+        lines = [
+            f"| {self.count:,} photos that neither learned from | version {champion} "
+            "| this version | difference (95 % interval) |",
+            "|---|---|---|---|",
+        ]
+        for name, form in (("accuracy", ".2%"), ("log_loss", ".4f")):
+            before, change, low, high = (
+                getattr(self, it)
+                for it in (f"champion_{name}", name, f"{name}_ci_low", f"{name}_ci_high")
+            )
+            lines.append(
+                f"| {name.replace('_', '-')} | {before:{form}} | {before + change:{form}} "
+                f"| {change:+{form}} ({low:+{form}} to {high:+{form}}) |"
+            )
+        return "\n".join(lines)
 
     def _more_right(self, more: int, fewer: int) -> bool:
         return more > fewer and self.p_value < SURE
@@ -94,6 +117,8 @@ def compare_answers(labels: Labels, champion: Logits, challenger: Logits, *, see
         float(losses.mean()),
         float(low),
         float(high),
+        (both + broken) / len(labels),
+        float(log_losses(labels, champion).mean()),
     )
 
 

@@ -7,7 +7,7 @@ such as "dark" or "small: under 0.1 megapixel", and a rule that names the worst 
 
 from __future__ import annotations
 
-import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,11 @@ from PIL import Image
 from scipy.stats import fisher_exact
 
 from catdog.data import images
+from catdog.data.dataset import if_readable
 from catdog.data.metadata import OWN_COLUMNS
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.intervals import wilson
 from catdog.parallel import in_order
-
-logger = logging.getLogger(__name__)
 
 LOOK_PX = 64
 """Shorter side of what is decoded for a look: enough to tell blurred from sharp."""
@@ -33,6 +32,9 @@ AT_LEAST = 20
 """Smaller slices are listed, but not called the worst: two errors in five are no finding."""
 MOST_VALUES = 20
 """Of a column of the user's with more different words the commonest are told apart."""
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""What a chart, a tag or a page can't hold, in a value of the user's."""
 
 LOOKS = {
     "brightness": ("dark", "medium", "bright"),
@@ -99,7 +101,7 @@ def look_at_all(paths: Sequence[Path]) -> list[Look]:
 
     One that is gone or unreadable is named in a warning, and is `UNSEEN`.
     """
-    return list(in_order(_look_at_file, paths))
+    return list(in_order(lambda path: if_readable(path, look_at) or UNSEEN, paths))
 
 
 def look_at(content: bytes) -> Look:
@@ -139,7 +141,11 @@ def make_slices(rows: Sequence[Row], looks: Sequence[Look]) -> list[Slice]:
         found += _by_thirds(name, np.array([getattr(look, name) for look in looks]), words)
     for column in sorted({key for row in rows for key in row} - set(OWN_COLUMNS)):
         found += _by_column(column, [row.get(column) or "" for row in rows])
-    return [slice_ for slice_ in found if 0 < slice_.members.sum() < len(rows)]
+    return [
+        Slice(_printable(slice_.group), _printable(slice_.name), slice_.members)
+        for slice_ in found
+        if 0 < slice_.members.sum() < len(rows)
+    ]
 
 
 def slice_table(slices: Sequence[Slice], labels: Labels, logits: Logits) -> list[SliceScore]:
@@ -161,12 +167,8 @@ def worst_slice(table: Sequence[SliceScore]) -> SliceScore | None:
     )
 
 
-def _look_at_file(path: Path) -> Look:
-    try:
-        return look_at(path.read_bytes())
-    except (OSError, images.UnreadableImageError) as error:
-        logger.warning(f"{path} can't be read any more, it is in no slice by light ({error})")
-        return UNSEEN
+def _printable(text: str) -> str:
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:

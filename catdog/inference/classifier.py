@@ -28,6 +28,7 @@ from catdog.data.images import UnreadableImageError, to_tensor
 from catdog.data.transforms import Preprocessing, evaluation_transform
 from catdog.evaluation.novelty import NoveltyDetector
 from catdog.files import sha256_of
+from catdog.inference.inputs import sent_bytes
 from catdog.inference.prediction import (
     FORMAT,
     About,
@@ -285,8 +286,8 @@ class ServedClassifier:
         options = Options(**(params or {}))
         if not 0 <= options.threshold <= 1:
             raise ValueError(f"threshold={options.threshold} must be from 0 to 1")
-        contents = [bytes(content) for content in model_input["image"]]
-        answers = self.classifier.predict(contents, options)
+        pictures = self.classifier.stream(model_input["image"], sent_bytes, options)
+        answers = [answer for _, answer in pictures]
         classes = self.classifier.about.classes
         table = pd.DataFrame([as_outside(asdict(answer), classes) for answer in answers])
         # JSON has no nan: what is not known is null for whoever asks over HTTP.

@@ -12,9 +12,9 @@ import numpy as np
 
 from catdog import CatdogError
 from catdog.data import images
-from catdog.data.archive import tables_in
-from catdog.data.loaders import LabelledFolder
-from catdog.data.metadata import log_unmatched, read_metadata
+from catdog.data.ingest import LabelledSource, SourcePicture
+from catdog.data.metadata import log_unmatched
+from catdog.data.split import settle_duplicates
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import Look, SliceScore, look_at, make_slices, slice_table
 from catdog.inference.classifier import Classifier
@@ -32,6 +32,7 @@ class Evaluation:
         unreadable: why, by the path of each picture that was left out.
         learned: how many of the others the model learned from, which flatters it; None where
             the model does not know.
+        copies: how many files were not counted, as their bytes stand there more than once.
     """
 
     scores: Scores
@@ -39,6 +40,7 @@ class Evaluation:
     slices: list[SliceScore]
     unreadable: dict[Path, str]
     learned: int | None = None
+    copies: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """All of it for programs; what is undefined, as `roc_auc` with one class, is left out."""
@@ -65,52 +67,63 @@ class Evaluation:
 def evaluate_folder(
     classifier: Classifier, folder: Path, *, batch_size: int | None = None
 ) -> Evaluation:
-    """Score the classifier on a folder with one for each class in it, which is only read.
+    """Score the classifier on a labelled folder or archive, by the rules of preparing one.
 
-    Slices are made as in a run's report, by the columns of a metadata.csv in it, too.
+    A content is counted once. Slices are made as in a run's report, by the columns of a
+    metadata.csv in it, too.
 
     Raises:
-        CatdogError: a class has no folder or no picture, none can be read, or the
-            metadata.csv can't be used.
+        CatdogError: a class has no picture, none can be read, or the metadata.csv can't be used.
     """
     classes = classifier.about.classes
-    samples = LabelledFolder(folder, classes=classes).samples
-    metadata = read_metadata(tables_in(folder))
-    names = {path: Path(path).relative_to(folder).as_posix() for path, _ in samples}
-    log_unmatched(metadata, names.values())
-    seen: dict[str, tuple[str, tuple[int, int], Look]] = {}
+    source = LabelledSource(folder, classes)
+    source.require_both()
+    metadata = source.metadata
+    log_unmatched(metadata, source.labels)
+    seen: dict[str, tuple[SourcePicture, Look]] = {}
 
-    def read(sample: tuple[str, int]) -> bytes:
-        content = Photo(sample[0]).read()
+    def samples() -> Iterator[tuple[str, str, bytes]]:
+        for name, content_of in source.pictures():
+            if source.labels[name]:
+                path = source.where(name)
+                yield str(path), name, b"" if path.parent.is_dir() else content_of()
+
+    def read(sample: tuple[str, str, bytes]) -> bytes:
+        path, name, content = sample
+        content = content or Photo(path).read()
         digest, size = hashlib.sha256(content).hexdigest(), images.upright_size(content)
-        seen[sample[0]] = digest, size, look_at(content)
+        picture = SourcePicture(name, Path(path), source.labels[name], "", digest, *size)
+        seen[path] = picture, look_at(content)
         return content
 
     unreadable: dict[Path, str] = {}
-    rows, looks, digests, labels, logits = [], [], [], [], []
-    for (path, label), outputs in classifier.outputs(samples, read, batch_size=batch_size):
+    answers: dict[str, float] = {}
+    for (path, _, _), outputs in classifier.outputs(samples(), read, batch_size=batch_size):
         if isinstance(outputs, str):
             unreadable[Path(path)] = outputs
-            continue
-        digest, (width, height), look = seen[path]
-        own = dict(zip(metadata.columns, metadata.of(names[path]), strict=True))
-        # What a manifest would say, as far as slices ask for it.
-        rows.append({"label": classes[label], "width": str(width), "height": str(height)} | own)
-        looks.append(look)
-        digests.append(digest)
-        labels.append(label)
-        logits.append(outputs[0])
-    if not rows:
-        reason = next(iter(unreadable.values()))
+        else:
+            answers[path] = outputs[0]
+    pictures, copies = settle_duplicates([seen[path][0] for path in answers])
+    if not pictures:
+        reason = next(iter(unreadable.values()), "all have two labels")
         raise CatdogError(f"no picture in {folder} can be read: {reason}")
-    true, answered = np.array(labels), np.array(logits)
-    known = classifier.learned_from(digests)
+    # What a manifest would say, as far as slices ask for it.
+    rows = [
+        {"label": one.label, "width": str(one.width), "height": str(one.height)}
+        | dict(zip(metadata.columns, metadata.of(one.source), strict=True))
+        for one in pictures
+    ]
+    looks = [seen[str(one.staged)][1] for one in pictures]
+    true = np.array([classes.index(one.label) for one in pictures])
+    answered = np.array([answers[str(one.staged)] for one in pictures])
+    known = classifier.learned_from(one.sha256 for one in pictures)
     return Evaluation(
         score(true, answered),
         metrics_of(true, answered),
         slice_table(make_slices(rows, looks), true, answered),
         unreadable,
         None if known is None else int(known.sum()),
+        len(copies),
     )
 
 

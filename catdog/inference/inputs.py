@@ -6,11 +6,13 @@ are held, so a million photos take no more memory than a thousand.
 
 from __future__ import annotations
 
+import base64
+import codecs
 import glob
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -132,6 +134,23 @@ def fetch(url: str) -> bytes:
         raise UnreadableImageError(_why_broken(error)) from error
 
 
+def sent_bytes(value: object) -> bytes:
+    """The bytes of a picture that was sent as such, or as a text: base64, or a data URL of it.
+
+    Raises:
+        UnreadableImageError: it is none of these.
+    """
+    try:
+        if not isinstance(value, str):
+            return bytes(memoryview(value))  # type: ignore[arg-type]
+        text = re.sub(r"^\s*data:[^,]*;base64,|\s|=*\s*$", "", value)
+        padded = text.translate(str.maketrans("-_", "+/")) + "=" * (-len(text) % 4)
+        return base64.b64decode(padded, validate=True)
+    except (TypeError, ValueError) as error:
+        reason = "neither the bytes of a picture, nor base64 or a data URL of them"
+        raise UnreadableImageError(reason) from error
+
+
 def _body(response: Response, end: float) -> bytes:
     if response.status_code != 200:
         status = f"{response.status_code} {response.reason}".rstrip()
@@ -157,6 +176,8 @@ def _why_broken(error: BaseException) -> str:
 
 def _check(name: str) -> None:
     """Raise CatdogError where there is nothing; what was found meanwhile is not kept."""
+    if not name.strip():
+        raise CatdogError("an empty name was given, of an unset variable perhaps: name a photo.")
     if name == STDIN or is_url(name) or next(_photos(_as_path(name)), None) is not None:
         return
     raise CatdogError(f"{name} holds no picture: name a folder, file or glob that does.")
@@ -179,7 +200,9 @@ def _photos(path: Path) -> Iterator[Photo]:
     if path.is_dir():
         yield from _walk(path)
     elif glob.has_magic(str(path)) and not path.exists():
-        matches = sorted(glob.iglob(str(path), recursive=True))
+        known = str(path.parent) if path.parent.is_dir() else ""  # though it has brackets
+        pattern = f"{glob.escape(known)}{str(path).removeprefix(known)}"
+        matches = sorted(glob.iglob(pattern, recursive=True))
         yield from (Photo(match) for match in matches if Path(match).is_file())
     else:
         yield Photo(str(path))
@@ -197,8 +220,14 @@ def _walk(folder: Path) -> Iterator[Photo]:
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
-    """The entries of a list, each as soon as it comes."""
-    for line in stream:
+    """The entries of a list, each as soon as it comes, or all at once of one in UTF-16."""
+    first = stream.readline().removeprefix(codecs.BOM_UTF8)
+    lines: Iterable[bytes] = chain([first], stream)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        lines = (first + stream.read()).decode("utf-16", "replace").encode().splitlines()
+    for line in lines:
         for entry in line.rstrip(b"\r\n").split(b"\0"):  # as `find -print0` parts them
             if entry.strip():
-                yield os.fsdecode(entry)
+                # As old editors of Windows wrote it, where that is the name of a file.
+                name, western = os.fsdecode(entry), entry.decode("cp1252", "replace")
+                yield western if not Path(name).exists() and Path(western).exists() else name

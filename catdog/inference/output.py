@@ -101,7 +101,7 @@ def open_output(name: str) -> Iterator[TextIO]:
         with _standard_output() as stream:
             yield stream
         return
-    target = Path(name).expanduser()
+    target = Path(name)
     special = target.exists() and not target.is_file()  # /dev/stdout must not be replaced
     writing = contextlib.nullcontext(target) if special else atomic_write(target)
     try:

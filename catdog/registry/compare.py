@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from catdog import CatdogError
-from catdog.data.dataset import Picture
+from catdog.data.dataset import Picture, if_readable
+from catdog.data.images import upright_size
 from catdog.evaluation.calibration import Labels, Logits, cross_fitted
 from catdog.evaluation.comparison import Paired, compare_answers
 from catdog.evaluation.metrics import metrics_of
@@ -62,8 +63,12 @@ def compare_with_champion(
 ) -> Comparison:
     """Let the champion answer the pictures that the challenger has answered, and compare.
 
-    `digest` is of the pictures, where they are a validation set as a whole.
+    `digest` is of the pictures, where they are a validation set as a whole. Those that can't be
+    read any more are left out.
     """
+    there = [i for i, it in enumerate(pictures) if if_readable(it.path, upright_size)]
+    learned = None if challenger.learned is None else challenger.learned[there]
+    challenger, pictures = Answers(challenger.logits[there], learned), [pictures[i] for i in there]
     try:
         folder = versions.fetch(versions.uri_of(champion))
         classifier = Classifier.load(folder, device="cpu")

@@ -131,7 +131,7 @@ def promote_by_evidence(
 
     When another version has become champion meanwhile, as a run beside this one may bring it
     about, it is judged again, with that one. A version that serves already, as it may after a run
-    was cut, is not compared with itself.
+    was cut, is not compared with itself; where its proof has failed now it leaves Production.
 
     Raises:
         CatdogError: the champion changed again and again.
@@ -140,7 +140,7 @@ def promote_by_evidence(
     for _ in range(TRIES):
         champion = versions.champion(version.name)
         known = MlflowClient().get_model_version(version.name, version.version)
-        if is_same(known, champion):
+        if is_same(known, champion) and not versions.is_rejected(known):
             return Decision(PRODUCTION, "it is in Production already"), NOT_COMPARED
         comparison = Comparison(champion)
         if was_rolled_back(known):
@@ -153,25 +153,27 @@ def promote_by_evidence(
         if dry_run:
             return decision, comparison
         with contextlib.suppress(ChampionChangedError):
-            place(version, decision, champion)
+            place(version, decision, comparison)
             return decision, comparison
     raise ChampionChangedError(version)
 
 
-def place(version: ModelVersion, decision: Decision, champion: ModelVersion | None) -> None:
-    """Give a version the stage that was decided on, and say why in its description.
+def place(version: ModelVersion, decision: Decision, comparison: Comparison) -> None:
+    """Give a version the stage that was decided on; its description says why, in figures, too.
 
     Raises:
         ChampionChangedError: who serves is not the champion that it was compared with.
         MlflowException: the registry refused.
     """
-    if not is_same(champion, versions.champion(version.name)):
+    if not is_same(comparison.champion, versions.champion(version.name)):
         raise ChampionChangedError(version)
+    figures = comparison.evidence
+    table = "" if isinstance(figures, str) else figures.table(number_of(comparison.champion))
     if decision.stage == PRODUCTION:
-        _make_champion(version, decision)
+        _make_champion(version, decision, table)
     else:
         _set_stage(version, decision.stage)
-        _explain(version, decision.stage, decision.summary)
+        _explain(version, decision, table)
 
 
 def promote_to(version: ModelVersion, why: str, *, dry_run: bool = False) -> Decision:
@@ -217,13 +219,15 @@ def roll_back(name: str, why: str, *, dry_run: bool = False) -> tuple[ModelVersi
 
 
 def _served_before(name: str) -> ModelVersion | None:
-    """The newest of the history that does not serve now, and from which nobody went back."""
+    """The newest of the history that may serve and does not, and from which nobody went back."""
     champion = versions.champion(name)
     known = {number_of(version): version for version in versions.versions(name)}
     for event in reversed(history(name)):
         for number in (event.version, event.before):
             found = known.get(number)
-            if found and not is_same(found, champion) and not was_rolled_back(found):
+            if found and not (
+                is_same(found, champion) or was_rolled_back(found) or versions.is_rejected(found)
+            ):
                 return found
     return None
 
@@ -246,7 +250,7 @@ def _as_champion(version: ModelVersion | None) -> Champion | None:
     return Champion(number_of(version), Candidate.from_tags(version.tags))
 
 
-def _make_champion(version: ModelVersion, decision: Decision) -> None:
+def _make_champion(version: ModelVersion, decision: Decision, table: str = "") -> None:
     """Move aliases, history and stage to a version, in this order; see above.
 
     Raises:
@@ -257,13 +261,13 @@ def _make_champion(version: ModelVersion, decision: Decision) -> None:
         former = _served_before(version.name)
     _move_aliases(version, former)
     _add_to_history(version, number_of(former), decision.summary)
-    _explain(version, PRODUCTION, decision.summary)
+    _explain(version, decision, table)
     leaving = versions.champion(version.name)  # by now perhaps another one
     if leaving is not None and not is_same(version, leaving):
         reason = f"version {version.version} took its place"
         if was_rolled_back(leaving):
             reason = f"rolled back to version {version.version}: {decision.reason}"
-        _explain(leaving, ARCHIVED, reason)
+        _explain(leaving, Decision(ARCHIVED, reason))
     _set_stage(version, PRODUCTION)
 
     # Of two promotions at once the one that sets the stage last wins.
@@ -310,8 +314,9 @@ def _set_stage(version: ModelVersion, stage: str) -> None:
         )
 
 
-def _explain(version: ModelVersion, stage: str, why: str) -> None:
-    """Say in the last section of a version's description where it stands, and why."""
+def _explain(version: ModelVersion, decision: Decision, table: str = "") -> None:
+    """Say in a version's description where it stands, and why: by a table, or else in words."""
     known = MlflowClient().get_model_version(version.name, version.version)
     card = (known.description or "").split(SECTION)[0].rstrip()
-    versions.describe(version, f"{card}\n\n{SECTION}\n\n{stage}: {why}.\n")
+    why = f"{decision.reason}.\n\n{table}" if table else f"{decision.summary}."
+    versions.describe(version, f"{card}\n\n{SECTION}\n\n{decision.stage}: {why}\n")

@@ -16,7 +16,7 @@ def load_classifier(model_uri: str, *, device: str = "auto") -> Classifier:
     """
     if device not in ("auto", "cpu"):  # before a model is fetched; auto may do without a GPU
         pick_device(device)
-    folder = Path(model_uri).expanduser()
+    folder = Path(model_uri)
     if folder.is_dir():
         return Classifier.load(saved_in(folder), device=device)
     # MLflow takes longer to import than a photo to label.

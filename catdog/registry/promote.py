@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
 from catdog import CatdogError, Classes
 from catdog.config import PromoteConfig
-from catdog.data import images
 from catdog.data.classes import both
 from catdog.data.dataset import VALIDATION, Picture, load_dataset
-from catdog.data.loaders import LabelledFolder
+from catdog.data.ingest import LabelledSource, ingest
 from catdog.data.sources import locate
+from catdog.data.split import settle_duplicates
 from catdog.inference.classifier import Classifier
 from catdog.inference.prediction import About
 from catdog.registry import history, versions
@@ -108,10 +109,11 @@ def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]
 
     def compare(champion: ModelVersion) -> Comparison:
         challenger = Classifier.load(versions.fetch(uri_of(version)), device="cpu")
-        pictures, digest = _pictures(config, challenger.about)
-        own, data_dir = is_own_validation(version, digest), Path(config.data_dir)
-        answers = answers_of(challenger, pictures, data_dir, own=own)
-        return compare_with_champion(champion, answers, pictures, data_dir, digest=digest)
+        with tempfile.TemporaryDirectory() as staging:
+            pictures, digest = _pictures(config, challenger.about, Path(staging))
+            own, data_dir = is_own_validation(version, digest), Path(config.data_dir)
+            answers = answers_of(challenger, pictures, data_dir, own=own)
+            return compare_with_champion(champion, answers, pictures, data_dir, digest=digest)
 
     decision, _ = history.promote_by_evidence(
         version, compare, margin=config.margin, dry_run=config.dry_run == "yes"
@@ -119,10 +121,10 @@ def _promote_by_evidence(config: PromoteConfig) -> tuple[ModelVersion, Decision]
     return version, decision
 
 
-def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
+def _pictures(config: PromoteConfig, about: About, staging: Path) -> tuple[list[Picture], str]:
     """What to compare on, and the digest of it where it is a validation set."""
     if config.data != NONE:
-        return _labelled(Path(config.data).expanduser(), about.classes), ""
+        return _labelled(Path(config.data), about.classes, staging), ""
     data_dir, name = Path(config.data_dir), about.dataset
     if config.dataset != AUTO:
         name = locate(config.dataset, data_dir, seed=0).name
@@ -135,17 +137,16 @@ def _pictures(config: PromoteConfig, about: About) -> tuple[list[Picture], str]:
     return dataset.pictures(VALIDATION), dataset.validation_digest
 
 
-def _labelled(folder: Path, classes: Classes) -> list[Picture]:
-    pictures = []
-    for name, label in LabelledFolder(folder, classes=classes).samples:
-        try:
-            content = Path(name).read_bytes()
-            images.check(content)
-        except (OSError, images.UnreadableImageError) as error:
-            logger.info(f"left out {name}: {error}")
-            continue
-        pictures.append(Picture(Path(name), label, hashlib.sha256(content).hexdigest()))
-    return pictures
+def _labelled(folder: Path, classes: Classes, staging: Path) -> list[Picture]:
+    """The distinct pictures of a labelled folder or archive, copied to `staging`."""
+    source = LabelledSource(folder, classes)
+    source.require_both()
+    found, left_out = ingest(source, staging)
+    labelled = [replace(picture, split="") for picture in found if picture.label]
+    pictures, copies = settle_duplicates(labelled)
+    for name, reason in left_out + copies:
+        logger.info(f"left out {source.where(name)}: {reason}")
+    return [Picture(one.staged, classes.index(one.label), one.sha256) for one in pictures]
 
 
 def _challenger(config: PromoteConfig) -> ModelVersion:

@@ -64,7 +64,7 @@ class FreshProcess:
     """
 
     def __init__(self, tracking_uri: str) -> None:
-        self._model_uri = ""
+        self._model_uri, self.asked = "", list[Path]()
         self._folder = tempfile.TemporaryDirectory()
         self._complaint = Path(self._folder.name, "complaint")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN")}
@@ -89,7 +89,7 @@ class FreshProcess:
 
     def ask(self, model_uri: str, photos: Sequence[Path]) -> None:
         """Ask what a registered version says of photos; once, as the process ends with it."""
-        self._model_uri = model_uri
+        self._model_uri, self.asked = model_uri, list(photos)
         asked = {"model_uri": model_uri, "photos": [str(photo.resolve()) for photo in photos]}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it ended: what it left says why

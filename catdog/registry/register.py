@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import numpy as np
 import pandas as pd
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 
@@ -22,8 +20,8 @@ import catdog
 from catdog import CatdogError, Classes
 from catdog.config import TrainConfig
 from catdog.data.classes import probability_name
-from catdog.data.dataset import Picture, PreparedDataset
-from catdog.data.images import UnreadableImageError, decode
+from catdog.data.dataset import Picture, PreparedDataset, if_readable
+from catdog.data.images import check, decode
 from catdog.evaluation.calibration import probability
 from catdog.evaluation.comparison import Paired
 from catdog.files import new_folder
@@ -100,7 +98,7 @@ def register(
     version = _registered(config.registered_model_name, candidate, trained, card, run)
     kept = trained.metrics | trained.judgement.metrics(trained.classifier.about)
     run.log_model_metrics(str(version.source).removeprefix("models:/"), kept, dataset)
-    fresh.ask(uri_of(version), [trained.validation[i].path for i in _to_prove(trained)])
+    fresh.ask(uri_of(version), _to_prove(trained.validation))
     return version
 
 
@@ -141,16 +139,16 @@ def release(
 
 def _example(pictures: Sequence[Picture]) -> bytes:
     """The first of the pictures that can be read; an empty one where none can any more."""
-    for picture in pictures:
-        with contextlib.suppress(OSError, UnreadableImageError):
-            return as_jpeg(decode(picture.path.read_bytes()))
-    return as_jpeg(Image.new("RGB", (224, 224)))
+    found = (if_readable(picture.path, decode) for picture in pictures)
+    return as_jpeg(next(filter(None, found), Image.new("RGB", (224, 224))))
 
 
-def _to_prove(trained: Trained) -> NDArray[np.intp]:
-    """Places of the validation photos that the version is asked about."""
-    count = len(trained.validation)
-    return np.linspace(0, count - 1, min(count, PROOF_PHOTOS)).round().astype(np.intp)
+def _to_prove(pictures: Sequence[Picture]) -> list[Path]:
+    """The photos that the version is asked about: some of these, as far as they can be read."""
+    count = len(pictures)
+    places = np.linspace(0, count - 1, min(count, PROOF_PHOTOS)).round().astype(int)
+    paths = [pictures[place].path for place in places]
+    return [path for path in paths if if_readable(path, check)]
 
 
 def _registered(
@@ -188,7 +186,8 @@ def _is_proven(trained: Trained, fresh: FreshProcess, run: Run) -> bool:
         run.check_server()  # a server that has gone says nothing against the version
         logger.info(f"REJECTED: {error}")
         return False
-    difference = found.difference(expected[_to_prove(trained)])
+    places = {picture.path: place for place, picture in enumerate(trained.validation)}
+    difference = found.difference(expected[[places[path] for path in fresh.asked]])
     run.log_metrics({"parity_max_abs_diff": difference})
     logger.info(f"A fresh process answers alike to within {difference:.1e} ({found.engine})")
     if not found.is_served_as_judged(classifier.engine):

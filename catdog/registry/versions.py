@@ -197,19 +197,14 @@ def _advice(model_uri: str) -> str:
     name = re.split("[/@]", model_uri.removeprefix("models:/"))[0]
     name = name if model_uri.startswith("models:/") else DEFAULT_NAME
     try:
-        known = sorted(model.name for model in MlflowClient().search_registered_models())
+        found = versions(name)
+        known = [model.name for model in MlflowClient().search_registered_models()]
     except MlflowException as error:
         return f"{where} can't be asked: {without_password(error.message)}"
-    if not known:
-        return f"{where} is empty: train a model with: {training(name)}"
-    if name not in known:
-        return (
-            f"{where} holds no version of {name!r}, but of: {', '.join(known)}. Name one of these."
-        )
-    found = versions(name)
     usable = [version for version in found if not is_rejected(version)]
     if not usable:
-        return f"No version of {name!r} can be used: train one with: {training(name)}"
+        held = f"holds versions of: {', '.join(sorted(known))}" if known else "is empty"
+        return f"{where} {held}. Name one that can be used, or train one with: {training(name)}"
     lines = ", ".join(map(_line, found))
     command = f"python scripts/predict.py --model-uri {shlex.quote(uri_of(usable[-1]))}"
     return f"Versions of {name!r}: {lines}. Try: {command}"

@@ -16,7 +16,7 @@ import pandas as pd
 from PIL.Image import Image
 
 from catdog import CatdogError, parallel
-from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset
+from catdog.data.dataset import EXCLUDED, TEST, TRAINING, VALIDATION, PreparedDataset, if_readable
 from catdog.evaluation.audit import Issue, find_issues, table_of_issues
 from catdog.evaluation.calibration import Labels, Logits, predicted_labels
 from catdog.evaluation.metrics import (
@@ -208,8 +208,9 @@ def _mistakes(
 
 def _heat_map(classifier: Classifier, photo: Path, answer: Prediction) -> Image | None:
     try:
-        picture = explain.overlay(classifier, photo.read_bytes(), answer)
-    except (OSError, CatdogError):  # the photo is gone, or the backbone has no map
+        picture = if_readable(photo, lambda content: explain.overlay(classifier, content, answer))
+    except CatdogError:  # the backbone has no map
         return None
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    if picture is not None:
+        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     return picture

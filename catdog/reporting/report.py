@@ -10,7 +10,6 @@ import base64
 import csv
 import hashlib
 import io
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from PIL import Image
 
 from catdog.data import images
 from catdog.data.classes import one, other, probability_name
-from catdog.data.dataset import EXCLUDED, TRAINING, VALIDATION, PreparedDataset
+from catdog.data.dataset import EXCLUDED, TRAINING, VALIDATION, PreparedDataset, if_readable
 from catdog.evaluation import audit
 from catdog.evaluation.calibration import predicted_labels
 from catdog.evaluation.comparison import Paired
@@ -36,8 +35,6 @@ from catdog.reporting import plots
 from catdog.reporting.findings import PREFIX, RAW_PREFIX, THUMBNAIL_PX, Findings
 from catdog.reporting.plots import Chart, to_svg
 from catdog.training.judge import Trained
-
-logger = logging.getLogger(__name__)
 
 MOST_PICTURES = 48
 """In one contact sheet; the rest stands in the run's tables. Keeps the page below 3 MB."""
@@ -161,11 +158,8 @@ def exclude_line(path: str, digest: str) -> str:
 
 def thumbnail_of(photo: Path) -> Image.Image:
     """What `thumbnail` gives of a file; a grey picture where it can't be read any more."""
-    try:
-        return thumbnail(photo.read_bytes())
-    except (OSError, images.UnreadableImageError) as error:
-        logger.warning(f"{photo} can't be read any more, the report does not show it ({error})")
-        return Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX), "lightgrey")
+    grey = Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX), "lightgrey")
+    return if_readable(photo, thumbnail) or grey
 
 
 def thumbnail(content: bytes) -> Image.Image:

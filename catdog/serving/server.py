@@ -1,4 +1,4 @@
-"""The registered model over HTTP, by MLflow's own scoring server.
+"""The registered model over HTTP, as MLflow's own scoring server understands it.
 
 The model is read as JSON, safetensors and ONNX; code that lies with it is not run. What the page
 of `catdog.serving.app` needs as well stands here: the model, the socket, the limit of a body.
@@ -6,10 +6,12 @@ of `catdog.serving.app` needs as well stands here: the model, the socket, the li
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,7 +26,12 @@ from starlette.types import ASGIApp
 import catdog
 from catdog import CatdogError
 from catdog.inference.classifier import Classifier, ServedClassifier
+from catdog.inference.prediction import Options
 from catdog.registry import load, versions
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
+    from mlflow.pyfunc import PyFuncModel
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +45,29 @@ class ServedModel:
     classifier: Classifier
     uri: str
     version: str
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What MLflow's scoring server asks; a client is told what it got wrong."""
+
+    model: PyFuncModel
+
+    @property
+    def metadata(self) -> Model:
+        return self.model.metadata
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> object:
+        from mlflow.exceptions import MlflowException
+
+        if wrong := set(params or ()) - {field.name for field in fields(Options)}:
+            raise MlflowException.invalid_parameter_value(
+                f"no such params: {', '.join(sorted(wrong))}"
+            )
+        try:
+            return self.model.predict(data, params)
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
 
 
 def load_model(model_uri: str, *, device: str = "auto") -> ServedModel:
@@ -56,16 +86,37 @@ def web_app(model: ServedModel, host: str, max_body_bytes: int) -> Starlette:
     """The server as an ASGI app.
 
     It is MLflow's scoring server around a classifier that is loaded already, but for `/version`,
-    which says which model answers.
+    which says which model answers, and for errors: they are a sentence, and tell nothing of the
+    server.
     """
     # The page, which shares this module, need not wait for them.
+    from mlflow.exceptions import MlflowException
     from mlflow.models import Model
     from mlflow.pyfunc import PyFuncModel, scoring_server
+    from mlflow.types.schema import ColSpec, Schema
 
     from catdog.registry.register import signature_of
 
     signature = signature_of(model.classifier.about.classes)
+    # As text it comes to us whole: what is no base64, MLflow would decode all the same.
+    signature.inputs = Schema([ColSpec("string", "image")])
     scored = PyFuncModel(Model(signature=signature), ServedClassifier(model.classifier))
+    checked = _Checked(scored)
+
+    async def invocations(request: Request) -> Response:
+        body, kind = await request.body(), request.headers.get("content-type", "")
+        try:
+            answer = await asyncio.to_thread(
+                scoring_server.invocations, body, kind, checked, signature.inputs
+            )
+        except MlflowException as error:  # without its stack trace
+            if "stack_trace" in error.json_kwargs:
+                logger.exception("a request could not be answered")
+            content = {"error_code": error.error_code, "message": error.message}
+            return JSONResponse(content, error.get_http_status_code())
+        except (ValueError, RecursionError):
+            return JSONResponse({"message": "the body is no JSON that can be read"}, 400)
+        return Response(answer.response, answer.status, media_type=answer.mimetype)
 
     def version(_: Request) -> Response:
         return JSONResponse(
@@ -73,7 +124,11 @@ def web_app(model: ServedModel, host: str, max_body_bytes: int) -> Starlette:
         )
 
     return Starlette(
-        routes=[Route("/version", version), Mount("/", scoring_server.init(scored))],
+        routes=[
+            Route("/version", version),
+            Route("/invocations", invocations, methods=["POST"]),
+            Mount("/", scoring_server.init(scored)),
+        ],
         middleware=guards(host, max_body_bytes),
     )
 

@@ -271,7 +271,7 @@ def _address(name: str) -> str:
     """A local folder as an absolute URI, which is the same whatever Spark's default is."""
     if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
         return name
-    return f"file:{Path(name).expanduser().resolve()}"
+    return f"file:{Path(name).resolve()}"
 
 
 def _escaped(uri: str) -> str:

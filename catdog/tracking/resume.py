@@ -34,7 +34,7 @@ NOTE, LOCK = "run.json", "lock"
 LEFT_OPEN = ("resume", "data_dir", "processes")
 """Parameters that say which run, and not what it does."""
 
-FORMAT = 3
+FORMAT = 4
 """Of the note and of what lies beside it."""
 
 PATIENCE_S = 6

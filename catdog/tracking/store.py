@@ -54,8 +54,6 @@ CARRIED = (MlflowException, OSError, SQLAlchemyError, HTTPError)
 
 EXPERIMENT = "catdog"
 
-LOCAL_UI = "http://127.0.0.1:5000"
-
 ROOT = Path(catdog.__file__).resolve().parents[1]
 """The project's folder, where MLproject, mlflow.db and mlruns/ stand."""
 
@@ -138,7 +136,8 @@ def run_page(experiment_id: str, run_id: str) -> str:
 
 def _ui() -> str:
     """The UI's address: the server's without a login, else where `mlflow ui` is by itself."""
-    uri = mlflow.get_tracking_uri() if mlflow.get_tracking_uri().startswith("http") else LOCAL_UI
+    uri = mlflow.get_tracking_uri()
+    uri = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     return re.sub(r"://[^/@]*@", "://", uri).rstrip("/")
 
 
@@ -155,11 +154,9 @@ def _open_store() -> None:
     try:
         # Two processes that make the same SQLite store at once spoil it.
         with FileLock(f"{path}.lock") if writable else contextlib.nullcontext():
-            if path is not None:
-                _follow_the_project(path.resolve())
+            if path is not None and writable:
+                _tend(path.resolve())
             _name_default_experiment(MlflowClient())
-        if path is not None and writable:
-            _let_others_read(path)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise CatdogError(
             f"the MLflow store {shown_uri()} can't be opened: {first_line(error)}. "
@@ -243,34 +240,26 @@ def _only_read(path: Path) -> None:
     mlflow.set_tracking_uri(f"sqlite+pysqlite:///file:{place}?mode=ro&uri=true{unchanging}")
 
 
-def _follow_the_project(path: Path) -> None:
-    """Let the store of a project that was moved find the files that were moved with it."""
-    home = path.parent
+def _tend(path: Path) -> None:
+    """Let readers of a SQLite store not hold up writers, and a moved project find its files."""
     with (
-        contextlib.suppress(sqlite3.OperationalError),  # a new store, or another MLflow's
+        contextlib.suppress(sqlite3.DatabaseError),  # a new store, or no store, as MLflow will say
         contextlib.closing(sqlite3.connect(path)) as database,
         database,
     ):
+        database.execute("PRAGMA journal_mode=WAL")
         query = "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
         (place,) = database.execute(query).fetchone() or ("",)
-        old, new = place.removesuffix("0"), f"{home}/mlruns/"
+        old, new = place.removesuffix("0"), f"{path.parent}/mlruns/"
         if not old.endswith("/mlruns/") or Path(old).exists() or not Path(new).exists():
             return
         for table, column in PLACES.items():
             database.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} GLOB ?",
-                (new, len(old) + 1, f"{old}*"),
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, len(old), old),
             )
         logger.info(f"This project was moved: the files of its runs, once in {old}, are in {new}")
-
-
-def _let_others_read(path: Path) -> None:
-    """Let who reads a SQLite store not hold up who writes; where the file may be changed."""
-    with (
-        contextlib.suppress(sqlite3.OperationalError),
-        contextlib.closing(sqlite3.connect(path)) as database,
-    ):
-        database.execute("PRAGMA journal_mode=WAL")
 
 
 def _name_default_experiment(client: MlflowClient) -> None:

@@ -6,9 +6,11 @@ its bytes. The last two are kept; the older one serves when the newer one is dam
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import pickle
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,14 @@ class CheckpointFolder:
         barrier()  # rank 0 may write, and delete, once all have read
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Let a stage go on where the newest checkpoint stands, if that is one of this stage."""
+        """Let a stage go on where the newest checkpoint stands, if that is one of this stage.
+
+        Raises:
+            CatdogError: it is of another model or optimizer, as an earlier catdog made them.
+        """
         if self.newest is not None and self.newest["stage"] == checkpoint.stage:
-            checkpoint.load_state_dict(self.newest)
+            with _of_this_catdog(self._folder):
+                checkpoint.load_state_dict(self.newest)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove all but the last two.
@@ -129,10 +136,16 @@ def _read(path: Path) -> dict[str, Any] | None:
     """What is in a file; None where it is not what was written."""
     if not path.name.endswith(f"-{sha256_of(path)}{ENDING}"):
         return None
-    try:
+    with _of_this_catdog(path):
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         epochs_of(state)
         return state
+
+
+@contextlib.contextmanager
+def _of_this_catdog(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, pickle.UnpicklingError, KeyError, ValueError, TypeError) as error:
         raise CatdogError(
             f"{path} is of another catdog version: resume with the one that began the run, or "

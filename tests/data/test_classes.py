@@ -13,6 +13,7 @@ from catdog.data.classes import (
     label_of,
     probability_name,
     read_classes,
+    split_of_folder,
 )
 
 INSECTS = ("ant", "bee")
@@ -55,11 +56,28 @@ def test_what_names_no_two_classes_is_one_sentence(typed):
         ("bee/ant.1.jpg", "bee"),
         ("antelope.1.jpg", ""),
         ("been/1.jpg", ""),
+        *((f"{file}.jpg", "") for file in ("ant.bee.1", "bees_and_ants (2)", "ant-vs-bee")),
+        ("ant.bee-keeper.2.jpg", ""),
+        ("ant.beech.2.jpg", "ant"),
         ("ant.zip/1.jpg", ""),
     ],
 )
 def test_the_nearest_folder_says_the_class_and_else_the_file(name, label):
     assert label_of(name, INSECTS) == label
+
+
+@pytest.mark.parametrize(
+    ("split", "folders"),
+    [
+        ("training", "train Training train-set TRAINING_SET train2017 train_images training.zip"),
+        ("validation", "val valid Validation-Set validation_set val_set dev eval validate val.zip"),
+        ("test", "test TEST test1 Test__Set test-set testing_set testset holdout held-out"),
+        ("", "tests_of_mine pretrain value cat 2017 set trained_on best"),
+    ],
+)
+def test_folders_of_splits_are_known_however_they_are_spelled(split, folders):
+    for folder in folders.split():
+        assert split_of_folder(folder.replace("__", " ")) == split, folder
 
 
 def test_a_class_whose_name_begins_another_is_not_taken_for_it():

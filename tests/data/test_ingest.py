@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from catdog import CatdogError
@@ -46,6 +48,69 @@ def test_every_layout_gives_the_same_folders(tmp_path, layout, packed):
             count = prepared.counts[split][label]
             assert len(list((prepared.folder / split / label).iterdir())) == count
     assert len(list(prepared.test.iterdir())) == tests
+
+
+NAMED = {
+    "a split in other words": (
+        "raw",
+        ["Train/{}", "Test Set/{}", "Validation-Set/{}"],
+        (10, 10, 10),
+    ),
+    "a source called test": ("test", ["{}"], (6, 4, 0)),
+    "one top folder called test": ("raw", ["test/{}"], (6, 4, 0)),
+    "one top folder called dogs": ("raw", ["dogs/{}"], (6, 4, 0)),
+    "copies": ("raw", ["{}", "again/{}"], (6, 4, 0)),
+    "labelled test": ("raw", ["train/{}", "test/{}"], (6, 4, 10)),
+}
+
+
+@pytest.mark.parametrize("packed", ["folder", "zip", "tar.gz"])
+@pytest.mark.parametrize("kind", NAMED)
+def test_names_say_what_people_mean_and_nothing_more(tmp_path, kind, packed):
+    source, folders, counts = NAMED[kind]
+    names = [f"{label}/{n}.jpg" for label in ("cat", "dog") for n in range(5)]
+    if "dogs" in kind:
+        names = [name.replace("/", ".") for name in names]
+    for folder in folders:
+        start = 0 if kind == "copies" else 100 * folders.index(folder)
+        fill(tmp_path / source, *(folder.format(name) for name in names), start=start)
+    made = pack(tmp_path / source, packed)
+    if packed != "folder":
+        made = made.rename(made.with_name(f"{source}.{packed}"))
+    prepared = prepare_pictures(made, tmp_path / "data" / "pets")
+    assert tuple(sum(prepared.counts[s].values()) for s in prepared.counts) == counts
+    assert prepared.quarantined == (10 if kind == "copies" else 0)
+
+
+def test_what_was_taken_for_a_split_and_what_was_passed_over_is_said(said, tmp_path):
+    source = kaggle_source(tmp_path / "raw")
+    for name in ("notes.txt", "film.mp4", "other.txt"):
+        (source / name).write_bytes(b"x" * 40)
+    prepare_pictures(source, tmp_path / "data")
+    assert "Folders: test for test, train for training." in said
+    assert "Passed over, by their names no pictures: 2 .txt, 1 .mp4." in said
+
+
+@pytest.mark.parametrize("table", ["file_name", "id", "id with a suffix"])
+def test_a_table_says_the_class_where_names_do_not(tmp_path, table):
+    names = [f"train/{n}{label}.jpg" for n in range(3) for label in ("cat", "dog")]
+    source = fill(tmp_path / "raw", *names, "test/0cat.jpg")
+    key, file = ("file_name", "metadata.csv") if table == "file_name" else ("id", "train.csv")
+    lines = [f"{key},label"]
+    for name in names:
+        spelled = {"id": Path(name).stem, "file_name": name}.get(table, Path(name).name)
+        lines.append(f"{spelled},{'Cats' if 'cat' in name else 'dog'}")
+    (source / file).write_text("\n".join(lines))
+    prepared = prepare_pictures(source, tmp_path / "data")
+    assert prepared.counts["training"] == {"cat": 2, "dog": 2}
+    assert prepared.counts["test"] == {"": 1}
+
+
+def test_what_can_not_be_read_is_left_out(tmp_path):
+    source = kaggle_source(tmp_path / "raw")
+    (source / "train" / "cat.gone.jpg").symlink_to(tmp_path / "nowhere")
+    prepared = prepare_pictures(source, tmp_path / "data")
+    assert reasons_of(prepared) == {"train/cat.gone.jpg": "No such file or directory"}
 
 
 def test_what_does_not_decode_is_listed_with_the_reason_and_the_rest_is_kept(tmp_path):

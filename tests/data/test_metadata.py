@@ -75,7 +75,7 @@ def test_columns_that_the_manifest_has_are_left_out_and_said(said):
     found = read_metadata([("metadata.csv", content)])
     assert found.columns == ("camera",)
     assert found.of("1.jpg") == ("old",)
-    assert said == ["metadata.csv: label, width is not used, the manifest has its own."]
+    assert said == ["metadata.csv: width is not used, the manifest has its own."]
 
 
 @given(st.binary(max_size=200))

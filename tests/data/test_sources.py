@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from catdog import CatdogError
+from catdog.config import PrepareConfig
+from catdog.data.prepare import prepare
 from catdog.data.sources import fetch, has_kaggle_credentials, locate
+from tests.sources import kaggle_source
 
 SLUG = "somebody/pets"
 
@@ -119,6 +124,21 @@ def test_a_token_that_expired_or_is_missing_is_said(tmp_path, kaggle, monkeypatc
     assert kaggle.asked == []
 
 
+@pytest.mark.parametrize("pasted", ["KGAT_planted", "", "{"])
+def test_a_token_pasted_into_kaggle_json_is_told_where_it_belongs(
+    tmp_path, kaggle, empty_home, monkeypatch, pasted
+):
+    token = os.environ["KAGGLE_API_TOKEN"]
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+    (empty_home / ".kaggle").mkdir()
+    (empty_home / ".kaggle" / "kaggle.json").write_text(pasted)
+    with pytest.raises(CatdogError) as refused:
+        _fetch(tmp_path)
+    told = re.search(r"kaggle\.json, which holds.*save it as (~/\S+\w)\.", str(refused.value))[1]
+    Path(told).expanduser().write_text(token)
+    _fetched(tmp_path, kaggle)
+
+
 @pytest.mark.parametrize(
     ("file", "variables"),
     [
@@ -154,6 +174,19 @@ def test_a_path_is_used_in_place_under_its_own_name(tmp_path, given, name):
     source = locate(str(tmp_path / given), tmp_path / "data", seed=0)
     assert (source.kind, source.name, source.path) == ("path", name, tmp_path / given)
     assert fetch(source, seed=0) == tmp_path / given
+
+
+def test_two_sources_of_one_name_and_names_of_ours_do_not_share_a_folder(tmp_path):
+    given = [tmp_path / who / "1" for who in ("ann", "bob")]
+    for source in given:
+        kaggle_source(source)
+    prepare(locate(str(given[0]), tmp_path, seed=0), PrepareConfig(data_dir=str(tmp_path)))
+    names = [locate(str(source), tmp_path, seed=0).name for source in (*given, *given)]
+    assert names[0] == names[2] == "1"
+    assert names[1] == names[3] != "1"
+    for name in ("features", "runs", "sample", "sample-3"):
+        (tmp_path / name).mkdir()
+        assert locate(str(tmp_path / name), tmp_path, seed=0).name.startswith(f"{name}-")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ def test_the_counts_are_of_photos_that_only_one_gets_right():
     found = compare_answers(LABELS, champion, challenger, seed=0)
     assert (found.count, found.fixed, found.broken) == (200, 2, 1)
     assert found.accuracy == pytest.approx(1 / 200)
+    assert found.champion_accuracy == 197 / 200
+    assert found.champion_log_loss == pytest.approx(np.log1p(np.exp(-1)) + 3 / 200)
     assert found.accuracy_ci_low < 0 < found.accuracy_ci_high
     assert not found.surely_better
     assert "2 of 200 photos put right and 1 made wrong" in found.summary()

@@ -168,12 +168,11 @@ class QuickProof:
     def close(self) -> None: ...
 
     def ask(self, model_uri: str, photos: list[Path]) -> None:
-        self._asked = model_uri, photos
+        self.model_uri, self.asked = model_uri, photos
 
     def answers(self) -> Proof:
-        model_uri, photos = self._asked
-        classifier = load_classifier(model_uri, device="cpu")
-        seen = classifier.predict([photo.read_bytes() for photo in photos])
+        classifier = load_classifier(self.model_uri, device="cpu")
+        seen = classifier.predict([photo.read_bytes() for photo in self.asked])
         answers = [(one.p_positive, one.familiarity) for one in seen]
         return Proof(classifier.engine.name, np.array(answers))
 

@@ -13,6 +13,7 @@ from catdog.inference.evaluate import Evaluation, evaluate_folder
 from scripts import evaluate as script
 from tests.conftest import tiny_picture
 from tests.fake_classifier import ColourClassifier
+from tests.sources import fill, pack
 
 
 @pytest.fixture
@@ -42,6 +43,31 @@ def test_a_labelled_folder_is_scored_with_intervals_and_left_as_it_is(labelled):
     assert ends == wilson(10, 11)
     assert metrics["roc_auc_ci_low"] <= metrics["roc_auc"] <= metrics["roc_auc_ci_high"]
     assert sorted(labelled.rglob("*")) == before
+
+
+@pytest.mark.parametrize("packed", ["folder", "zip", "tar.gz"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *("Cat/{}.jpg Dog/{}.jpg", "cats/{}.jpg DOGS/{}.jpg", "cat.{}.jpg dog_{}.jpg"),
+        *("test_set/cat/{}.jpg Training/Dog/{}.jpg", "cat/{}.jpg again/cat/{}.jpg dog/{}.jpg"),
+    ],
+)
+def test_labelled_photos_are_found_by_the_rules_of_preparing(tmp_path, names, packed):
+    for name in names.split():  # the same name and class draw the same picture
+        fill(tmp_path / "raw", *(name.format(n) for n in range(3)))
+    found = _evaluate(pack(tmp_path / "raw", packed))
+    assert (found.scores.count, found.scores.accuracy, found.unreadable) == (6, 1.0, {})
+    assert found.copies == (3 if "again" in names else 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [((), "does not exist"), (("cat/1.jpg",), "needs pictures in both cat/ and dog/")],
+)
+def test_what_holds_no_labelled_photos_is_one_sentence(tmp_path, names, said):
+    with pytest.raises(CatdogError, match=said):
+        _evaluate(fill(tmp_path / "raw", *names))
 
 
 def test_photos_that_the_model_learned_from_are_counted(labelled):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import os
@@ -14,7 +15,7 @@ import pytest
 from catdog import CatdogError
 from catdog.data.images import UnreadableImageError
 from catdog.inference import inputs
-from catdog.inference.inputs import Photo, fetch, find_photos
+from catdog.inference.inputs import Photo, fetch, find_photos, sent_bytes
 from tests.conftest import encoded, tiny_picture
 from tests.sources import fill
 
@@ -53,6 +54,18 @@ def test_a_file_that_is_named_is_tried_whatever_its_suffix(tmp_path):
     assert photo.keep() == photo.content == photo.read()
 
 
+def test_a_glob_below_a_folder_with_brackets_in_its_name_is_a_glob(tmp_path):
+    fill(tmp_path, "holiday [2019]/1.jpg", "holiday [2019]/2.jpg", "holiday 2/1.jpg")
+    assert _names(tmp_path, "holiday [2019]/*.jpg") == [f"holiday [2019]/{n}.jpg" for n in "12"]
+    assert _names(tmp_path, "holiday [23]/*.jpg") == ["holiday 2/1.jpg"]
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(name):
+    with pytest.raises(CatdogError, match="an empty name was given"):
+        find_photos([name])
+
+
 @pytest.mark.parametrize("name", ["empty", "*.jpg"])
 def test_a_folder_or_glob_without_a_photo_is_named_before_any_answer(tmp_path, name):
     fill(tmp_path / "full", "1.jpg")
@@ -79,6 +92,18 @@ def test_a_link_to_a_folder_above_is_not_followed_in_a_ring(tmp_path):
 )
 def test_a_list_on_stdin_is_parted_by_lines_or_by_nul(content, names):
     assert _listed(content) == names
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
+)
+def test_a_list_is_read_in_whatever_encoding_an_editor_or_a_shell_wrote_it(tmp_path, encoding, end):
+    names = [str(tmp_path / name) for name in ("Käthe.jpg", "café 2.jpg", "plain.jpg")]
+    for name in names:
+        Path(name).touch()
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    assert _listed((mark + "".join(f"{name}{end}" for name in names)).encode(encoding)) == names
 
 
 def test_a_name_that_is_no_text_is_found_on_stdin_and_in_folders(tmp_path):
@@ -113,6 +138,35 @@ def test_every_photo_has_a_name_that_a_file_can_have(name, file_name):
 
 
 PHOTO = encoded(tiny_picture("dog", 1))
+
+
+CODED = base64.b64encode(PHOTO).decode()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        PHOTO,
+        bytearray(PHOTO),
+        CODED,
+        CODED.rstrip("="),
+        base64.urlsafe_b64encode(PHOTO).decode(),
+        base64.encodebytes(PHOTO).decode(),
+        f"data:image/jpeg;base64,{CODED}",
+        f" data:image/png;name=a.png;base64,{CODED}\n",
+        f"data:;base64,{base64.urlsafe_b64encode(PHOTO).decode()}",
+    ],
+)
+def test_a_picture_is_sent_as_bytes_base64_or_a_data_url(sent):
+    assert sent_bytes(sent) == PHOTO
+
+
+@pytest.mark.parametrize(
+    "sent", ["/photos/1.jpg", "data:image/svg+xml,%3Csvg/%3E", "https://x.org/a.jpg", None, 7, 0.5]
+)
+def test_what_is_no_picture_in_any_of_these_forms_is_told(sent):
+    with pytest.raises(UnreadableImageError, match="neither the bytes of a picture, nor base64"):
+        sent_bytes(sent)
 
 
 class Pages(BaseHTTPRequestHandler):

@@ -24,7 +24,7 @@ from catdog.registry.promotion import PRODUCTION, STAGING, Candidate, Decision
 from catdog.registry.versions import ModelVersion
 
 PHOTOS = Candidate("abc", drawn=False, status="approved")
-NUMBERS = Paired(400, 5, 1, 0.01, -0.002, 0.02, 0.2, -0.01, -0.02, -0.001)
+NUMBERS = Paired(400, 5, 1, 0.01, -0.002, 0.02, 0.2, -0.01, -0.02, -0.001, 0.9, 0.2)
 WRITES = (
     "set_registered_model_alias",
     "set_registered_model_tag",
@@ -62,16 +62,39 @@ def _promote_by_evidence(version: ModelVersion, compare: Callable[..., Compariso
 def test_the_description_says_why_a_version_stands_where_it_stands(add):
     first, second = add(), add()
     promote_to(first, "the first")
-    place(second, Decision(STAGING, "not surely better than version 1", "the figures"), first)
+    compared = Decision(STAGING, "not comparable with version 1", "the reason")
+    place(second, compared, Comparison(first, "the reason"))
     assert _stages() == {"1": "Production", "2": "Staging"}
     assert versions.numbered("pets", "2").description == (
         "# A card\n\n## Where it stands, and why\n\n"
-        "Staging: not surely better than version 1: the figures.\n"
+        "Staging: not comparable with version 1: the reason.\n"
     )
     promote_to(second, "Ada asked")
     sections = [one.description.split("\n\n")[-1] for one in versions.versions("pets")]
     assert sections == ["Archived: version 2 took its place.\n", "Production: Ada asked.\n"]
     assert len(versions.numbered("pets", "2").tags) <= 6
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict"),
+    [
+        (NUMBERS, "Production: surely better than version 1."),
+        (replace(NUMBERS, log_loss_ci_high=0.001), "Staging: not surely better than version 1."),
+    ],
+)
+def test_the_description_has_the_comparison_as_a_small_table(add, evidence, verdict):
+    first, second = add(), add()
+    promote_to(first, "the first")
+    _promote_by_evidence(second, lambda now: Comparison(now, evidence))
+    described = versions.numbered("pets", "2").description
+    high = f"{evidence.log_loss_ci_high:+.4f}"
+    assert described.split("## Where it stands, and why\n\n")[1] == (
+        f"{verdict}\n\n"
+        "| 400 photos that neither learned from | version 1 | this version "
+        "| difference (95 % interval) |\n|---|---|---|---|\n"
+        "| accuracy | 90.00% | 91.00% | +1.00% (-0.20% to +2.00%) |\n"
+        f"| log-loss | 0.2000 | 0.1900 | -0.0100 (-0.0200 to {high}) |\n"
+    )
 
 
 def test_the_history_is_a_line_for_each_promotion(add, monkeypatch):
@@ -215,6 +238,18 @@ def test_two_promotions_at_once_end_in_one_of_both(add, monkeypatch, moment, ser
     assert _stages() == {"1": "Archived", serving: "Production", left: "Archived"}
     assert "\n\nArchived: " in versions.numbered("pets", left).description
     assert _aliases()["champion"] == _aliases()["production"] == serving
+
+
+def test_a_version_whose_proof_fails_while_it_serves_leaves_production(add):
+    first, second = add(), add()
+    promote_to(first, "the first")
+    promote_to(second, "better")
+    history.approve(second, proven=False)  # in a run that was cut here and resumed
+    decision, _ = _promote_by_evidence(second, pytest.fail)
+    assert (decision.stage, _stages()) == ("None", {"1": "Archived", "2": "None"})
+    assert "\n\nNone: a fresh process does not" in versions.numbered("pets", "2").description
+    assert str(roll_back("pets", "its proof failed")[0].version) == "1"
+    assert (_stages()["1"], _aliases()["champion"]) == ("Production", "1")
 
 
 def test_what_serves_or_was_rolled_back_is_not_compared(add):

@@ -21,7 +21,7 @@ from catdog.registry.promotion import (
 
 PHOTOS = Candidate("abc", drawn=False, status="approved")
 DRAWN = replace(PHOTOS, drawn=True)
-EQUAL = Paired(400, 2, 2, 0.0, -0.01, 0.01, 1.0, 0.0, -0.001, 0.001)
+EQUAL = Paired(400, 2, 2, 0.0, -0.01, 0.01, 1.0, 0.0, -0.001, 0.001, 0.9, 0.2)
 BETTER = replace(EQUAL, log_loss=-0.01, log_loss_ci_low=-0.02, log_loss_ci_high=-0.001)
 WORSE = replace(EQUAL, log_loss=0.01, log_loss_ci_low=0.001, log_loss_ci_high=0.02)
 MORE_RIGHT = replace(EQUAL, fixed=12, broken=1, accuracy=0.0275, p_value=0.003)

@@ -128,6 +128,26 @@ def test_a_version_that_answers_alike_is_described_and_serves(said, shop):
     assert said[-1].endswith("predict.py --model-uri models:/pets/Production")
 
 
+def test_photos_that_are_gone_after_training_are_named_and_the_version_gets_its_stage(
+    learned, tracking_store, tmp_path, caplog
+):
+    dataset, trained = learned
+    gone, damaged, *others = trained.validation
+    gone = replace(gone, path=tmp_path / "gone.jpg")
+    damaged = replace(damaged, path=tmp_path / "damaged.jpg")
+    damaged.path.write_bytes(b"no picture")
+    trained = replace(trained, validation=[gone, damaged, *others])
+    for name in ("first", "second"):
+        with start_run(name) as run:
+            shop = Shop(dataset, trained, run)
+            released = shop.release()
+            assert shop.summarize(released)["validation_status"] == "approved"
+    assert _version(1).current_stage == "Production"
+    assert (released.decision.stage, released.comparison.count) == ("Staging", len(others))
+    for path in (gone.path, damaged.path):
+        assert f"{path} can't be read any more, it is left out" in caplog.text
+
+
 @pytest.mark.parametrize("proof", [Dishonest, OtherEngine, Broken])
 def test_a_version_that_was_not_proven_is_rejected_and_in_no_stage(said, shop, proof):
     released = shop.release(proof, promote="always")

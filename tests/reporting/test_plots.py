@@ -8,11 +8,13 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from sklearn import metrics
 
 from catdog.evaluation.metrics import Confusion, score
-from catdog.evaluation.slices import SliceScore
+from catdog.evaluation.slices import UNSEEN, SliceScore, make_slices, slice_table
 from catdog.reporting import plots
 from catdog.reporting.plots import to_svg
 from catdog.training.judge import Judgement
@@ -97,6 +99,19 @@ def test_a_slice_may_have_any_name(name):
         warnings.simplefilter("error")
         svg = to_svg(plots.draw_slices, rows).svg
     assert name in _texts(svg)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.characters(codec=None), max_size=50), st.text(max_size=20))
+@example("\x00\x07\x1b[31m\r\n\ud800\uffff", "a\x00b")
+@example("$x^{_", "\\frac{")
+def test_any_text_of_the_user_s_leaves_a_chart_well_formed(word, column):
+    rows = [{"label": "cat", "width": "9", "height": "9", f"x{column}": it} for it in (word, "1")]
+    table = slice_table(make_slices(rows, [UNSEEN] * 2), np.array([0, 0]), np.array([-1.0, 1.0]))
+    chart = to_svg(plots.draw_slices, table, size=plots.slices_size(table))
+    assert len(table) == 1 + 2 * (word != "1")
+    assert "accuracy, with its 95 % interval" in _texts(chart.svg)
+    chart.description.encode()
 
 
 def test_a_confusion_figure_shows_counts_and_shares_of_each_true_class():

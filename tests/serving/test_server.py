@@ -22,6 +22,7 @@ from tests.conftest import ROOT, child_environment, encoded, tiny_classifier, ti
 
 PHOTOS = [encoded(tiny_picture(name, number)) for name in ("cat", "dog") for number in range(3)]
 RECORDS = [{"image": base64.b64encode(photo).decode()} for photo in PHOTOS]
+INNARDS = ("stack_trace", "Traceback", "site-packages", str(ROOT))
 SPLIT = {"columns": ["note", "image"], "data": [["", one["image"]] for one in RECORDS]}
 
 
@@ -105,8 +106,11 @@ def test_it_answers_records_and_split_tables_with_options_as_the_classifier_does
         "[]",
         "{}",
         {"dataframe_records": [{"picture": ""}]},
-        {"dataframe_records": [{"image": "abc"}]},
         {"dataframe_records": RECORDS, "params": {"threshold": 7.0}},
+        {"dataframe_records": RECORDS, "params": {"threshold": None}},
+        {"dataframe_records": RECORDS, "params": {"treshold": 0.7}},
+        {"dataframe_records": RECORDS, "params": 5},
+        "[" * 100_000,
     ],
 )
 def test_what_can_not_be_understood_is_turned_away(client, body):
@@ -115,6 +119,20 @@ def test_what_can_not_be_understood_is_turned_away(client, body):
     answer = client.post("/invocations", content=content, headers=headers)
     assert answer.status_code == 400
     assert answer.json()["message"]
+    assert not any(word in answer.text for word in INNARDS)
+
+
+def test_what_was_wrong_is_said_and_nothing_of_the_server(client):
+    for params, reason in (
+        ({"treshold": 0.7}, "no such params: treshold"),
+        ({"threshold": 7.0}, "0 to 1"),
+    ):
+        asked = {"dataframe_records": RECORDS, "params": params}
+        assert reason in client.post("/invocations", json=asked).json()["message"]
+    for kind in ("text/csv", "application/vnd.apache.parquet"):
+        answer = client.post("/invocations", content=b"", headers={"Content-Type": kind})
+        assert answer.status_code == 400
+        assert not any(word in answer.text for word in INNARDS)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -136,13 +154,29 @@ def test_forms_and_names_of_other_sites_are_turned_away(client):
     assert client.get("/ping", headers={"Host": "evil.example:5001"}).status_code == 400
 
 
-def test_a_damaged_picture_is_an_error_and_the_others_are_labelled(client):
-    damaged = base64.b64encode(b"no picture").decode()
-    asked = {"dataframe_records": [{"image": damaged}, RECORDS[0]]}
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (base64.b64encode(b"no picture").decode(), "not a picture in a format that can be read"),
+        ("/photos/1.jpg", "neither the bytes of a picture, nor base64"),
+    ],
+)
+def test_a_damaged_picture_is_an_error_and_the_others_are_labelled(client, sent, error):
+    asked = {"dataframe_records": [{"image": sent}, RECORDS[0]]}
     first, second = client.post("/invocations", json=asked).json()["predictions"]
-    assert first["error"] == "not a picture in a format that can be read"
+    assert first["error"].startswith(error)
     assert first["confidence"] is None
     assert second["label"] == "cat"
+
+
+def test_data_urls_and_url_safe_base64_are_answered_as_base64_is(client):
+    urls = [f"data:image/jpeg;base64,{one['image']}" for one in RECORDS]
+    safe = [base64.urlsafe_b64encode(photo).decode() for photo in PHOTOS]
+    expected, *others = (
+        client.post("/invocations", json={"dataframe_records": records}).json()
+        for records in (RECORDS, [{"image": one} for one in urls], [{"image": one} for one in safe])
+    )
+    assert others == [expected] * 2
 
 
 def test_a_port_that_is_taken_is_one_sentence(model):

@@ -135,7 +135,7 @@ def test_a_note_that_can_not_be_read_is_an_error_where_it_is_asked_for():
     run_id = _cut()
     path = Path("data/runs") / run_id / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 9}))
-    with pytest.raises(CatdogError, match="is of format 9, this catdog reads 3"):
+    with pytest.raises(CatdogError, match="is of format 9, this catdog reads 4"):
         _resumed(run_id)
     assert json.loads(path.read_text())["format"] == 9
     path.write_text("{")

@@ -79,7 +79,7 @@ def test_a_store_that_may_only_be_read_is_read_and_takes_no_run(tmp_path, monkey
 def test_a_project_that_was_moved_has_its_files_and_a_copy_leaves_them(
     tmp_path, store_with_tables, monkeypatch, copied
 ):
-    old, new = tmp_path / "old", tmp_path / "n_e%w"
+    old, new = tmp_path / "o[l]d*", tmp_path / "n_e%w"
     old.mkdir()
     shutil.copy(store_with_tables, old / "mlflow.db")
     monkeypatch.chdir(old)

@@ -110,6 +110,17 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(said, tmp_pa
     assert older.exists()
 
 
+def test_a_checkpoint_of_another_optimizer_or_model_is_refused_in_a_sentence(tmp_path):
+    _fit(tmp_path)
+    line, two = Line(), nn.Linear(2, 2)
+    one_group = torch.optim.Adam(line.parameters())
+    two_groups = make_optimizer((line, 0.1), (two, 0.1), weight_decay=0.0)
+    for model, optimizer in ((line, two_groups), (two, one_group)):
+        other = Checkpoint(stages.HEAD, model, optimizer, EarlyStopping(9))
+        with pytest.raises(CatdogError, match="is of another catdog version: resume with"):
+            CheckpointFolder(tmp_path).restore(other)
+
+
 def test_a_checkpoint_of_another_program_is_told_kept_and_can_run_no_code(tmp_path):
     class Evil:
         def __reduce__(self) -> tuple:
