@@ -46,6 +46,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Raise what the disk refuses at or below `folder` as one sentence.
+
+    Raises:
+        CatdogError: the disk is full, or a file can't be read or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CatdogError(
+            f"{error.filename or folder} can't be used ({error.strerror or error}): free some "
+            "space or change its permissions and run this again, or choose another folder with "
+            "--data_dir."
+        ) from error
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
     with path.open("rb") as stream:

@@ -17,10 +17,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from catdog import CatdogError, Classes
+from catdog import Classes
 from catdog.data.classes import label_of
 from catdog.data.images import decode
-from catdog.files import new_folder
+from catdog.files import disk_errors, new_folder
 from catdog.sample.drawing import draw_scene
 
 Grey = NDArray[np.float64]
@@ -143,15 +143,10 @@ def neither_folder(data_dir: Path, classes: Classes) -> list[Path]:
         CatdogError: the folder can't be written.
     """
     folder = data_dir / f"neither-{RECIPE}"
-    try:
+    with disk_errors(folder):
         if not folder.is_dir():
             data_dir.mkdir(parents=True, exist_ok=True)
             with FileLock(data_dir / f".{folder.name}.lock"):
                 if not folder.is_dir():
                     _draw_all(folder)
-    except OSError as error:
-        raise CatdogError(
-            f"{folder} can't be written ({error.strerror or error}): choose another folder "
-            "with --data_dir."
-        ) from error
     return [path for path in sorted(folder.iterdir()) if not label_of(path.name, classes)]

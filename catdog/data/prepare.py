@@ -10,13 +10,11 @@ the manifest after its own, see `catdog.data.metadata`.
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
@@ -55,7 +53,7 @@ from catdog.data.split import (
     settle_duplicates,
     with_paths,
 )
-from catdog.files import sha256_of, write_json
+from catdog.files import disk_errors, sha256_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +84,7 @@ def prepare(source: Source, config: PrepareConfig) -> PreparedDataset:
     classes = read_classes(config.classes)
     exclusion = Exclusion.read(config.exclude)
     _check_places(source.path, folder, config.exclude)
-    with _disk_errors(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             recipe = {
@@ -256,21 +254,3 @@ def _summary(dataset: PreparedDataset) -> str:
     if dataset.excluded:
         line += f", {dataset.excluded:,} excluded"
     return line
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Say in a sentence what the disk refuses while `folder` is prepared."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise CatdogError(
-                f"the disk is full, nothing was prepared in {folder}: "
-                "free some space or choose another folder with --data_dir."
-            ) from error
-        raise CatdogError(
-            f"preparing {folder} failed at {error.filename or folder} "
-            f"({error.strerror or error}): check that it can be read and written, or choose "
-            "another folder with --data_dir."
-        ) from error

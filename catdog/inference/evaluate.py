@@ -13,7 +13,7 @@ import numpy as np
 from catdog import CatdogError
 from catdog.data import images
 from catdog.data.ingest import LabelledSource, SourcePicture
-from catdog.data.metadata import log_unmatched
+from catdog.data.metadata import Metadata, log_unmatched
 from catdog.data.split import settle_duplicates
 from catdog.evaluation.metrics import Scores, metrics_of, score
 from catdog.evaluation.slices import Look, SliceScore, look_at, make_slices, slice_table
@@ -107,12 +107,7 @@ def evaluate_folder(
     if not pictures:
         reason = next(iter(unreadable.values()), "all have two labels")
         raise CatdogError(f"no picture in {folder} can be read: {reason}")
-    # What a manifest would say, as far as slices ask for it.
-    rows = [
-        {"label": one.label, "width": str(one.width), "height": str(one.height)}
-        | dict(zip(metadata.columns, metadata.of(one.source), strict=True))
-        for one in pictures
-    ]
+    rows = [_manifest_row(one, metadata) for one in pictures]
     looks = [seen[str(one.staged)][1] for one in pictures]
     true = np.array([classes.index(one.label) for one in pictures])
     answered = np.array([answers[str(one.staged)] for one in pictures])
@@ -125,6 +120,12 @@ def evaluate_folder(
         None if known is None else int(known.sum()),
         len(copies),
     )
+
+
+def _manifest_row(picture: SourcePicture, metadata: Metadata) -> dict[str, str]:
+    """What a manifest would say, as far as slices ask for it."""
+    row = {"label": picture.label, "width": str(picture.width), "height": str(picture.height)}
+    return row | dict(zip(metadata.columns, metadata.of(picture.source), strict=True))
 
 
 def _number(name: str, value: float) -> str:

@@ -1,8 +1,7 @@
 """Who serves: whether a challenger may take the champion's place, and why. Pure.
 
-First what no comparison can outweigh: a version that does not answer as its training did, that
-tells other things apart, or that learned from drawings where photos are served. Then what the
-user wants. Only then the evidence: both on the same photos, of which neither learned any.
+First what no comparison outweighs: other answers than in training, other classes, or drawings
+where photos are served. Then what the user wants. Only then the evidence, on the same photos.
 """
 
 from __future__ import annotations
@@ -19,12 +18,9 @@ if TYPE_CHECKING:  # predicting finds its model through here, and must not wait 
     from catdog.evaluation.comparison import Paired
 
 STATUS_TAG, STATUSES = "validation_status", ("pending", "approved", "rejected")
-
 PRODUCTION, STAGING, ARCHIVED, NO_STAGE = "Production", "Staging", "Archived", "None"
-AT_LEAST = 10
-"""Fewer photos of a class that neither learned from are no evidence."""
-GONE = "its files are gone"
-"""Of a champion: it makes way, as nobody can use it."""
+AT_LEAST = 10  # fewer photos of a class that neither learned from are no evidence
+GONE = "its files are gone"  # of a champion that makes way, as nobody can use it
 
 
 @dataclass(frozen=True)
@@ -121,12 +117,12 @@ def decide(
 
     Under `auto` it does when it is surely better (more answers right or better probabilities
     than chance explains, see `catdog.evaluation.comparison`), surely worse in neither of the
-    two, and not less accurate by more than `margin`, by the estimate. Of models that are equal
-    about one in twenty passes; who tries many against the same photos will see one of them pass.
+    two, and not less accurate by more than `margin`, by the estimate. Of equal models about one
+    in twenty passes: who tries many against the same photos will see one of them pass.
 
     Args:
-        challenger: the version; None when its tags don't describe it.
-        champion: who serves now; None when nobody does.
+        challenger: None when the version's tags don't describe it.
+        champion: None when nobody serves now.
         evidence: the comparison, or why there is none, in one clause.
         promote: `never` and `always` leave the evidence aside, and never what `refusal` says.
         margin: by how much accuracy may be lower, as a share, for better probabilities.

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from catdog import CatdogError
 from catdog.config import SweepConfig, TrainConfig
 from catdog.data.dataset import PreparedDataset
-from catdog.files import delete_folder, write_json
+from catdog.files import delete_folder, disk_errors, write_json
 from catdog.tracking import store
 from catdog.tracking.log import Run, SilentRun
 from catdog.tracking.run import MODEL, RUNS, UNSENT, resume_command, start_run, status_of
@@ -235,15 +235,10 @@ def _notes_in(home: Path) -> list[Note]:
 
 def _begin(folder: Path, note: Note, stack: contextlib.ExitStack) -> None:
     """Note a new run in its folder, which no other process works on meanwhile."""
-    try:
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _locked(folder, stack)
         write_json(folder / NOTE, asdict(note))
-    except OSError as error:
-        raise CatdogError(
-            f"{folder} can't be written ({error.strerror or error}): choose another folder "
-            "with --data_dir."
-        ) from error
 
 
 def _locked(folder: Path, stack: contextlib.ExitStack) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -11,15 +9,14 @@ import os
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catdog import CatdogError
-from catdog.files import delete_folder
+from catdog.files import delete_folder, disk_errors
 from catdog.models.engine import Features
 from catdog.models.network import Network
 
@@ -115,25 +112,8 @@ def open_cache(data_dir: Path, network: Network) -> FeatureCache:
     for name, tensor in network.backbone.state_dict().items():
         known_by.update(name.encode())
         known_by.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    with cache_errors(features_folder(data_dir)):
+    with disk_errors(features_folder(data_dir)):
         return FeatureCache(features_folder(data_dir) / known_by.hexdigest()[:16])
-
-
-@contextlib.contextmanager
-def cache_errors(folder: Path) -> Iterator[None]:
-    """Raise what the disk refuses below the cache's `folder` as a CatdogError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise CatdogError(
-                f"the disk is full, there is no room for features in {folder}: free some space "
-                "and run this again, or choose another folder with --data_dir."
-            ) from error
-        raise CatdogError(
-            f"the feature cache in {folder} can't be used ({error.strerror or error}): run this "
-            "again, or choose another folder with --data_dir."
-        ) from error
 
 
 def features_folder(data_dir: Path) -> Path:

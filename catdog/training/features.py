@@ -29,14 +29,13 @@ from catdog.data.images import to_tensor
 from catdog.data.loaders import Batch, shuffled_batches
 from catdog.data.ood_images import neither_folder
 from catdog.data.transforms import augmented, evaluation_transform
-from catdog.files import sha256_of
+from catdog.files import disk_errors, sha256_of
 from catdog.models.engine import Engine, Features, pick_engine
 from catdog.models.network import Network
 from catdog.parallel import cores, in_order
 from catdog.training import distributed
 from catdog.training.feature_cache import (
     FeatureCache,
-    cache_errors,
     open_cache,
 )
 
@@ -125,7 +124,7 @@ def _compute_shares(
         if mine:
             computed += extract(mine, network, engine, cache, views=views)[1]
     distributed.barrier(distributed.PATIENCE)
-    with cache_errors(cache.folder):
+    with disk_errors(cache.folder):
         cache.reread()
     return int(distributed.all_gather(np.array([computed])).sum())
 
@@ -155,7 +154,7 @@ def extract(
     if missing:
         _compute(missing, network, engine, cache)
     keys = [picture.key(view) for view in range(views) for picture in pictures]
-    with cache_errors(cache.folder):
+    with disk_errors(cache.folder):
         return cache.gather(keys).reshape(views, len(pictures), -1), len(missing)
 
 
@@ -185,7 +184,7 @@ def _compute(
         done += len(computed)
         if done - written >= SHARD_ROWS or done == len(missing):
             keys = [picture.key(view) for picture, view in missing[written:done]]
-            with cache_errors(cache.folder):
+            with disk_errors(cache.folder):
                 cache.append(keys, np.concatenate(waiting))
             waiting, written = [], done
 

@@ -89,6 +89,20 @@ def test_a_server_that_restarts_in_mid_run_misses_nothing(
     assert "View run" not in capfd.readouterr().out  # MLflow's own lines; the summary has better
 
 
+def test_what_a_server_missed_that_stayed_away_until_the_end_is_sent_on_resuming(server, tmp_path):
+    with (
+        pytest.raises(CatdogError, match=r"did not take .*resume="),
+        start_run("x", tmp_path) as run,
+    ):
+        _log_epochs(run, 1)
+        server.kill()
+        _log_epochs(run, 2)
+    server.start()
+    with start_run("x", tmp_path, resume=run.id) as again:
+        _log_epochs(again, 3)
+    assert _logged(server, run) == ("FINISHED", [1, 2, 3], 3)
+
+
 @pytest.mark.parametrize(
     ("refused", "complaint", "arrived"),
     [
