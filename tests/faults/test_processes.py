@@ -16,11 +16,11 @@ from catdog.data.dataset import load_dataset
 from tests.faults.conftest import TINY, Child
 
 SLOW_PREPARE = """
-from catdog.data import ingest as step
-real = step._check_and_copy
-def slow(*a):
-    time.sleep(0.1); return real(*a)
-step._check_and_copy = slow
+from catdog.data import images
+real = images.check
+def slow(content):
+    time.sleep(0.1); return real(content)
+images.check = slow
 """
 
 
