@@ -74,11 +74,11 @@ def _zipped(part: Path, base: Path) -> bytes:
 
 
 def prepare_pictures(
-    source: Path, folder: Path, *, origin: str = "here", **options: Any
+    source: Path, folder: Path, *, origin: str = "", **options: Any
 ) -> PreparedDataset:
-    """Prepare an archive or a folder of pictures in `folder`."""
+    """Prepare an archive or a folder of pictures in `folder`, as from its path where it lies."""
     config = PrepareConfig(data_dir=str(folder.parent), **{"val_fraction": 0.4} | options)
-    return prepare(Source(folder.name, "path", source, origin), config)
+    return prepare(Source(folder.name, "path", source, origin or str(source.resolve())), config)
 
 
 def rows_of(prepared: PreparedDataset) -> list[dict[str, str]]:

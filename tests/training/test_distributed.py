@@ -53,8 +53,9 @@ def _torchrun(*command: str, restarts: int = 0, hosts: int = 1) -> list[str]:
 @pytest.fixture
 def pictures(tmp_path, draw_folder) -> Path:
     """A folder of 26 training and 10 validation pictures, prepared in data/pets."""
-    source, prepared = draw_folder(tmp_path / "pets", 18), tmp_path / "data" / "pets"
-    prepare_pictures(source, prepared, origin=str(source.resolve()), val_fraction=0.29)
+    prepare_pictures(
+        draw_folder(tmp_path / "pets", 18), tmp_path / "data" / "pets", val_fraction=0.29
+    )
     return tmp_path / "data"
 
 
