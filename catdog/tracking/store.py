@@ -93,11 +93,14 @@ def connect() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         home = ROOT if (ROOT / "MLproject").is_file() else Path.cwd()
-        mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
+        mlflow.set_tracking_uri(_sqlite_uri(home / "mlflow.db"))
         # The store takes its artifact folder, ./mlruns, from where it is first opened.
         with contextlib.chdir(home):
             _open_store()
     else:
+        path = _sqlite_path(uri := mlflow.get_tracking_uri())
+        if path and "%" in uri and "?" not in uri:  # `mlflow run` encodes a blank, of which
+            mlflow.set_tracking_uri(_sqlite_uri(path))  # MLflow would make a folder's name
         _open_store()
 
 
@@ -105,7 +108,7 @@ def absolute_uri() -> str:
     """The store's URI as another process, in another folder, can use it."""
     uri = mlflow.get_tracking_uri()
     path = _sqlite_path(uri)
-    return f"sqlite:///{path.resolve()}" if path else uri
+    return _sqlite_uri(path.resolve()) if path else uri
 
 
 def shown_uri() -> str:
@@ -119,7 +122,7 @@ def shown_uri() -> str:
 def ui_hint() -> str:
     """The command that shows the runs."""
     uri = shown_uri()
-    if uri.endswith(str(ROOT / "mlflow.db")) or uri == "sqlite:///mlflow.db":
+    if _sqlite_path(uri) in (ROOT / "mlflow.db", Path("mlflow.db")):
         return f"mlflow ui   (in {ROOT})"
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
@@ -226,9 +229,14 @@ def check_without_password(parameter: str, url: str) -> None:
         )
 
 
+def _sqlite_uri(path: Path) -> str:
+    """The URI of a SQLite store, in which a `%` begins a code, and a `?` ends the path."""
+    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
+
+
 def _sqlite_path(uri: str) -> Path | None:
     scheme, _, rest = uri.partition(":///")
-    path = rest.partition("?")[0]
+    path = unquote(rest.partition("?")[0])
     return Path(path) if scheme == "sqlite" and path not in ("", ":memory:") else None
 
 

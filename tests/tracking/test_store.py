@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import mlflow
 import pytest
@@ -17,10 +18,14 @@ from catdog.tracking.store import LIMITS
 from tests.conftest import ROOT
 
 
-def test_a_script_from_another_folder_finds_the_projects_store(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    project = tmp_path / "project"
+@pytest.mark.parametrize("quoted", [False, True])  # as `mlflow run` hands it on
+@pytest.mark.parametrize("name", ["project", "my größe place"])
+def test_a_script_from_another_folder_finds_the_projects_store(tmp_path, monkeypatch, name, quoted):
+    project = tmp_path / name
     project.mkdir()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    if quoted:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{quote(str(project / 'mlflow.db'))}")
     (project / "MLproject").touch()
     monkeypatch.setattr(store, "ROOT", project)
     elsewhere = tmp_path / "elsewhere"
@@ -29,9 +34,11 @@ def test_a_script_from_another_folder_finds_the_projects_store(tmp_path, monkeyp
     with tracking.start_run("x") as run:
         mlflow.log_text("here", "note.txt")
         artifacts = mlflow.get_run(run.id).info.artifact_uri
-        assert artifacts.startswith(str(project / "mlruns"))
+        assert quoted or unquote(artifacts).endswith(f"{unquote(name)}/mlruns/0/{run.id}/artifacts")
+        assert store.ui_hint() == f"mlflow ui   (in {project})"
     assert (project / "mlflow.db").is_file()
-    assert list(elsewhere.iterdir()) == []
+    assert quoted or list(elsewhere.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {name, "elsewhere"}
 
 
 @pytest.mark.parametrize(
