@@ -107,7 +107,13 @@ def _in_folder(folder: Path) -> Iterator[Member]:
             with path.open("rb") as stream:
                 yield from _in_archive(stream, name, depth=1)
         else:
-            yield name, path.read_bytes
+            yield name, partial(_read_file, path)
+
+
+def _read_file(path: Path) -> bytes:
+    """A file's bytes; of one that no picture can be, no more than it takes to see that."""
+    with path.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
 def _in_archive(stream: IO[bytes], name: str, *, depth: int) -> Iterator[Member]:

@@ -17,12 +17,7 @@ from pathlib import Path, PurePosixPath
 from catdog import CLASSES, CatdogError, Classes
 from catdog.data import images
 from catdog.data.archive import Member, is_table_name, members
-from catdog.data.classes import (
-    class_of_folder,
-    classes_in,
-    label_of,
-    split_of_folder,
-)
+from catdog.data.classes import class_of_folder, classes_in, label_of, split_of_folder
 from catdog.data.dataset import TEST
 from catdog.data.metadata import read_metadata
 from catdog.parallel import in_order

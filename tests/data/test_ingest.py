@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from catdog import CatdogError
+from catdog.data.archive import members
 from tests.conftest import encoded, tiny_picture
 from tests.data.test_archive import tarred
 from tests.sources import (
@@ -104,6 +105,13 @@ def test_a_table_says_the_class_where_names_do_not(tmp_path, table):
     prepared = prepare_pictures(source, tmp_path / "data")
     assert prepared.counts["training"] == {"cat": 2, "dog": 2}
     assert prepared.counts["test"] == {"": 1}
+
+
+def test_of_a_file_that_is_too_large_only_so_much_is_read_as_shows_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("catdog.data.archive.MAX_BYTES", 10)
+    (tmp_path / "huge.jpg").write_bytes(bytes(1000))
+    ((name, read),) = members(tmp_path)
+    assert (name, len(read())) == ("huge.jpg", 11)
 
 
 def test_what_can_not_be_read_is_left_out(tmp_path):
